@@ -1,0 +1,59 @@
+"""Distil a classifier whose training data is gone into a small one, on images from the web.
+
+The names below are the public interface; each is imported when it is first used, so that
+`import kd3` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "ImagePool": "kd3.pool",
+    "KD3Error": "kd3.errors",
+    "Student": "kd3.models.student",
+    "Teacher": "kd3.models.teacher",
+    "distill": "kd3.commands.distill",
+    "evaluate": "kd3.commands.evaluate",
+    "ingest": "kd3.pool",
+    "load_student": "kd3.models.student_files",
+    "load_teacher": "kd3.models.teacher",
+    "predict": "kd3.commands.predict",
+}
+
+__all__ = [
+    "ImagePool",
+    "KD3Error",
+    "Student",
+    "Teacher",
+    "__version__",
+    "distill",
+    "evaluate",
+    "ingest",
+    "load_student",
+    "load_teacher",
+    "predict",
+]
+
+if TYPE_CHECKING:
+    from kd3.commands.distill import distill
+    from kd3.commands.evaluate import evaluate
+    from kd3.commands.predict import predict
+    from kd3.errors import KD3Error
+    from kd3.models.student import Student
+    from kd3.models.student_files import load_student
+    from kd3.models.teacher import Teacher, load_teacher
+    from kd3.pool import ImagePool, ingest
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'kd3' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

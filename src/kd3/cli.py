@@ -1,0 +1,154 @@
+"""The command line: parse, import one command, print its result or its error, choose the exit status.
+
+Status 0: done; 2: the input is wrong and can be mended (one sentence, no traceback); 130:
+interrupted; 1: a fault of kd3 (a traceback).
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+from kd3 import __version__, console
+from kd3.config.command_table import COMMANDS, Command
+from kd3.config.distill_layers import layered, presets, resumed
+from kd3.config.flags import add_flags, nested
+from kd3.config.settings import Settings, build
+from kd3.errors import KD3Error, unknown_name
+
+EXIT_WRONG_INPUT = 2
+EXIT_INTERRUPTED = 130
+WHERE = "command line"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports wrong flags as KD3Error, with the nearest right one."""
+
+    def error(self, message: str) -> NoReturn:
+        raise KD3Error(f"{message}; see '{self.prog} --help'")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    try:
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+    except KD3Error as problem:
+        print(f"kd3: {problem}", file=sys.stderr)
+        return EXIT_WRONG_INPUT
+    except KeyboardInterrupt as interrupt:
+        print(f"kd3: {interrupt or 'interrupted'}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away (`kd3 ... | head`).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(arguments: list[str]) -> int:
+    parser = _build_parser()
+    if not arguments:
+        parser.print_help()
+        return 0
+    first = arguments[0]
+    if not first.startswith("-") and first not in COMMANDS:
+        raise unknown_name("command", first, COMMANDS)
+    known, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        raise _unknown_flag(known.command, unknown[0])
+    given = vars(known)
+    name = given.pop("command")
+    if name is None:
+        raise KD3Error(f"a command is missing; one of: {', '.join(COMMANDS)}")
+    command = COMMANDS[name]
+    console.set_quiet(given.pop("quiet"))
+    as_json = given.pop("json", False)
+    extra: dict[str, Any] = {}
+    if name == "distill":
+        settings, extra = _distill_settings(given)
+    else:
+        settings = build(command.settings, nested(given), where=WHERE)
+    module, _, function = command.location.partition(":")
+    result = getattr(import_module(module), function)(settings, **extra)
+    print(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if as_json else str(result))
+    return 0
+
+
+def _distill_settings(given: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:
+    resume, config, preset = given.pop("resume"), given.pop("config"), given.pop("preset")
+    flags = nested(given)
+    if resume:
+        if config or preset:
+            raise KD3Error("--resume takes the settings from the run folder; leave --config and --preset out")
+        return resumed(flags, where=WHERE), {"resume": True}
+    path = Path(config) if config else None
+    return layered(flags, config=path, preset=preset, where=WHERE), {"resume": False}
+
+
+def _build_parser() -> _Parser:
+    parser = _Parser(
+        prog="kd3",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Turn a trained image classifier whose training data is gone into a small, fast one,\n"
+        "using nothing but images crawled from the web.",
+        epilog="the main job:\n"
+        "  kd3 ingest crawl/ --out pool --image-size 32\n"
+        "  kd3 distill --teacher teacher.yaml --student kd3:resnet20 --pool pool --out runs/a\n"
+        "  kd3 evaluate runs/a --data test/ --teacher teacher.yaml\n\n"
+        "'kd3 COMMAND --help' tells of each command; 'kd3 demo' shows it all on data made here.",
+    )
+    parser.add_argument("--version", action="version", version=f"kd3 {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    for name, command in COMMANDS.items():
+        _add_command(commands, name, command)
+    return parser
+
+
+def _add_command(commands: Any, name: str, command: Command) -> None:
+    parser = commands.add_parser(
+        name,
+        help=command.summary,
+        description=command.summary + ".",
+        epilog=command.examples,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_flags(parser, command.settings, command.positional)
+    if name == "distill":
+        parser.add_argument("--config", metavar="FILE", help="YAML file of settings; flags win over it")
+        parser.add_argument("--preset", metavar="NAME", help=f"named settings to start from: {', '.join(presets())}")
+        parser.add_argument(
+            "--resume",
+            action="store_true",
+            help="continue the interrupted run in --out, with its own settings",
+        )
+    if command.json:
+        parser.add_argument("--json", action="store_true", help="print JSON alone on standard output")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no news; warnings stay")
+
+
+def _unknown_flag(command: str | None, flag: str) -> KD3Error:
+    if not flag.startswith("-"):
+        return KD3Error(f"unexpected argument {flag!r}; see 'kd3 {command or ''} --help'")
+    known = ["--quiet", "--help"]
+    if command:
+        probe = _Parser(add_help=False)
+        add_flags(probe, COMMANDS[command].settings, COMMANDS[command].positional)
+        known += [option for action in probe._actions for option in action.option_strings]
+        known += ["--config", "--preset", "--resume"] if command == "distill" else []
+        known += ["--json"] if COMMANDS[command].json else []
+    name = flag.split("=")[0]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    question = f"did you mean {near[0]}?" if near else f"see 'kd3 {command or ''} --help'"
+    return KD3Error(f"unknown flag {name}; {question}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

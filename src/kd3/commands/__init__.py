@@ -1,0 +1,1 @@
+"""One file a command: settings in, a result out. Nothing here prints a result or exits."""

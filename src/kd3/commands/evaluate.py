@@ -1,0 +1,150 @@
+"""`kd3 evaluate`: a model and labelled images in, its figures out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kd3.compute import Compute, resolve
+from kd3.config.commands import EvaluateConfig
+from kd3.config.settings import build
+from kd3.errors import KD3Error
+from kd3.measure.accuracy import Tally
+from kd3.measure.labelled import LabelledImages
+from kd3.models.classifier import load_classifier
+from kd3.models.student import Student
+from kd3.models.teacher import Teacher, load_teacher
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of a model on labelled images, all in percent."""
+
+    model: str
+    data: str
+    images: int
+    top1: float
+    top5: float
+    calibration_error: float
+    agreement: float | None  # with the teacher, on these images
+    per_class: dict[str, float | None]
+    skipped: dict[str, int]  # files that could not be used, by reason
+    compute: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, for JSON."""
+        return dict(self.__dict__)
+
+    def __str__(self) -> str:
+        width = max(len(name) for name in [*self.per_class, "calibration error"])
+        rows = [("top-1", self.top1)]
+        if len(self.per_class) > 5:
+            rows.append(("top-5", self.top5))
+        if self.agreement is not None:
+            rows.append(("agreement with the teacher", self.agreement))
+        rows.append(("calibration error", self.calibration_error))
+        width = max(width, *(len(name) for name, _ in rows))
+        lines = [f"{self.model} on {self.images:,} images of {self.data} ({self.compute})"]
+        lines += [f"  {name:<{width}}  {value:6.2f} %" for name, value in rows]
+        lines.append("per class")
+        lines += [
+            f"  {name:<{width}}  " + (f"{value:6.2f} %" if value is not None else "no images")
+            for name, value in self.per_class.items()
+        ]
+        if self.skipped:
+            lines.append("left out: " + ", ".join(f"{count} {reason}" for reason, count in self.skipped.items()))
+        return "\n".join(lines)
+
+
+def evaluate(
+    model: str | Path | Teacher | Student,
+    data: str | Path,
+    *,
+    teacher: str | Path | Teacher | None = None,
+    **settings: Any,
+) -> Evaluation:
+    """Measure a model on labelled images.
+
+    `settings` are those of `kd3 evaluate --help`: batch_size, device, precision, workers.
+
+    Args:
+        model: run folder, student folder or teacher description, or a live model of either kind.
+        data: folder, zip or tar with one folder of images per class.
+        teacher: adds the agreement with it.
+
+    Raises:
+        KD3Error: model or data are missing, or do not belong together.
+    """
+    values = {
+        "model": _name(model),
+        "data": str(data),
+        "teacher": None if teacher is None else _name(teacher),
+    }
+    config = build(EvaluateConfig, {**values, **settings}, where="kd3.evaluate")
+    return _evaluate(config, _live(model), _live(teacher))
+
+
+def run(config: EvaluateConfig) -> Evaluation:
+    """Run the command line's settings."""
+    return _evaluate(config, None, None)
+
+
+def _evaluate(config: EvaluateConfig, model: Teacher | Student | None, teacher: Any) -> Evaluation:
+    compute = resolve(config.device, config.precision)
+    model = model or load_classifier(config.model)
+    if config.teacher is not None:
+        teacher = teacher or load_teacher(config.teacher)
+        if teacher.num_classes != model.num_classes:
+            raise KD3Error(
+                f"the model knows {model.num_classes} classes but the teacher {teacher.num_classes}; "
+                f"they do not belong together"
+            )
+        compute.place(teacher)
+    if model.input_size is None:
+        raise KD3Error("the model's input size is not known; give it as Teacher(..., input_size=...)")
+    named = not (isinstance(model, Teacher) and not model.names_classes) and model.classes != _numbers(model)
+    data = LabelledImages(
+        config.data,
+        image_size=model.input_size,
+        num_classes=model.num_classes,
+        class_names=model.classes if named else None,
+        workers=config.workers,
+    )
+    compute.place(model)
+    tally = data.tally(
+        model,
+        model.normalise,
+        compute,
+        teacher=teacher,
+        size=config.batch_size,
+        title=f"evaluate {config.model}",
+    )
+    return _figures(config, data, tally, compute)
+
+
+def _figures(config: EvaluateConfig, data: LabelledImages, tally: Tally, compute: Compute) -> Evaluation:
+    return Evaluation(
+        model=config.model,
+        data=config.data,
+        images=tally.count,
+        top1=tally.top1_percent,
+        top5=tally.top5_percent,
+        calibration_error=tally.calibration_error_percent,
+        agreement=tally.agreement_percent,
+        per_class=dict(zip(data.names, tally.per_class_percent(), strict=True)),
+        skipped=dict(data.skipped),
+        compute=str(compute),
+    )
+
+
+def _numbers(model: Teacher | Student) -> list[str]:
+    return [str(label) for label in range(model.num_classes)]
+
+
+def _name(model: Any) -> str:
+    return str(model) if isinstance(model, (str, Path)) else f"live:{type(model).__name__}"
+
+
+def _live(model: Any) -> Any:
+    return None if model is None or isinstance(model, (str, Path)) else model

@@ -1,0 +1,88 @@
+"""`kd3 predict`: images in, classes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kd3.compute import resolve
+from kd3.config.commands import PredictConfig
+from kd3.errors import KD3Error
+from kd3.models.classifier import load_classifier
+from kd3.models.student import Student
+from kd3.models.teacher import Teacher
+from kd3.pool import Decoded, DecodeSettings, decode_records, list_records
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The likeliest classes of each image, first ones first."""
+
+    images: list[tuple[str, list[tuple[str, float]]]]  # name, [(class, probability in [0, 1])]
+    unusable: list[tuple[str, str]]  # name, reason
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, for JSON."""
+        return {
+            "images": [
+                {"image": name, "classes": [{"class": c, "probability": p} for c, p in best]}
+                for name, best in self.images
+            ],
+            "unusable": [{"image": name, "reason": reason} for name, reason in self.unusable],
+        }
+
+    def __str__(self) -> str:
+        width = max((len(name) for name, _ in [*self.images, *self.unusable]), default=0)
+        lines = [
+            f"{name:<{width}}  " + "  ".join(f"{label} {100 * p:.1f} %" for label, p in best)
+            for name, best in self.images
+        ]
+        lines += [f"{name:<{width}}  unusable: {reason}" for name, reason in self.unusable]
+        return "\n".join(lines)
+
+
+def predict(
+    model: str | Path | Teacher | Student, images: Sequence[str | Path], *, top: int = 3, device: str = "auto"
+) -> Predictions:
+    """Classify image files, or all images in folders and archives.
+
+    Raises:
+        KD3Error: the model or an image path is missing, or no image can be used.
+    """
+    if isinstance(images, (str, Path)):
+        images = [images]
+    compute = resolve(device, "32")
+    classifier = load_classifier(model) if isinstance(model, (str, Path)) else model
+    compute.place(classifier).eval()
+    if classifier.input_size is None:
+        raise KD3Error("the model's input size is not known; give it as Teacher(..., input_size=...)")
+    found: list[tuple[str, list[tuple[str, float]]]] = []
+    unusable: list[tuple[str, str]] = []
+    records = list_records([str(image) for image in images])
+    for outcome in decode_records(records, DecodeSettings(classifier.input_size, min_side=1)):
+        name = _shown(outcome.record.source, outcome.record.key)
+        if not isinstance(outcome.result, Decoded):
+            unusable.append((name, outcome.result.reason))
+            continue
+        pixels = torch.from_numpy(outcome.result.pixels)[None].to(compute.device)
+        with torch.inference_mode():
+            probabilities = classifier(classifier.normalise(pixels)).softmax(dim=1)[0]
+        best = probabilities.topk(min(top, len(probabilities)))
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        found.append((name, [(classifier.classes[label], p) for label, p in pairs]))
+    if not found and unusable:
+        raise KD3Error(f"no image can be used: {unusable[0][0]} is {unusable[0][1]}")
+    return Predictions(found, unusable)
+
+
+def run(config: PredictConfig) -> Predictions:
+    """Run the command line's settings."""
+    return predict(config.model, config.images, top=config.top, device=config.device)
+
+
+def _shown(source: str, key: str) -> str:
+    return key if Path(source).name == key else f"{source}/{key}"

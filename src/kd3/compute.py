@@ -1,0 +1,81 @@
+"""Where to compute and how precisely, decided once."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from kd3.errors import KD3Error
+
+_FABRIC_PRECISION: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device and a precision, both resolved."""
+
+    device: torch.device
+    precision: str  # "32", "bf16" or "16"
+
+    def fabric(self) -> Fabric:
+        """Return the engine that places modules and autocasts."""
+        # Its notes on the precision repeat ours.
+        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+        accelerator = "cuda" if self.device.type == "cuda" else "cpu"
+        devices: Any = [self.device.index or 0] if accelerator == "cuda" else 1
+        return Fabric(accelerator=accelerator, devices=devices, precision=_FABRIC_PRECISION[self.precision])
+
+    def autocast(self) -> torch.autocast:
+        """Return the context that runs matrix products in this precision."""
+        dtype = {"bf16": torch.bfloat16, "16": torch.float16}.get(self.precision)
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def place(self, module: nn.Module) -> nn.Module:
+        """Move a module to the device, convolution weights in channels_last."""
+        return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def __str__(self) -> str:
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        return f"{name}, {'float32' if self.precision == '32' else self.precision + ' autocast'}"
+
+
+def resolve(device: str, precision: str) -> Compute:
+    """Return the device and precision that `auto` means here, or the ones asked for.
+
+    Raises:
+        KD3Error: the device is unknown or absent, or the precision does not run on it.
+    """
+    try:
+        chosen = (
+            torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+        )
+    except RuntimeError:
+        raise KD3Error(f"unknown device {device!r}; allowed: auto, cpu, cuda, cuda:N") from None
+    if chosen.type not in ("cpu", "cuda"):
+        raise KD3Error(f"device {device!r} is not supported; allowed: auto, cpu, cuda, cuda:N")
+    if chosen.type == "cuda":
+        if not torch.cuda.is_available():
+            raise KD3Error(f"device {device!r} was asked for, but PyTorch sees no CUDA GPU here")
+        if (chosen.index or 0) >= torch.cuda.device_count():
+            raise KD3Error(f"device {device!r} does not exist; there are {torch.cuda.device_count()} GPUs")
+    if precision == "auto":
+        precision = "bf16" if _has_bfloat16(chosen) else "32"
+    if precision == "16" and chosen.type == "cpu":
+        raise KD3Error("precision 16 needs a GPU; on a CPU use 32, bf16 or auto")
+    return Compute(chosen, precision)
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    # Without these instructions bfloat16 is emulated, slower than float32.
+    return any(
+        getattr(torch.cpu, probe, lambda: False)()
+        for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_arm_bf16_supported")
+    )

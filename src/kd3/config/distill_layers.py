@@ -1,0 +1,96 @@
+"""The layers of a distillation's settings: defaults, preset, file, flags; later ones win."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from kd3.config.commands import DistillConfig
+from kd3.config.settings import build, merge, read_yaml
+from kd3.errors import KD3Error, unknown_name
+from kd3.runs.folder import RunFolder
+
+
+def presets() -> list[str]:
+    """Return the names of the presets that come with kd3."""
+    folder = resources.files("kd3") / "presets"
+    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def preset_values(name: str) -> dict[str, Any]:
+    """Return a preset's settings.
+
+    Raises:
+        KD3Error: there is none of this name.
+    """
+    if name not in presets():
+        raise unknown_name("preset", name, presets())
+    with resources.as_file(resources.files("kd3") / "presets" / f"{name}.yaml") as path:
+        return read_yaml(path, what="preset")
+
+
+def layered(
+    flags: Mapping[str, Any], *, config: Path | None = None, preset: str | None = None, where: str
+) -> DistillConfig:
+    """Return the settings of a run: defaults < preset < file < flags.
+
+    The file's relative paths (teacher, pool, out, eval_data) are relative to the working
+    directory, as the same words on the command line would be. The file may name its preset.
+
+    Raises:
+        KD3Error: a layer holds something unknown or out of range.
+    """
+    from_file = read_yaml(config, what="configuration file") if config else {}
+    named = from_file.pop("preset", None)
+    chosen = preset or named
+    base = preset_values(chosen) if chosen else {}
+    if config:
+        # Checked on its own first, so that a mistake is told with the file's name.
+        placeholders = dict.fromkeys(("teacher", "student", "pool", "out"), "-")
+        build(DistillConfig, merge(placeholders, base, from_file), where=str(config))
+    budget = flags.get("train", {})
+    if "images" in budget or "epochs" in budget:
+        # A budget on the command line replaces the file's, whichever way either is given.
+        for layer in (base, from_file):
+            if isinstance(layer.get("train"), dict):
+                layer["train"] = {k: v for k, v in layer["train"].items() if k not in ("images", "epochs")}
+    return build(DistillConfig, merge(base, from_file, flags), where=where)
+
+
+def resumed(flags: Mapping[str, Any], *, where: str) -> DistillConfig:
+    """Return the settings of the run to continue, which `flags` must not contradict.
+
+    Raises:
+        KD3Error: `out` is missing or holds no run, or a flag differs from the run's own setting.
+    """
+    if "out" not in flags:
+        raise KD3Error(f"--out is missing ({where}): --resume needs the folder of the run to continue")
+    saved_path = RunFolder(Path(str(flags["out"]))).config
+    if not saved_path.is_file():
+        raise KD3Error(f"{flags['out']} holds no run to resume: there is no {saved_path.name}")
+    saved = read_yaml(saved_path, what="configuration of the run")
+    saved["out"] = flags["out"]
+    before = build(DistillConfig, saved, where=str(saved_path))
+    after = build(DistillConfig, merge(saved, flags), where=where)
+    for path, old, new in differences(before.model_dump(), after.model_dump()):
+        raise KD3Error(
+            f"{path} is {old!r} in the run {flags['out']} and cannot become {new!r} on --resume; "
+            f"leave the flag out, or start a new run"
+        )
+    return before
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield the dotted path and both values of each leaf that differs.
+
+    >>> list(differences({"a": {"b": 1}}, {"a": {"b": 2}}))
+    [('a.b', 1, 2)]
+    """
+    for key in before:
+        old, new = before[key], after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from differences(old, new, f"{at}{key}.")
+        elif old != new:
+            yield f"{at}{key}", old, new

@@ -1,0 +1,127 @@
+"""The base of all settings, and the way from a mapping to a checked object."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import pydantic
+import yaml
+from pydantic import BeforeValidator, ConfigDict
+
+from kd3.errors import KD3Error
+
+
+class Settings(pydantic.BaseModel):
+    """A frozen group of settings; unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+def parse_count(value: Any) -> Any:
+    """Read a count as people write it: 200000, 200_000, 200k, 1.5M.
+
+    >>> parse_count("200k"), parse_count("1.5M"), parse_count(7)
+    (200000, 1500000, 7)
+    """
+    if isinstance(value, str):
+        match = re.fullmatch(r"([0-9][0-9_]*\.?[0-9]*)\s*([kKmM]?)", value.strip())
+        if match:
+            scale = {"": 1, "k": 1_000, "m": 1_000_000}[match[2].lower()]
+            return round(float(match[1].replace("_", "")) * scale)
+    return value
+
+
+Count = Annotated[int, BeforeValidator(parse_count)]
+
+S = TypeVar("S", bound=Settings)
+
+
+def build(model: type[S], values: Mapping[str, Any], *, where: str) -> S:
+    """Return `values` as checked settings.
+
+    Raises:
+        KD3Error: the first thing that is wrong: an unknown name (with the nearest known one), a
+            wrong type, a value out of range; `where` says which file or command it came from.
+    """
+    try:
+        return model.model_validate(values)
+    except pydantic.ValidationError as problem:
+        raise KD3Error(_sentence(model, problem, where)) from None
+
+
+def _sentence(model: type[Settings], problem: pydantic.ValidationError, where: str) -> str:
+    # An unknown name explains a missing one, so it is told first.
+    errors = sorted(problem.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    first = errors[0]
+    path = [str(part) for part in first["loc"]]
+    name = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        known = _known_names(model, path[:-1])
+        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+        question = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        return f"unknown setting {name!r} ({where}); {question}"
+    if first["type"] == "missing":
+        return f"{name!r} is missing ({where})"
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if first["type"] == "value_error":
+        return f"{name} ({where}): {message}".removeprefix(" ")
+    shown = first.get("input")
+    return f"{name} ({where}): {message}; got {shown!r}"
+
+
+def _known_names(model: type[pydantic.BaseModel], path: list[str]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(part)
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, pydantic.BaseModel)):
+            return []
+        model = inner
+    return sorted(model.model_fields)
+
+
+def read_yaml(path: Path, *, what: str) -> dict[str, Any]:
+    """Return a YAML file's mapping.
+
+    Raises:
+        KD3Error: it cannot be read, is not YAML, or is no mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise KD3Error(f"{what} {path} does not exist") from None
+    except IsADirectoryError:
+        raise KD3Error(f"{what} {path} is a folder; a YAML file is expected") from None
+    except OSError as problem:
+        raise KD3Error(f"{what} {path} cannot be read: {problem.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        mark = getattr(problem, "problem_mark", None)
+        line = f" (line {mark.line + 1})" if mark else ""
+        raise KD3Error(f"{what} {path} is not valid YAML{line}") from None
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise KD3Error(f"{what} {path} must hold 'name: value' lines, one a setting")
+    return values
+
+
+def to_yaml(settings: Settings) -> str:
+    """Return settings as YAML that `read_yaml` and `build` read back to equal ones."""
+    values = settings.model_dump(mode="json", exclude_none=True)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None)
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested mappings laid over one another, later ones winning.
+
+    >>> merge({"train": {"lr": 1, "seed": 0}}, {"train": {"lr": 2}})
+    {'train': {'lr': 2, 'seed': 0}}
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            below = merged.get(key)
+            both = isinstance(below, Mapping) and isinstance(value, Mapping)
+            merged[key] = merge(below, value) if both else value  # type: ignore[arg-type]
+    return merged

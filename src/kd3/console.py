@@ -1,0 +1,161 @@
+"""What people see while work goes on: messages and progress, all on standard error.
+
+Standard output belongs to results. On a terminal progress is a live bar; in a log file it is a
+plain line every few seconds, so that a run in the background can be followed with `tail -f`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+LOG_EVERY_SECONDS = 10.0
+
+_quiet = False
+
+
+def set_quiet(quiet: bool) -> None:
+    """Silence messages and progress (warnings stay)."""
+    global _quiet
+    _quiet = quiet
+
+
+def say(message: str) -> None:
+    """Print one line of news."""
+    if not _quiet:
+        _write(message)
+
+
+def warn(message: str) -> None:
+    """Print one line that the user should act on."""
+    _write(f"warning: {message}")
+
+
+def _write(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+class Progress(Protocol):
+    """Counts units of finished work."""
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        """Count `amount` more units as done and show `note` beside them."""
+
+    def set_total(self, total: int) -> None:
+        """Tell how much work there is in all, once that is known."""
+
+
+@contextmanager
+def progress(title: str, total: int | None, unit: str, *, done: int = 0, hidden: bool = False) -> Iterator[Progress]:
+    """Show how far long work has come, with its rate and the time left.
+
+    `total` is None where the amount is not known in advance; `done` is what an earlier,
+    interrupted run had finished (it does not count towards the rate). `hidden` shows nothing.
+    """
+    if hidden:
+        yield _Nothing()
+    elif not _quiet and sys.stderr.isatty():
+        with _live_bar(title, total, unit, done) as bar:
+            yield bar
+    else:
+        lines = _LogLines(title, total, unit, done)
+        yield lines
+        lines.close()
+
+
+class _Nothing:
+    """Progress that nobody sees."""
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        pass
+
+    def set_total(self, total: int) -> None:
+        pass
+
+
+class _LogLines:
+    """Progress as plain lines."""
+
+    def __init__(self, title: str, total: int | None, unit: str, done: int) -> None:
+        self.title, self.total, self.unit = title, total, unit
+        self.start_count = self.count = done
+        self.note = ""
+        self.start = self.last = time.monotonic()
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self.count += amount
+        self.note = note or self.note
+        now = time.monotonic()
+        if now - self.last >= LOG_EVERY_SECONDS:
+            self.last = now
+            self._print(now)
+
+    def set_total(self, total: int) -> None:
+        self.total = total
+
+    def close(self) -> None:
+        if time.monotonic() - self.start >= LOG_EVERY_SECONDS:
+            self._print(time.monotonic())
+
+    def _print(self, now: float) -> None:
+        rate = (self.count - self.start_count) / max(now - self.start, 1e-9)
+        parts = [f"{self.count:,}" + (f" of {self.total:,}" if self.total else "") + f" {self.unit}"]
+        parts.append(f"{rate:,.0f}/s")
+        if self.total and rate > 0:
+            parts.append(f"{clock((self.total - self.count) / rate)} left")
+        if self.note:
+            parts.append(self.note)
+        say(f"{self.title}: " + ", ".join(parts))
+
+
+@contextmanager
+def _live_bar(title: str, total: int | None, unit: str, done: int) -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[amount]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with RichProgress(*columns, console=Console(stderr=True), refresh_per_second=5) as bar:
+        task = bar.add_task(title, total=total, completed=done, amount="", note="")
+        count, start = done, time.monotonic()
+
+        class _Bar:
+            def set_total(self, amount: int) -> None:
+                nonlocal total
+                total = amount
+                bar.update(task, total=amount)
+
+            def advance(self, amount: int = 1, note: str = "") -> None:
+                nonlocal count
+                count += amount
+                rate = (count - done) / max(time.monotonic() - start, 1e-9)
+                shown = f"{count:,}" + (f"/{total:,}" if total else "") + f" {unit}, {rate:,.0f}/s"
+                bar.update(task, completed=count, amount=shown)
+                if note:
+                    bar.update(task, note=note)
+
+        yield _Bar()
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as people read it.
+
+    >>> clock(7.4), clock(75), clock(3725)
+    ('7 s', '1 min 15 s', '1 h 02 min')
+    """
+    whole = round(max(seconds, 0))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

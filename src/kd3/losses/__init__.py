@@ -1,0 +1,1 @@
+"""The terms of the objectives: tensors in, scalar out."""

@@ -1,0 +1,1 @@
+"""How good a classifier is: functions of logits and labels."""

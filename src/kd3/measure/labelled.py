@@ -1,0 +1,145 @@
+"""Labelled images for evaluation: a folder, zip or tar with one folder of images per class."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kd3 import console
+from kd3.compute import Compute
+from kd3.errors import KD3Error
+from kd3.measure.accuracy import Tally
+from kd3.models.preprocessing import Normalisation
+from kd3.pool import Decoded, DecodeSettings, decode_records, list_records
+
+KEEP_BYTES = 1 << 30
+
+
+class LabelledImages:
+    """Images with the class that their folder names.
+
+    With `class_names` a folder belongs to the class of its name; without, the folders in sorted
+    order are the classes.
+
+    Raises:
+        KD3Error: there are no class folders, or they are not the model's classes.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        image_size: int,
+        num_classes: int,
+        class_names: Sequence[str] | None,
+        workers: int | None = None,
+    ) -> None:
+        self.source, self.image_size, self.workers = source, image_size, workers
+        self.skipped: Counter[str] = Counter()
+        self.records = list(list_records([source]))
+        folders = sorted({_class_of(record.key) for record in self.records})
+        self.labels = _labels(source, folders, num_classes, class_names)
+        self.names = list(class_names) if class_names else folders
+        self._kept: list[tuple[Tensor, Tensor]] | None = None
+
+    def batches(self, size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield uint8 images (B, 3, S, S) and labels (B,); decoded once and kept while that is small."""
+        if self._kept is not None:
+            yield from self._kept
+            return
+        keep = len(self.records) * 3 * self.image_size**2 <= KEEP_BYTES
+        kept = []
+        for batch in self._decoded(size):
+            if keep:
+                kept.append(batch)
+            yield batch
+        if keep:
+            self._kept = kept
+
+    def _decoded(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        images: list[np.ndarray] = []
+        labels: list[int] = []
+        self.skipped.clear()
+        for outcome in decode_records(self.records, DecodeSettings(self.image_size), workers=self.workers):
+            if not isinstance(outcome.result, Decoded):
+                self.skipped[outcome.result.reason] += 1
+                continue
+            images.append(outcome.result.pixels)
+            labels.append(self.labels[_class_of(outcome.record.key)])
+            if len(images) == size:
+                yield torch.from_numpy(np.stack(images)), torch.tensor(labels)
+                images, labels = [], []
+        if images:
+            yield torch.from_numpy(np.stack(images)), torch.tensor(labels)
+
+    def tally(
+        self,
+        model: nn.Module,
+        normalise: Normalisation,
+        compute: Compute,
+        *,
+        teacher: nn.Module | None = None,
+        size: int = 256,
+        title: str | None = None,
+    ) -> Tally:
+        """Return what a model gets right on these images (and where it agrees with the teacher).
+
+        Raises:
+            KD3Error: none of the images can be decoded.
+        """
+        tally = Tally(len(self.names))
+        training = model.training
+        model.eval()
+        with console.progress(title or "", len(self.records), "images", hidden=title is None) as bar:
+            for images, labels in self.batches(size):
+                images = images.to(compute.device).contiguous(memory_format=torch.channels_last)
+                with torch.inference_mode(), compute.autocast():
+                    logits = model(normalise(images)).float()
+                    teachers = None
+                    if teacher is not None:
+                        teachers = teacher(teacher.normalise(images)).float()  # type: ignore[operator]
+                tally.add(logits, labels, teachers)
+                bar.advance(len(labels))
+        model.train(training)
+        if tally.count == 0:
+            raise KD3Error(
+                f"none of the {len(self.records)} files in {self.source} is a usable image: {dict(self.skipped)}"
+            )
+        return tally
+
+    def accuracy(self, model: nn.Module, compute: Compute) -> float:
+        """Return a student's top-1 accuracy, in percent."""
+        assert isinstance(model.normalise, Normalisation)
+        return self.tally(model, model.normalise, compute).top1_percent
+
+
+def _class_of(key: str) -> str:
+    return PurePosixPath(key).parent.name
+
+
+def _labels(source: str, folders: list[str], num_classes: int, class_names: Sequence[str] | None) -> dict[str, int]:
+    if folders in ([], [""]) or (len(folders) == 1 and num_classes > 1 and not class_names):
+        raise KD3Error(f"{source} has no class folders; one folder of images per class is expected")
+    if class_names:
+        strangers = [name for name in folders if name not in class_names]
+        if strangers:
+            raise KD3Error(
+                f"{source} has folders that are no classes of the model: {_some(strangers)}; "
+                f"its classes are {_some(class_names)}"
+            )
+        return {name: class_names.index(name) for name in folders}
+    if len(folders) != num_classes:
+        raise KD3Error(
+            f"{source} has {len(folders)} class folders ({_some(folders)}) but the model knows {num_classes} "
+            f"classes; name the classes in the teacher description to match folders by name"
+        )
+    return {name: label for label, name in enumerate(folders)}
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    return ", ".join(repr(name) for name in names[:most]) + (", ..." if len(names) > most else "")

@@ -1,0 +1,1 @@
+"""The methods: each one file that reads like its paper."""

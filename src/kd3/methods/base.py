@@ -1,0 +1,93 @@
+"""What a distillation method is: a student to train, what to train it on, and the loss of a step."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from importlib import import_module
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kd3.config.methods import METHODS
+from kd3.config.settings import Settings
+from kd3.errors import unknown_name
+from kd3.models.student import Student
+from kd3.models.teacher import Teacher
+from kd3.selection.select import Selection
+
+
+class Scan(Protocol):
+    """Both networks' opinions of the pool's training images, in evaluation mode on plain views.
+
+    Computed when asked for: a method that does not select pays nothing.
+    """
+
+    @property
+    def count(self) -> int:
+        """Number of images N."""
+
+    def teacher_logits(self) -> Tensor:
+        """Return (N, K), computed once for a pool and kept."""
+
+    def student_logits(self) -> Tensor:
+        """Return (N, K) of the student as it stands."""
+
+
+class StepResult(NamedTuple):
+    """The loss of one batch and what it is made of."""
+
+    loss: Tensor  # (), to be differentiated
+    terms: Mapping[str, Tensor]  # named, weighted parts of the loss; they sum to it
+
+
+class Method(nn.Module, abc.ABC):
+    """Owns the student and whatever else is trained beside it; the teacher is only looked at.
+
+    A method never reads files, chooses devices or logs: the training loop does.
+    """
+
+    student: Student
+
+    def __init__(self, teacher: Teacher, student: Student) -> None:
+        super().__init__()
+        self.student = student
+        # Not a submodule: the teacher is neither trained nor put into checkpoints.
+        object.__setattr__(self, "teacher", teacher)
+
+    teacher: Teacher
+
+    @property
+    def passes_per_selection(self) -> float:
+        """Passes over the selected images before `select` is asked again."""
+        return 1.0
+
+    @abc.abstractmethod
+    def select(self, scan: Scan, progress: float, *, at_least: int) -> Selection:
+        """Return the images to learn from next; progress in [0, 1], at least a batch of them."""
+
+    @abc.abstractmethod
+    def forward(self, images: Tensor, generator: torch.Generator) -> StepResult:
+        """Return the loss of a batch. Shapes: (B, 3, H, W), normalised and augmented."""
+
+
+def build_method(
+    name: str, options: Settings, *, teacher: Teacher, backbone: nn.Module, backbone_name: str, sample: Tensor
+) -> Method:
+    """Return a method by name, ready to train.
+
+    `sample` is a batch of normalised pool images, (B, 3, H, W), from which a method may learn what
+    the teacher's features look like.
+
+    Raises:
+        KD3Error: there is no such method, or teacher and student do not fit it.
+    """
+    if name not in METHODS:
+        raise unknown_name("method", name, METHODS)
+    module, _, attribute = METHODS[name].location.partition(":")
+    method_class = getattr(import_module(module), attribute)
+    method: Method = method_class.build(
+        options, teacher=teacher, backbone=backbone, backbone_name=backbone_name, sample=sample
+    )
+    return method

@@ -1,0 +1,49 @@
+"""Temperature distillation on every image of the pool: the plain baseline.
+
+Source: Hinton et al., Distilling the Knowledge in a Neural Network (arXiv 1503.02531), section 2.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from kd3.config.methods import KDOptions
+from kd3.losses.soft_targets import soft_target_divergence
+from kd3.methods.base import Method, Scan, StepResult
+from kd3.models.student import Student, own_head
+from kd3.models.teacher import Teacher
+from kd3.selection.select import Selection, select_everything
+
+
+class KD(Method):
+    """L = T^2 * KL(softmax(z_T / T) || softmax(z_S / T)), the student's own classifier, no labels."""
+
+    def __init__(self, options: KDOptions, teacher: Teacher, student: Student) -> None:
+        super().__init__(teacher, student)
+        self.temperature = options.temperature
+
+    @classmethod
+    def build(
+        cls, options: KDOptions, *, teacher: Teacher, backbone: nn.Module, backbone_name: str, sample: Tensor
+    ) -> KD:
+        """Return the method for a teacher and a student's backbone."""
+        assert teacher.input_size is not None
+        student = own_head(
+            backbone,
+            name=backbone_name,
+            mean=teacher.normalise.mean,
+            std=teacher.normalise.std,
+            input_size=teacher.input_size,
+            classes=teacher.classes,
+        )
+        return cls(options, teacher, student)
+
+    def select(self, scan: Scan, progress: float, *, at_least: int) -> Selection:
+        """Return all images."""
+        return select_everything(scan.count)
+
+    def forward(self, images: Tensor, generator: torch.Generator) -> StepResult:
+        """Return the loss of a batch."""
+        loss = soft_target_divergence(self.student(images), self.teacher(images), temperature=self.temperature)
+        return StepResult(loss, {"soft_targets": loss})

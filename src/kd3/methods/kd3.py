@@ -1,0 +1,106 @@
+"""KD3: learn from web images whose distribution is not the lost data's.
+
+Source: Distribution Shift Matters for Knowledge Distillation with Webly Collected Images (ICCV
+2023, arXiv 2307.11469).
+
+Differs from the released code: the contrastive loss on the teacher's features through a second
+head is left out, since it cannot reach the student. Ours, and off in the `paper` preset: the
+alignment relative to the teacher's feature energy, and a term on the softened logits.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kd3.config.methods import KD3Options
+from kd3.losses.contrastive import nt_xent
+from kd3.losses.feature_alignment import alignment_weights, feature_alignment
+from kd3.losses.soft_targets import soft_target_divergence
+from kd3.methods.base import Method, Scan, StepResult
+from kd3.mixdistribution import mix_distribution
+from kd3.models.head import pool
+from kd3.models.student import Student, shared_head
+from kd3.models.teacher import Teacher
+from kd3.selection.blend import blend_logits, teacher_weight
+from kd3.selection.select import Selection, select_confident, select_everything
+
+
+class KD3(Method):
+    """Dynamic selection, a shared classifier with weighted alignment, MixDistribution contrast."""
+
+    def __init__(self, options: KD3Options, teacher: Teacher, student: Student) -> None:
+        super().__init__(teacher, student)
+        self.options = options
+        self.embedding: nn.Linear | None = None
+        if options.contrastive_weight > 0:
+            assert student.head is not None
+            self.embedding = nn.Linear(student.head.channels, options.embedding_size, bias=False)
+
+    @classmethod
+    def build(
+        cls, options: KD3Options, *, teacher: Teacher, backbone: nn.Module, backbone_name: str, sample: Tensor
+    ) -> KD3:
+        """Return the method for a teacher and a student's backbone."""
+        assert teacher.input_size is not None
+        # A ReLU at the projector's end suits features that never go negative, and only those.
+        nonnegative = bool((teacher.outputs(sample).features >= 0).all())
+        student = shared_head(
+            backbone,
+            name=backbone_name,
+            classifier=teacher.classifier(),
+            projector_width=options.projector_width,
+            final_relu=nonnegative,
+            mean=teacher.normalise.mean,
+            std=teacher.normalise.std,
+            input_size=teacher.input_size,
+            classes=teacher.classes,
+        )
+        return cls(options, teacher, student)
+
+    @property
+    def passes_per_selection(self) -> float:
+        """Passes over the selected images before the next selection."""
+        return self.options.select_every
+
+    # 1. Dynamic instance selection (section 3.2)
+
+    def select(self, scan: Scan, progress: float, *, at_least: int) -> Selection:
+        """Return the images of which teacher and student together are sure, class by class."""
+        if self.options.selection == "none":
+            return select_everything(scan.count)
+        alpha = teacher_weight(progress, self.options.teacher_weight)
+        scores = scan.teacher_logits() if alpha > 0 else scan.student_logits()
+        if 0 < alpha < 1:
+            scores = blend_logits(scores, scan.student_logits(), alpha)
+        return select_confident(scores, threshold=self.options.threshold, at_least=at_least)
+
+    def forward(self, images: Tensor, generator: torch.Generator) -> StepResult:
+        """Return the loss of a batch: alignment, softened logits and contrast, each weighted."""
+        options = self.options
+        teacher = self.teacher.outputs(images)
+        features, student = self.student.outputs(images)
+
+        # 2. Shared classifier and weighted feature alignment (section 3.3)
+        weights = alignment_weights(student.logits, teacher.logits) if options.weighted_alignment else None
+        relative = options.alignment_scale == "relative"
+        alignment = feature_alignment(student.features, teacher.features, weights=weights, relative=relative)
+        terms = {"alignment": options.alignment_weight * alignment}
+        if options.logit_weight > 0:
+            divergence = soft_target_divergence(student.logits, teacher.logits, temperature=options.temperature)
+            terms["soft_targets"] = options.logit_weight * divergence
+
+        # 3. MixDistribution contrastive learning (section 3.4)
+        if self.embedding is not None:
+            contrast = self._contrast(images, features, generator)
+            terms["contrastive"] = options.contrastive_weight * contrast
+        return StepResult(torch.stack(list(terms.values())).sum(), terms)
+
+    def _contrast(self, images: Tensor, features: Tensor, generator: torch.Generator) -> Tensor:
+        assert self.embedding is not None
+        part = max(2, round(self.options.contrastive_fraction * len(images)))
+        mixed = mix_distribution(images[:part], beta_parameter=self.options.beta_parameter, generator=generator)
+        u = F.normalize(self.embedding(pool(features[:part])).float(), dim=1)
+        u_mixed = F.normalize(self.embedding(pool(self.student.features(mixed))).float(), dim=1)
+        return nt_xent(u, u_mixed, temperature=self.options.contrastive_temperature)

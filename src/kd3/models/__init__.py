@@ -1,0 +1,1 @@
+"""Teachers and students: how networks are named, built, loaded and looked into."""

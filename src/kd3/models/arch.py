@@ -1,0 +1,242 @@
+"""Build a network from one line of text: a name of the zoo, a function in a file, a function in a package."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from kd3.errors import KD3Error, unknown_name
+from kd3.models.zoo import build as zoo
+from kd3.models.zoo.names import ZOO
+
+Builder = Callable[..., nn.Module]
+# On modules that lie beside a user's file: the folder they were imported from.
+_FOLDER_MARK = "__kd3_folder__"
+
+
+@dataclass(frozen=True)
+class ArchReference:
+    """What a line of text refers to: a named source and a name in it, or a place and a function there."""
+
+    source: str  # a key of SOURCES, "file" or "module"
+    target: str  # the name, the path, or the dotted module
+    function: str = ""  # for "file" and "module"
+
+
+def _from_zoo(name: str, num_classes: int, arch_args: Mapping[str, Any]) -> nn.Module:
+    return zoo.build(name, num_classes=num_classes, **arch_args)
+
+
+# Prefix: what builds `prefix:NAME`. A library of models is one entry here and one function.
+SOURCES: dict[str, Callable[[str, int, Mapping[str, Any]], nn.Module]] = {"kd3": _from_zoo}
+
+
+def parse_arch(arch: str) -> ArchReference:
+    """Return what an architecture's line refers to.
+
+    >>> parse_arch("resnet20")
+    ArchReference(source='kd3', target='resnet20', function='')
+    >>> parse_arch("nets/mine.py:build")
+    ArchReference(source='file', target='nets/mine.py', function='build')
+
+    Raises:
+        KD3Error: it is none of the accepted forms; the message shows them.
+    """
+    prefix, _, name = arch.partition(":")
+    if prefix in SOURCES and name:
+        return ArchReference(prefix, name)
+    # From the right, as a path may hold a colon itself (C:\nets\mine.py:build).
+    place, colon, function = arch.rpartition(":")
+    if not colon and arch.isidentifier():
+        if arch not in ZOO:
+            raise unknown_name("architecture", arch, ZOO)
+        return ArchReference("kd3", arch)
+    if function.isidentifier() and place.endswith(".py"):
+        return ArchReference("file", place, function)
+    if function.isidentifier() and all(part.isidentifier() for part in place.split(".")):
+        return ArchReference("module", place, function)
+    forms = [f"{source}:NAME" for source in SOURCES] + ["path/to/net.py:FUNCTION", "package.module:FUNCTION"]
+    raise KD3Error(f"arch {arch!r} is not understood; write {', '.join(forms[:-1])} or {forms[-1]}")
+
+
+def build_arch(
+    arch: str,
+    *,
+    num_classes: int,
+    arch_args: Mapping[str, Any] | None = None,
+    relative_to: Path | None = None,
+) -> nn.Module:
+    """Return a new network, with the weights it starts with.
+
+    A function (or a module class) of the user's is called with `arch_args`, and with `num_classes`
+    if it has such a parameter. Naming a file or a package runs the code in it.
+
+    Args:
+        arch: `kd3:resnet56` (or `resnet56`), `path/to/net.py:build`, `package.module:build`.
+        num_classes: number of logits.
+        arch_args: further arguments of the builder.
+        relative_to: the folder that a file's path starts from; None: the working directory.
+
+    Raises:
+        KD3Error: no such network, file, module or function, or the user's own code failed.
+    """
+    reference = parse_arch(arch)
+    arguments = dict(arch_args or {})
+    if "num_classes" in arguments:
+        raise KD3Error(f"arch {arch!r}: num_classes is a setting of its own; take it out of arch_args")
+    if reference.source in SOURCES:
+        return SOURCES[reference.source](reference.target, num_classes, arguments)
+    if reference.source == "module":
+        return _build_from(_import_package(reference.target, arch), reference.function, num_classes, arguments, arch)
+    path = ((relative_to or Path()) / Path(reference.target).expanduser()).resolve()
+    if not path.is_file():
+        raise KD3Error(f"arch {arch!r}: there is no file {path}")
+    with _importing_from(path.parent):  # around the call too: a function may import when it runs
+        return _build_from(_import_file(path, arch), reference.function, num_classes, arguments, arch)
+
+
+def _build_from(module: ModuleType, function: str, num_classes: int, arch_args: dict[str, Any], arch: str) -> nn.Module:
+    builder = _function_of(module, function, arch)
+    return _call(builder, num_classes, arch_args, arch, home=str(module.__file__))
+
+
+def _import_package(name: str, arch: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and f"{name}.".startswith(f"{missing}."):
+            raise KD3Error(
+                f"arch {arch!r}: there is no module {missing!r} in this Python ({sys.executable}); "
+                "install it, or name a file: path/to/net.py:FUNCTION"
+            ) from error
+        raise _failed(arch, f"importing {name!r} failed", error, home="") from error
+
+
+def _import_file(path: Path, arch: str) -> ModuleType:
+    """Import a file under a name of its own; the same content at the same place is imported once."""
+    content = path.read_bytes()
+    digest = hashlib.sha256(str(path).encode() + b"\0" + content).hexdigest()[:12]
+    name = f"kd3_arch_{path.stem}_{digest}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:  # not for a path that ends in .py
+        raise KD3Error(f"arch {arch!r}: {path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it runs: dataclasses and pickle look their module up here
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise _failed(arch, f"running {path} failed", error, home=str(path)) from error
+    return module
+
+
+@contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    """Let `import` find what lies in a folder, as if a script in it were run."""
+    for name, module in list(sys.modules.items()):
+        # An earlier file's neighbour of the same name, in another folder, would be taken for ours.
+        mark = getattr(module, "__dict__", {}).get(_FOLDER_MARK, folder)
+        if mark != folder and _lies_in(folder, name):
+            del sys.modules[name]
+    before = set(sys.modules)
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # the file may have tidied up after itself
+            sys.path.remove(str(folder))
+        for name in set(sys.modules) - before:
+            if _lies_in(folder, name):
+                setattr(sys.modules[name], _FOLDER_MARK, folder)
+
+
+def _lies_in(folder: Path, module_name: str) -> bool:
+    top = module_name.partition(".")[0]
+    return (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file()
+
+
+def _function_of(module: ModuleType, name: str, arch: str) -> Builder:
+    if not hasattr(module, name):
+        known = [key for key, value in vars(module).items() if _is_builder(key, value, module)]
+        if not known:
+            raise KD3Error(f"arch {arch!r}: {module.__file__} has no {name!r}, and no function at all")
+        raise unknown_name("function", name, known, where=str(module.__file__))
+    builder = getattr(module, name)
+    if isinstance(builder, nn.Module):
+        raise KD3Error(f"arch {arch!r}: {name!r} is a network already; name the function or class that makes it")
+    if not callable(builder):
+        raise KD3Error(f"arch {arch!r}: {name!r} is a {type(builder).__name__}, not a function or a class")
+    return builder  # type: ignore[no-any-return]  # what it returns is checked when it is called
+
+
+def _is_builder(name: str, value: object, module: ModuleType) -> bool:
+    at_home = getattr(value, "__module__", None) == module.__name__
+    return at_home and not name.startswith("_") and (inspect.isfunction(value) or inspect.isclass(value))
+
+
+def _call(builder: Builder, num_classes: int, arch_args: dict[str, Any], arch: str, home: str) -> nn.Module:
+    arguments = _arguments(builder, num_classes, arch_args, arch)
+    try:
+        network = builder(**arguments)
+    except (Exception, SystemExit) as error:
+        raise _failed(arch, "building the network failed", error, home) from error
+    if not isinstance(network, nn.Module):
+        raise KD3Error(f"arch {arch!r} returned a {type(network).__name__}; a torch.nn.Module is expected")
+    return network
+
+
+def _arguments(builder: Builder, num_classes: int, arch_args: dict[str, Any], arch: str) -> dict[str, Any]:
+    """Return what to call a builder with, checked against its signature."""
+    parameters = _parameters(builder)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    named = {key for key, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    # Without the parameter the network has as many classes as it has; the teacher's check counts them.
+    classes = {"num_classes": num_classes} if takes_any or "num_classes" in named else {}
+    allowed = named - {"num_classes"}
+    for argument in arch_args:
+        if takes_any or argument in allowed:
+            continue
+        if not allowed:
+            raise KD3Error(f"arch {arch!r} takes no arguments; got {argument!r} in arch_args")
+        raise unknown_name("argument", argument, allowed, where=f"arch_args of {arch}")
+    required = {key for key in allowed if parameters[key].default is inspect.Parameter.empty}
+    if missing := sorted(required - set(arch_args)):
+        raise KD3Error(f"arch {arch!r} needs {', '.join(map(repr, missing))}; give it under arch_args")
+    return {**arch_args, **classes}
+
+
+def _parameters(builder: Builder) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(builder).parameters
+    except (TypeError, ValueError):  # written in C, without a signature
+        return {}
+
+
+def _failed(arch: str, what: str, error: BaseException, home: str) -> KD3Error:
+    """Return the sentence for an exception in the user's own code, with the line in file `home`."""
+    sentence = f"arch {arch!r}: {what}: {type(error).__name__}"
+    if isinstance(error, SyntaxError):
+        return KD3Error(f"{sentence}: {error.msg} ({error.filename}, line {error.lineno})")
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename == home]
+    # Otherwise the innermost: not this file, nor Python's import machinery, whose files are <frozen ...>.
+    other = [frame for frame in frames if frame.filename != __file__ and not frame.filename.startswith("<")]
+    seen = own or other
+    place = f" ({seen[-1].filename}, line {seen[-1].lineno})" if seen else ""
+    return KD3Error(f"{sentence}: {error}{place}")

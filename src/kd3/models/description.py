@@ -1,0 +1,62 @@
+"""The small YAML file that describes a teacher once. Free of torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from kd3.config.settings import Settings, build, read_yaml
+
+
+class TeacherDescription(Settings):
+    """A trained classifier: how to build it, its weights, and what it expects to see."""
+
+    arch: str = Field(description="kd3:NAME, path/to/net.py:function or package.module:function")
+    arch_args: dict[str, Any] = Field({}, description="arguments of the builder")
+    weights: str = Field(description=".pt, .pth, .th or .safetensors file, relative to the description")
+    num_classes: int = Field(ge=2, description="number of classes")
+    mean: list[float] = Field(description="per channel, of RGB in [0, 1]")
+    std: list[float] = Field(description="per channel, of RGB in [0, 1]")
+    input_size: int = Field(ge=8, le=1024, description="side of the input, in pixels")
+    classes: list[str] | None = Field(None, description="class names, in the order of the logits")
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _names_are_text(cls, names: Any) -> Any:
+        # YAML reads digits as numbers and 'no' as false; a class may be called either.
+        return [str(name) for name in names] if isinstance(names, list) else names
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _three_channels(cls, values: list[float]) -> list[float]:
+        if len(values) != 3:
+            raise ValueError(f"must have three values, one a channel (R, G, B), not {len(values)}")
+        return values
+
+    @field_validator("std")
+    @classmethod
+    def _positive(cls, values: list[float]) -> list[float]:
+        if min(values) <= 0:
+            raise ValueError("must be greater than 0 in every channel")
+        return values
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> TeacherDescription:
+        if max(self.mean) > 2 or max(self.std) > 2:
+            raise ValueError(
+                "mean and std are for RGB in [0, 1]; these look like values for 0 to 255: divide them by 255"
+            )
+        if self.classes is not None and len(self.classes) != self.num_classes:
+            raise ValueError(f"classes lists {len(self.classes)} names but num_classes is {self.num_classes}")
+        return self
+
+
+def read_description(path: Path) -> TeacherDescription:
+    """Return a teacher description.
+
+    Raises:
+        KD3Error: the file is missing, not YAML, or a setting in it is missing, unknown or wrong.
+    """
+    return build(TeacherDescription, read_yaml(path, what="teacher description"), where=str(path))

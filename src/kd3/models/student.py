@@ -1,0 +1,135 @@
+"""The student: one module that runs alone, whatever head it was given."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from kd3.errors import KD3Error
+from kd3.models.head import Head, HeadNotFound, ModelOutput, as_logits, find_head, pool, run_with_features
+from kd3.models.preprocessing import Normalisation
+from kd3.models.projector import Projector
+
+
+class Student(nn.Module):
+    """A classifier made of a backbone and either its own head or a projector and the teacher's.
+
+    With the teacher's head: logits = classifier(pool(projector(features))), and the backbone's
+    own classifier is gone. `forward` takes normalised images and returns logits; `normalise`
+    makes normalised images of uint8 ones.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        input_size: int,
+        classes: Sequence[str],
+        head: Head | None = None,
+        projector: Projector | None = None,
+        classifier: nn.Linear | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.normalise = Normalisation(mean, std)
+        self.input_size, self.classes = input_size, list(classes)
+        self.head = head
+        self.projector, self.classifier = projector, classifier
+        if classifier is not None:
+            assert head is not None
+            backbone.set_submodule(head.classifier, nn.Identity())
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits. Shapes: (B, 3, H, W), normalised floats -> (B, K)."""
+        if self.classifier is None:
+            return as_logits(self.backbone(images))
+        return self.outputs(images)[1].logits
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the backbone's own features. Shapes: (B, 3, H, W) -> (B, C_s, h, w)."""
+        return self._seen(images).features
+
+    def outputs(self, images: Tensor) -> tuple[Tensor, ModelOutput]:
+        """Return the backbone's features, and the projected features with the logits.
+
+        Shapes: (B, 3, H, W) -> (B, C_s, h, w), ((B, C_t, h, w), (B, K)). Without a projector both
+        features are the backbone's.
+        """
+        seen = self._seen(images)
+        if self.classifier is None:
+            return seen.features, seen
+        projected = self.projector(seen.features) if self.projector is not None else seen.features
+        return seen.features, ModelOutput(projected, self.classifier(pool(projected)))
+
+    def _seen(self, images: Tensor) -> ModelOutput:
+        if self.head is None:
+            raise KD3Error("this student's features are not known; only its logits are")
+        return run_with_features(self.backbone, self.head, images)
+
+
+def own_head(
+    network: nn.Module,
+    *,
+    name: str,
+    mean: Sequence[float],
+    std: Sequence[float],
+    input_size: int,
+    classes: Sequence[str],
+) -> Student:
+    """Return a student that keeps its own classifier.
+
+    Raises:
+        KD3Error: its number of logits is not the number of classes.
+    """
+    try:
+        head: Head | None = find_head(network, input_size)
+    except HeadNotFound:
+        head = None
+    if head is not None and head.num_classes != len(classes):
+        raise KD3Error(f"student {name} has {head.num_classes} logits but the teacher knows {len(classes)} classes")
+    return Student(network, mean=mean, std=std, input_size=input_size, classes=classes, head=head)
+
+
+def shared_head(
+    network: nn.Module,
+    *,
+    name: str,
+    classifier: nn.Linear,
+    projector_width: int | None,
+    final_relu: bool,
+    mean: Sequence[float],
+    std: Sequence[float],
+    input_size: int,
+    classes: Sequence[str],
+) -> Student:
+    """Return a student that is scored by the teacher's classifier, through a projector.
+
+    Source: KD3 (arXiv 2307.11469), section 3.3; SimKD (arXiv 2203.14001).
+
+    Raises:
+        KD3Error: the student's features cannot be found.
+    """
+    try:
+        head = find_head(network, input_size)
+    except HeadNotFound as problem:
+        raise KD3Error(f"student {name} cannot take the teacher's classifier: {problem}; use --method kd") from None
+    projector = Projector(head.channels, classifier.in_features, width=projector_width, final_relu=final_relu)
+    return Student(
+        network,
+        mean=mean,
+        std=std,
+        input_size=input_size,
+        classes=classes,
+        head=head,
+        projector=projector,
+        classifier=copy.deepcopy(classifier).requires_grad_(False),
+    )

@@ -1,0 +1,160 @@
+"""A student on disk: weights as safetensors and a small description, loadable alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from kd3.errors import KD3Error
+from kd3.models.arch import build_arch
+from kd3.models.head import Head
+from kd3.models.projector import Projector
+from kd3.models.student import Student
+from kd3.storage.atomic import replacing, write_json
+
+FORMAT = "kd3-student"
+VERSION = 1
+WEIGHTS = "model.safetensors"
+DESCRIPTION = "config.json"
+
+
+def save_student(
+    student: Student, folder: Path, *, arch: str | None, arch_args: dict[str, Any], about: dict[str, Any]
+) -> None:
+    """Write a student folder: `model.safetensors` and `config.json`.
+
+    `arch` None marks a live module, which `load_student` must then be given again. An architecture
+    from a single file of code is copied into the folder, so that the folder stands alone. `about`
+    is kept as it is, for people (method, teacher, figures).
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if arch is not None:
+        arch = _bring_code(arch, folder)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
+    with replacing(folder / WEIGHTS) as temporary:
+        save_file(tensors, temporary)
+    projector, classifier = student.projector, student.classifier
+    description = {
+        "format": FORMAT,
+        "version": VERSION,
+        "arch": arch,
+        "arch_args": arch_args,
+        "num_classes": student.num_classes,
+        "classes": student.classes,
+        "mean": list(student.normalise.mean),
+        "std": list(student.normalise.std),
+        "input_size": student.input_size,
+        "head": dataclasses.asdict(student.head) if student.head else None,
+        "projector": projector
+        and {
+            "in_channels": projector.in_channels,
+            "out_channels": projector.out_channels,
+            "width": projector.width,
+            "final_relu": projector.final_relu,
+        },
+        "classifier": classifier
+        and {
+            "in_features": classifier.in_features,
+            "out_features": classifier.out_features,
+            "bias": classifier.bias is not None,
+        },
+        "about": about,
+    }
+    write_json(folder / DESCRIPTION, description)
+
+
+def load_student(path: str | Path, *, module: nn.Module | None = None) -> Student:
+    """Return a distilled student, in evaluation mode, from a `student/` or run folder.
+
+    It runs alone: normalised images (B, 3, H, W) -> logits (B, K); `student.normalise` makes those
+    of uint8 RGB. `module` is the untrained backbone, needed only where the student was distilled
+    from a live module. A student whose architecture is a file of code runs that code.
+
+    Raises:
+        KD3Error: the folder is missing, no student's, damaged, or written by a newer kd3.
+    """
+    folder = Path(path)
+    if (folder / "student" / DESCRIPTION).is_file():
+        folder = folder / "student"
+    about = read_student_description(folder)
+    # arch, head and sizes were written by save_student; a file changed by hand fails here.
+    try:
+        backbone = module if module is not None else _backbone(folder, about)
+        head = Head(**about["head"]) if about["head"] else None
+        projector = Projector(**about["projector"]) if about["projector"] else None
+        classifier = nn.Linear(**about["classifier"]) if about["classifier"] else None
+        student = Student(
+            backbone,
+            mean=about["mean"],
+            std=about["std"],
+            input_size=about["input_size"],
+            classes=about["classes"],
+            head=head,
+            projector=projector,
+            classifier=classifier,
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as problem:
+        raise KD3Error(f"{folder / DESCRIPTION} does not describe a student: {problem}") from problem
+    _load_weights(student, folder / WEIGHTS)
+    return student.eval()
+
+
+def read_student_description(folder: Path) -> dict[str, Any]:
+    """Return a student folder's `config.json`, checked to be ours.
+
+    Raises:
+        KD3Error: it is missing, damaged, no student's, or of a newer version.
+    """
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise KD3Error(f"{folder} holds no student: {DESCRIPTION} is missing")
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise KD3Error(f"{path} cannot be read: {problem}") from None
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise KD3Error(f"{path} does not describe a kd3 student")
+    if about.get("version", 0) > VERSION:
+        raise KD3Error(f"{path} has version {about['version']}; this kd3 reads up to {VERSION}: upgrade kd3")
+    return about
+
+
+def _backbone(folder: Path, about: dict[str, Any]) -> nn.Module:
+    if about["arch"] is None:
+        raise KD3Error(
+            f"the student in {folder} was distilled from a live module; load it with kd3.load_student(path, module=...)"
+        )
+    return build_arch(about["arch"], num_classes=about["num_classes"], arch_args=about["arch_args"], relative_to=folder)
+
+
+def _bring_code(arch: str, folder: Path) -> str:
+    path, _, function = arch.rpartition(":")
+    if not path.endswith(".py"):
+        return arch
+    source = Path(path)
+    target = folder / source.name
+    if source.resolve() != target.resolve():
+        shutil.copyfile(source, target)
+    return f"{source.name}:{function}"
+
+
+def _load_weights(student: Student, path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as problem:
+        raise KD3Error(f"{path} cannot be read as safetensors: {problem}") from None
+    try:
+        student.load_state_dict(tensors)
+    except RuntimeError as problem:
+        reason = str(problem).splitlines()[-1].strip()
+        raise KD3Error(f"{path} does not fit the student that {DESCRIPTION} describes: {reason}") from None

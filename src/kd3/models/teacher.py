@@ -1,0 +1,174 @@
+"""The frozen teacher: a trained classifier that never changes and never trains."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from kd3.errors import KD3Error
+from kd3.models.arch import build_arch
+from kd3.models.checkpoint import load_weights, weights_hash
+from kd3.models.description import read_description
+from kd3.models.head import Head, HeadNotFound, ModelOutput, as_logits, find_head, run_with_features
+from kd3.models.preprocessing import Normalisation
+
+
+class Teacher(nn.Module):
+    """A trained classifier with what it expects of its input.
+
+    Always in evaluation mode, without gradients. The module is copied: the caller's stays as it is.
+
+    Args:
+        module: any classifier, normalised images (B, 3, H, W) -> logits (B, K).
+        mean, std: its normalisation, per channel of RGB in [0, 1].
+        input_size: side of its input in pixels; None takes the pool's.
+        classes: names in the order of the logits; None numbers them.
+
+    Raises:
+        KD3Error: the module does not run on an image of `input_size`, or returns no logits.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        input_size: int | None = None,
+        classes: Sequence[str] | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(module).requires_grad_(False)
+        self.normalise = Normalisation(mean, std)
+        self.input_size = input_size
+        self.name = name or type(module).__name__
+        self.loaded = "a live module"
+        self.head: Head | None = None
+        self.head_problem: str | None = None
+        self.num_classes = 0
+        self._class_names = list(classes) if classes else None
+        self.eval()
+        if input_size is not None:
+            self.fit_to(input_size)
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in the order of the logits."""
+        return self._class_names or [str(label) for label in range(self.num_classes)]
+
+    @property
+    def names_classes(self) -> bool:
+        """Whether the classes have names, not only numbers."""
+        return self._class_names is not None
+
+    def fit_to(self, input_size: int) -> None:
+        """Run the network once at its input size, count its classes and find its head.
+
+        Raises:
+            KD3Error: it does not run, returns no logits, or disagrees with its class names.
+        """
+        self.input_size = input_size
+        parameter = next(self.module.parameters(), None)
+        device = parameter.device if parameter is not None else torch.device("cpu")
+        try:
+            with torch.no_grad():
+                logits = as_logits(self.module(torch.zeros(2, 3, input_size, input_size, device=device)))
+        except HeadNotFound as problem:
+            raise KD3Error(f"teacher {self.name}: {problem}") from None
+        except Exception as problem:
+            raise KD3Error(
+                f"teacher {self.name} does not run on an image of {input_size} x {input_size} pixels: "
+                f"{type(problem).__name__}: {str(problem).splitlines()[0] if str(problem) else ''}"
+            ) from problem
+        self.num_classes = logits.shape[1]
+        if self._class_names is not None and len(self._class_names) != self.num_classes:
+            raise KD3Error(
+                f"teacher {self.name} has {self.num_classes} logits but {len(self._class_names)} class names"
+            )
+        try:
+            self.head, self.head_problem = find_head(self.module, input_size), None
+        except HeadNotFound as problem:
+            self.head, self.head_problem = None, str(problem)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits. Shapes: (B, 3, H, W), normalised floats -> (B, K)."""
+        with torch.no_grad():
+            return as_logits(self.module(images))
+
+    def outputs(self, images: Tensor) -> ModelOutput:
+        """Return features and logits. Shapes: (B, 3, H, W) -> (B, C, h, w), (B, K).
+
+        Raises:
+            KD3Error: no head was found in this network.
+        """
+        with torch.no_grad():
+            return run_with_features(self.module, self.shared_head(), images)
+
+    def shared_head(self) -> Head:
+        """Return the head, for methods that share it with the student.
+
+        Raises:
+            KD3Error: it cannot be shared; the sentence says why.
+        """
+        if self.head is None:
+            raise KD3Error(
+                f"the head of teacher {self.name} cannot be shared: {self.head_problem}; "
+                f"use --method kd, which gives the student its own"
+            )
+        return self.head
+
+    def classifier(self) -> nn.Linear:
+        """Return a frozen copy of the layer that makes the logits."""
+        layer = copy.deepcopy(self.module.get_submodule(self.shared_head().classifier))
+        assert isinstance(layer, nn.Linear)
+        return layer.requires_grad_(False)
+
+    def fingerprint(self) -> str:
+        """Return a hash of the weights and the normalisation, to tell teachers apart."""
+        return f"{weights_hash(self.module)}-{self.normalise.mean}-{self.normalise.std}"
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Stay in evaluation mode, whatever is asked."""
+        return super().train(False)
+
+
+def load_teacher(path: str | Path) -> Teacher:
+    """Return the teacher that a description file tells of.
+
+    Raises:
+        KD3Error: the description, the architecture or the weights are missing or do not fit.
+    """
+    path = Path(path)
+    if path.is_dir():
+        candidates = sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
+        if len(candidates) != 1:
+            raise KD3Error(f"{path} is a folder with {len(candidates)} YAML files; name the teacher's own")
+        path = candidates[0]
+    description = read_description(path)
+    module = build_arch(
+        description.arch,
+        num_classes=description.num_classes,
+        arch_args=description.arch_args,
+        relative_to=path.parent,
+    )
+    loaded = load_weights(module, path.parent / description.weights, where=str(path))
+    teacher = Teacher(
+        module,
+        mean=description.mean,
+        std=description.std,
+        input_size=description.input_size,
+        name=description.arch,
+    )
+    if teacher.num_classes != description.num_classes:
+        raise KD3Error(
+            f"{path} says num_classes: {description.num_classes}, but {description.arch} puts out "
+            f"{teacher.num_classes} logits"
+        )
+    teacher.loaded = loaded
+    teacher._class_names = description.classes
+    return teacher

@@ -1,0 +1,39 @@
+"""Build a network of the zoo from its name."""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from kd3.errors import KD3Error, unknown_name
+from kd3.models.zoo.names import ZOO
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def build(name: str, *, num_classes: int, **arch_args: Any) -> nn.Module:
+    """Return a freshly initialised classifier of the zoo.
+
+    It takes normalised floats (B, 3, H, W), H and W from 16 px, and gives logits (B, num_classes).
+
+    Raises:
+        KD3Error: there is no such name, or the network takes no such argument or value.
+    """
+    if name not in ZOO:
+        raise unknown_name("network of the zoo", name, ZOO)
+    entry = ZOO[name]
+    module, _, attribute = entry.builder.partition(":")
+    network_class = getattr(import_module(module), attribute)
+    allowed = set(inspect.signature(network_class).parameters) - {"num_classes", *entry.fixed}
+    for argument in arch_args:
+        if not allowed:
+            raise KD3Error(f"kd3:{name} takes no arguments; got {argument!r}")
+        if argument not in allowed:
+            raise unknown_name(f"argument of kd3:{name}", argument, allowed)
+    try:
+        network: nn.Module = network_class(num_classes=num_classes, **entry.fixed, **arch_args)
+    except ValueError as error:  # the classes name the argument and what it may be
+        raise KD3Error(f"kd3:{name}: {error}") from error
+    return network

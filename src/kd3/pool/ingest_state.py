@@ -1,0 +1,215 @@
+"""What an ingest has done so far, on disk: it may be killed at any moment and goes on from here."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from kd3.pool.decode import Decoded
+from kd3.pool.manifest import Part
+from kd3.pool.record import Record
+from kd3.storage.atomic import replacing
+
+DATABASE = "ingest.sqlite"
+PART_BYTES = 256 << 20
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS progress (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS items (
+    position INTEGER PRIMARY KEY, source TEXT, key TEXT, sha256 BLOB UNIQUE,
+    width INTEGER, height INTEGER, format TEXT, digest BLOB);
+CREATE TABLE IF NOT EXISTS rejected (source TEXT, key TEXT, reason TEXT, detail TEXT);
+CREATE TABLE IF NOT EXISTS duplicates (source TEXT, key TEXT, position INTEGER);
+"""
+
+
+class IngestState:
+    """Counts, index rows and packed pixels of an ingest under way.
+
+    Pixels are appended and synced first, then one transaction records them; whatever lies behind
+    the recorded end when work resumes is cut off. Duplicates are found by a unique index on
+    disk, so memory does not grow with the pool.
+    """
+
+    def __init__(self, folder: Path, image_size: int, *, part_bytes: int = PART_BYTES) -> None:
+        self.folder, self.image_size = folder, image_size
+        self.image_bytes = 3 * image_size * image_size
+        self.images_per_part = max(1, part_bytes // self.image_bytes)
+        self.database = sqlite3.connect(folder / DATABASE, isolation_level=None)
+        self.database.execute("PRAGMA synchronous = FULL")
+        self.database.executescript(SCHEMA)
+        stored = {name: json.loads(value) for name, value in self.database.execute("SELECT * FROM progress")}
+        self.files: int = stored.get("files", 0)  # records consumed, sidecars among them
+        self.skipped: int = stored.get("skipped", 0)
+        self.seconds: float = stored.get("seconds", 0.0)
+        self.images: int = stored.get("images", 0)
+        self._handle: IO[bytes] | None = None
+        self._cut()
+        self.database.execute("BEGIN")
+
+    def request(self) -> dict[str, Any] | None:
+        """Return the settings that this ingest was begun with."""
+        row = self.database.execute("SELECT value FROM progress WHERE name = 'request'").fetchone()
+        value: dict[str, Any] | None = json.loads(row[0]) if row else None
+        return value
+
+    def begin(self, request: dict[str, Any]) -> None:
+        """Remember the settings."""
+        self._put("request", request)
+        self.commit()
+
+    def add(self, record: Record, decoded: Decoded) -> None:
+        """Keep an image, or note that the pool has it already."""
+        row = self.database.execute(
+            "SELECT position, source, key FROM items WHERE sha256 = ?", (decoded.sha256,)
+        ).fetchone()
+        if row:
+            self._add_duplicate(record, *row)
+            return
+        self.database.execute(
+            "INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                self.images,
+                record.source,
+                record.key,
+                decoded.sha256,
+                decoded.width,
+                decoded.height,
+                decoded.format,
+                decoded.digest,
+            ),
+        )
+        self._append(decoded.pixels)
+
+    def reject(self, record: Record, reason: str, detail: str) -> None:
+        """Note a file that cannot be used."""
+        self.database.execute("INSERT INTO rejected VALUES (?, ?, ?, ?)", (record.source, record.key, reason, detail))
+
+    def commit(self) -> None:
+        """Make everything so far survive a crash."""
+        if self._handle is not None:
+            self._handle.flush()
+            os.fsync(self._handle.fileno())
+        for name in ("files", "skipped", "seconds", "images"):
+            self._put(name, getattr(self, name))
+        self.database.execute("COMMIT")
+        self.database.execute("BEGIN")
+
+    def close(self) -> None:
+        """Let go of the files; what was not committed is forgotten."""
+        if self._handle is not None:
+            self._handle.close()
+            self._handle = None
+        self.database.close()
+
+    def parts(self) -> list[Part]:
+        """Return the files of packed pixels."""
+        full, rest = divmod(self.images, self.images_per_part)
+        sizes = [self.images_per_part] * full + ([rest] if rest else [])
+        return [Part(file=part_name(number), images=size) for number, size in enumerate(sizes)]
+
+    def rejected_counts(self) -> dict[str, int]:
+        """Return how many files were rejected, by reason."""
+        return dict(self.database.execute("SELECT reason, COUNT(*) FROM rejected GROUP BY reason ORDER BY 1"))
+
+    def duplicates(self) -> int:
+        """Return how many files were duplicates."""
+        return int(self.database.execute("SELECT COUNT(*) FROM duplicates").fetchone()[0])
+
+    def first_rejected(self, count: int) -> list[tuple[str, str]]:
+        """Return the keys and reasons of the first rejected files."""
+        return list(self.database.execute("SELECT key, reason FROM rejected LIMIT ?", (count,)))
+
+    def digests(self) -> Iterator[bytes]:
+        """Yield the images' pixel digests, in order."""
+        for row in self.database.execute("SELECT digest FROM items ORDER BY position"):
+            yield row[0]
+
+    def write_index(self, path: Path) -> None:
+        """Write the images' parquet index, in order, in constant memory."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        schema = pa.schema(
+            [
+                ("source", pa.string()),
+                ("key", pa.string()),
+                ("sha256", pa.string()),
+                ("width", pa.int32()),
+                ("height", pa.int32()),
+                ("format", pa.string()),
+                ("digest", pa.binary(16)),
+            ]
+        )
+        rows = self.database.execute(
+            "SELECT source, key, lower(hex(sha256)), width, height, format, digest FROM items ORDER BY position"
+        )
+        with replacing(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+            while batch := rows.fetchmany(65_536):
+                columns = [pa.array(column, field.type) for column, field in zip(zip(*batch), schema)]  # noqa: B905
+                writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+
+    def write_lists(self, rejected: Path, duplicates: Path) -> None:
+        """Write the rejected files and the duplicates as CSV."""
+        self._write_csv(rejected, "source,key,reason,detail", "SELECT * FROM rejected ORDER BY rowid")
+        self._write_csv(
+            duplicates,
+            "source,key,duplicate_of_source,duplicate_of_key",
+            "SELECT d.source, d.key, i.source, i.key FROM duplicates d JOIN items i USING (position) ORDER BY d.rowid",
+        )
+
+    def _write_csv(self, path: Path, header: str, query: str) -> None:
+        with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
+            writer = csv.writer(handle)
+            writer.writerow(header.split(","))
+            writer.writerows(self.database.execute(query))
+
+    def _add_duplicate(self, record: Record, position: int, source: str, key: str) -> None:
+        """Note a duplicate. Of identical files the shortest path names the image: plain.jpg, not copy_of_plain.jpg."""
+        if (len(record.key), record.key) < (len(key), key):
+            self.database.execute(
+                "UPDATE items SET source = ?, key = ? WHERE position = ?",
+                (record.source, record.key, position),
+            )
+        else:
+            source, key = record.source, record.key
+        self.database.execute("INSERT INTO duplicates VALUES (?, ?, ?)", (source, key, position))
+
+    def _put(self, name: str, value: Any) -> None:
+        self.database.execute("INSERT OR REPLACE INTO progress VALUES (?, ?)", (name, json.dumps(value)))
+
+    def _append(self, pixels: np.ndarray) -> None:
+        if self._handle is None or self.images % self.images_per_part == 0:
+            self._open_part(self.images // self.images_per_part)
+        assert self._handle is not None
+        self._handle.write(pixels.tobytes())
+        self.images += 1
+
+    def _open_part(self, number: int) -> None:
+        if self._handle is not None:
+            self._handle.flush()
+            os.fsync(self._handle.fileno())
+            self._handle.close()
+        self._handle = (self.folder / part_name(number)).open("ab")
+
+    def _cut(self) -> None:
+        """Cut off pixels that were appended but never recorded."""
+        full, rest = divmod(self.images, self.images_per_part)
+        for path in sorted(self.folder.glob("images-*.bin")):
+            number = int(path.stem.removeprefix("images-"))
+            keep = self.images_per_part if number < full else rest if number == full else 0
+            if keep:
+                os.truncate(path, keep * self.image_bytes)
+            else:
+                path.unlink()
+
+
+def part_name(number: int) -> str:
+    """Return the file name of a part."""
+    return f"images-{number:05d}.bin"

@@ -1,0 +1,98 @@
+"""What a pool says of itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+
+from kd3.config.settings import Settings
+from kd3.errors import KD3Error
+
+FORMAT: Literal["kd3-pool"] = "kd3-pool"
+VERSION = 1
+NAME = "manifest.json"
+
+
+class Part(Settings):
+    """One file of packed pixels: raw uint8, (images, 3, N, N)."""
+
+    file: str
+    images: int
+
+
+class Counts(Settings):
+    """What became of the files."""
+
+    found: int  # everything but sidecars
+    kept: int
+    duplicates: int
+    rejected: dict[str, int]  # by reason
+    skipped: int  # sidecars and hidden files
+
+
+class Manifest(Settings):
+    """The pool's `manifest.json`, written last: a folder without it is no finished pool."""
+
+    format: Literal["kd3-pool"]
+    version: int
+    image_size: int
+    images: int
+    content_hash: str
+    counts: Counts
+    parts: list[Part]
+    sources: list[str]
+    settings: dict[str, Any]
+    kd3: str
+    created: str
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON would hold it."""
+        return self.model_dump(mode="json")
+
+
+def content_hash(image_size: int, digests: Iterable[bytes]) -> str:
+    """Return the hash of a pool's pixels, in order.
+
+    It does not depend on where the images came from, nor on how the pool is cut into parts.
+    """
+    total = hashlib.sha256(f"kd3-pool {image_size}\n".encode())
+    for digest in digests:
+        total.update(digest)
+    return total.hexdigest()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Return a pool's manifest.
+
+    Raises:
+        KD3Error: the folder is missing, no pool, unfinished, damaged or written by a newer kd3.
+    """
+    path = folder / NAME
+    if not folder.exists():
+        raise KD3Error(f"pool {folder} does not exist; make it with: kd3 ingest SOURCE --out {folder} --image-size N")
+    if not path.is_file():
+        if (folder / "ingest.sqlite").is_file():
+            raise KD3Error(f"pool {folder} is not finished; run the same `kd3 ingest` command again to finish it")
+        raise KD3Error(f"{folder} is not a pool: {NAME} is missing")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise KD3Error(f"{path} cannot be read: {problem}") from None
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise KD3Error(f"{path} is not a pool's manifest")
+    if isinstance(values.get("version"), int) and values["version"] > VERSION:
+        raise KD3Error(
+            f"pool {folder} has format version {values['version']}; this kd3 reads up to {VERSION}: upgrade kd3"
+        )
+    try:
+        return Manifest.model_validate(values)
+    except pydantic.ValidationError as problem:
+        first = problem.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise KD3Error(f"{path} is damaged: {name}: {first['msg']}") from None

@@ -1,0 +1,112 @@
+"""One file found in a crawl, and how to get its bytes; small enough to send to another process."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+FILE_LIMIT = 256 << 20  # bytes; no photograph is larger, and a worker must hold it in memory
+
+
+class Unreadable(Exception):
+    """The bytes cannot be had; carries the reason and a detail."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+class Location(Protocol):
+    """Where bytes are."""
+
+    def read(self) -> bytes:
+        """Return them, or raise Unreadable or OSError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A file of a crawl: which source it came from, its path in there, where its bytes are."""
+
+    source: str
+    key: str  # "/" separated
+    location: Location
+
+
+@dataclass(frozen=True, slots=True)
+class InFile:
+    """A file, or a range of one (a member of an uncompressed tar)."""
+
+    path: str
+    offset: int = 0
+    size: int | None = None
+
+    def read(self) -> bytes:
+        """Return the range's bytes."""
+        with open(self.path, "rb") as handle:
+            handle.seek(self.offset)
+            wanted = FILE_LIMIT + 1 if self.size is None else self.size
+            data = handle.read(wanted)
+        if self.size is None and len(data) > FILE_LIMIT:
+            raise Unreadable("file too large", f"more than {FILE_LIMIT >> 20} MiB")
+        if self.size is not None and len(data) < self.size:
+            raise Unreadable("truncated", "the archive ends inside this file")
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class InZip:
+    """A member of a zip, by its place in the directory (names need not be unique)."""
+
+    path: str
+    place: int
+
+    def read(self) -> bytes:
+        """Return the member's bytes, uncompressed."""
+        archive = _open_zip(self.path)
+        try:
+            with archive.open(archive.infolist()[self.place]) as handle:
+                data = handle.read(FILE_LIMIT + 1)
+        except Exception as problem:
+            # zlib, lzma, bz2 and zipfile each raise their own.
+            raise Unreadable("archive damaged", f"{type(problem).__name__}: {problem}") from None
+        if len(data) > FILE_LIMIT:
+            raise Unreadable("file too large", f"more than {FILE_LIMIT >> 20} MiB")
+        return data
+
+
+@lru_cache(maxsize=4)
+def _open_zip(path: str) -> zipfile.ZipFile:
+    return zipfile.ZipFile(path)
+
+
+@dataclass(frozen=True, slots=True)
+class InMemory:
+    """Bytes that were at hand when the file was found (compressed tars can only be read in order)."""
+
+    data: bytes
+
+    def read(self) -> bytes:
+        """Return them."""
+        return self.data
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """Something that is known to be no image without a look inside."""
+
+    reason: str
+    detail: str = ""
+
+    def read(self) -> bytes:
+        """Raise the reason."""
+        raise Unreadable(self.reason, self.detail)
+
+
+SIDECAR = "sidecar"  # the reason of files that are metadata by their name: skipped, not rejected
+
+
+def printable(name: str) -> str:
+    """Return a file name as text that any file can hold (undecodable bytes become escapes)."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,99 @@
+"""The layout of a run folder, and who may write into it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from kd3.errors import KD3Error
+from kd3.storage.atomic import write_json, write_text
+
+State = Literal["absent", "interrupted", "finished"]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside a run folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration; running from it repeats the run."""
+        return self.path / "config.yaml"
+
+    @property
+    def origin(self) -> Path:
+        """Versions, hardware, hashes of teacher and pool."""
+        return self.path / "origin.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line, in order."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def selections(self) -> Path:
+        """Which pool images each round kept: `ROUND.npy`, positions in the pool."""
+        return self.path / "selections"
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint to resume from."""
+        return self.path / "checkpoints" / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        """The student's weights at the best agreement so far."""
+        return self.path / "checkpoints" / "best.safetensors"
+
+    @property
+    def student(self) -> Path:
+        """The student that ships."""
+        return self.path / "student"
+
+    @property
+    def summary(self) -> Path:
+        """The run's result; its presence says that the run is finished."""
+        return self.path / "summary.json"
+
+    def state(self) -> State:
+        """Say what is there.
+
+        Raises:
+            KD3Error: the folder holds something that is not a run.
+        """
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            return "absent"
+        if not self.path.is_dir():
+            raise KD3Error(f"{self.path} is a file; --out must be a folder")
+        if self.summary.is_file():
+            return "finished"
+        if self.config.is_file():
+            return "interrupted"
+        raise KD3Error(f"{self.path} is not empty and holds no kd3 run; choose another --out")
+
+    def begin(self, config: str, origin: dict[str, Any]) -> None:
+        """Write what identifies a new run."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.selections.mkdir(exist_ok=True)
+        write_json(self.origin, origin)
+        write_text(self.config, config)
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Return a finished run's `summary.json`.
+
+    Raises:
+        KD3Error: the run is not finished, or its summary is damaged.
+    """
+    path = RunFolder(folder).summary
+    try:
+        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise KD3Error(f"{folder} holds no finished run: {path.name} is missing") from None
+    except (OSError, ValueError) as problem:
+        raise KD3Error(f"{path} cannot be read: {problem}") from None
+    return summary

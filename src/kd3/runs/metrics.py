@@ -1,0 +1,41 @@
+"""The history of a run: one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+class MetricsFile:
+    """Appends events to `metrics.jsonl`.
+
+    A checkpoint keeps `size`; resuming cuts the file back to it, so that no event is there twice.
+    """
+
+    def __init__(self, path: Path, *, size: int = 0) -> None:
+        self.path = path
+        path.touch()
+        with path.open("r+b") as handle:
+            handle.truncate(size)
+        self.size = size
+
+    def write(self, event: str, **values: Any) -> None:
+        """Append one event."""
+        line = json.dumps({"event": event, **values}) + "\n"
+        with self.path.open("ab") as handle:
+            handle.write(line.encode())
+            handle.flush()
+            self.size = handle.tell()
+
+
+def read_metrics(path: Path, event: str | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the events of a run, all or those of one kind; a half-written last line is left out."""
+    with path.open(encoding="utf-8") as handle:
+        for line in handle:
+            if not line.endswith("\n"):
+                return
+            values = json.loads(line)
+            if event is None or values["event"] == event:
+                yield values

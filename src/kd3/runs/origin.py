@@ -1,0 +1,43 @@
+"""What a run was made of: versions, hardware, hashes."""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import kd3
+
+PACKAGES = ("torch", "lightning-fabric", "numpy", "pillow")
+
+
+def origin(**identities: str) -> dict[str, Any]:
+    """Return versions and hardware of this process with the identities given."""
+    return {
+        "kd3": kd3.__version__,
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "machine": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.platform()},
+        **identities,
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as handle:
+            for line in handle:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,52 @@
+"""The end of a run in words: what was selected, how far the student agrees, what to do next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from kd3.console import clock
+from kd3.runs.folder import RunFolder
+from kd3.runs.metrics import read_metrics
+
+
+def describe(folder: Path, summary: dict[str, Any]) -> str:
+    """Return the summary that `kd3 distill` ends with."""
+    run = RunFolder(folder)
+    lines = [
+        f"{summary['student']} from {summary['teacher']}, method {summary['method']}, seed {summary['seed']}",
+        f"  trained on   {summary['images']:,} images in {clock(summary['seconds'])} "
+        f"({summary['images_per_second']:,.0f} images/s, {summary['compute']}), {summary['rounds']} rounds",
+    ]
+    selections = list(read_metrics(run.metrics, "selection"))
+    if selections:
+        first, last = selections[0], selections[-1]
+        lines.append(
+            f"  selected     {_share(first)} of the pool in the first round, {_share(last)} in the last"
+            if first["kept_per_class"]
+            else f"  selected     all {first['kept']:,} training images of the pool"
+        )
+        if last["kept_per_class"]:
+            lines.append(
+                "  per class    " + ", ".join(f"{n:,}" for n in last["kept_per_class"][:20]) + " in the last round"
+            )
+    lines.append(
+        f"  agreement    {summary['agreement']:.1f} % with the teacher on held-out web images "
+        f"(best at step {summary['best_step']:,} of {summary['steps']:,}; "
+        f"{summary['agreement_at_end']:.1f} % at the end)"
+    )
+    evaluations = [e for e in read_metrics(run.metrics, "evaluation") if "accuracy" in e]
+    if evaluations:
+        kept = next((e for e in evaluations if e["step"] == summary["best_step"]), evaluations[-1])
+        lines.append(f"  accuracy     {kept['accuracy']:.2f} % on --eval-data, for the student kept (it chose nothing)")
+    lines += [
+        f"  student      {run.student}",
+        "next:",
+        f"  kd3 evaluate {folder} --data TEST --teacher {summary['teacher']}",
+        f"  python -c \"import kd3; student = kd3.load_student('{folder}')\"",
+    ]
+    return "\n".join(lines)
+
+
+def _share(selection: dict[str, Any]) -> str:
+    return f"{selection['kept']:,} images ({100 * selection['kept'] / selection['of']:.0f} %)"

@@ -1,0 +1,44 @@
+"""Score an image with teacher and student together, trusting the student more as it learns."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from torch import Tensor
+
+Schedule = Literal["paper", "smooth", "constant", "teacher"]
+
+
+def blend_logits(teacher_logits: Tensor, student_logits: Tensor, teacher_weight: float) -> Tensor:
+    """Return alpha * z_T + (1 - alpha) * z_S: logits are mixed, not probabilities.
+
+    Shapes: (N, K), (N, K) -> (N, K). teacher_weight (alpha) in [0, 1].
+
+    Source: KD3 (arXiv 2307.11469), section 3.2.
+    """
+    return teacher_weight * teacher_logits + (1 - teacher_weight) * student_logits
+
+
+def teacher_weight(progress: float, schedule: Schedule = "smooth", *, constant: float = 0.5) -> float:
+    """Return the teacher's share alpha in the blend, at a point of the training.
+
+    With t = progress in [0, 1] and ramp(t) = 1 - exp(-5 * (3t/2 - 1)^2):
+
+    - "paper": ramp(t) for t < 1/2, then 0. This is the authors' code (e/160 = 3t/2 over 240
+      epochs): 0.99 at the start, 0.27 just before the half, then a jump to 0.
+    - "smooth": ramp(t) until it reaches 0 by itself at t = 2/3, then 0: the same curve without
+      the jump.
+    - "constant": `constant` throughout; "teacher": 1 throughout (the student is never asked).
+
+    Source: KD3 (arXiv 2307.11469), section 3.2, and the authors' code for the constants.
+
+    >>> round(teacher_weight(0.0, "paper"), 2), round(teacher_weight(80 / 240, "paper"), 2)
+    (0.99, 0.71)
+    """
+    if schedule == "constant":
+        return constant
+    if schedule == "teacher":
+        return 1.0
+    end = 1 / 2 if schedule == "paper" else 2 / 3
+    return 1 - math.exp(-5 * (1.5 * progress - 1) ** 2) if progress < end else 0.0

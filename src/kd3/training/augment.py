@@ -1,0 +1,75 @@
+"""Batched augmentation on the device: every image its own shift, zoom and mirror."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Augmentation = Literal["crop", "resized-crop", "none"]
+
+
+def augment(images: Tensor, kind: Augmentation, *, generator: torch.Generator) -> Tensor:
+    """Return a random view of each image.
+
+    Shapes: (B, 3, S, S) uint8 -> the same, in channels_last. All randomness comes from
+    `generator`, on the images' device.
+    """
+    if kind == "crop":
+        return shift_and_mirror(images, generator=generator)
+    if kind == "resized-crop":
+        return resized_crop_and_mirror(images, generator=generator)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def shift_and_mirror(images: Tensor, *, generator: torch.Generator) -> Tensor:
+    """Shift each image by up to an eighth of its side, mirrored at the border, and flip half of them.
+
+    For 32 pixels this is the usual crop after a padding of 4, with reflection.
+    """
+    batch, _, height, width = images.shape
+    rows = _shifted(batch, height, images.device, generator)
+    columns = _shifted(batch, width, images.device, generator)
+    flip = torch.rand(batch, 1, generator=generator, device=images.device) < 0.5
+    columns = torch.where(flip, columns.flip(1), columns)
+    index = torch.arange(batch, device=images.device)[:, None, None]
+    # Indices around a slice put the channels last: (B, H, W, 3), the layout that convolutions want.
+    return images[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _shifted(batch: int, side: int, device: torch.device, generator: torch.Generator) -> Tensor:
+    reach = side // 8
+    offset = torch.randint(-reach, reach + 1, (batch, 1), generator=generator, device=device)
+    place = (torch.arange(side, device=device) + offset).abs()
+    return torch.where(place >= side, 2 * (side - 1) - place, place)
+
+
+def resized_crop_and_mirror(
+    images: Tensor,
+    *,
+    generator: torch.Generator,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Tensor:
+    """Cut a random part of each image, of `scale` times its area, stretch it to full size, flip half.
+
+    Bilinear, without antialiasing (parts are mostly enlarged). A part that would not fit is
+    trimmed to the image, where torchvision draws again.
+    """
+    batch = len(images)
+    uniform = torch.rand(5, batch, generator=generator, device=images.device)
+    area = scale[0] + (scale[1] - scale[0]) * uniform[0]
+    aspect = torch.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * uniform[1])
+    width = (area * aspect).sqrt().clamp_max(1)
+    height = (area / aspect).sqrt().clamp_max(1)
+    left = (2 * uniform[2] - 1) * (1 - width)
+    top = (2 * uniform[3] - 1) * (1 - height)
+    width = torch.where(uniform[4] < 0.5, -width, width)
+    zero = torch.zeros_like(left)
+    affine = torch.stack([torch.stack([width, zero, left], 1), torch.stack([zero, height, top], 1)], 1)
+    grid = F.affine_grid(affine, list(images.shape), align_corners=False)
+    views = F.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False)
+    return views.round().clamp(0, 255).to(torch.uint8).contiguous(memory_format=torch.channels_last)

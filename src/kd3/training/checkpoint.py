@@ -1,0 +1,58 @@
+"""What a run must remember to go on as if nothing had happened."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kd3.errors import KD3Error
+from kd3.storage.atomic import replacing
+
+VERSION = 1
+
+
+@dataclass
+class Progress:
+    """Where a run stands. Random numbers are drawn by place, so none need be kept."""
+
+    step: int = 0
+    round: int = 0
+    round_start: int = 0
+    round_end: int = 0
+    selected: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    evaluated_step: int = 0
+    agreement: float = -1.0  # percent of held-out images, when last looked at
+    best_agreement: float = -1.0
+    best_step: int = 0
+    seconds: float = 0.0  # of training and selection, labelled evaluation left out
+    metrics_size: int = 0  # bytes
+
+
+def save_checkpoint(path: Path, progress: Progress, *, method: dict[str, Any], optimizer: dict[str, Any]) -> None:
+    """Write a checkpoint atomically; it loads with `weights_only=True`. The teacher is not in it."""
+    with replacing(path) as temporary:
+        torch.save(
+            {"version": VERSION, "progress": asdict(progress), "method": method, "optimizer": optimizer},
+            temporary,
+        )
+
+
+def load_checkpoint(path: Path) -> tuple[Progress, dict[str, Any], dict[str, Any]]:
+    """Return progress, method state and optimiser state.
+
+    Raises:
+        KD3Error: the file is damaged or of another version.
+    """
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as problem:
+        raise KD3Error(
+            f"checkpoint {path} cannot be read: {type(problem).__name__}; start anew in another --out"
+        ) from None
+    if not isinstance(values, dict) or values.get("version") != VERSION:
+        raise KD3Error(f"checkpoint {path} was not written by this version of kd3; start anew in another --out")
+    return Progress(**values["progress"]), values["method"], values["optimizer"]

@@ -1,0 +1,312 @@
+"""The training loop: select, learn, look how far the student agrees with the teacher, repeat."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kd3 import console
+from kd3.compute import Compute
+from kd3.config.commands import DEFAULT_IMAGES, TrainSettings
+from kd3.errors import KD3Error
+from kd3.methods.base import Method
+from kd3.pool import ImagePool
+from kd3.runs.folder import RunFolder
+from kd3.runs.metrics import MetricsFile
+from kd3.storage.atomic import replacing
+from kd3.training.augment import augment
+from kd3.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from kd3.training.interruption import StopRequest, stopping_between_steps
+from kd3.training.pool_split import PoolSplit
+from kd3.training.randomness import generator_for, seed_for
+from kd3.training.scan import agreement, score
+from kd3.training.schedule import learning_rate
+
+LOG_STEPS = 20
+EVALUATIONS_AT_MOST = 50
+
+Evaluate = Callable[[Method], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a finished training has to tell."""
+
+    steps: int
+    images: int
+    rounds: int
+    seconds: float  # of training and selection, labelled evaluation left out
+    best_agreement: float  # percent of held-out pool images
+    best_step: int
+    last_agreement: float  # percent
+
+
+class PoolScan:
+    """Opinions on the training part of the pool, each asked for once a round at most."""
+
+    def __init__(self, fit: Fit) -> None:
+        self.fit = fit
+        self.count = len(fit.split.train)
+        self._student: Tensor | None = None
+
+    def teacher_logits(self) -> Tensor:
+        """Return (N, K)."""
+        return self.fit.teacher_logits()[self.fit.split.train]
+
+    def student_logits(self) -> Tensor:
+        """Return (N, K) of the student as it stands."""
+        if self._student is None:
+            fit = self.fit
+            self._student = score(
+                fit.method.student, fit.pool, fit.split.train, fit.method.student.normalise, fit.compute
+            )
+        return self._student
+
+
+class Fit:
+    """One training of one method on one pool; `run` goes from where it stands to the end."""
+
+    def __init__(
+        self,
+        method: Method,
+        *,
+        pool: ImagePool,
+        split: PoolSplit,
+        teacher_logits: Callable[[], Tensor],
+        settings: TrainSettings,
+        seed: int,
+        compute: Compute,
+        folder: RunFolder,
+        evaluate: Evaluate | None = None,
+    ) -> None:
+        self.method, self.pool, self.split = method, pool, split
+        self.teacher_logits = teacher_logits
+        self.settings, self.seed, self.compute, self.folder = settings, seed, compute, folder
+        self.evaluate = evaluate
+        self.total_steps = total_steps(settings, len(split.train))
+        compute.place(method)
+        compute.place(method.teacher)
+        trained = [p for p in method.parameters() if p.requires_grad]
+        optimizer = torch.optim.SGD(
+            trained,
+            lr=settings.lr,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov and settings.momentum > 0,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        self.fabric = compute.fabric()
+        self.module, self.optimizer = self.fabric.setup(method, optimizer)
+        self.holdout_logits = score(method.teacher, pool, split.holdout, method.teacher.normalise, compute)
+        self.at = Progress()
+        self.metrics: MetricsFile
+        self.told: set[str] = set()
+
+    def run(self, *, resume: bool) -> FitResult:
+        """Train to the end of the budget.
+
+        Raises:
+            KD3Error: the loss is not finite, or the checkpoint to resume from is damaged.
+            KeyboardInterrupt: interrupted; the checkpoint is written first.
+        """
+        if resume and self.folder.last.is_file():
+            self.at, method, optimizer = load_checkpoint(self.folder.last)
+            self.method.load_state_dict(method)
+            self.optimizer.load_state_dict(optimizer)
+        self.metrics = MetricsFile(self.folder.metrics, size=self.at.metrics_size)
+        batch = self.settings.batch_size
+        self.saved_at = time.monotonic()
+        self.method.train()
+        with (
+            console.progress("distil", self.total_steps * batch, "images", done=self.at.step * batch) as bar,
+            torch.random.fork_rng(devices=[self.compute.device] if self.compute.device.type == "cuda" else []),
+            stopping_between_steps() as stop,
+        ):
+            try:
+                while self.at.step < self.total_steps:
+                    if self.at.step >= self.at.round_end:
+                        self._select()
+                        stop.check()
+                    self._round(bar, stop)
+                    self._look()
+                    self._save()
+                    stop.check()
+            except KeyboardInterrupt:
+                self._save()
+                raise
+        return FitResult(
+            steps=self.at.step,
+            images=self.at.step * batch,
+            rounds=self.at.round,
+            seconds=self.at.seconds,
+            best_agreement=self.at.best_agreement,
+            best_step=self.at.best_step,
+            last_agreement=self.at.agreement,
+        )
+
+    def _select(self) -> None:
+        """Ask the method what to learn from next, and open a round of it."""
+        with self._timed():
+            batch = self.settings.batch_size
+            selection = self.method.select(PoolScan(self), self.at.step / self.total_steps, at_least=batch)
+            self.method.train()
+            passes = self.method.passes_per_selection
+            self.at.round += 1
+            self.at.selected = selection.index
+            self.at.round_start = self.at.step
+            length = max(1, int(len(selection.index) * passes) // batch)
+            self.at.round_end = min(self.at.step + length, self.total_steps)
+        for words in selection.warnings(self.method.teacher.classes):
+            if words not in self.told:
+                self.told.add(words)
+                console.warn(f"selection of round {self.at.round}: {words}")
+        self.folder.selections.mkdir(exist_ok=True)
+        with (
+            replacing(self.folder.selections / f"{self.at.round:05d}.npy") as path,
+            path.open("wb") as handle,
+        ):
+            np.save(handle, self.split.train[selection.index.numpy()])
+        counts = {
+            name: None if values is None else values.tolist()
+            for name, values in (
+                ("thresholds", selection.thresholds),
+                ("predicted_per_class", selection.predicted_per_class),
+                ("kept_per_class", selection.kept_per_class),
+            )
+        }
+        self.metrics.write(
+            "selection",
+            round=self.at.round,
+            **self._place(),
+            of=len(self.split.train),
+            kept=len(selection.index),
+            rescued_classes=list(selection.rescued_classes),
+            filled=selection.filled,
+            **counts,
+        )
+
+    def _round(self, bar: console.Progress, stop: StopRequest) -> None:
+        """Take the steps of the current round that are still to be taken."""
+        order = self._order()
+        sums: dict[str, Tensor] = {}
+        summed, since = 0, time.monotonic()
+        batch = self.settings.batch_size
+        while self.at.step < self.at.round_end:
+            offset = (self.at.step - self.at.round_start) * batch
+            with self._timed():
+                terms = self._step(order[offset : offset + batch])
+            for name, value in terms.items():
+                sums[name] = sums[name] + value if name in sums else value
+            summed += 1
+            self.at.step += 1
+            if self.at.step % LOG_STEPS == 0 or self.at.step == self.at.round_end:
+                means = {name: float(value) / summed for name, value in sums.items()}
+                rate = summed * batch / (time.monotonic() - since)
+                self._log(means, rate)
+                kept = len(self.at.selected)
+                bar.advance(summed * batch, f"loss {means['loss']:.3f}, {kept:,} kept, {self._agreement_words()}")
+                sums, summed, since = {}, 0, time.monotonic()
+            if time.monotonic() - self.saved_at > 60 * self.settings.checkpoint_minutes:
+                self._save()
+            stop.check()
+
+    def _step(self, positions: np.ndarray) -> dict[str, Tensor]:
+        """Learn from one batch of the pool."""
+        step = self.at.step
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, self.total_steps, self.settings)
+        torch.manual_seed(seed_for(self.seed, "network", step))  # dropout and the like
+        generator = generator_for(self.compute.device, self.seed, "step", step)
+        images = torch.from_numpy(self.pool.read(positions)).to(self.compute.device)
+        images = augment(images, self.settings.augmentation, generator=generator)
+        result = self.module(self.method.student.normalise(images), generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(result.loss)
+        self.optimizer.step()
+        return {"loss": result.loss.detach(), **{name: t.detach() for name, t in result.terms.items()}}
+
+    def _order(self) -> np.ndarray:
+        """Return the pool positions of the whole round, in the order of their use."""
+        need = (self.at.round_end - self.at.round_start) * self.settings.batch_size
+        generator = generator_for(torch.device("cpu"), self.seed, "order", self.at.round)
+        count = len(self.at.selected)
+        passes = [torch.randperm(count, generator=generator) for _ in range(math.ceil(need / count))]
+        order: np.ndarray = self.split.train[self.at.selected[torch.cat(passes)[:need]].numpy()]
+        return order
+
+    def _look(self) -> None:
+        """Measure the agreement on the held-out images; keep the student if it is the best so far."""
+        finished = self.at.step >= self.total_steps
+        if not finished and (self.at.step - self.at.evaluated_step) * EVALUATIONS_AT_MOST < self.total_steps:
+            return
+        self.at.evaluated_step = self.at.step
+        student = self.method.student
+        with self._timed():
+            logits = score(student, self.pool, self.split.holdout, student.normalise, self.compute)
+            self.at.agreement = agreement(logits, self.holdout_logits)
+            self.method.train()
+        if self.at.agreement >= self.at.best_agreement:
+            self.at.best_agreement, self.at.best_step = self.at.agreement, self.at.step
+            self._keep_best()
+        labelled = self.evaluate(self.method) if self.evaluate else {}
+        self.method.train()
+        self.metrics.write("evaluation", **self._place(), agreement=self.at.agreement, **labelled)
+        shown = "".join(f", {name} {value:.2f} %" for name, value in labelled.items())
+        console.say(
+            f"round {self.at.round}: {self.at.step * self.settings.batch_size:,} images, "
+            f"{len(self.at.selected):,} of {len(self.split.train):,} kept, {self._agreement_words()}{shown}"
+        )
+
+    def _keep_best(self) -> None:
+        from safetensors.torch import save_file
+
+        state = {name: value.detach().cpu().contiguous() for name, value in self.method.student.state_dict().items()}
+        with replacing(self.folder.best) as path:
+            save_file(state, path)
+
+    def _save(self) -> None:
+        self.at.metrics_size = self.metrics.size
+        save_checkpoint(
+            self.folder.last, self.at, method=self.method.state_dict(), optimizer=self.optimizer.state_dict()
+        )
+        self.saved_at = time.monotonic()
+
+    def _log(self, means: dict[str, float], rate: float) -> None:
+        if not math.isfinite(means["loss"]):
+            raise KD3Error(
+                f"the loss is not finite at step {self.at.step}; lower --lr (now {self.settings.lr}) or use "
+                f"--precision 32"
+            )
+        lr = learning_rate(self.at.step - 1, self.total_steps, self.settings)
+        self.metrics.write("train", **self._place(), **means, lr=lr, images_per_second=round(rate, 1))
+
+    def _place(self) -> dict[str, float]:
+        images = self.at.step * self.settings.batch_size
+        return {"step": self.at.step, "images": images, "seconds": round(self.at.seconds, 2)}
+
+    def _agreement_words(self) -> str:
+        return f"agreement {self.at.agreement:.1f} %" if self.at.agreement >= 0 else ""
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.at.seconds += time.monotonic() - start
+
+
+def total_steps(settings: TrainSettings, training_images: int) -> int:
+    """Return the steps of a budget: images or epochs, rounded up to whole batches."""
+    if settings.epochs is not None:
+        images = settings.epochs * training_images
+    else:
+        images = settings.images or DEFAULT_IMAGES
+    return max(1, math.ceil(images / settings.batch_size))

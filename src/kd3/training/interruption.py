@@ -1,0 +1,47 @@
+"""Ctrl-C and SIGTERM stop a run between two steps, not inside one."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """Remembers that someone asked the run to stop."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if a stop was requested; call where stopping is safe."""
+        if self.requested:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def stopping_between_steps() -> Iterator[StopRequest]:
+    """Turn the first signal into a request; a second one interrupts at once.
+
+    Outside the main thread signals are left alone.
+    """
+    stop = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(_: int, __: FrameType | None) -> None:
+        if stop.requested:
+            raise KeyboardInterrupt
+        stop.requested = True
+
+    before = {number: signal.signal(number, ask) for number in SIGNALS}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

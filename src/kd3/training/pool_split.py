@@ -1,0 +1,37 @@
+"""Which pool images are trained on, and which are held out for the agreement with the teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kd3.errors import KD3Error
+from kd3.pool import ImagePool
+from kd3.training.randomness import seed_for
+
+HOLDOUT_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class PoolSplit:
+    """Positions in the pool, both ascending."""
+
+    train: np.ndarray  # (N,) int64
+    holdout: np.ndarray  # (M,) int64
+
+
+def split_pool(pool: ImagePool, holdout: int) -> PoolSplit:
+    """Return the split of a pool: at most a tenth of it is held out.
+
+    It depends on the pool alone, not on the run's seed, so that runs compare on the same images.
+
+    Raises:
+        KD3Error: the pool is too small to split.
+    """
+    count = min(holdout, int(len(pool) * HOLDOUT_SHARE))
+    if count < 2:
+        raise KD3Error(f"the pool {pool.path or ''} holds only {len(pool)} images; at least 20 are needed")
+    generator = np.random.Generator(np.random.PCG64(seed_for(0, "holdout", pool.content_hash)))
+    order = generator.permutation(len(pool))
+    return PoolSplit(train=np.sort(order[count:]), holdout=np.sort(order[:count]))

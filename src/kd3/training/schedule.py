@@ -1,0 +1,23 @@
+"""How the learning rate moves over the budget."""
+
+from __future__ import annotations
+
+import math
+
+from kd3.config.commands import TrainSettings
+
+
+def learning_rate(step: int, total_steps: int, settings: TrainSettings) -> float:
+    """Return the learning rate of a step, 0 <= step < total_steps.
+
+    A linear rise over `warmup_steps` (at most a fifth of the budget), then a cosine to 0, or
+    division by 10 at each milestone.
+    """
+    warmup = min(settings.warmup_steps, total_steps // 5)
+    if step < warmup:
+        return settings.lr * (step + 1) / warmup
+    if settings.schedule == "step":
+        passed = sum(step >= part * total_steps for part in settings.milestones)
+        return settings.lr * 0.1**passed
+    progress = (step - warmup) / max(1, total_steps - warmup)
+    return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,0 +1,165 @@
+"""The student as one module that runs alone, on disk and off it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from kd3.errors import KD3Error
+from kd3.models.arch import build_arch
+from kd3.models.student import own_head, shared_head
+from kd3.models.student_files import load_student, save_student
+
+EXPECTS = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "input_size": 16, "classes": ["a", "b", "c"]}
+
+
+def make_shared(backbone=None, **options):
+    torch.manual_seed(0)
+    backbone = backbone or build_arch("kd3:resnet8", num_classes=3)
+    classifier = nn.Linear(20, 3)
+    return shared_head(
+        backbone,
+        name="resnet8",
+        classifier=classifier,
+        projector_width=None,
+        final_relu=True,
+        **EXPECTS,
+        **options,
+    )
+
+
+def images(count=2):
+    return torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_logits_are_the_teachers_classifier_on_the_pooled_projected_features():
+    student = make_shared().eval()
+    x = student.normalise(images())
+    features, output = student.outputs(x)
+    assert features.shape[1] == 64
+    assert output.features.shape[1] == 20
+    torch.testing.assert_close(student.classifier(output.features.mean((2, 3))), output.logits)
+    torch.testing.assert_close(student(x), output.logits)
+
+
+def test_the_shared_classifier_is_frozen_and_the_backbones_own_is_gone():
+    student = make_shared()
+    trained = [name for name, p in student.named_parameters() if p.requires_grad]
+    assert not any(name.startswith("classifier") for name in trained)
+    assert not any("linear" in name for name in dict(student.backbone.named_parameters()))
+    student(student.normalise(images())).sum().backward()
+    assert all(p.grad is not None for name, p in student.named_parameters() if name in trained)
+
+
+def test_normalise_is_the_teachers_normalisation_of_rgb_in_0_to_1():
+    student = make_shared()
+    x = images()
+    expected = (x.double() / 255 - torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)) / torch.tensor([0.2, 0.3, 0.4]).view(
+        3, 1, 1
+    )
+    torch.testing.assert_close(student.normalise(x).double(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [make_shared, lambda: own_head(build_arch("kd3:resnet8", num_classes=3), name="resnet8", **EXPECTS)],
+)
+def test_a_saved_student_gives_the_same_logits_in_a_fresh_process(make, tmp_path):
+    student = make().eval()
+    save_student(student, tmp_path / "student", arch="kd3:resnet8", arch_args={}, about={})
+    torch.save((images(), student(student.normalise(images())).detach()), tmp_path / "expected.pt")
+    code = (
+        "import sys, torch, kd3\n"
+        "x, expected = torch.load(sys.argv[2])\n"
+        "s = kd3.load_student(sys.argv[1])\n"
+        "assert torch.equal(s(s.normalise(x)), expected)\n"
+        "assert not s.training\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "student"), str(tmp_path / "expected.pt")]
+    subprocess.run(command, check=True, cwd=tmp_path)
+
+
+def test_an_architecture_from_a_file_travels_with_the_student(tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def build(num_classes, width=4):\n"
+        "    return nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),\n"
+        "                         nn.Linear(width, num_classes))\n"
+    )
+    arch = f"{tmp_path / 'net.py'}:build"
+    student = make_shared(build_arch(arch, num_classes=3, arch_args={"width": 6})).eval()
+    save_student(student, tmp_path / "student", arch=arch, arch_args={"width": 6}, about={})
+    (tmp_path / "net.py").unlink()
+    x = student.normalise(images())
+    torch.testing.assert_close(load_student(tmp_path / "student")(x), student(x))
+
+
+def test_a_live_modules_student_needs_the_module_again(tmp_path):
+    student = make_shared().eval()
+    save_student(student, tmp_path, arch=None, arch_args={}, about={})
+    with pytest.raises(KD3Error, match="live module"):
+        load_student(tmp_path)
+    again = load_student(tmp_path, module=build_arch("kd3:resnet8", num_classes=3))
+    x = student.normalise(images())
+    torch.testing.assert_close(again(x), student(x))
+
+
+def test_the_description_is_a_golden_format(tmp_path):
+    save_student(make_shared(), tmp_path, arch="kd3:resnet8", arch_args={}, about={"method": "kd3"})
+    description = json.loads((tmp_path / "config.json").read_text())
+    assert description == {
+        "format": "kd3-student",
+        "version": 1,
+        "arch": "kd3:resnet8",
+        "arch_args": {},
+        "num_classes": 3,
+        "classes": ["a", "b", "c"],
+        "mean": [0.5, 0.4, 0.3],
+        "std": [0.2, 0.3, 0.4],
+        "input_size": 16,
+        "head": {
+            "classifier": "linear",
+            "features": "layer3",
+            "side": "output",
+            "relu": False,
+            "channels": 64,
+            "num_classes": 3,
+        },
+        "projector": {"in_channels": 64, "out_channels": 20, "width": 10, "final_relu": True},
+        "classifier": {"in_features": 20, "out_features": 3, "bias": True},
+        "about": {"method": "kd3"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: (d / "config.json").unlink(), "config.json is missing"),
+        (lambda d: (d / "config.json").write_text("{"), "cannot be read"),
+        (lambda d: (d / "config.json").write_text("{}"), "does not describe a kd3 student"),
+        (lambda d: (d / "model.safetensors").write_bytes(b"x"), "cannot be read as safetensors"),
+        (lambda d: (d / "model.safetensors").unlink(), "cannot be read as safetensors"),
+        (lambda d: edit(d, version=99), "upgrade kd3"),
+        (lambda d: edit(d, classes=["a", "b"], num_classes=2), "does not fit"),
+        (lambda d: edit(d, head={"no": 1}), "does not describe a student"),
+    ],
+)
+def test_a_damaged_student_is_refused_in_a_sentence(damage, message, tmp_path):
+    student = own_head(build_arch("kd3:resnet8", num_classes=3), name="resnet8", **EXPECTS)
+    save_student(student, tmp_path, arch="kd3:resnet8", arch_args={}, about={})
+    damage(tmp_path)
+    with pytest.raises(KD3Error, match=message):
+        load_student(tmp_path)
+
+
+def edit(folder, **values):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_a_student_with_another_number_of_classes_is_refused():
+    with pytest.raises(KD3Error, match="has 5 logits but the teacher knows 3 classes"):
+        own_head(build_arch("kd3:resnet8", num_classes=5), name="resnet8", **EXPECTS)

@@ -1,0 +1,145 @@
+"""Dynamic selection: the worked example, the schedules, and what happens where a class starves."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kd3.selection.blend import blend_logits, teacher_weight
+from kd3.selection.class_thresholds import class_thresholds
+from kd3.selection.select import select_confident, select_everything
+
+
+def logits_with(confidences, labels, classes):
+    """Logits whose softmax has the confidence at the label and the rest shared equally."""
+    rows = []
+    for confidence, label in zip(confidences, labels, strict=True):
+        row = [math.log((1 - confidence) / (classes - 1))] * classes
+        row[label] = math.log(confidence)
+        rows.append(row)
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def test_thresholds_of_the_worked_example():
+    assert class_thresholds(torch.tensor([8, 4, 2])).tolist() == pytest.approx([0.95, 0.95 / 3, 0.95 / 7], abs=1e-9)
+
+
+def test_a_class_that_nobody_predicts_has_threshold_zero():
+    assert class_thresholds(torch.tensor([5, 0]))[1] == 0
+    assert class_thresholds(torch.tensor([0, 0])).tolist() == [0, 0]
+
+
+def test_keeps_what_exceeds_the_threshold_of_its_class():
+    confidences = [0.96, 0.94, *([0.96] * 6), 0.36, 0.6, 0.6, 0.6, 0.4, 0.4]
+    labels = [0] * 8 + [1] * 4 + [2] * 2
+    selection = select_confident(logits_with(confidences, labels, 3))
+    assert selection.predicted_per_class.tolist() == [8, 4, 2]
+    assert selection.index.tolist() == [0, *range(2, 14)]
+    assert selection.kept_per_class.tolist() == [7, 4, 2]
+    assert selection.warnings(["a", "b", "c"]) == []
+
+
+def test_the_threshold_itself_is_not_enough():
+    logits = torch.zeros(4, 2, dtype=torch.float64)  # confidence exactly 1/2, all predicted as class 0
+    logits[3, 0] = 5
+    assert select_confident(logits, threshold=0.5).index.tolist()[-1] == 3
+    assert select_confident(logits, threshold=0.5).kept_per_class[0] < 4
+
+
+@given(st.integers(0, 10_000), st.integers(1, 60), st.integers(2, 6), st.floats(0, 1))
+@settings(max_examples=40, deadline=None)
+def test_equals_a_loop_over_the_images(seed, count, classes, threshold):
+    logits = torch.randn(count, classes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 4
+    probabilities = logits.softmax(1).tolist()
+    predictions = [row.index(max(row)) for row in probabilities]
+    counts = [predictions.count(k) for k in range(classes)]
+    kept = []
+    for i, label in enumerate(predictions):
+        share = counts[label] / max(counts)
+        if probabilities[i][label] > threshold * share / (2 - share):
+            kept.append(i)
+    selection = select_confident(logits, threshold=threshold, at_least=0)
+    assert set(kept) <= set(selection.index.tolist())
+    if not selection.rescued_classes:
+        assert selection.index.tolist() == kept
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=20, deadline=None)
+def test_a_higher_threshold_never_keeps_more(seed):
+    logits = torch.randn(200, 4, generator=torch.Generator().manual_seed(seed)) * 3
+    strict, loose = (select_confident(logits, threshold=t) for t in (0.95, 0.6))
+    if not strict.rescued_classes:
+        assert set(strict.index.tolist()) <= set(loose.index.tolist())
+
+
+def test_the_order_of_the_images_does_not_matter():
+    logits = torch.randn(100, 4, generator=torch.Generator().manual_seed(0)) * 3
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(1))
+    shuffled = select_confident(logits[order]).index
+    assert sorted(order[shuffled].tolist()) == select_confident(logits).index.tolist()
+
+
+def test_a_starved_class_gets_its_most_probable_images_and_a_warning():
+    logits = logits_with([0.99] * 300, [0] * 300, 3)
+    logits[17, 2] = logits[17, 0] - 0.1  # the most probable for class 2, though predicted as 0
+    selection = select_confident(logits)
+    assert 17 in selection.index.tolist()
+    assert selection.rescued_classes == (1, 2)
+    assert "2 of 3 classes would keep no image (ship, truck)" in selection.warnings(["cat", "ship", "truck"])[0]
+
+
+def test_too_few_confident_images_are_filled_up_to_a_batch():
+    logits = torch.randn(100, 2, generator=torch.Generator().manual_seed(0)) * 0.01
+    selection = select_confident(logits, threshold=1.0, at_least=32)
+    assert len(selection.index) == 32
+    assert selection.filled > 0
+    confidence = logits.softmax(1).max(1).values
+    left_out = torch.ones(100, dtype=torch.bool)
+    left_out[selection.index] = False
+    filled = [i for i in selection.index.tolist() if confidence[i] >= confidence[left_out].max()]
+    assert len(filled) >= selection.filled
+    assert "fill a batch" in " ".join(selection.warnings(["a", "b"]))
+
+
+def test_a_pool_smaller_than_a_batch_is_kept_whole():
+    assert len(select_confident(torch.randn(5, 3), threshold=1.0, at_least=128).index) == 5
+
+
+def test_scores_that_are_not_finite_are_refused():
+    with pytest.raises(ValueError, match="not finite"):
+        select_confident(torch.tensor([[float("nan"), 0.0]]))
+    with pytest.raises(ValueError, match="empty"):
+        select_confident(torch.empty(0, 3))
+
+
+def test_everything_is_everything():
+    assert select_everything(4).index.tolist() == [0, 1, 2, 3]
+
+
+def test_logits_are_mixed_not_probabilities():
+    blend = blend_logits(torch.tensor([[4.0, 0.0]]), torch.tensor([[0.0, 2.0]]), 0.25)
+    assert blend.tolist() == [[1.0, 1.5]]
+
+
+@pytest.mark.parametrize(
+    ("epoch", "expected"), [(0, 0.993), (40, 0.940), (80, 0.713), (119, 0.280), (120, 0.0), (239, 0.0)]
+)
+def test_the_papers_schedule_over_240_epochs(epoch, expected):
+    assert teacher_weight(epoch / 240, "paper") == pytest.approx(expected, abs=2e-3)
+
+
+def test_the_smooth_schedule_follows_the_paper_and_never_jumps():
+    points = [teacher_weight(t / 1000, "smooth") for t in range(1001)]
+    assert points[:500] == [teacher_weight(t / 1000, "paper") for t in range(500)]
+    assert max(abs(a - b) for a, b in itertools.pairwise(points)) < 0.01
+    assert points == sorted(points, reverse=True)
+    assert points[-1] == 0
+
+
+def test_constant_schedules():
+    assert teacher_weight(0.9, "teacher") == 1
+    assert teacher_weight(0.9, "constant", constant=0.3) == 0.3

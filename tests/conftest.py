@@ -15,3 +15,72 @@ def shared_data() -> Path:
     if not (place / "data").is_dir():
         pytest.skip(f"the shared data are not at {place} (set KD3_SHARED)")
     return place / "data"
+
+
+@pytest.fixture(scope="session")
+def crawl(tmp_path_factory) -> Path:
+    """A folder of 120 small pictures of coloured noise, and a file that is none."""
+    import numpy as np
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("crawl")
+    draw = np.random.default_rng(0)
+    for number in range(120):
+        colours = draw.integers(0, 256, (3, 3, 3), dtype=np.uint8)
+        Image.fromarray(colours).resize((20, 20)).save(folder / f"{number:03d}.png")
+    (folder / "page.jpg").write_text("<html>")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pool_folder(crawl, tmp_path_factory) -> Path:
+    """A pool of that crawl, 16 x 16 pixels."""
+    import kd3
+
+    out = tmp_path_factory.mktemp("pools") / "pool"
+    kd3.ingest(crawl, out, image_size=16, workers=0)
+    return out
+
+
+@pytest.fixture(scope="session")
+def teacher_file(tmp_path_factory) -> Path:
+    """The description of an untrained teacher of three classes."""
+    import torch
+    import yaml
+
+    from kd3.models.arch import build_arch
+
+    folder = tmp_path_factory.mktemp("teacher")
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        network = build_arch("kd3:resnet8", num_classes=3)
+        network.linear.weight.data *= 20  # opinions, if unfounded ones
+    torch.save(network.state_dict(), folder / "weights.pt")
+    description = {
+        "arch": "kd3:resnet8",
+        "weights": "weights.pt",
+        "num_classes": 3,
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.25, 0.25, 0.25],
+        "input_size": 16,
+        "classes": ["cat", "dog", "ship"],
+    }
+    (folder / "teacher.yaml").write_text(yaml.safe_dump(description))
+    return folder / "teacher.yaml"
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory) -> Path:
+    """A folder of 8 pictures for each of the teacher's classes."""
+    import numpy as np
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("labelled")
+    draw = np.random.default_rng(1)
+    for name in ("cat", "dog", "ship"):
+        (folder / "test" / name).mkdir(parents=True)
+        for number in range(8):
+            Image.fromarray(draw.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(
+                folder / "test" / name / f"{number}.png"
+            )
+    return folder / "test"

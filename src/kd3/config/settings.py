@@ -62,7 +62,8 @@ def _sentence(model: type[Settings], problem: pydantic.ValidationError, where: s
     if first["type"] == "extra_forbidden":
         known = _known_names(model, path[:-1])
         near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-        question = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        shown = ", ".join(name for name in known.values() if "." not in name)
+        question = f"did you mean {known[near[0]]!r}?" if near else f"known: {shown}"
         return f"unknown setting {name!r} ({where}); {question}"
     if first["type"] == "missing":
         return f"{name!r} is missing ({where})"
@@ -73,14 +74,24 @@ def _sentence(model: type[Settings], problem: pydantic.ValidationError, where: s
     return f"{name} ({where}): {message}; got {shown!r}"
 
 
-def _known_names(model: type[pydantic.BaseModel], path: list[str]) -> list[str]:
+def _known_names(model: type[pydantic.BaseModel], path: list[str]) -> dict[str, str]:
+    """Return the names that could stand at a place, also those that belong into a group below it."""
     for part in path:
-        field = model.model_fields.get(part)
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, pydantic.BaseModel)):
-            return []
+        inner = _group(model, part)
+        if inner is None:
+            return {}
         model = inner
-    return sorted(model.model_fields)
+    known = {}
+    for name in sorted(model.model_fields):
+        group = _group(model, name)
+        known |= {leaf: f"{name}.{leaf}" for leaf in group.model_fields} if group else {}
+    return known | {name: name for name in sorted(model.model_fields)}
+
+
+def _group(model: type[pydantic.BaseModel], name: str) -> type[pydantic.BaseModel] | None:
+    field = model.model_fields.get(name)
+    inner = field.annotation if field else None
+    return inner if isinstance(inner, type) and issubclass(inner, pydantic.BaseModel) else None
 
 
 def read_yaml(path: Path, *, what: str) -> dict[str, Any]:

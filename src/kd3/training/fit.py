@@ -213,6 +213,8 @@ class Fit:
                 kept = len(self.at.selected)
                 bar.advance(summed * batch, f"loss {means['loss']:.3f}, {kept:,} kept, {self._agreement_words()}")
                 sums, summed, since = {}, 0, time.monotonic()
+            if self.at.step == self.at.round_end:
+                return  # looked at and saved as a whole, by the caller
             if time.monotonic() - self.saved_at > 60 * self.settings.checkpoint_minutes:
                 self._save()
             stop.check()

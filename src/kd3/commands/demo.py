@@ -1,0 +1,147 @@
+"""`kd3 demo`: the whole job on data made on this machine, through the commands that a user types."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kd3 import console
+from kd3.config.commands import DemoConfig
+from kd3.console import clock
+from kd3.demo.data import make_lost_data_and_crawl
+from kd3.demo.digits import IMAGE_SIZE
+from kd3.demo.extras import check_extras
+from kd3.demo.outcome import draw_selection, truth_of_selection
+from kd3.demo.teacher import train_teacher
+from kd3.errors import KD3Error
+from kd3.storage.atomic import write_json
+
+MARKER = "kd3-demo.json"
+STUDENT = "kd3:resnet8"
+METHODS = ("kd3", "kd")
+NAMES = {"teacher": "teacher", "kd": "student, plain KD", "kd3": "student, KD3"}
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo ends with."""
+
+    folder: Path
+    figures: dict[str, dict[str, Any]]  # of teacher, kd3, kd: the evaluation on the put-away digits
+    agreement_on_web: dict[str, float]  # of kd3, kd: with the teacher on held-out web images, percent
+    digits_in_pool: float  # percent of the pool that really shows a digit
+    digits_kept: float  # percent of the last selection
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, for JSON."""
+        return {**self.__dict__, "folder": str(self.folder)}
+
+    def __str__(self) -> str:
+        count = self.figures["teacher"]["images"]
+        lines = [
+            f"on {count} handwritten digits that were put away (real data; no method saw them):",
+            f"  {'':<20} {'accuracy':>9}  {'agrees with teacher':>20}",
+        ]
+        for name in ("teacher", "kd", "kd3"):
+            agreement = self.figures[name]["agreement"]
+            words = "" if agreement is None or name == "teacher" else f"{agreement:.1f} %"
+            lines.append(f"  {NAMES[name]:<20} {self.figures[name]['top1']:>7.1f} %  {words:>20}")
+        lines += [
+            f"of the crawl {self.digits_in_pool:.0f} % are digits, of what KD3 kept at the end {self.digits_kept:.0f} %",
+            f"picture: {self.folder / 'selection.png'}",
+            f"all of it took {clock(self.seconds)}; one seed, so differences of a few points mean nothing",
+        ]
+        return "\n".join(lines)
+
+
+def run(config: DemoConfig) -> DemoResult:
+    """Make the data, train a teacher, lose the data, and distil from the crawl.
+
+    Raises:
+        KD3Error: a library of the extra is missing, or the folder belongs to something else.
+    """
+    check_extras()
+    start = time.monotonic()
+    folder = Path(config.out)
+    _make_room(folder)
+
+    console.say("1. the data that will be lost (scikit-learn's handwritten digits), and a crawl that is not like them")
+    data = make_lost_data_and_crawl(folder, seed=config.seed)
+    console.say("2. a teacher, trained on the data; then the data are put away")
+    teacher = train_teacher(data, folder / "teacher", seed=config.seed)
+    console.say("3. the job: from the teacher and the crawl to a student")
+    pool = folder / "pool"
+    _command("ingest", str(folder / "crawl"), "--out", str(pool), "--image-size", str(IMAGE_SIZE))
+    for method in METHODS:
+        _command(
+            *("distill", "--teacher", str(teacher), "--student", STUDENT, "--pool", str(pool)),
+            *("--method", method, "--images", str(config.images), "--seed", str(config.seed)),
+            *("--out", str(folder / "runs" / method)),
+        )
+    console.say("4. how good they are, on the digits that were put away")
+    models = {"teacher": teacher, **{method: folder / "runs" / method for method in METHODS}}
+    figures = {name: _evaluate(model, data.lost_test, teacher) for name, model in models.items()}
+    in_pool, kept = truth_of_selection(pool, folder / "runs" / "kd3", data.crawl.truth_file)
+    result = DemoResult(
+        folder=folder,
+        figures=figures,
+        agreement_on_web={m: _summary(folder / "runs" / m)["agreement"] for m in METHODS},
+        digits_in_pool=in_pool,
+        digits_kept=kept,
+        seconds=time.monotonic() - start,
+    )
+    draw_selection(
+        folder / "selection.png",
+        pool,
+        folder / "runs" / "kd3",
+        accuracies={NAMES[name]: figures[name]["top1"] for name in ("teacher", "kd", "kd3")},
+    )
+    write_json(folder / MARKER, result.to_dict())
+    return result
+
+
+def _make_room(folder: Path) -> None:
+    """Take a new folder, or clear that of an earlier demo."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not (folder / MARKER).is_file():
+            raise KD3Error(f"{folder} is not empty and holds no kd3 demo; choose another --out")
+        console.say(f"clearing the earlier demo in {folder}")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / MARKER, {"state": "unfinished"})
+
+
+def _evaluate(model: Path, data: Path, teacher: Path) -> dict[str, Any]:
+    output = _command("evaluate", str(model), "--data", str(data), "--teacher", str(teacher), "--json", capture=True)
+    figures: dict[str, Any] = json.loads(output)
+    return figures
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return values
+
+
+def _command(*words: str, capture: bool = False) -> str:
+    """Show a command as a user would type it, and run it."""
+    console.say("$ " + shlex.join(["kd3", *words]))
+    done = subprocess.run(
+        [sys.executable, "-m", "kd3", *words],
+        stdout=subprocess.PIPE if capture else sys.stderr,
+        text=True,
+        env=os.environ.copy(),
+    )
+    if done.returncode == 130:
+        raise KeyboardInterrupt
+    if done.returncode:
+        raise KD3Error(f"`kd3 {words[0]}` of the demo ended with status {done.returncode}; its message is above")
+    return done.stdout or ""

@@ -1,0 +1,223 @@
+"""Whole runs on a tiny pool: what they leave behind, that they repeat, that they can be interrupted."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import kd3
+from kd3.errors import KD3Error
+from kd3.runs.folder import RunFolder
+from kd3.runs.metrics import read_metrics
+from kd3.training.checkpoint import load_checkpoint
+
+SMALL = {"images": 320, "batch_size": 16, "holdout": 12, "precision": "32", "device": "cpu", "warmup_steps": 2}
+
+
+def run(teacher_file, pool_folder, out, **options):
+    return kd3.distill(teacher_file, "kd3:resnet8", pool_folder, out, **{**SMALL, **options})
+
+
+def weights(folder):
+    return kd3.load_student(folder).state_dict()
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def finished(teacher_file, pool_folder, tmp_path_factory):
+    return run(teacher_file, pool_folder, tmp_path_factory.mktemp("runs") / "kd3", seed=1)
+
+
+def test_a_run_leaves_everything_behind(finished):
+    names = {path.name for path in finished.folder.iterdir()}
+    assert {"config.yaml", "origin.json", "metrics.jsonl", "summary.json", "student", "checkpoints"} <= names
+    summary = json.loads((finished.folder / "summary.json").read_text())
+    assert summary["images"] == 320
+    assert summary["steps"] == 20
+    assert 0 <= summary["agreement"] <= 100
+
+
+def test_losses_are_named_and_sum_up(finished):
+    for event in read_metrics(finished.folder / "metrics.jsonl", "train"):
+        assert event["loss"] == pytest.approx(event["alignment"] + event["soft_targets"], rel=1e-5)
+        assert event["lr"] > 0
+
+
+def test_the_held_out_images_are_never_selected(finished, pool_folder):
+    from kd3.training.pool_split import split_pool
+
+    held_out = set(split_pool(kd3.ImagePool.open(pool_folder), 12).holdout.tolist())
+    assert len(held_out) == 12
+    for path in (finished.folder / "selections").iterdir():
+        assert not held_out & set(np.load(path).tolist())
+
+
+def test_the_holdout_does_not_depend_on_the_seed_of_the_run(pool_folder):
+    from kd3.training.pool_split import split_pool
+
+    pool = kd3.ImagePool.open(pool_folder)
+    assert split_pool(pool, 12).holdout.tolist() == split_pool(pool, 12).holdout.tolist()
+
+
+def test_the_same_seed_gives_the_same_student_and_another_seed_another(finished, teacher_file, pool_folder, tmp_path):
+    again = run(teacher_file, pool_folder, tmp_path / "again", seed=1)
+    other = run(teacher_file, pool_folder, tmp_path / "other", seed=2)
+    assert_same(weights(finished.folder), weights(again.folder))
+    name = "projector.0.weight"
+    assert not torch.equal(weights(finished.folder)[name], weights(other.folder)[name])
+
+
+def test_running_from_the_saved_configuration_repeats_the_run(finished, tmp_path):
+    from kd3.cli import main
+
+    assert main(["distill", "--config", str(finished.folder / "config.yaml"), "--out", str(tmp_path / "r")]) == 0
+    assert_same(weights(finished.folder), weights(tmp_path / "r"))
+
+
+@pytest.mark.parametrize("stop_at", [1, 7, 19])
+def test_an_interrupted_run_resumes_to_the_same_student(
+    stop_at, finished, teacher_file, pool_folder, tmp_path, monkeypatch
+):
+    from kd3.training import fit
+
+    whole_step = fit.Fit._step
+
+    def step(self, positions):
+        result = whole_step(self, positions)
+        if self.at.step == stop_at:
+            signal.raise_signal(signal.SIGINT)
+        return result
+
+    monkeypatch.setattr(fit.Fit, "_step", step)
+    with pytest.raises(KeyboardInterrupt, match="continue with: kd3 distill --resume"):
+        run(teacher_file, pool_folder, tmp_path / "r", seed=1)
+    monkeypatch.undo()
+    assert RunFolder(tmp_path / "r").state() == "interrupted"
+    assert load_checkpoint(RunFolder(tmp_path / "r").last)[0].step == stop_at + 1
+    resumed = run(teacher_file, pool_folder, tmp_path / "r", seed=1, resume=True)
+    assert_same(weights(finished.folder), weights(resumed.folder))
+
+    def history(folder):
+        timeless = ("seconds", "images_per_second")
+        events = read_metrics(folder / "metrics.jsonl")
+        return [{k: v for k, v in e.items() if k not in timeless} for e in events if e["event"] != "train"]
+
+    assert history(resumed.folder) == history(finished.folder)
+
+
+def test_plain_kd_trains_its_own_classifier_on_everything(teacher_file, pool_folder, tmp_path):
+    done = run(teacher_file, pool_folder, tmp_path / "kd", method="kd")
+    assert "backbone.linear.weight" in done.student.state_dict()
+    first = next(read_metrics(done.folder / "metrics.jsonl", "selection"))
+    assert first["kept"] == first["of"] == 108
+
+
+def test_training_brings_the_student_towards_the_teacher(teacher_file, pool_folder, tmp_path):
+    done = run(teacher_file, pool_folder, tmp_path / "r", images=3200, lr=0.05)
+    losses = [event["loss"] for event in read_metrics(done.folder / "metrics.jsonl", "train")]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_the_shared_classifier_stays_the_teachers(finished, teacher_file):
+    teacher = kd3.load_teacher(teacher_file)
+    assert torch.equal(finished.student.classifier.weight, teacher.module.linear.weight)
+
+
+def test_neither_checkpoint_nor_student_contains_the_teacher(finished):
+    _, method, _ = load_checkpoint(RunFolder(finished.folder).last)
+    assert all(name.startswith("student.") for name in method)
+    assert not any("teacher" in name for name in weights(finished.folder))
+
+
+def test_the_papers_objective_runs_with_all_three_terms(teacher_file, pool_folder, tmp_path):
+    done = run(teacher_file, pool_folder, tmp_path / "paper", preset="paper", epochs=None, images=64)
+    event = next(read_metrics(done.folder / "metrics.jsonl", "train"))
+    assert {"alignment", "contrastive"} <= event.keys()
+    assert "soft_targets" not in event
+    assert not any("embedding" in name for name in weights(done.folder))
+
+
+def test_live_modules_need_no_files(pool_folder, tmp_path):
+    torch.manual_seed(0)
+
+    def net(width):
+        return nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(), nn.Linear(width, 3),
+        )  # fmt: skip
+
+    pool = kd3.ImagePool.from_array(kd3.ImagePool.open(pool_folder).read(np.arange(100)))
+    teacher = kd3.Teacher(net(12), mean=[0.5] * 3, std=[0.25] * 3)
+    done = kd3.distill(teacher, net(6), pool, tmp_path / "live", **{**SMALL, "holdout": 10})
+    images = torch.from_numpy(pool.read(np.arange(4)))
+    student = done.student
+    assert student(student.normalise(images)).shape == (4, 3)
+
+
+def test_labelled_data_are_reported_and_choose_nothing(finished, teacher_file, pool_folder, labelled, tmp_path):
+    done = run(teacher_file, pool_folder, tmp_path / "r", seed=1, eval_data=str(labelled))
+    assert all("accuracy" in e for e in read_metrics(done.folder / "metrics.jsonl", "evaluation"))
+    assert_same(weights(finished.folder), weights(done.folder))
+
+
+def test_the_student_kept_is_the_one_of_the_best_agreement(finished):
+    evaluations = list(read_metrics(finished.folder / "metrics.jsonl", "evaluation"))
+    summary = json.loads((finished.folder / "summary.json").read_text())
+    assert summary["agreement"] == max(e["agreement"] for e in evaluations)
+    assert summary["best_step"] in [e["step"] for e in evaluations if e["agreement"] == summary["agreement"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "kd33"}, "unknown method 'kd33'; did you mean 'kd3'"),
+        ({"lrr": 1}, "unknown setting 'lrr' .*did you mean 'train.lr'"),
+        ({"kd3": {"treshold": 1}}, "unknown setting 'kd3.treshold' .*did you mean 'threshold'"),
+        ({"kd3": {"threshold": 2}}, "kd3.threshold .*less than or equal to 1; got 2"),
+        ({"epochs": 3}, "images or as epochs, not both"),
+        ({"device": "tpu"}, "device 'tpu'"),
+        ({"precision": "16"}, "precision 16 needs a GPU"),
+        ({"preset": "papr"}, "unknown preset 'papr'; did you mean 'paper'"),
+        ({"eval_data": "nowhere"}, "nowhere does not exist"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence_and_leaves_nothing(options, message, teacher_file, pool_folder, tmp_path):
+    with pytest.raises(KD3Error, match=message) as problem:
+        run(teacher_file, pool_folder, tmp_path / "r", **options)
+    assert "\n" not in str(problem.value)
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_pool_of_another_size_is_refused(teacher_file, crawl, tmp_path):
+    kd3.ingest(crawl, tmp_path / "pool", image_size=24, workers=0)
+    with pytest.raises(KD3Error, match="24 pixels but the teacher takes 16; ingest the crawl with --image-size 16"):
+        run(teacher_file, tmp_path / "pool", tmp_path / "r")
+
+
+def test_used_folders_are_refused(finished, teacher_file, pool_folder, tmp_path):
+    with pytest.raises(KD3Error, match="holds a finished run"):
+        run(teacher_file, pool_folder, finished.folder, seed=1)
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(KD3Error, match="holds no kd3 run"):
+        run(teacher_file, pool_folder, tmp_path)
+    assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
+def test_resuming_with_another_setting_is_refused(teacher_file, pool_folder, tmp_path):
+    folder = RunFolder(tmp_path / "r")
+    run(teacher_file, pool_folder, folder.path, seed=1)
+    folder.summary.unlink()
+    with pytest.raises(KD3Error, match="seed is 1 in the run .* cannot become 2"):
+        run(teacher_file, pool_folder, folder.path, seed=2, resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_in_a_sentence(teacher_file, pool_folder, tmp_path):
+    with pytest.raises(KD3Error, match="the loss is not finite at step"):
+        run(teacher_file, pool_folder, tmp_path / "r", method="kd", lr=1e18, warmup_steps=0)

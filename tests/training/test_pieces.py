@@ -1,0 +1,132 @@
+"""Schedule, augmentation, seeds and the teacher's kept logits."""
+
+import numpy as np
+import pytest
+import torch
+
+import kd3
+from kd3.compute import resolve
+from kd3.config.commands import TrainSettings
+from kd3.training.augment import augment, resized_crop_and_mirror, shift_and_mirror
+from kd3.training.randomness import seed_for
+from kd3.training.schedule import learning_rate
+from kd3.training.teacher_logits import teacher_logits
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_cosine_rises_then_falls_to_nothing():
+    settings = TrainSettings(lr=0.4, warmup_steps=10)
+    rates = [learning_rate(step, 200, settings) for step in range(200)]
+    assert rates[:10] == pytest.approx([0.04 * n for n in range(1, 11)])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert max(rates) == pytest.approx(0.4)
+    assert rates[-1] < 0.001
+
+
+def test_the_papers_steps_divide_by_ten_at_its_epochs():
+    settings = TrainSettings(lr=0.05, schedule="step", warmup_steps=0)
+    rates = {epoch: learning_rate(epoch, 240, settings) for epoch in (0, 149, 150, 179, 180, 209, 210, 239)}
+    expected = {0: 5e-2, 149: 5e-2, 150: 5e-3, 179: 5e-3, 180: 5e-4, 209: 5e-4, 210: 5e-5, 239: 5e-5}
+    assert rates == pytest.approx(expected)
+
+
+def test_a_warm_up_never_eats_a_short_budget():
+    assert learning_rate(3, 10, TrainSettings(lr=1.0, warmup_steps=50)) > 0.5
+
+
+@pytest.mark.parametrize("kind", ["crop", "resized-crop", "none"])
+def test_views_have_the_shape_and_layout_that_networks_want(kind):
+    images = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
+    views = augment(images, kind, generator=generator())
+    assert views.shape == images.shape
+    assert views.dtype == torch.uint8
+    assert views.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_shift_moves_by_at_most_an_eighth_and_mirrors_half():
+    ramp = torch.arange(16, dtype=torch.uint8).expand(400, 3, 16, 16)
+    views = shift_and_mirror(ramp, generator=generator())
+    middle = views[:, 0, 8, 4:12].int()
+    steps = middle[:, 1:] - middle[:, :-1]
+    mirrored = (steps == -1).all(1)
+    assert ((steps == 1).all(1) | mirrored).all()
+    assert 0.4 < mirrored.float().mean() < 0.6
+    left = torch.where(mirrored, middle.flip(1)[:, 0], middle[:, 0])
+    assert set((left - 4).tolist()) == {-2, -1, 0, 1, 2}
+
+
+def test_each_image_gets_its_own_view_and_all_channels_the_same():
+    images = torch.randint(0, 256, (1, 1, 16, 16), dtype=torch.uint8).expand(8, 3, 16, 16)
+    views = shift_and_mirror(images, generator=generator())
+    assert torch.equal(views[:, 0], views[:, 2])
+    assert any(not torch.equal(views[0], view) for view in views[1:])
+
+
+def test_a_resized_crop_of_everything_is_the_image_or_its_mirror():
+    images = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)
+    views = resized_crop_and_mirror(images, generator=generator(), scale=(1, 1), ratio=(1, 1))
+    for image, view in zip(images.int(), views.int(), strict=True):
+        assert min((view - image).abs().max(), (view - image.flip(2)).abs().max()) <= 1
+
+
+def test_a_resized_crop_zooms_in():
+    ramp = (torch.arange(16, dtype=torch.uint8) * 16).expand(200, 3, 16, 16)
+    views = resized_crop_and_mirror(ramp, generator=generator(), scale=(0.08, 0.2)).float()
+    spread = views[:, 0, 8].amax(1) - views[:, 0, 8].amin(1)
+    assert spread.max() < 160
+    assert spread.min() > 20
+
+
+def test_views_repeat_with_the_generator():
+    images = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
+    for kind in ("crop", "resized-crop"):
+        one, two, three = (augment(images, kind, generator=generator(s)) for s in (1, 1, 2))
+        assert torch.equal(one, two)
+        assert not torch.equal(one, three)
+
+
+def test_seeds_differ_by_place_and_stay_the_same_for_ever():
+    assert seed_for(0, "step", 1) != seed_for(0, "step", 2) != seed_for(1, "step", 2)
+    assert seed_for(0, "step", 1) == 4238720567276977853
+
+
+@pytest.fixture
+def pool(pool_folder, tmp_path):
+    import shutil
+
+    return kd3.ImagePool.open(shutil.copytree(pool_folder, tmp_path / "pool"))
+
+
+def test_the_teachers_logits_are_computed_once(teacher_file, pool, monkeypatch):
+    compute = resolve("cpu", "32")
+    teacher = kd3.load_teacher(teacher_file)
+    first = teacher_logits(teacher, pool, compute)
+    images = torch.from_numpy(pool.read(np.arange(len(pool))))
+    torch.testing.assert_close(first, teacher(teacher.normalise(images)), rtol=1e-4, atol=1e-4)
+    monkeypatch.setattr(type(teacher), "forward", None)
+    assert torch.equal(teacher_logits(teacher, pool, compute), first)
+
+
+def test_a_changed_teacher_is_never_served_the_old_logits(teacher_file, pool):
+    compute = resolve("cpu", "32")
+    teacher = kd3.load_teacher(teacher_file)
+    before = teacher_logits(teacher, pool, compute)
+    with torch.no_grad():
+        teacher.module.linear.bias += torch.tensor([1.0, 0.0, 0.0])
+    after = teacher_logits(teacher, pool, compute)
+    torch.testing.assert_close(after[:, 0], before[:, 0] + 1)
+
+
+def test_damaged_kept_logits_are_computed_again_with_a_warning(teacher_file, pool, capsys):
+    compute = resolve("cpu", "32")
+    teacher = kd3.load_teacher(teacher_file)
+    first = teacher_logits(teacher, pool, compute)
+    kept = next((pool.path / "teacher_logits").glob("*.npy"))
+    kept.write_bytes(kept.read_bytes()[:100])
+    assert torch.equal(teacher_logits(teacher, pool, compute), first)
+    assert "is damaged" in capsys.readouterr().err
+    assert torch.equal(teacher_logits(teacher, pool, compute), first)
+    assert "is damaged" not in capsys.readouterr().err

@@ -81,7 +81,7 @@ def _known_names(model: type[pydantic.BaseModel], path: list[str]) -> dict[str, 
         if inner is None:
             return {}
         model = inner
-    known = {}
+    known: dict[str, str] = {}
     for name in sorted(model.model_fields):
         group = _group(model, name)
         known |= {leaf: f"{name}.{leaf}" for leaf in group.model_fields} if group else {}

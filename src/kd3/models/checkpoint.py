@@ -231,7 +231,8 @@ def _check_fit(fit: _Candidate, module: nn.Module, target: Mapping[str, Tensor],
     if wrong:
         shapes = [f"{k} is {_shape(fit.tensors[k])} in the file, {_shape(target[k])} in the network" for k in wrong]
         parts.append(f"{len(wrong)} of another shape ({_some(shapes)})")
-    raise KD3Error(f"{place} does not fit the architecture: of {len(target)} tensors, {'; '.join(parts)}")
+    sizes = f"{len(fit.tensors)} tensors in the file, {len(target)} in the network"
+    raise KD3Error(f"{place} does not fit the architecture ({sizes}): {'; '.join(parts)}")
 
 
 def _class_counts(

@@ -1,0 +1,32 @@
+"""Everything that the demo starts from, written below one folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kd3.demo.crawl import Crawl, write_crawl
+from kd3.demo.digits import write_lost_data
+from kd3.demo.extras import check_extras
+
+CRAWLED_IMAGES = 6_000
+
+
+@dataclass(frozen=True)
+class DemoData:
+    """Where the lost data and the crawl lie."""
+
+    lost_train: Path  # what the teacher is trained on; nothing else may look at it
+    lost_test: Path  # put away until the end
+    crawl: Crawl
+
+
+def make_lost_data_and_crawl(folder: Path, *, seed: int, images: int = CRAWLED_IMAGES) -> DemoData:
+    """Write `lost/`, `crawl/` and `crawl-truth.csv` below `folder`; same seed, same bytes.
+
+    Raises:
+        KD3Error: scikit-learn or matplotlib is not installed.
+    """
+    check_extras()
+    train, test = write_lost_data(folder / "lost", seed=seed)
+    return DemoData(lost_train=train, lost_test=test, crawl=write_crawl(folder, images=images, seed=seed))

@@ -17,6 +17,15 @@ def shared_data() -> Path:
     return place / "data"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Let tests that run side by side share the cores; more threads would wait for one another."""
+    import torch
+
+    os.environ["OMP_NUM_THREADS"] = "1"  # for subprocesses
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def crawl(tmp_path_factory) -> Path:
     """A folder of 120 small pictures of coloured noise, and a file that is none."""

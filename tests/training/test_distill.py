@@ -214,7 +214,7 @@ def test_resuming_with_another_setting_is_refused(teacher_file, pool_folder, tmp
     folder = RunFolder(tmp_path / "r")
     run(teacher_file, pool_folder, folder.path, seed=1)
     folder.summary.unlink()
-    with pytest.raises(KD3Error, match="seed is 1 in the run .* cannot become 2"):
+    with pytest.raises(KD3Error, match=r"seed is 1 in the run .* cannot become 2"):
         run(teacher_file, pool_folder, folder.path, seed=2, resume=True)
 
 

@@ -7,7 +7,7 @@ import torch
 import kd3
 from kd3.compute import resolve
 from kd3.config.commands import TrainSettings
-from kd3.training.augment import augment, resized_crop_and_mirror, shift_and_mirror
+from kd3.training.augment import augment, resized_crop, shift
 from kd3.training.randomness import seed_for
 from kd3.training.schedule import learning_rate
 from kd3.training.teacher_logits import teacher_logits
@@ -40,7 +40,7 @@ def test_a_warm_up_never_eats_a_short_budget():
 @pytest.mark.parametrize("kind", ["crop", "resized-crop", "none"])
 def test_views_have_the_shape_and_layout_that_networks_want(kind):
     images = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
-    views = augment(images, kind, generator=generator())
+    views = augment(images, kind, flip=True, generator=generator())
     assert views.shape == images.shape
     assert views.dtype == torch.uint8
     assert views.is_contiguous(memory_format=torch.channels_last)
@@ -48,7 +48,7 @@ def test_views_have_the_shape_and_layout_that_networks_want(kind):
 
 def test_a_shift_moves_by_at_most_an_eighth_and_mirrors_half():
     ramp = torch.arange(16, dtype=torch.uint8).expand(400, 3, 16, 16)
-    views = shift_and_mirror(ramp, generator=generator())
+    views = shift(ramp, generator=generator())
     middle = views[:, 0, 8, 4:12].int()
     steps = middle[:, 1:] - middle[:, :-1]
     mirrored = (steps == -1).all(1)
@@ -58,23 +58,30 @@ def test_a_shift_moves_by_at_most_an_eighth_and_mirrors_half():
     assert set((left - 4).tolist()) == {-2, -1, 0, 1, 2}
 
 
+@pytest.mark.parametrize("kind", ["crop", "resized-crop", "none"])
+def test_nothing_is_mirrored_without_flip(kind):
+    ramp = (torch.arange(16, dtype=torch.uint8) * 16).expand(100, 3, 16, 16)
+    views = augment(ramp, kind, flip=False, generator=generator())
+    assert (views[:, 0, 8, 12].int() > views[:, 0, 8, 4].int()).all()
+
+
 def test_each_image_gets_its_own_view_and_all_channels_the_same():
     images = torch.randint(0, 256, (1, 1, 16, 16), dtype=torch.uint8).expand(8, 3, 16, 16)
-    views = shift_and_mirror(images, generator=generator())
+    views = shift(images, generator=generator())
     assert torch.equal(views[:, 0], views[:, 2])
     assert any(not torch.equal(views[0], view) for view in views[1:])
 
 
 def test_a_resized_crop_of_everything_is_the_image_or_its_mirror():
     images = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)
-    views = resized_crop_and_mirror(images, generator=generator(), scale=(1, 1), ratio=(1, 1))
+    views = resized_crop(images, generator=generator(), scale=(1, 1), ratio=(1, 1))
     for image, view in zip(images.int(), views.int(), strict=True):
         assert min((view - image).abs().max(), (view - image.flip(2)).abs().max()) <= 1
 
 
 def test_a_resized_crop_zooms_in():
     ramp = (torch.arange(16, dtype=torch.uint8) * 16).expand(200, 3, 16, 16)
-    views = resized_crop_and_mirror(ramp, generator=generator(), scale=(0.08, 0.2)).float()
+    views = resized_crop(ramp, generator=generator(), scale=(0.08, 0.2)).float()
     spread = views[:, 0, 8].amax(1) - views[:, 0, 8].amin(1)
     assert spread.max() < 160
     assert spread.min() > 20
@@ -83,7 +90,7 @@ def test_a_resized_crop_zooms_in():
 def test_views_repeat_with_the_generator():
     images = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
     for kind in ("crop", "resized-crop"):
-        one, two, three = (augment(images, kind, generator=generator(s)) for s in (1, 1, 2))
+        one, two, three = (augment(images, kind, flip=True, generator=generator(s)) for s in (1, 1, 2))
         assert torch.equal(one, two)
         assert not torch.equal(one, three)
 

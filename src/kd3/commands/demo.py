@@ -20,6 +20,7 @@ from kd3.demo.data import make_lost_data_and_crawl
 from kd3.demo.digits import IMAGE_SIZE
 from kd3.demo.extras import check_extras
 from kd3.demo.outcome import draw_selection, truth_of_selection
+from kd3.demo.teacher import ARCH as TEACHER
 from kd3.demo.teacher import train_teacher
 from kd3.errors import KD3Error
 from kd3.storage.atomic import write_json
@@ -27,7 +28,7 @@ from kd3.storage.atomic import write_json
 MARKER = "kd3-demo.json"
 STUDENT = "kd3:resnet8"
 METHODS = ("kd3", "kd")
-NAMES = {"teacher": "teacher", "kd": "student, plain KD", "kd3": "student, KD3"}
+NAMES = {"teacher": "teacher", "kd": "plain KD", "kd3": "KD3"}
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class DemoResult:
     def __str__(self) -> str:
         count = self.figures["teacher"]["images"]
         lines = [
+            f"{STUDENT} from the teacher {TEACHER} and the crawl alone,",
             f"on {count} handwritten digits that were put away (real data; no method saw them):",
             f"  {'':<20} {'accuracy':>9}  {'agrees with teacher':>20}",
         ]
@@ -56,7 +58,7 @@ class DemoResult:
             words = "" if agreement is None or name == "teacher" else f"{agreement:.1f} %"
             lines.append(f"  {NAMES[name]:<20} {self.figures[name]['top1']:>7.1f} %  {words:>20}")
         lines += [
-            f"of the crawl {self.digits_in_pool:.0f} % are digits, of what KD3 kept at the end {self.digits_kept:.0f} %",
+            f"digits are {self.digits_in_pool:.0f} % of the crawl, {self.digits_kept:.0f} % of what KD3 kept at the end",
             f"picture: {self.folder / 'selection.png'}",
             f"all of it took {clock(self.seconds)}; one seed, so differences of a few points mean nothing",
         ]
@@ -85,6 +87,7 @@ def run(config: DemoConfig) -> DemoResult:
         _command(
             *("distill", "--teacher", str(teacher), "--student", STUDENT, "--pool", str(pool)),
             *("--method", method, "--images", str(config.images), "--seed", str(config.seed)),
+            *("--flip", "false"),  # a mirrored 7 is no 7
             *("--out", str(folder / "runs" / method)),
         )
     console.say("4. how good they are, on the digits that were put away")

@@ -65,8 +65,9 @@ class TrainSettings(Settings):
     warmup_steps: int = Field(50, ge=0, description="steps over which the learning rate rises from 0")
     augmentation: Literal["crop", "resized-crop", "none"] = Field(
         "crop",
-        description="'crop' shifts by up to an eighth and flips; 'resized-crop' (paper) zooms and flips",
+        description="'crop' shifts by up to an eighth of the side; 'resized-crop' (paper) zooms in",
     )
+    flip: bool = Field(True, description="mirror half of the images; switch it off where left and right matter")
     holdout: int = Field(1000, ge=2, description="pool images never trained on, for the agreement with the teacher")
     checkpoint_minutes: float = Field(5.0, gt=0, description="save a checkpoint at least this often")
 

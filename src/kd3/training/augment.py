@@ -12,32 +12,38 @@ from torch.nn import functional as F
 Augmentation = Literal["crop", "resized-crop", "none"]
 
 
-def augment(images: Tensor, kind: Augmentation, *, generator: torch.Generator) -> Tensor:
-    """Return a random view of each image.
+def augment(images: Tensor, kind: Augmentation, *, flip: bool, generator: torch.Generator) -> Tensor:
+    """Return a random view of each image, half of them mirrored if `flip`.
 
     Shapes: (B, 3, S, S) uint8 -> the same, in channels_last. All randomness comes from
     `generator`, on the images' device.
     """
     if kind == "crop":
-        return shift_and_mirror(images, generator=generator)
+        return shift(images, flip=flip, generator=generator)
     if kind == "resized-crop":
-        return resized_crop_and_mirror(images, generator=generator)
-    return images.contiguous(memory_format=torch.channels_last)
+        return resized_crop(images, flip=flip, generator=generator)
+    mirrored = _coin(len(images), images.device, generator) if flip else None
+    views = images if mirrored is None else torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    return views.contiguous(memory_format=torch.channels_last)
 
 
-def shift_and_mirror(images: Tensor, *, generator: torch.Generator) -> Tensor:
-    """Shift each image by up to an eighth of its side, mirrored at the border, and flip half of them.
+def shift(images: Tensor, *, flip: bool = True, generator: torch.Generator) -> Tensor:
+    """Shift each image by up to an eighth of its side, reflected at the border.
 
     For 32 pixels this is the usual crop after a padding of 4, with reflection.
     """
     batch, _, height, width = images.shape
     rows = _shifted(batch, height, images.device, generator)
     columns = _shifted(batch, width, images.device, generator)
-    flip = torch.rand(batch, 1, generator=generator, device=images.device) < 0.5
-    columns = torch.where(flip, columns.flip(1), columns)
+    if flip:
+        columns = torch.where(_coin(batch, images.device, generator)[:, None], columns.flip(1), columns)
     index = torch.arange(batch, device=images.device)[:, None, None]
     # Indices around a slice put the channels last: (B, H, W, 3), the layout that convolutions want.
     return images[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _coin(batch: int, device: torch.device, generator: torch.Generator) -> Tensor:
+    return torch.rand(batch, generator=generator, device=device) < 0.5
 
 
 def _shifted(batch: int, side: int, device: torch.device, generator: torch.Generator) -> Tensor:
@@ -47,27 +53,29 @@ def _shifted(batch: int, side: int, device: torch.device, generator: torch.Gener
     return torch.where(place >= side, 2 * (side - 1) - place, place)
 
 
-def resized_crop_and_mirror(
+def resized_crop(
     images: Tensor,
     *,
+    flip: bool = True,
     generator: torch.Generator,
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Tensor:
-    """Cut a random part of each image, of `scale` times its area, stretch it to full size, flip half.
+    """Cut a random part of each image, of `scale` times its area, stretch it to full size.
 
     Bilinear, without antialiasing (parts are mostly enlarged). A part that would not fit is
     trimmed to the image, where torchvision draws again.
     """
     batch = len(images)
-    uniform = torch.rand(5, batch, generator=generator, device=images.device)
+    uniform = torch.rand(4, batch, generator=generator, device=images.device)
     area = scale[0] + (scale[1] - scale[0]) * uniform[0]
     aspect = torch.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * uniform[1])
     width = (area * aspect).sqrt().clamp_max(1)
     height = (area / aspect).sqrt().clamp_max(1)
     left = (2 * uniform[2] - 1) * (1 - width)
     top = (2 * uniform[3] - 1) * (1 - height)
-    width = torch.where(uniform[4] < 0.5, -width, width)
+    if flip:
+        width = torch.where(_coin(batch, images.device, generator), -width, width)
     zero = torch.zeros_like(left)
     affine = torch.stack([torch.stack([width, zero, left], 1), torch.stack([zero, height, top], 1)], 1)
     grid = F.affine_grid(affine, list(images.shape), align_corners=False)

@@ -227,7 +227,7 @@ class Fit:
         torch.manual_seed(seed_for(self.seed, "network", step))  # dropout and the like
         generator = generator_for(self.compute.device, self.seed, "step", step)
         images = torch.from_numpy(self.pool.read(positions)).to(self.compute.device)
-        images = augment(images, self.settings.augmentation, generator=generator)
+        images = augment(images, self.settings.augmentation, flip=self.settings.flip, generator=generator)
         result = self.module(self.method.student.normalise(images), generator)
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(result.loss)

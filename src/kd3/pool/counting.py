@@ -7,33 +7,32 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from kd3.console import Progress
-from kd3.pool.sources import expand, records
+from kd3.pool.sources import counts
 
 
 @contextmanager
 def count_in_background(sources: Sequence[str], limit: int | None, bar: Progress) -> Iterator[None]:
-    """Tell the bar its total as soon as the listing has been counted.
+    """Tell the bar its total as soon as the files have been counted.
 
-    Compressed tars would have to be unpacked for it; with one among the sources the total stays unknown.
+    A compressed tar would have to be unpacked for it; with one among the sources the total stays unknown.
     """
     stop = threading.Event()
     thread = threading.Thread(target=_count, args=(sources, limit, bar, stop), daemon=True)
-    if not any(path.lower().endswith((".gz", ".tgz", ".bz2", ".xz")) for path in expand(sources)):
-        thread.start()
+    thread.start()
     try:
         yield
     finally:
         stop.set()
-        if thread.is_alive():
-            thread.join()
+        thread.join()
 
 
 def _count(sources: Sequence[str], limit: int | None, bar: Progress, stop: threading.Event) -> None:
     total = 0
-    for _ in records(sources):
-        if stop.is_set():
-            return
-        total += 1
-        if total == limit:
-            break
-    bar.set_total(total)
+    try:
+        for count in counts(sources):
+            if stop.is_set() or count is None:
+                return
+            total += count
+    except Exception:
+        return  # whatever is wrong is told where the files are read, not here
+    bar.set_total(min(total, limit or total))

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+
+from kd3.pool.reasons import Reason
+from kd3.pool.to_rgb import to_rgb, upright
 
 DEFAULT_MIN_SIDE = 16
 DEFAULT_MAX_PIXELS = 100_000_000
-WHITE = (255, 255, 255)
+SIGNS_OF_TRUNCATION = ("truncated", "premature", "unexpected end", "not enough")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,7 @@ class Decoded:
 class Rejected:
     """A file that cannot be used: one of a few reasons, and a detail for people."""
 
-    reason: str
+    reason: Reason
     detail: str = ""
 
 
@@ -51,25 +57,22 @@ def decode(data: bytes, settings: DecodeSettings) -> Decoded | Rejected:
 
     EXIF orientation is applied, alpha goes over white, 16 bits are scaled to 8, animations give
     their first frame. "crop" resizes the shorter side to N and takes the centre, "squash" the whole
-    image; bicubic with antialiasing; an N x N image keeps its pixels. Limits are checked on the
+    image; bicubic with antialiasing; a part that is N x N already keeps its pixels. Limits are checked on the
     header, before pixels are decoded. Whatever a decoder raises becomes a rejection.
     """
     if not data:
         return Rejected("empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _pillow_without_limits():
             return _decode(data, settings)
     except UnidentifiedImageError:
         return Rejected("not an image")
     except Image.DecompressionBombError as problem:
-        return Rejected("too many pixels", str(problem))
-    except MemoryError:
-        return Rejected("unreadable", "out of memory")
+        return Rejected("too many pixels", str(problem))  # a limit of its own inside some decoder
     except Exception as problem:
-        # Decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error and more.
+        # Decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, MemoryError and more.
         words = f"{type(problem).__name__}: {problem}"
-        short = any(sign in words.lower() for sign in ("truncated", "premature", "unexpected end", "not enough"))
+        short = any(sign in words.lower() for sign in SIGNS_OF_TRUNCATION)
         return Rejected("truncated" if short else "unreadable", words[:200])
 
 
@@ -82,8 +85,7 @@ def _decode(data: bytes, settings: DecodeSettings) -> Decoded | Rejected:
         if min(width, height) < settings.min_side:
             return Rejected("too small", f"{width} x {height}, the shorter side under {settings.min_side}")
         opened.load()
-        turned = opened.getexif().get(0x0112, 1) != 1
-        image = to_rgb(ImageOps.exif_transpose(opened) if turned else opened)
+        image = upright(opened, to_rgb(opened))
     width, height = image.size
     pixels = np.ascontiguousarray(np.asarray(_resize(image, settings)).transpose(2, 0, 1))
     return Decoded(
@@ -101,31 +103,6 @@ def pixel_digest(pixels: np.ndarray) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16).digest()
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return an image of any mode as RGB: alpha over white, wide samples scaled to 8 bits."""
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I") or image.mode == "F":
-        return _narrow(image).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layered = image.convert("RGBA")
-        white = Image.new("RGBA", layered.size, (*WHITE, 255))
-        return Image.alpha_composite(white, layered).convert("RGB")
-    return image.convert("RGB")
-
-
-def _narrow(image: Image.Image) -> Image.Image:
-    """Scale 16-bit, 32-bit and floating-point grey to 8 bits."""
-    values = np.asarray(image, dtype=np.float64)
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    if image.mode == "F":
-        top = 1.0 if values.max(initial=0) <= 1 else 255.0 if values.max() <= 255 else 65535.0
-    else:
-        # Mode "I" also carries 8-bit values; "I;16" never does.
-        top = 65535.0 if image.mode != "I" or values.max(initial=0) > 255 else 255.0
-    return Image.fromarray(np.clip(values / top * 255 + 0.5, 0, 255).astype(np.uint8))
-
-
 def _resize(image: Image.Image, settings: DecodeSettings) -> Image.Image:
     size = (settings.image_size, settings.image_size)
     if image.size == size:
@@ -134,6 +111,29 @@ def _resize(image: Image.Image, settings: DecodeSettings) -> Image.Image:
     if settings.fit == "squash":
         return image.resize(size, Image.Resampling.BICUBIC)
     side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    # Cropping first resizes the kept part alone, in one pass.
+    left, top = (width - side) // 2, (height - side) // 2  # whole pixels: a mere crop must not blur
     return image.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+
+
+_limits = threading.Lock()
+_limits_users = 0
+_limits_before: int | None = None
+
+
+@contextmanager
+def _pillow_without_limits() -> Iterator[None]:
+    """Switch off Pillow's warnings and its limit of pixels (ours is checked); its setting comes back after."""
+    global _limits_users, _limits_before
+    with _limits:
+        if _limits_users == 0:
+            _limits_before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _limits_users += 1
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        with _limits:
+            _limits_users -= 1
+            if _limits_users == 0:
+                Image.MAX_IMAGE_PIXELS = _limits_before

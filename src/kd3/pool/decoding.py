@@ -9,14 +9,15 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from kd3.pool.decode import Decoded, DecodeSettings, Rejected, decode
-from kd3.pool.record import Record, Unreadable
+from kd3.pool.record import InMemory, Record, Unreadable
 
 CHUNK = 64  # files in one message to a worker
-FEW = 256  # files not worth starting processes for
+CHUNK_BYTES = 8 << 20  # of contents that travel with the records
+FEW_CHUNKS = 4  # fewer than this are not worth starting processes for
 CHUNKS_AHEAD = 4  # per worker
 
 
@@ -37,15 +38,14 @@ def decode_records(
     At most a few chunks are in flight, however many records there are. A file at which a decoder
     dies is rejected as "decoder crashed"; the others go on in fresh processes.
     """
-    source = iter(records)
-    if workers is None:
-        workers = usable_cores()
-    first = list(islice(source, FEW))
-    if workers == 0 or len(first) < FEW:
-        for record in _chain(first, source):
+    workers = usable_cores() if workers is None else workers
+    chunks = _chunks(iter(records))
+    first = list(islice(chunks, FEW_CHUNKS))
+    if workers == 0 or len(first) < FEW_CHUNKS:
+        for record in chain.from_iterable(chain(first, chunks)):
             yield Outcome(record, read_and_decode(record, settings))
-        return
-    yield from _in_processes(_chunks(_chain(first, source)), settings, workers)
+    else:
+        yield from _in_processes(chain(first, chunks), settings, workers)
 
 
 def usable_cores() -> int:
@@ -65,59 +65,65 @@ def read_and_decode(record: Record, settings: DecodeSettings) -> Decoded | Rejec
         return Rejected("unreadable", problem.strerror or str(problem))
 
 
-def _chain(first: list[Record], rest: Iterator[Record]) -> Iterator[Record]:
-    yield from first
-    yield from rest
-
-
 def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
-    while chunk := list(islice(records, CHUNK)):
+    """Cut records into chunks of a number that is worth a message and of bounded bytes."""
+    chunk: list[Record] = []
+    payload = 0
+    for record in records:
+        chunk.append(record)
+        if isinstance(record.location, InMemory):
+            payload += len(record.location.data)
+        if len(chunk) == CHUNK or payload >= CHUNK_BYTES:
+            yield chunk
+            chunk, payload = [], 0
+    if chunk:
         yield chunk
 
 
 def _in_processes(chunks: Iterator[list[Record]], settings: DecodeSettings, workers: int) -> Iterator[Outcome]:
     flight: deque[tuple[list[Record], Future[list[Decoded | Rejected]]]] = deque()
+    waiting: list[Record] | None = None  # drawn from `chunks`, not yet with the workers
     executor = _executor(workers)
     try:
-        exhausted = False
-        while not exhausted or flight:
-            while not exhausted and len(flight) < CHUNKS_AHEAD * workers:
-                chunk = next(chunks, None)
-                if chunk is None:
-                    exhausted = True
-                else:
-                    flight.append((chunk, executor.submit(_decode_chunk, chunk, settings)))
-            if not flight:
-                return
-            chunk, future = flight.popleft()
+        while True:
             try:
-                results = future.result()
+                while len(flight) < CHUNKS_AHEAD * workers and (waiting := waiting or next(chunks, None)):
+                    flight.append((waiting, executor.submit(_decode_chunk, waiting, settings)))
+                    waiting = None
+                if not flight:
+                    return
+                results = flight[0][1].result()
             except BrokenProcessPool:
                 # Any chunk in flight may hold the culprit: each goes on alone.
-                pending = [chunk, *(other for other, _ in flight)]
-                flight.clear()
-                for one in pending:
-                    yield from _one_by_one(one, settings)
+                _stop(executor)
+                while flight:
+                    yield from _one_by_one(flight.popleft()[0], settings)
                 executor = _executor(workers)
                 continue
-            for record, result in zip(chunk, results, strict=True):
-                yield Outcome(record, result)
+            chunk, _ = flight.popleft()
+            yield from map(Outcome, chunk, results)
     finally:
-        executor.shutdown(wait=True, kill_workers=True)
+        _stop(executor)
 
 
 def _one_by_one(chunk: list[Record], settings: DecodeSettings) -> Iterator[Outcome]:
     executor = _executor(1)
     try:
         for record in chunk:
+            result: Decoded | Rejected
             try:
                 result = executor.submit(_decode_chunk, [record], settings).result()[0]
-            except BrokenProcessPool:
-                result = Rejected("decoder crashed")
+            except BrokenProcessPool as problem:
+                result = Rejected("decoder crashed", type(problem).__name__)
+                _stop(executor)
                 executor = _executor(1)
             yield Outcome(record, result)
     finally:
-        executor.shutdown(wait=True, kill_workers=True)
+        _stop(executor)
+
+
+def _stop(executor: Any) -> None:
+    executor.shutdown(wait=True, kill_workers=True)
 
 
 def _executor(workers: int) -> Any:
@@ -129,11 +135,8 @@ def _executor(workers: int) -> Any:
 
 
 def _prepare_worker() -> None:
-    from PIL import Image
-
-    # Ctrl-C goes to the whole group; the parent decides. The pixel limit is ours, before decoding.
+    # Ctrl-C goes to the whole group; the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Image.MAX_IMAGE_PIXELS = None
 
 
 def _decode_chunk(chunk: list[Record], settings: DecodeSettings) -> list[Decoded | Rejected]:

@@ -10,8 +10,8 @@ import numpy as np
 from kd3.errors import KD3Error
 from kd3.pool.decode import pixel_digest
 from kd3.pool.manifest import Manifest, content_hash, read_manifest
+from kd3.pool.verify import INDEX, part_problem, problems
 
-INDEX = "index.parquet"
 REJECTED = "rejected.csv"
 DUPLICATES = "duplicates.csv"
 
@@ -40,19 +40,18 @@ class ImagePool:
         """
         folder = Path(path)
         manifest = read_manifest(folder)
-        if manifest.images == 0 or sum(part.images for part in manifest.parts) != manifest.images:
-            raise KD3Error(f"pool {folder} is empty or its manifest does not add up")
+        if manifest.images == 0:
+            raise KD3Error(f"pool {folder} is empty")
+        if sum(part.images for part in manifest.parts) != manifest.images:
+            raise KD3Error(f"pool {folder} is damaged: its parts do not add up to {manifest.images:,} images")
         parts: list[np.ndarray] = []
         for part in manifest.parts:
+            problem = part_problem(folder, part, manifest.image_size)
+            if problem:
+                raise KD3Error(f"pool {folder} is damaged: {problem}")
             shape = (part.images, 3, manifest.image_size, manifest.image_size)
-            file = folder / part.file
-            if not file.is_file():
-                raise KD3Error(f"pool {folder} is damaged: {part.file} is missing")
-            if file.stat().st_size != np.prod(shape):
-                raise KD3Error(
-                    f"pool {folder} is damaged: {part.file} has {file.stat().st_size:,} bytes, not {np.prod(shape):,}"
-                )
-            parts.append(np.memmap(file, dtype=np.uint8, mode="r", shape=shape))
+            # A plain array over the map: indexing it costs less than indexing a memmap.
+            parts.append(np.asarray(np.memmap(folder / part.file, dtype=np.uint8, mode="r", shape=shape)))
         return cls(parts, path=folder, manifest=manifest, digest=manifest.content_hash)
 
     @classmethod
@@ -79,26 +78,52 @@ class ImagePool:
             raise KD3Error("a pool in memory has no manifest")
         return self._manifest
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process opens the files itself; only a pool in memory is sent as a whole.
+        if self.path is None:
+            return ImagePool.from_array, (self._parts[0],)
+        return ImagePool.open, (self.path.absolute(),)
+
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def __getitem__(self, place: int) -> np.ndarray:
-        if not -len(self) <= place < len(self):
-            raise IndexError(f"image {place} of a pool of {len(self)}")
-        image: np.ndarray = self.read(np.array([place % len(self)]))[0]
+    def __repr__(self) -> str:
+        return f"ImagePool({str(self.path or 'in memory')!r}, {len(self):,} images of {self.image_size} pixels)"
+
+    def __getitem__(self, position: int) -> np.ndarray:
+        image: np.ndarray = self.read(np.array([position]))[0]
         return image
 
-    def read(self, places: np.ndarray) -> np.ndarray:
-        """Return images by position, in the order asked for: (n,) integers -> (n, 3, N, N) uint8, a copy."""
-        places = np.asarray(places, dtype=np.int64)
+    def read(self, positions: np.ndarray | slice) -> np.ndarray:
+        """Return images by position, in the order asked for: (n,) integers -> (n, 3, N, N) uint8, a copy.
+
+        Negative positions count from the end.
+
+        Raises:
+            IndexError: a position is outside the pool.
+            TypeError: the positions are no integers (of a mask take `np.flatnonzero`).
+        """
+        if isinstance(positions, slice):
+            positions = np.arange(*positions.indices(len(self)))
+        positions = np.asarray(positions)
+        if positions.size == 0:
+            return np.empty((0, *self._parts[0].shape[1:]), dtype=np.uint8)
+        if positions.dtype.kind not in "iu" or positions.ndim != 1:
+            raise TypeError(f"positions must be (n,) integers, not {positions.dtype} {positions.shape}")
+        first, last = int(positions.min()), int(positions.max())
+        if first < -len(self) or last >= len(self):
+            raise IndexError(f"image {last if last >= len(self) else first} of a pool of {len(self)}")
+        positions = positions.astype(np.int64, copy=False)
+        if first < 0:
+            positions = np.where(positions < 0, positions + len(self), positions)
         if len(self._parts) == 1:
-            only: np.ndarray = np.asarray(self._parts[0][places])
+            only: np.ndarray = self._parts[0][positions]
             return only
-        images = np.empty((len(places), *self._parts[0].shape[1:]), dtype=np.uint8)
-        part_of = np.searchsorted(self._starts, places, side="right") - 1
+        images = np.empty((len(positions), *self._parts[0].shape[1:]), dtype=np.uint8)
+        part_of = np.searchsorted(self._starts, positions, side="right") - 1
         for part in np.unique(part_of):
             here = part_of == part
-            images[here] = self._parts[part][places[here] - self._starts[part]]
+            images[here] = self._parts[part][positions[here] - self._starts[part]]
         return images
 
     def index(self) -> Any:
@@ -118,24 +143,14 @@ class ImagePool:
             raise KD3Error(f"{self.path / INDEX} cannot be read: {problem}") from None
 
     def verify(self) -> list[str]:
-        """Read everything and return what is damaged, in words; empty for a sound pool."""
-        table = self.index()
-        digests = [bytes(value) for value in table.column("digest").to_pylist()]
-        if len(digests) != len(self):
-            return [f"{INDEX} lists {len(digests):,} images, the manifest {len(self):,}"]
-        problems = []
-        place = 0
-        for part, description in zip(self._parts, self.manifest.parts, strict=True):
-            for offset, image in enumerate(part):
-                if pixel_digest(image) != digests[place]:
-                    name = table.column("key")[place].as_py()
-                    problems.append(
-                        f"{description.file}: image {offset} (pool position {place}, {name}) has other pixels"
-                    )
-                place += 1
-        if content_hash(self.image_size, digests) != self.content_hash:
-            problems.append(f"{INDEX} does not have the content hash of the manifest")
-        return problems
+        """Read everything and return what is damaged, in words; empty for a sound pool.
+
+        Raises:
+            KD3Error: the pool is in memory.
+        """
+        if self.path is None:
+            raise KD3Error("a pool in memory has no files to verify")
+        return list(problems(self.path, self.manifest))
 
     def summary(self) -> str:
         """Return what the pool holds and what was left out, for people."""

@@ -12,10 +12,11 @@ from typing import IO, Any
 
 import numpy as np
 
+from kd3.errors import KD3Error
 from kd3.pool.decode import Decoded
 from kd3.pool.manifest import Part
 from kd3.pool.record import Record
-from kd3.storage.atomic import replacing
+from kd3.storage.atomic import replacing, sync_folder
 
 DATABASE = "ingest.sqlite"
 PART_BYTES = 256 << 20
@@ -40,7 +41,6 @@ class IngestState:
     def __init__(self, folder: Path, image_size: int, *, part_bytes: int = PART_BYTES) -> None:
         self.folder, self.image_size = folder, image_size
         self.image_bytes = 3 * image_size * image_size
-        self.images_per_part = max(1, part_bytes // self.image_bytes)
         self.database = sqlite3.connect(folder / DATABASE, isolation_level=None)
         self.database.execute("PRAGMA synchronous = FULL")
         self.database.executescript(SCHEMA)
@@ -49,42 +49,34 @@ class IngestState:
         self.skipped: int = stored.get("skipped", 0)
         self.seconds: float = stored.get("seconds", 0.0)
         self.images: int = stored.get("images", 0)
+        # As it was begun, whatever this version of kd3 would take.
+        self.images_per_part: int = stored.get("images_per_part", max(1, part_bytes // self.image_bytes))
         self._handle: IO[bytes] | None = None
         self._cut()
         self.database.execute("BEGIN")
 
-    def request(self) -> dict[str, Any] | None:
-        """Return the settings that this ingest was begun with."""
-        row = self.database.execute("SELECT value FROM progress WHERE name = 'request'").fetchone()
-        value: dict[str, Any] | None = json.loads(row[0]) if row else None
-        return value
-
     def begin(self, request: dict[str, Any]) -> None:
         """Remember the settings."""
         self._put("request", request)
+        self._put("images_per_part", self.images_per_part)
         self.commit()
 
     def add(self, record: Record, decoded: Decoded) -> None:
         """Keep an image, or note that the pool has it already."""
-        row = self.database.execute(
-            "SELECT position, source, key FROM items WHERE sha256 = ?", (decoded.sha256,)
-        ).fetchone()
-        if row:
-            self._add_duplicate(record, *row)
-            return
-        self.database.execute(
-            "INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                self.images,
-                record.source,
-                record.key,
-                decoded.sha256,
-                decoded.width,
-                decoded.height,
-                decoded.format,
-                decoded.digest,
-            ),
+        row = (
+            self.images,
+            record.source,
+            record.key,
+            decoded.sha256,
+            decoded.width,
+            decoded.height,
+            decoded.format,
+            decoded.digest,
         )
+        added = self.database.execute("INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", row)
+        if added.rowcount == 0:
+            self._add_duplicate(record, decoded.sha256)
+            return
         self._append(decoded.pixels)
 
     def reject(self, record: Record, reason: str, detail: str) -> None:
@@ -170,8 +162,11 @@ class IngestState:
             writer.writerow(header.split(","))
             writer.writerows(self.database.execute(query))
 
-    def _add_duplicate(self, record: Record, position: int, source: str, key: str) -> None:
+    def _add_duplicate(self, record: Record, sha256: bytes) -> None:
         """Note a duplicate. Of identical files the shortest path names the image: plain.jpg, not copy_of_plain.jpg."""
+        position, source, key = self.database.execute(
+            "SELECT position, source, key FROM items WHERE sha256 = ?", (sha256,)
+        ).fetchone()
         if (len(record.key), record.key) < (len(key), key):
             self.database.execute(
                 "UPDATE items SET source = ?, key = ? WHERE position = ?",
@@ -197,17 +192,44 @@ class IngestState:
             os.fsync(self._handle.fileno())
             self._handle.close()
         self._handle = (self.folder / part_name(number)).open("ab")
+        sync_folder(self.folder)
 
     def _cut(self) -> None:
-        """Cut off pixels that were appended but never recorded."""
-        full, rest = divmod(self.images, self.images_per_part)
-        for path in sorted(self.folder.glob("images-*.bin")):
-            number = int(path.stem.removeprefix("images-"))
-            keep = self.images_per_part if number < full else rest if number == full else 0
-            if keep:
-                os.truncate(path, keep * self.image_bytes)
-            else:
+        """Cut off pixels that were appended but never recorded; recorded ones must be there."""
+        expected = {part.file: part.images * self.image_bytes for part in self.parts()}
+        for path in self.folder.glob("images-*.bin"):
+            if path.name not in expected:
                 path.unlink()
+        for name, size in expected.items():
+            path = self.folder / name
+            if not path.is_file() or path.stat().st_size < size:
+                self.database.close()
+                raise KD3Error(
+                    f"the unfinished pool {self.folder} is damaged: {name} is missing or shorter than recorded; "
+                    f"remove the folder and begin again"
+                )
+            os.truncate(path, size)
+
+
+def begun_with(folder: Path) -> dict[str, Any] | None:
+    """Return the settings of an unfinished ingest, touching nothing; None where it has not begun.
+
+    Raises:
+        KD3Error: the database is damaged, or none of ours.
+    """
+    if not (folder / DATABASE).is_file():
+        return None
+    database = sqlite3.connect(folder / DATABASE)
+    try:
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'progress'").fetchone():
+            return None
+        row = database.execute("SELECT value FROM progress WHERE name = 'request'").fetchone()
+    except sqlite3.DatabaseError as problem:
+        raise KD3Error(f"{folder / DATABASE} is damaged ({problem}); remove {folder} and begin again") from None
+    finally:
+        database.close()
+    value: dict[str, Any] | None = json.loads(row[0]) if row else None
+    return value
 
 
 def part_name(number: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import sqlite3
 import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -10,25 +10,27 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import kd3
 from kd3 import console
 from kd3.config.commands import IngestConfig
 from kd3.config.settings import build
 from kd3.errors import KD3Error
 from kd3.pool.counting import count_in_background
 from kd3.pool.decode import DecodeSettings, Rejected
-from kd3.pool.decoding import decode_records
-from kd3.pool.image_pool import DUPLICATES, INDEX, REJECTED, ImagePool
-from kd3.pool.ingest_state import DATABASE, PART_BYTES, IngestState
+from kd3.pool.decoding import Outcome, decode_records
+from kd3.pool.image_pool import DUPLICATES, REJECTED, ImagePool
+from kd3.pool.ingest_state import DATABASE, PART_BYTES, IngestState, begun_with
 from kd3.pool.manifest import FORMAT, NAME, VERSION, Counts, Manifest, content_hash, read_manifest
-from kd3.pool.record import SIDECAR
+from kd3.pool.output_folder import LOCK, check_place, check_settings, remove_pool
+from kd3.pool.reasons import SIDECAR
 from kd3.pool.sources import expand, records
+from kd3.pool.verify import INDEX
 from kd3.storage.atomic import write_json
 from kd3.storage.lock import exclusive
+from kd3.version import __version__
 
 COMMIT_SECONDS = 2.0
 COMMIT_FILES = 4096
-LOCK = ".lock"
+TELL_FILES = 64  # drawing the bar costs as much as a small image
 
 
 def ingest(
@@ -53,31 +55,55 @@ def ingest(
 def ingest_with(config: IngestConfig, *, part_bytes: int = PART_BYTES) -> ImagePool:
     """Make a pool as the settings say; see `ingest`."""
     folder = Path(config.out)
-    expand(config.sources)  # a missing source is told before anything is made
-    fresh = _check_output(folder, config)
-    if (folder / NAME).is_file():
-        console.say(f"pool {folder} is finished; there is nothing to do")
-        return ImagePool.open(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with exclusive(folder / LOCK, what=f"pool {folder}"):
-        state = IngestState(folder, config.image_size, part_bytes=part_bytes)
-        try:
-            if state.request() is None:
-                state.begin(_request(config))
-            elif state.files:
-                console.say(f"pool {folder}: going on after {state.files:,} files")
-            _consume(state, config)
-            _finish(state, folder, config)
-        except KD3Error:
-            state.close()
-            if fresh:
-                shutil.rmtree(folder)
-            raise
-        finally:
-            state.close()
-        (folder / DATABASE).unlink()
+    check_place(folder, expand(config.sources))  # what is wrong is told before anything is made
+    try:
+        if (folder / NAME).is_file():
+            return _finished(folder, config)
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        with exclusive(folder / LOCK, what=f"pool {folder}"):
+            if not (folder / NAME).is_file():  # another process may have finished it meanwhile
+                _fill(folder, config, made, part_bytes)
+    except (OSError, sqlite3.OperationalError) as problem:
+        # Files of the crawl that cannot be read are rejections by now: this is about the output.
+        raise KD3Error(
+            f"cannot write pool {folder}: {problem}; once that is mended, the same command goes on from here"
+        ) from problem
     (folder / LOCK).unlink(missing_ok=True)
     return ImagePool.open(folder)
+
+
+def _finished(folder: Path, config: IngestConfig) -> ImagePool:
+    check_settings(folder, read_manifest(folder).settings, _request(config))
+    # A kill right after the manifest was written leaves these.
+    for name in (DATABASE, LOCK):
+        (folder / name).unlink(missing_ok=True)
+    pool = ImagePool.open(folder)
+    console.say(f"pool {folder} is finished; there is nothing to do")
+    return pool
+
+
+def _fill(folder: Path, config: IngestConfig, made: list[Path], part_bytes: int) -> None:
+    begun = begun_with(folder)
+    check_settings(folder, begun or {}, _request(config))
+    state = IngestState(folder, config.image_size, part_bytes=part_bytes)
+    try:
+        if begun is None:
+            state.begin(_request(config))
+        elif state.files:
+            console.say(f"pool {folder}: going on after {state.files:,} files")
+        _consume(state, config)
+        if state.images == 0:
+            message = _nothing_usable(state, config)
+            state.close()
+            remove_pool(folder, made)
+            raise KD3Error(message)
+        _finish(state, folder, config)
+    finally:
+        state.close()
+    (folder / DATABASE).unlink(missing_ok=True)
+    for leftover in folder.glob(".*.tmp"):  # of a run that was killed while it wrote them
+        leftover.unlink()
 
 
 def _request(config: IngestConfig) -> dict[str, Any]:
@@ -85,33 +111,6 @@ def _request(config: IngestConfig) -> dict[str, Any]:
     values = config.model_dump(mode="json", exclude={"out", "workers"})
     values["sources"] = [str(Path(source).absolute()) for source in config.sources]
     return values
-
-
-def _check_output(folder: Path, config: IngestConfig) -> bool:
-    """Refuse a folder that is not ours or was begun with other settings; say whether it is new."""
-    if not folder.exists():
-        return True
-    if not folder.is_dir():
-        raise KD3Error(f"{folder} is a file; --out must be a folder")
-    ours = {entry.name for entry in folder.iterdir()}
-    if not ours - {LOCK}:
-        return True
-    if NAME in ours:
-        before = read_manifest(folder).settings
-    elif DATABASE in ours:
-        with exclusive(folder / LOCK, what=f"pool {folder}"):
-            state = IngestState(folder, config.image_size)
-            before = state.request() or _request(config)
-            state.close()
-    else:
-        raise KD3Error(f"{folder} is not empty and holds no pool; choose another --out")
-    for name, value in _request(config).items():
-        if before.get(name) != value:
-            raise KD3Error(
-                f"pool {folder} was begun with {name} = {before.get(name)!r}, not {value!r}; "
-                f"choose another --out or the same settings"
-            )
-    return False
 
 
 def _consume(state: IngestState, config: IngestConfig) -> None:
@@ -123,28 +122,33 @@ def _consume(state: IngestState, config: IngestConfig) -> None:
         console.progress("ingest", None, "files", done=state.files) as bar,
         count_in_background(config.sources, config.limit, bar),
     ):
+        told = state.files
         for outcome in decode_records(files, settings, workers=config.workers):
-            result = outcome.result
-            if not isinstance(result, Rejected):
-                state.add(outcome.record, result)
-            elif result.reason == SIDECAR:
-                state.skipped += 1
-            else:
-                state.reject(outcome.record, result.reason, result.detail)
-            state.files += 1
-            bar.advance(1)
+            _take(outcome, state)
+            if state.files - told >= TELL_FILES:
+                bar.advance(state.files - told)
+                told = state.files
             if state.files % COMMIT_FILES == 0 or time.monotonic() - committed > COMMIT_SECONDS:
                 committed = time.monotonic()
                 state.seconds = before + committed - started
                 state.commit()
+        bar.advance(state.files - told)
     state.seconds = before + time.monotonic() - started
     state.commit()
 
 
+def _take(outcome: Outcome, state: IngestState) -> None:
+    result = outcome.result
+    if not isinstance(result, Rejected):
+        state.add(outcome.record, result)
+    elif result.reason == SIDECAR:
+        state.skipped += 1
+    else:
+        state.reject(outcome.record, result.reason, result.detail)
+    state.files += 1
+
+
 def _finish(state: IngestState, folder: Path, config: IngestConfig) -> None:
-    rejected = state.rejected_counts()
-    if state.images == 0:
-        raise KD3Error(_nothing_usable(state, config, rejected))
     state.write_index(folder / INDEX)
     state.write_lists(folder / REJECTED, folder / DUPLICATES)
     manifest = Manifest(
@@ -157,20 +161,21 @@ def _finish(state: IngestState, folder: Path, config: IngestConfig) -> None:
             found=state.files - state.skipped,
             kept=state.images,
             duplicates=state.duplicates(),
-            rejected=rejected,
+            rejected=state.rejected_counts(),
             skipped=state.skipped,
         ),
         parts=state.parts(),
         sources=config.sources,
         settings=_request(config),
-        kd3=kd3.__version__,
+        kd3=__version__,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         seconds=round(state.seconds, 3),
     )
     write_json(folder / NAME, manifest.to_dict())
 
 
-def _nothing_usable(state: IngestState, config: IngestConfig, rejected: dict[str, int]) -> str:
+def _nothing_usable(state: IngestState, config: IngestConfig) -> str:
+    rejected = state.rejected_counts()
     where = ", ".join(config.sources)
     if not rejected:
         return f"{where} holds no file that could be an image"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
+
+from kd3.pool.reasons import Reason
 
 FILE_LIMIT = 256 << 20  # bytes; no photograph is larger, and a worker must hold it in memory
 
@@ -13,9 +16,10 @@ FILE_LIMIT = 256 << 20  # bytes; no photograph is larger, and a worker must hold
 class Unreadable(Exception):
     """The bytes cannot be had; carries the reason and a detail."""
 
-    def __init__(self, reason: str, detail: str = "") -> None:
+    def __init__(self, reason: Reason, detail: str = "") -> None:
         super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
+        self.reason: Reason = reason
+        self.detail = detail
 
 
 class Location(Protocol):
@@ -43,16 +47,28 @@ class InFile:
     size: int | None = None
 
     def read(self) -> bytes:
-        """Return the range's bytes."""
-        with open(self.path, "rb") as handle:
+        """Return the range's bytes; a file beyond the limit is refused unread."""
+        with open(self.path, "rb", buffering=0, opener=_open_at_once) as handle:
+            size = os.fstat(handle.fileno()).st_size if self.size is None else self.size
+            if size > FILE_LIMIT:
+                raise too_large()
             handle.seek(self.offset)
-            wanted = FILE_LIMIT + 1 if self.size is None else self.size
-            data = handle.read(wanted)
-        if self.size is None and len(data) > FILE_LIMIT:
-            raise Unreadable("file too large", f"more than {FILE_LIMIT >> 20} MiB")
-        if self.size is not None and len(data) < self.size:
+            data = handle.read(size)
+            while len(data) < size and (more := handle.read(size - len(data))):
+                data += more
+        if len(data) < size:
             raise Unreadable("truncated", "the archive ends inside this file")
         return data
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # A named pipe that took a file's place must not make a worker wait for ever.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def too_large() -> Unreadable:
+    """Return the refusal of a file beyond the limit."""
+    return Unreadable("file too large", f"more than {FILE_LIMIT >> 20} MiB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +80,27 @@ class InZip:
 
     def read(self) -> bytes:
         """Return the member's bytes, uncompressed."""
-        archive = _open_zip(self.path)
         try:
+            archive = open_zip(self.path)
             with archive.open(archive.infolist()[self.place]) as handle:
                 data = handle.read(FILE_LIMIT + 1)
         except Exception as problem:
             # zlib, lzma, bz2 and zipfile each raise their own.
             raise Unreadable("archive damaged", f"{type(problem).__name__}: {problem}") from None
         if len(data) > FILE_LIMIT:
-            raise Unreadable("file too large", f"more than {FILE_LIMIT >> 20} MiB")
+            raise too_large()
         return data
 
 
+def open_zip(path: str) -> zipfile.ZipFile:
+    """Return an open zip; a process keeps a few, since their directories are slow to read."""
+    now = os.stat(path)
+    # A file that was replaced since is another zip.
+    return _open_zip(path, now.st_ino, now.st_size, now.st_mtime_ns)
+
+
 @lru_cache(maxsize=4)
-def _open_zip(path: str) -> zipfile.ZipFile:
+def _open_zip(path: str, *version: int) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
@@ -96,15 +119,12 @@ class InMemory:
 class Unusable:
     """Something that is known to be no image without a look inside."""
 
-    reason: str
+    reason: Reason
     detail: str = ""
 
     def read(self) -> bytes:
         """Raise the reason."""
         raise Unreadable(self.reason, self.detail)
-
-
-SIDECAR = "sidecar"  # the reason of files that are metadata by their name: skipped, not rejected
 
 
 def printable(name: str) -> str:

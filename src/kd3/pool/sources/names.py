@@ -13,6 +13,11 @@ ARCHIVE_SUFFIXES = {
     ".tar.xz": "tar",
     ".zip": "zip",
 }
+NAME_RULE = (
+    "Every regular file is tried as an image, whatever its extension. Skipped and counted are hidden files, "
+    "__MACOSX folders and metadata: " + " ".join(SIDECAR_SUFFIXES) + ". "
+    "Archives in a folder (" + " ".join(ARCHIVE_SUFFIXES) + ") are opened; archives inside archives are not."
+)
 
 
 def archive_kind(path: str) -> str | None:
@@ -22,6 +27,13 @@ def archive_kind(path: str) -> str | None:
 
 
 def is_sidecar(key: str) -> bool:
-    """Say whether a name is that of metadata or a hidden file, not of an image."""
-    name = key.rsplit("/", 1)[-1]
-    return name.startswith(".") or "__MACOSX/" in key or name.lower().endswith(SIDECAR_SUFFIXES)
+    """Say whether a path is that of metadata or of something hidden, not of an image.
+
+    >>> is_sidecar("cats/0001.json"), is_sidecar(".thumbnails/0001.jpg"), is_sidecar("./cats/0001")
+    (True, True, False)
+    """
+    if key.lower().endswith(SIDECAR_SUFFIXES):
+        return True
+    if "/." not in key and "__MACOSX" not in key and not key.startswith("."):
+        return False
+    return any(part == "__MACOSX" or (part[:1] == "." and part.strip(".")) for part in key.split("/"))

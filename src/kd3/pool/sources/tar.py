@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import lzma
+import os
 import tarfile
-import zlib
 from collections.abc import Iterator
+from tarfile import HeaderError, TarFile, TarInfo
 
-from kd3.pool.record import FILE_LIMIT, SIDECAR, InFile, InMemory, Location, Record, Unusable, printable
+from kd3.pool.reasons import SIDECAR
+from kd3.pool.record import FILE_LIMIT, InFile, InMemory, Location, Record, Unusable, printable, too_large
 from kd3.pool.sources.names import is_sidecar
 
-DAMAGED = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError)
+BLOCK = 512
+HEADER_LIMIT = 1 << 20  # bytes of a long name or pax record; a hostile one asks for all memory
+_END: type[Exception] = tarfile.EOFHeaderError  # type: ignore[attr-defined]  # the marked end
+_EXTENDED = (
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
+)  # fmt: skip
 
 
 def tar_members(path: str, source: str, prefix: str) -> Iterator[Record]:
@@ -21,22 +27,68 @@ def tar_members(path: str, source: str, prefix: str) -> Iterator[Record]:
     """
     plain = path.lower().endswith(".tar")
     try:
-        with tarfile.open(path, "r:" if plain else "r|*") as archive:
+        with tarfile.open(path, "r:" if plain else "r|*", tarinfo=_Member) as archive:
             for member in archive:
                 archive.members = []  # type: ignore[attr-defined]  # tarfile remembers every member it has read
                 if not member.isdir():
-                    yield Record(source, prefix + printable(member.name), _location(archive, member, path, plain))
-    except DAMAGED as problem:
-        yield Record(source, prefix or printable(path), Unusable("archive damaged", str(problem)))
+                    key = prefix + printable(member.name.removeprefix("./"))
+                    yield Record(source, key, _location(archive, member, path, plain))
+    except Exception as problem:
+        # Besides its own errors tarfile passes on those of zlib, bz2 and lzma, and IndexError,
+        # RecursionError, MemoryError where headers are made to harm.
+        key = prefix.rstrip("/") or printable(os.path.basename(path))
+        yield Record(source, key, Unusable("archive damaged", str(problem) or type(problem).__name__))
 
 
-def _location(archive: tarfile.TarFile, member: tarfile.TarInfo, path: str, plain: bool) -> Location:
+def tar_count(path: str) -> int:
+    """Return about how many files an uncompressed tar has: quick, for showing the time left only."""
+    count = offset = 0
+    with open(path, "rb", buffering=0) as handle:
+        while len(header := handle.read(BLOCK)) == BLOCK and header[0]:
+            count += header[156:157] in (b"0", b"\0")
+            digits = header[124:136].strip(b" \0")
+            if not digits.isdigit():
+                break
+            offset += BLOCK + -(-int(digits, 8) // BLOCK) * BLOCK
+            handle.seek(offset)
+    return count
+
+
+class _Damaged(tarfile.TarError):
+    """Not a HeaderError: of those after the first member tarfile makes a silent end."""
+
+
+class _Member(TarInfo):
+    """A member whose header is looked at before it is believed."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        member = super().frombuf(buf, encoding, errors)
+        if member.size < 0 or (member.type in _EXTENDED and member.size > HEADER_LIMIT):
+            raise _Damaged("a header states an impossible size")
+        return member
+
+    @classmethod
+    def fromtarfile(cls, archive: TarFile) -> _Member:
+        start = archive.offset
+        try:
+            member = super().fromtarfile(archive)
+        except _END:
+            raise
+        except HeaderError as problem:
+            raise _Damaged(f"{problem} at byte {start:,}") from None
+        if member.size < 0 or archive.offset <= start:
+            raise _Damaged("a header points backwards")
+        return member
+
+
+def _location(archive: TarFile, member: TarInfo, path: str, plain: bool) -> Location:
     if is_sidecar(member.name):
         return Unusable(SIDECAR)
     if not member.isreg() or member.issparse():
         return Unusable("not a regular file")
     if member.size > FILE_LIMIT:
-        return Unusable("file too large", f"more than {FILE_LIMIT >> 20} MiB")
+        return Unusable("file too large", too_large().detail)
     if plain:
         return InFile(path, member.offset_data, member.size)
     handle = archive.extractfile(member)

@@ -1,0 +1,55 @@
+"""The folder that a pool is made in: whether it is ours, and how it is cleared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from kd3.errors import KD3Error
+from kd3.pool.ingest_state import DATABASE
+from kd3.pool.manifest import NAME
+
+LOCK = ".lock"
+
+
+def check_place(folder: Path, sources: Sequence[str]) -> None:
+    """Refuse a place for a pool that belongs to something else; nothing is written.
+
+    Raises:
+        KD3Error: it is a file, it holds other things, or it lies inside a source.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise KD3Error(f"{folder} is a file; --out must be a folder")
+    if folder.is_dir():
+        present = {entry.name for entry in folder.iterdir()}
+        if present - {LOCK} and not present & {NAME, DATABASE}:
+            raise KD3Error(f"{folder} is not empty and holds no pool; choose another --out")
+    for source in map(Path, sources):
+        if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
+            raise KD3Error(f"{folder} lies in the source {source}, which it would change; choose another --out")
+
+
+def check_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on with other settings than a pool was begun with.
+
+    Raises:
+        KD3Error: names the first that differs, and both values.
+    """
+    for name, value in now.items():
+        if name in before and before[name] != value:
+            raise KD3Error(
+                f"pool {folder} was begun with {name} = {before[name]!r}, not {value!r}; "
+                f"choose another --out or the same settings"
+            )
+
+
+def remove_pool(folder: Path, made: Sequence[Path]) -> None:
+    """Remove what an ingest wrote, and the folders that it made (innermost first) if they are empty then."""
+    for pattern in (f"{DATABASE}*", "images-*.bin", ".*.tmp", LOCK):
+        for path in folder.glob(pattern):
+            path.unlink()
+    with suppress(OSError):
+        for place in made:
+            place.rmdir()

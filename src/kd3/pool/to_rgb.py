@@ -1,0 +1,59 @@
+"""Any mode of Pillow as plain RGB, upright."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+WHITE = (255, 255, 255)
+ORIENTATION = 0x0112  # the EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def upright(opened: Image.Image, image: Image.Image) -> Image.Image:
+    """Return `image` turned as the EXIF data of `opened` say; damaged EXIF data say nothing."""
+    try:
+        turn = _TURNS.get(opened.getexif().get(ORIENTATION, 1))
+    except Exception:
+        # struct.error, SyntaxError, ValueError ...: the pixels are good all the same.
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return an image of any mode as RGB: alpha over white, wide samples scaled to 8 bits."""
+    has_alpha = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+    if image.mode == "RGB" and not has_alpha:
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        return _narrow(image).convert("RGB")
+    if has_alpha:
+        layered = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
+        canvas = Image.new("RGB", layered.size, WHITE)
+        canvas.paste(layered, mask=layered.getchannel("A"))
+        return canvas
+    return image.convert("RGB")
+
+
+def _narrow(image: Image.Image) -> Image.Image:
+    """Scale 16-bit, 32-bit and floating-point grey to 8 bits.
+
+    Integers are 16 bits wide unless a value is larger: then 31. Floats carry no range of their
+    own: it is the narrowest of 1, 255 and 65535 that holds them.
+    """
+    values = np.asarray(image)
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    floats = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
+    largest = float(floats.max(initial=0))
+    top = next((top for top in ranges if largest <= top), largest if image.mode == "F" else 2.0**31 - 1)
+    return Image.fromarray(np.clip(floats / top * 255 + 0.5, 0, 255).astype(np.uint8))

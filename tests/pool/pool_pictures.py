@@ -1,0 +1,53 @@
+"""Small pictures and archives of them, for the tests of the pool."""
+
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def noise(seed: int, width: int = 24, height: int = 24) -> Image.Image:
+    """A picture like no other."""
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
+    """The bytes of a file of this picture."""
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def some_files(count: int) -> dict[str, bytes]:
+    """Pictures by name, in sorted order."""
+    return {f"{seed % 3}/{seed:05d}.png": encoded(noise(seed)) for seed in range(count)}
+
+
+def folder_of(place: Path, files: dict[str, bytes]) -> Path:
+    """Write files into a folder."""
+    for name, data in files.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(data)
+    return place
+
+
+def tar_of(path: Path, files: dict[str, bytes], mode: str = "w") -> Path:
+    """Write files into a tar."""
+    with tarfile.open(path, mode) as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+def zip_of(path: Path, files: dict[str, bytes]) -> Path:
+    """Write files into a zip."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path

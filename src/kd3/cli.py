@@ -16,12 +16,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kd3 import __version__, console
+from kd3 import console
 from kd3.config.command_table import COMMANDS, Command
 from kd3.config.distill_layers import layered, presets, resumed
 from kd3.config.flags import add_flags, nested
 from kd3.config.settings import Settings, build
 from kd3.errors import KD3Error, unknown_name
+from kd3.version import __version__
 
 EXIT_WRONG_INPUT = 2
 EXIT_INTERRUPTED = 130

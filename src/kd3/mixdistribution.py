@@ -19,7 +19,7 @@ def mix_statistics(images: Tensor, partner: Tensor, mix: Tensor) -> Tensor:
     Shapes: images (B, C, H, W), normalised floats; partner (B,), indices into the batch;
     mix (B,), in [0, 1] -> (B, C, H, W).
 
-    Source: KD3 (arXiv 2307.11469), section 3.4, equations for gamma_mix and beta_mix; MixStyle
+    Source: KD3 (arXiv 2307.11469), MixDistribution: gamma_mix and beta_mix; MixStyle
     (arXiv 2104.02008) does the same to feature maps. The variance is the biased one over pixels.
     """
     # Written out: torch.var over two dimensions is slow in channels_last.

@@ -58,7 +58,7 @@ class DemoResult:
             words = "" if agreement is None or name == "teacher" else f"{agreement:.1f} %"
             lines.append(f"  {NAMES[name]:<20} {self.figures[name]['top1']:>7.1f} %  {words:>20}")
         lines += [
-            f"digits are {self.digits_in_pool:.0f} % of the crawl, {self.digits_kept:.0f} % of what KD3 kept at the end",
+            f"of the crawl {self.digits_in_pool:.0f} % are digits, of KD3's last selection {self.digits_kept:.0f} %",
             f"picture: {self.folder / 'selection.png'}",
             f"all of it took {clock(self.seconds)}; one seed, so differences of a few points mean nothing",
         ]

@@ -21,7 +21,7 @@ def nt_xent(embeddings: Tensor, other_embeddings: Tensor, *, temperature: float)
 
     Shapes: (B, D), (B, D) -> ().
 
-    Source: SimCLR (arXiv 2002.05709), equation 1; KD3 (arXiv 2307.11469), section 3.4, uses it
+    Source: SimCLR (arXiv 2002.05709), equation 1; KD3 (arXiv 2307.11469) uses it
     with the MixDistribution view and temperature 0.3.
 
     >>> u = torch.eye(2)

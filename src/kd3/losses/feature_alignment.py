@@ -17,7 +17,7 @@ def alignment_weights(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 
     Shapes: both logits (B, K) -> (B,), in [1/2, 1].
 
-    Source: KD3 (arXiv 2307.11469), section 3.3, weighted feature alignment.
+    Source: KD3 (arXiv 2307.11469), weighted feature alignment.
 
     >>> alignment_weights(torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]))
     tensor([0.9933])
@@ -59,7 +59,7 @@ def feature_alignment(
     Raises:
         ValueError: channels or batch sizes differ.
 
-    Source: KD3 (arXiv 2307.11469), section 3.3. `relative` is ours: the raw mean square is a
+    Source: KD3 (arXiv 2307.11469), weighted feature alignment. `relative` is ours: the raw mean square is a
     small number for small feature values and vanishes beside any other term.
     """
     if projected.shape[:2] != teacher_features.shape[:2]:

@@ -64,7 +64,7 @@ class KD3(Method):
         """Passes over the selected images before the next selection."""
         return self.options.select_every
 
-    # 1. Dynamic instance selection (section 3.2)
+    # 1. Dynamic instance selection
 
     def select(self, scan: Scan, progress: float, *, at_least: int) -> Selection:
         """Return the images of which teacher and student together are sure, class by class."""
@@ -82,7 +82,7 @@ class KD3(Method):
         teacher = self.teacher.outputs(images)
         features, student = self.student.outputs(images)
 
-        # 2. Shared classifier and weighted feature alignment (section 3.3)
+        # 2. Shared classifier and weighted feature alignment
         weights = alignment_weights(student.logits, teacher.logits) if options.weighted_alignment else None
         relative = options.alignment_scale == "relative"
         alignment = feature_alignment(student.features, teacher.features, weights=weights, relative=relative)
@@ -91,7 +91,7 @@ class KD3(Method):
             divergence = soft_target_divergence(student.logits, teacher.logits, temperature=options.temperature)
             terms["soft_targets"] = options.logit_weight * divergence
 
-        # 3. MixDistribution contrastive learning (section 3.4)
+        # 3. MixDistribution contrastive learning
         if self.embedding is not None:
             contrast = self._contrast(images, features, generator)
             terms["contrastive"] = options.contrastive_weight * contrast

@@ -13,7 +13,7 @@ class Projector(nn.Sequential):
 
     Shapes: (B, in_channels, h, w) -> (B, out_channels, h, w).
 
-    Source: SimKD (arXiv 2203.14001), section 3.2; KD3 (arXiv 2307.11469) uses the same with a
+    Source: SimKD (arXiv 2203.14001); KD3 (arXiv 2307.11469) uses the same with a
     width of half of the teacher's channels.
     """
 

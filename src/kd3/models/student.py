@@ -113,7 +113,7 @@ def shared_head(
 ) -> Student:
     """Return a student that is scored by the teacher's classifier, through a projector.
 
-    Source: KD3 (arXiv 2307.11469), section 3.3; SimKD (arXiv 2203.14001).
+    Source: KD3 (arXiv 2307.11469), shared classifier; SimKD (arXiv 2203.14001).
 
     Raises:
         KD3Error: the student's features cannot be found.

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import kd3
+from kd3.version import __version__
 
 PACKAGES = ("torch", "lightning-fabric", "numpy", "pillow")
 
@@ -16,7 +16,7 @@ PACKAGES = ("torch", "lightning-fabric", "numpy", "pillow")
 def origin(**identities: str) -> dict[str, Any]:
     """Return versions and hardware of this process with the identities given."""
     return {
-        "kd3": kd3.__version__,
+        "kd3": __version__,
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},

@@ -15,7 +15,7 @@ def blend_logits(teacher_logits: Tensor, student_logits: Tensor, teacher_weight:
 
     Shapes: (N, K), (N, K) -> (N, K). teacher_weight (alpha) in [0, 1].
 
-    Source: KD3 (arXiv 2307.11469), section 3.2.
+    Source: KD3 (arXiv 2307.11469), dynamic instance selection.
     """
     return teacher_weight * teacher_logits + (1 - teacher_weight) * student_logits
 
@@ -31,7 +31,7 @@ def teacher_weight(progress: float, schedule: Schedule = "smooth", *, constant: 
       the jump.
     - "constant": `constant` throughout; "teacher": 1 throughout (the student is never asked).
 
-    Source: KD3 (arXiv 2307.11469), section 3.2, and the authors' code for the constants.
+    Source: KD3 (arXiv 2307.11469), dynamic instance selection, and the authors' code for the constants.
 
     >>> round(teacher_weight(0.0, "paper"), 2), round(teacher_weight(80 / 240, "paper"), 2)
     (0.99, 0.71)

@@ -14,7 +14,7 @@ def class_thresholds(predicted_per_class: Tensor, *, threshold: float = 0.95) ->
 
     Shapes: (K,) counts -> (K,), float64. threshold (tau) in [0, 1].
 
-    Source: KD3 (arXiv 2307.11469), section 3.2, after FlexMatch (arXiv 2110.08263), equations 8 and
+    Source: KD3 (arXiv 2307.11469), dynamic instance selection, after FlexMatch (arXiv 2110.08263), equations 8 and
     11. n_k counts all predictions, as KD3's code does; FlexMatch counts the confident ones only.
 
     >>> class_thresholds(torch.tensor([8, 4, 2])).tolist()

@@ -64,7 +64,7 @@ def select_confident(logits: Tensor, *, threshold: float = 0.95, at_least: int =
     Raises:
         ValueError: no images, or logits that are not finite.
 
-    Source: KD3 (arXiv 2307.11469), section 3.2. The fallback is ours.
+    Source: KD3 (arXiv 2307.11469), dynamic instance selection. The fallback is ours.
     """
     count, classes = logits.shape
     if count == 0:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kd3 import console
 from kd3.compute import Compute
-from kd3.config.commands import DEFAULT_IMAGES, TrainSettings
+from kd3.config.commands import TrainSettings
 from kd3.errors import KD3Error
 from kd3.methods.base import Method
 from kd3.pool import ImagePool
@@ -24,10 +24,11 @@ from kd3.storage.atomic import replacing
 from kd3.training.augment import augment
 from kd3.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from kd3.training.interruption import StopRequest, stopping_between_steps
+from kd3.training.pool_scan import PoolScan
 from kd3.training.pool_split import PoolSplit
 from kd3.training.randomness import generator_for, seed_for
 from kd3.training.scan import agreement, score
-from kd3.training.schedule import learning_rate
+from kd3.training.schedule import learning_rate, total_steps
 
 LOG_STEPS = 20
 EVALUATIONS_AT_MOST = 50
@@ -46,28 +47,6 @@ class FitResult:
     best_agreement: float  # percent of held-out pool images
     best_step: int
     last_agreement: float  # percent
-
-
-class PoolScan:
-    """Opinions on the training part of the pool, each asked for once a round at most."""
-
-    def __init__(self, fit: Fit) -> None:
-        self.fit = fit
-        self.count = len(fit.split.train)
-        self._student: Tensor | None = None
-
-    def teacher_logits(self) -> Tensor:
-        """Return (N, K)."""
-        return self.fit.teacher_logits()[self.fit.split.train]
-
-    def student_logits(self) -> Tensor:
-        """Return (N, K) of the student as it stands."""
-        if self._student is None:
-            fit = self.fit
-            self._student = score(
-                fit.method.student, fit.pool, fit.split.train, fit.method.student.normalise, fit.compute
-            )
-        return self._student
 
 
 class Fit:
@@ -155,7 +134,7 @@ class Fit:
         """Ask the method what to learn from next, and open a round of it."""
         with self._timed():
             batch = self.settings.batch_size
-            selection = self.method.select(PoolScan(self), self.at.step / self.total_steps, at_least=batch)
+            selection = self.method.select(self._scan(), self.at.step / self.total_steps, at_least=batch)
             self.method.train()
             passes = self.method.passes_per_selection
             self.at.round += 1
@@ -191,6 +170,9 @@ class Fit:
             filled=selection.filled,
             **counts,
         )
+
+    def _scan(self) -> PoolScan:
+        return PoolScan(self.method.student, self.pool, self.split.train, self.teacher_logits, self.compute)
 
     def _round(self, bar: console.Progress, stop: StopRequest) -> None:
         """Take the steps of the current round that are still to be taken."""
@@ -303,12 +285,3 @@ class Fit:
             yield
         finally:
             self.at.seconds += time.monotonic() - start
-
-
-def total_steps(settings: TrainSettings, training_images: int) -> int:
-    """Return the steps of a budget: images or epochs, rounded up to whole batches."""
-    if settings.epochs is not None:
-        images = settings.epochs * training_images
-    else:
-        images = settings.images or DEFAULT_IMAGES
-    return max(1, math.ceil(images / settings.batch_size))

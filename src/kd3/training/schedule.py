@@ -1,10 +1,10 @@
-"""How the learning rate moves over the budget."""
+"""The budget in steps, and how the learning rate moves over it."""
 
 from __future__ import annotations
 
 import math
 
-from kd3.config.commands import TrainSettings
+from kd3.config.commands import DEFAULT_IMAGES, TrainSettings
 
 
 def learning_rate(step: int, total_steps: int, settings: TrainSettings) -> float:
@@ -21,3 +21,12 @@ def learning_rate(step: int, total_steps: int, settings: TrainSettings) -> float
         return settings.lr * 0.1**passed
     progress = (step - warmup) / max(1, total_steps - warmup)
     return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def total_steps(settings: TrainSettings, training_images: int) -> int:
+    """Return the steps of a budget: images or epochs, rounded up to whole batches."""
+    if settings.epochs is not None:
+        images = settings.epochs * training_images
+    else:
+        images = settings.images or DEFAULT_IMAGES
+    return max(1, math.ceil(images / settings.batch_size))

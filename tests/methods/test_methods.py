@@ -1,0 +1,156 @@
+"""The methods: losses composed as the paper says, gradients where they belong, selection as configured."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import kd3
+from kd3.config.methods import METHODS, KD3Options, KDOptions
+from kd3.methods.base import build_method
+from kd3.models.arch import build_arch
+
+PAPER = KD3Options(
+    alignment_weight=1, alignment_scale="raw", logit_weight=0, contrastive_weight=0.001, teacher_weight="paper"
+)
+
+
+class Opinions:
+    """A scan of fixed logits that counts what it is asked for."""
+
+    def __init__(self, teacher, student):
+        self.teacher, self.student = teacher, student
+        self.count = len(teacher)
+        self.asked = []
+
+    def teacher_logits(self):
+        self.asked.append("teacher")
+        return self.teacher
+
+    def student_logits(self):
+        self.asked.append("student")
+        return self.student
+
+
+@pytest.fixture
+def teacher(teacher_file):
+    return kd3.load_teacher(teacher_file)
+
+
+@pytest.fixture
+def images():
+    return torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def make(name, options, teacher, images):
+    torch.manual_seed(0)
+    backbone = build_arch("kd3:resnet8", num_classes=3)
+    return build_method(name, options, teacher=teacher, backbone=backbone, backbone_name="resnet8", sample=images)
+
+
+def generator():
+    return torch.Generator().manual_seed(7)
+
+
+@torch.no_grad()
+def test_the_papers_loss_is_alignment_plus_a_thousandth_of_the_contrast(teacher, images):
+    method = make("kd3", PAPER, teacher, images).eval()
+    result = method(images, generator())
+
+    target = teacher.outputs(images)
+    own, student = method.student.outputs(images)
+    distance = (student.logits - target.logits).norm(dim=1)
+    squares = (student.features - target.features) ** 2
+    alignment = (torch.sigmoid(distance)[:, None, None, None] * squares).mean()
+    assert float(result.terms["alignment"]) == pytest.approx(float(alignment), rel=1e-5)
+
+    from kd3.mixdistribution import mix_distribution
+
+    mixed = method.student.features(mix_distribution(images, beta_parameter=0.1, generator=generator()))
+    vectors = torch.cat([F.normalize(method.embedding(f.mean((2, 3))), dim=1) for f in (own, mixed)])
+    similarity = (vectors @ vectors.T / 0.3).fill_diagonal_(float("-inf"))
+    contrast = F.cross_entropy(similarity, torch.arange(16).roll(8))
+    assert float(result.terms["contrastive"]) == pytest.approx(0.001 * float(contrast), rel=1e-4)
+    assert float(result.loss) == pytest.approx(float(alignment + 0.001 * contrast), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_gradient_reaches_the_student_and_never_the_teacher(name, teacher, images):
+    options = PAPER if name == "kd3" else METHODS[name].options()
+    method = make(name, options, teacher, images)
+    result = method(images, generator())
+    assert torch.isfinite(result.loss)
+    assert float(result.loss.detach()) == pytest.approx(sum(float(t.detach()) for t in result.terms.values()), rel=1e-5)
+    result.loss.backward()
+    for parameter_name, parameter in method.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, parameter_name
+    assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+    assert not any("teacher" in key for key in method.state_dict())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_teacher_stays_in_evaluation_while_the_method_trains(name, teacher, images):
+    method = make(name, METHODS[name].options(), teacher, images).train()
+    before = {k: v.clone() for k, v in teacher.state_dict().items()}
+    method(images, generator())
+    assert method.student.training
+    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+
+
+def test_the_default_has_no_second_view_and_the_paper_has(teacher, images):
+    assert make("kd3", KD3Options(), teacher, images).embedding is None
+    assert make("kd3", PAPER, teacher, images).embedding.weight.shape == (128, 64)
+
+
+def test_a_part_of_the_batch_can_be_contrasted(teacher, images):
+    half = make("kd3", PAPER.model_copy(update={"contrastive_fraction": 0.5}), teacher, images).eval()
+    seen = []
+    half.student.backbone.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    half(images, generator())
+    assert seen == [8, 4]
+
+
+def test_features_that_go_negative_take_the_last_relu_away(teacher, images):
+    assert make("kd3", KD3Options(), teacher, images).student.projector.final_relu
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 6, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(6, 3)
+    )
+    signed = kd3.Teacher(module, mean=[0.5] * 3, std=[0.25] * 3, input_size=16)
+    assert not make("kd3", KD3Options(), signed, images).student.projector.final_relu
+
+
+def test_selection_blends_both_networks_and_asks_only_whom_it_needs(teacher, images):
+    sure, torn = torch.tensor([[9.0, 0, 0]] * 40), torch.zeros(40, 3)
+    sure[:20] = torch.tensor([0, 9.0, 0])
+    sure[:5] = torch.tensor([0, 0, 9.0])
+    method = make("kd3", KD3Options(teacher_weight="paper"), teacher, images)
+    early, late = Opinions(sure, torn), Opinions(torn, sure)
+    assert len(method.select(early, 0.0, at_least=1).index) == 40
+    assert sorted(set(early.asked)) == ["student", "teacher"]
+    method.select(late, 0.9, at_least=1)
+    assert late.asked == ["student"]
+    alone = Opinions(sure, torn)
+    make("kd3", KD3Options(teacher_weight="teacher"), teacher, images).select(alone, 0.5, at_least=1)
+    assert alone.asked == ["teacher"]
+
+
+@pytest.mark.parametrize(("name", "options"), [("kd", KDOptions()), ("kd3", KD3Options(selection="none"))])
+def test_methods_that_take_everything_score_nothing(name, options, teacher, images):
+    opinions = Opinions(torch.zeros(5, 3), torch.zeros(5, 3))
+    assert make(name, options, teacher, images).select(opinions, 0.0, at_least=1).index.tolist() == [0, 1, 2, 3, 4]
+    assert opinions.asked == []
+
+
+def test_a_head_that_cannot_be_shared_is_refused_with_the_way_out(images):
+    class Scaled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = build_arch("kd3:resnet8", num_classes=3)
+
+        def forward(self, x):
+            return 3 * self.inner(x)
+
+    teacher = kd3.Teacher(Scaled(), mean=[0.5] * 3, std=[0.25] * 3, input_size=16)
+    with pytest.raises(kd3.KD3Error, match="cannot be shared.*use --method kd"):
+        make("kd3", KD3Options(), teacher, images)
+    assert torch.isfinite(make("kd", KDOptions(), teacher, images)(images, generator()).loss)

@@ -115,6 +115,7 @@ def _build_parser() -> _Parser:
 def _add_command(commands: Any, name: str, command: Command) -> None:
     parser = commands.add_parser(
         name,
+        usage=command.usage,
         help=command.summary,
         description=command.summary + ".",
         epilog=command.examples,

@@ -23,6 +23,7 @@ class Command:
     settings: type[Settings]
     location: str
     positional: tuple[str, ...]
+    usage: str
     examples: str
     json: bool = False  # offers --json
 
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Command] = {
         IngestConfig,
         "kd3.commands.ingest:run",
         ("sources",),
+        "kd3 ingest SOURCE... --out POOL --image-size N [options]",
         """\
 examples:
   kd3 ingest crawl/ --out pool --image-size 32
@@ -50,6 +52,7 @@ Run the same command again to continue after an interruption.""",
         DistillConfig,
         "kd3.commands.distill:run",
         (),
+        "kd3 distill --teacher TEACHER --student ARCH --pool POOL --out RUN [options]",
         """\
 examples:
   kd3 distill --teacher teacher.yaml --student kd3:resnet20 --pool pool --out runs/a
@@ -68,6 +71,7 @@ methods:
         EvaluateConfig,
         "kd3.commands.evaluate:run",
         ("model",),
+        "kd3 evaluate MODEL --data DATA [--teacher TEACHER] [options]",
         """\
 examples:
   kd3 evaluate runs/a --data test/ --teacher teacher.yaml
@@ -78,6 +82,7 @@ examples:
         PredictConfig,
         "kd3.commands.predict:run",
         ("model", "images"),
+        "kd3 predict MODEL IMAGE... [options]",
         """\
 example:
   kd3 predict runs/a cat.jpg photos/ --top 5""",
@@ -87,6 +92,7 @@ example:
         InspectConfig,
         "kd3.commands.inspect:run",
         (),
+        "kd3 inspect --teacher TEACHER [options]",
         """\
 example:
   kd3 inspect --teacher teacher.yaml
@@ -105,6 +111,7 @@ teacher.yaml:
         DemoConfig,
         "kd3.commands.demo:run",
         (),
+        "kd3 demo [--out DIR] [options]",
         """\
 example:
   kd3 demo --out demo

@@ -45,7 +45,7 @@ def _add_flag(
     parser.add_argument(
         "--" + flag.replace("_", "-"),
         dest=path,
-        metavar=_metavar(field),
+        metavar=_metavar(field, flag),
         default=argparse.SUPPRESS,
         help=_escape(_help(field)),
     )
@@ -67,7 +67,7 @@ def _help(field: FieldInfo) -> str:
     return f"{text} (default: {default})"
 
 
-def _metavar(field: FieldInfo) -> str:
+def _metavar(field: FieldInfo, flag: str) -> str:
     annotation: Any = field.annotation
     options = [a for a in typing.get_args(annotation) if a is not type(None)]
     if typing.get_origin(annotation) in (typing.Union, types.UnionType) and len(options) == 1:
@@ -78,7 +78,7 @@ def _metavar(field: FieldInfo) -> str:
         return "{" + ",".join(map(str, typing.get_args(annotation))) + "}"
     if annotation is bool:
         return "{true,false}"
-    return {int: "N", float: "X"}.get(annotation, "VALUE")
+    return {int: "N", float: "X"}.get(annotation, flag.rpartition(".")[2].upper())
 
 
 def nested(flags: dict[str, Any]) -> dict[str, Any]:

@@ -151,6 +151,6 @@ def test_a_head_that_cannot_be_shared_is_refused_with_the_way_out(images):
             return 3 * self.inner(x)
 
     teacher = kd3.Teacher(Scaled(), mean=[0.5] * 3, std=[0.25] * 3, input_size=16)
-    with pytest.raises(kd3.KD3Error, match="cannot be shared.*use --method kd"):
+    with pytest.raises(kd3.KD3Error, match=r"cannot be shared.*use --method kd"):
         make("kd3", KD3Options(), teacher, images)
     assert torch.isfinite(make("kd", KDOptions(), teacher, images)(images, generator()).loss)

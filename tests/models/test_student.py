@@ -10,25 +10,18 @@ from torch import nn
 
 from kd3.errors import KD3Error
 from kd3.models.arch import build_arch
+from kd3.models.signature import Signature
 from kd3.models.student import own_head, shared_head
 from kd3.models.student_files import load_student, save_student
 
-EXPECTS = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "input_size": 16, "classes": ["a", "b", "c"]}
+EXPECTS = Signature((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), 16, ["a", "b", "c"])
 
 
-def make_shared(backbone=None, **options):
+def make_shared(backbone=None):
     torch.manual_seed(0)
     backbone = backbone or build_arch("kd3:resnet8", num_classes=3)
     classifier = nn.Linear(20, 3)
-    return shared_head(
-        backbone,
-        name="resnet8",
-        classifier=classifier,
-        projector_width=None,
-        final_relu=True,
-        **EXPECTS,
-        **options,
-    )
+    return shared_head(backbone, EXPECTS, name="resnet8", classifier=classifier, projector_width=None, final_relu=True)
 
 
 def images(count=2):
@@ -65,7 +58,7 @@ def test_normalise_is_the_teachers_normalisation_of_rgb_in_0_to_1():
 
 @pytest.mark.parametrize(
     "make",
-    [make_shared, lambda: own_head(build_arch("kd3:resnet8", num_classes=3), name="resnet8", **EXPECTS)],
+    [make_shared, lambda: own_head(build_arch("kd3:resnet8", num_classes=3), EXPECTS, name="resnet8")],
 )
 def test_a_saved_student_gives_the_same_logits_in_a_fresh_process(make, tmp_path):
     student = make().eval()
@@ -139,7 +132,7 @@ def test_the_description_is_a_golden_format(tmp_path):
     [
         (lambda d: (d / "config.json").unlink(), "config.json is missing"),
         (lambda d: (d / "config.json").write_text("{"), "cannot be read"),
-        (lambda d: (d / "config.json").write_text("{}"), "does not describe a kd3 student"),
+        (lambda d: (d / "config.json").write_text("{}"), "is not of the format kd3-student"),
         (lambda d: (d / "model.safetensors").write_bytes(b"x"), "cannot be read as safetensors"),
         (lambda d: (d / "model.safetensors").unlink(), "cannot be read as safetensors"),
         (lambda d: edit(d, version=99), "upgrade kd3"),
@@ -148,7 +141,7 @@ def test_the_description_is_a_golden_format(tmp_path):
     ],
 )
 def test_a_damaged_student_is_refused_in_a_sentence(damage, message, tmp_path):
-    student = own_head(build_arch("kd3:resnet8", num_classes=3), name="resnet8", **EXPECTS)
+    student = own_head(build_arch("kd3:resnet8", num_classes=3), EXPECTS, name="resnet8")
     save_student(student, tmp_path, arch="kd3:resnet8", arch_args={}, about={})
     damage(tmp_path)
     with pytest.raises(KD3Error, match=message):
@@ -162,4 +155,4 @@ def edit(folder, **values):
 
 def test_a_student_with_another_number_of_classes_is_refused():
     with pytest.raises(KD3Error, match="has 5 logits but the teacher knows 3 classes"):
-        own_head(build_arch("kd3:resnet8", num_classes=5), name="resnet8", **EXPECTS)
+        own_head(build_arch("kd3:resnet8", num_classes=5), EXPECTS, name="resnet8")

@@ -154,7 +154,7 @@ def edit(folder: Path, **changes: object) -> None:
     ("changes", "message"),
     [
         ({"version": 2}, "format version 2; this kd3 reads up to 1"),
-        ({"format": "other"}, "is not a pool's manifest"),
+        ({"format": "other"}, "is not of the format kd3-pool"),
         ({"images": 0, "parts": []}, "is empty"),
         ({"images": 11}, "do not add up"),
         ({"images": "many"}, "is damaged: images"),

@@ -28,16 +28,7 @@ class KD(Method):
         cls, options: KDOptions, *, teacher: Teacher, backbone: nn.Module, backbone_name: str, sample: Tensor
     ) -> KD:
         """Return the method for a teacher and a student's backbone."""
-        assert teacher.input_size is not None
-        student = own_head(
-            backbone,
-            name=backbone_name,
-            mean=teacher.normalise.mean,
-            std=teacher.normalise.std,
-            input_size=teacher.input_size,
-            classes=teacher.classes,
-        )
-        return cls(options, teacher, student)
+        return cls(options, teacher, own_head(backbone, teacher.signature(), name=backbone_name))
 
     def select(self, scan: Scan, progress: float, *, at_least: int) -> Selection:
         """Return all images."""

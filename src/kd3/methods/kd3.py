@@ -43,19 +43,15 @@ class KD3(Method):
         cls, options: KD3Options, *, teacher: Teacher, backbone: nn.Module, backbone_name: str, sample: Tensor
     ) -> KD3:
         """Return the method for a teacher and a student's backbone."""
-        assert teacher.input_size is not None
         # A ReLU at the projector's end suits features that never go negative, and only those.
         nonnegative = bool((teacher.outputs(sample).features >= 0).all())
         student = shared_head(
             backbone,
+            teacher.signature(),
             name=backbone_name,
             classifier=teacher.classifier(),
             projector_width=options.projector_width,
             final_relu=nonnegative,
-            mean=teacher.normalise.mean,
-            std=teacher.normalise.std,
-            input_size=teacher.input_size,
-            classes=teacher.classes,
         )
         return cls(options, teacher, student)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -11,6 +10,7 @@ from kd3.errors import KD3Error
 from kd3.models.head import Head, HeadNotFound, ModelOutput, as_logits, find_head, pool, run_with_features
 from kd3.models.preprocessing import Normalisation
 from kd3.models.projector import Projector
+from kd3.models.signature import Signature
 
 
 class Student(nn.Module):
@@ -24,19 +24,16 @@ class Student(nn.Module):
     def __init__(
         self,
         backbone: nn.Module,
+        signature: Signature,
         *,
-        mean: Sequence[float],
-        std: Sequence[float],
-        input_size: int,
-        classes: Sequence[str],
         head: Head | None = None,
         projector: Projector | None = None,
         classifier: nn.Linear | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.normalise = Normalisation(mean, std)
-        self.input_size, self.classes = input_size, list(classes)
+        self.normalise = Normalisation(signature.mean, signature.std)
+        self.input_size, self.classes = signature.input_size, list(signature.classes)
         self.head = head
         self.projector, self.classifier = projector, classifier
         if classifier is not None:
@@ -76,40 +73,31 @@ class Student(nn.Module):
         return run_with_features(self.backbone, self.head, images)
 
 
-def own_head(
-    network: nn.Module,
-    *,
-    name: str,
-    mean: Sequence[float],
-    std: Sequence[float],
-    input_size: int,
-    classes: Sequence[str],
-) -> Student:
+def own_head(network: nn.Module, signature: Signature, *, name: str) -> Student:
     """Return a student that keeps its own classifier.
 
     Raises:
         KD3Error: its number of logits is not the number of classes.
     """
     try:
-        head: Head | None = find_head(network, input_size)
+        head: Head | None = find_head(network, signature.input_size)
     except HeadNotFound:
         head = None
-    if head is not None and head.num_classes != len(classes):
-        raise KD3Error(f"student {name} has {head.num_classes} logits but the teacher knows {len(classes)} classes")
-    return Student(network, mean=mean, std=std, input_size=input_size, classes=classes, head=head)
+    if head is not None and head.num_classes != len(signature.classes):
+        raise KD3Error(
+            f"student {name} has {head.num_classes} logits but the teacher knows {len(signature.classes)} classes"
+        )
+    return Student(network, signature, head=head)
 
 
 def shared_head(
     network: nn.Module,
+    signature: Signature,
     *,
     name: str,
     classifier: nn.Linear,
     projector_width: int | None,
     final_relu: bool,
-    mean: Sequence[float],
-    std: Sequence[float],
-    input_size: int,
-    classes: Sequence[str],
 ) -> Student:
     """Return a student that is scored by the teacher's classifier, through a projector.
 
@@ -119,16 +107,13 @@ def shared_head(
         KD3Error: the student's features cannot be found.
     """
     try:
-        head = find_head(network, input_size)
+        head = find_head(network, signature.input_size)
     except HeadNotFound as problem:
         raise KD3Error(f"student {name} cannot take the teacher's classifier: {problem}; use --method kd") from None
     projector = Projector(head.channels, classifier.in_features, width=projector_width, final_relu=final_relu)
     return Student(
         network,
-        mean=mean,
-        std=std,
-        input_size=input_size,
-        classes=classes,
+        signature,
         head=head,
         projector=projector,
         classifier=copy.deepcopy(classifier).requires_grad_(False),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,10 @@ from kd3.errors import KD3Error
 from kd3.models.arch import build_arch
 from kd3.models.head import Head
 from kd3.models.projector import Projector
+from kd3.models.signature import Signature
 from kd3.models.student import Student
 from kd3.storage.atomic import replacing, write_json
+from kd3.storage.versioned import read_versioned
 
 FORMAT = "kd3-student"
 VERSION = 1
@@ -92,10 +93,7 @@ def load_student(path: str | Path, *, module: nn.Module | None = None) -> Studen
         classifier = nn.Linear(**about["classifier"]) if about["classifier"] else None
         student = Student(
             backbone,
-            mean=about["mean"],
-            std=about["std"],
-            input_size=about["input_size"],
-            classes=about["classes"],
+            Signature(about["mean"], about["std"], about["input_size"], about["classes"]),
             head=head,
             projector=projector,
             classifier=classifier,
@@ -115,15 +113,7 @@ def read_student_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     if not path.is_file():
         raise KD3Error(f"{folder} holds no student: {DESCRIPTION} is missing")
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
-        raise KD3Error(f"{path} cannot be read: {problem}") from None
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise KD3Error(f"{path} does not describe a kd3 student")
-    if about.get("version", 0) > VERSION:
-        raise KD3Error(f"{path} has version {about['version']}; this kd3 reads up to {VERSION}: upgrade kd3")
-    return about
+    return read_versioned(path, format_name=FORMAT, version=VERSION)
 
 
 def _backbone(folder: Path, about: dict[str, Any]) -> nn.Module:

@@ -15,6 +15,7 @@ from kd3.models.checkpoint import load_weights, weights_hash
 from kd3.models.description import read_description
 from kd3.models.head import Head, HeadNotFound, ModelOutput, as_logits, find_head, run_with_features
 from kd3.models.preprocessing import Normalisation
+from kd3.models.signature import Signature
 
 
 class Teacher(nn.Module):
@@ -127,6 +128,11 @@ class Teacher(nn.Module):
         layer = copy.deepcopy(self.module.get_submodule(self.shared_head().classifier))
         assert isinstance(layer, nn.Linear)
         return layer.requires_grad_(False)
+
+    def signature(self) -> Signature:
+        """Return what it takes and what its logits mean."""
+        assert self.input_size is not None
+        return Signature(self.normalise.mean, self.normalise.std, self.input_size, self.classes)
 
     def fingerprint(self) -> str:
         """Return a hash of the weights and the normalisation, to tell teachers apart."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,7 @@ import pydantic
 
 from kd3.config.settings import Settings
 from kd3.errors import KD3Error
+from kd3.storage.versioned import read_versioned
 
 FORMAT: Literal["kd3-pool"] = "kd3-pool"
 VERSION = 1
@@ -80,16 +80,7 @@ def read_manifest(folder: Path) -> Manifest:
         if (folder / "ingest.sqlite").is_file():
             raise KD3Error(f"pool {folder} is not finished; run the same `kd3 ingest` command again to finish it")
         raise KD3Error(f"{folder} is not a pool: {NAME} is missing")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
-        raise KD3Error(f"{path} cannot be read: {problem}") from None
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise KD3Error(f"{path} is not a pool's manifest")
-    if isinstance(values.get("version"), int) and values["version"] > VERSION:
-        raise KD3Error(
-            f"pool {folder} has format version {values['version']}; this kd3 reads up to {VERSION}: upgrade kd3"
-        )
+    values = read_versioned(path, format_name=FORMAT, version=VERSION)
     try:
         return Manifest.model_validate(values)
     except pydantic.ValidationError as problem:

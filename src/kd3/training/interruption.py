@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from kd3 import console
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -38,6 +40,7 @@ def stopping_between_steps() -> Iterator[StopRequest]:
         if stop.requested:
             raise KeyboardInterrupt
         stop.requested = True
+        console.say("stopping after this step, with a checkpoint; once more stops at once")
 
     before = {number: signal.signal(number, ask) for number in SIGNALS}
     try:

@@ -1,0 +1,16 @@
+"""What a classifier takes, and what its logits mean: a student has its teacher's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Normalisation and size of the input, names of the classes."""
+
+    mean: Sequence[float]  # per channel of RGB in [0, 1]
+    std: Sequence[float]
+    input_size: int  # pixels
+    classes: Sequence[str]  # in the order of the logits

@@ -40,6 +40,7 @@ class DemoResult:
     agreement_on_web: dict[str, float]  # of kd3, kd: with the teacher on held-out web images, percent
     digits_in_pool: float  # percent of the pool that really shows a digit
     digits_kept: float  # percent of the last selection
+    images: int  # of each run
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -59,6 +60,7 @@ class DemoResult:
             lines.append(f"  {NAMES[name]:<20} {self.figures[name]['top1']:>7.1f} %  {words:>20}")
         lines += [
             f"of the crawl {self.digits_in_pool:.0f} % are digits, of KD3's last selection {self.digits_kept:.0f} %",
+            f"the budget of {self.images:,} images is short: it shows who learns faster; with 60k plain KD catches up",
             f"picture: {self.folder / 'selection.png'}",
             f"all of it took {clock(self.seconds)}; one seed, so differences of a few points mean nothing",
         ]
@@ -100,6 +102,7 @@ def run(config: DemoConfig) -> DemoResult:
         agreement_on_web={m: _summary(folder / "runs" / m)["agreement"] for m in METHODS},
         digits_in_pool=in_pool,
         digits_kept=kept,
+        images=config.images,
         seconds=time.monotonic() - start,
     )
     draw_selection(

@@ -23,6 +23,11 @@ def set_quiet(quiet: bool) -> None:
     _quiet = quiet
 
 
+def is_quiet() -> bool:
+    """Say whether messages and progress are silenced."""
+    return _quiet
+
+
 def say(message: str) -> None:
     """Print one line of news."""
     if not _quiet:

@@ -96,6 +96,17 @@ def test_the_fingerprint_changes_with_weights_and_normalisation():
     assert changed.fingerprint() != one.fingerprint()
 
 
+def test_a_classifier_that_is_more_than_linear_is_not_shared():
+    class Cosine(nn.Linear):
+        def forward(self, x):
+            return super().forward(nn.functional.normalize(x, dim=1))
+
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), Cosine(8, 4))
+    teacher = kd3.Teacher(module, mean=[0.5] * 3, std=[0.2] * 3, input_size=16)
+    with pytest.raises(KD3Error, match=r"more than a linear layer \(Cosine\).*--method kd"):
+        teacher.classifier()
+
+
 def test_the_shared_checkpoint_of_another_layout_loads_from_a_users_own_file(shared_data, tmp_path):
     (tmp_path / "net.py").write_text(USERS_OWN_FILE)
     values = {

@@ -221,3 +221,87 @@ def test_resuming_with_another_setting_is_refused(teacher_file, pool_folder, tmp
 def test_a_loss_that_is_not_finite_stops_the_run_in_a_sentence(teacher_file, pool_folder, tmp_path):
     with pytest.raises(KD3Error, match="the loss is not finite at step"):
         run(teacher_file, pool_folder, tmp_path / "r", method="kd", lr=1e18, warmup_steps=0)
+
+
+def test_a_second_signal_leaves_the_checkpoint_before_it(finished, teacher_file, pool_folder, tmp_path, monkeypatch):
+    from kd3.training import fit
+
+    learn = fit.learning_rate
+
+    def interrupted_inside_a_step(step, *rest):
+        if step == 9:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        return learn(step, *rest)
+
+    monkeypatch.setattr(fit, "learning_rate", interrupted_inside_a_step)
+    with pytest.raises(KeyboardInterrupt):
+        run(teacher_file, pool_folder, tmp_path / "r", seed=1)
+    monkeypatch.undo()
+    assert load_checkpoint(RunFolder(tmp_path / "r").last)[0].step < 9
+    resumed = run(teacher_file, pool_folder, tmp_path / "r", seed=1, resume=True)
+    assert_same(weights(finished.folder), weights(resumed.folder))
+
+
+def test_resuming_on_another_pool_or_teacher_is_refused(teacher_file, pool_folder, crawl, tmp_path):
+    import shutil
+
+    pool = shutil.copytree(pool_folder, tmp_path / "pool")
+    folder = RunFolder(tmp_path / "r")
+    run(teacher_file, pool, folder.path, seed=1)
+    folder.summary.unlink()
+    shutil.rmtree(pool)
+    kd3.ingest(crawl, pool, image_size=16, fit="squash", limit=100, workers=0)
+    with pytest.raises(KD3Error, match=r"the pool is not what the run .* was begun with"):
+        run(teacher_file, pool, folder.path, seed=1, resume=True)
+
+
+def test_a_live_student_is_copied_and_can_be_resumed(teacher_file, pool_folder, tmp_path, monkeypatch):
+    from kd3.models.arch import build_arch
+    from kd3.training import fit
+
+    net = build_arch("kd3:resnet8", num_classes=3)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    look = fit.Fit._look
+
+    def stop(self):
+        look(self)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(fit.Fit, "_look", stop)
+    with pytest.raises(KeyboardInterrupt, match="the same call and resume=True"):
+        kd3.distill(teacher_file, net, pool_folder, tmp_path / "r", **SMALL)
+    monkeypatch.undo()
+    done = kd3.distill(teacher_file, net, pool_folder, tmp_path / "r", **SMALL, resume=True)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert done.student(torch.zeros(1, 3, 16, 16)).shape == (1, 3)
+    assert "kd3 evaluate" not in str(done)
+
+
+def test_a_budget_in_the_file_replaces_the_presets(teacher_file, pool_folder, tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text("preset: paper\ntrain: {images: 64, batch_size: 16, holdout: 12}\n")
+    done = kd3.distill(teacher_file, "kd3:resnet8", pool_folder, tmp_path / "r", config=config, device="cpu")
+    assert done.summary["images"] == 64
+
+
+@pytest.mark.parametrize(
+    "budget", [{"epochs": float("inf")}, {"images": "1e400"}, {"images": True}, {"lr": float("nan")}]
+)
+def test_budgets_that_are_no_numbers_are_refused(budget, teacher_file, pool_folder, tmp_path):
+    with pytest.raises(KD3Error):
+        run(teacher_file, pool_folder, tmp_path / "r", **{"images": None, **budget})
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_student_that_does_not_run_at_this_size_is_refused(teacher_file, pool_folder, tmp_path):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(10, 3))
+    for method in ("kd", "kd3"):
+        with pytest.raises(KD3Error, match="does not run on an image of 16 x 16"):
+            kd3.distill(teacher_file, net, pool_folder, tmp_path / "r", **SMALL, method=method)
+
+
+def test_an_output_that_cannot_be_made_is_refused(teacher_file, pool_folder, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(KD3Error, match=r"cannot be used|cannot be written"):
+        run(teacher_file, pool_folder, tmp_path / "file" / "run")

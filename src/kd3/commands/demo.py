@@ -141,7 +141,7 @@ def _command(*words: str, capture: bool = False) -> str:
     """Show a command as a user would type it, and run it."""
     console.say("$ " + shlex.join(["kd3", *words]))
     done = subprocess.run(
-        [sys.executable, "-m", "kd3", *words],
+        [sys.executable, "-m", "kd3", *words, *(["--quiet"] if console.is_quiet() else [])],
         stdout=subprocess.PIPE if capture else sys.stderr,
         text=True,
         env=os.environ.copy(),

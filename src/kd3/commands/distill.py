@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import nn
 
 from kd3 import console
 from kd3.compute import Compute, resolve
-from kd3.config.commands import DistillConfig
+from kd3.config.commands import DEFAULT_IMAGES, DistillConfig
 from kd3.config.distill_layers import layered, resumed
 from kd3.config.settings import to_yaml
 from kd3.config.spread import spread
@@ -82,15 +83,16 @@ def distill(
 
     Args:
         teacher: a description file, or a live `Teacher`.
-        student: an architecture (`kd3:resnet20`, `net.py:build`), or a live untrained module; that
-            module is trained in place and its classifier may be replaced by the teacher's.
+        student: an architecture (`kd3:resnet20`, `net.py:build`), or a live untrained module, of
+            which a copy is trained.
         pool: folder made by `kd3.ingest`, or a live pool.
         out: folder of the run.
         resume: continue the interrupted run in `out`, with its own settings.
         config, preset: settings to start from, as on the command line.
 
     Raises:
-        KD3Error: something in the input is wrong; nothing has been written then.
+        KD3Error: something in the input is wrong, and nothing has been written; or the training
+            failed (a loss that is not finite), and its last checkpoint is kept.
         KeyboardInterrupt: interrupted; a checkpoint was written, `resume=True` continues.
     """
     where = "kd3.distill"
@@ -102,6 +104,8 @@ def distill(
     }
     given = spread(DistillConfig, settings)
     if resume:
+        if config or preset:
+            raise KD3Error("resume=True takes the settings from the run folder; leave config and preset out")
         resolved = resumed({**names, **given}, where=where)
     else:
         resolved = layered({**names, **given}, config=Path(config) if config else None, preset=preset, where=where)
@@ -138,20 +142,25 @@ def _distill(
         raise KD3Error(f"{folder.path} holds an interrupted run; add --resume to continue it, or choose another --out")
 
     compute = resolve(config.device, config.precision)
-    live_student = student
+    config = _resolved(config, compute)
+    live_teacher, live_pool = teacher, pool
     teacher = teacher or load_teacher(config.teacher)
     pool = pool or ImagePool.open(config.pool)
     _check_sizes(teacher, pool)
     data = _labelled(config, teacher)
-    torch.manual_seed(seed_for(config.seed, "initial weights"))
-    method = _method(config, teacher, student, pool, compute)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(config.seed, "initial weights"))
+        method = _method(config, teacher, student, pool)
 
-    if state == "absent":
-        folder.begin(
-            to_yaml(config),
-            origin(teacher=teacher.fingerprint(), pool=pool.content_hash, compute=str(compute)),
-        )
-    with exclusive(folder.path / ".lock", what=f"run {folder.path}"):
+    folder.make()
+    with exclusive(folder.lock, what=f"run {folder.path}"):
+        if folder.state() != state:
+            raise KD3Error(f"another process has just begun a run in {folder.path}; choose another --out")
+        identities = {"teacher": teacher.fingerprint(), "pool": pool.content_hash}
+        if state == "absent":
+            folder.begin(to_yaml(config), origin(**identities, compute=str(compute)))
+        else:
+            folder.check_origin(**identities, compute=str(compute))
         console.say(_announcement(config, teacher, method, pool, compute))
         fit = Fit(
             method,
@@ -167,12 +176,24 @@ def _distill(
         try:
             result = fit.run(resume=resume)
         except KeyboardInterrupt:
+            live = any(
+                isinstance(given, (Teacher, nn.Module, ImagePool)) for given in (live_teacher, student, live_pool)
+            )
+            again = "the same call and resume=True" if live else f"kd3 distill --resume --out {folder.path}"
             raise KeyboardInterrupt(
-                f"interrupted after {fit.at.step:,} of {fit.total_steps:,} steps; continue with: "
-                f"kd3 distill --resume --out {folder.path}"
+                f"interrupted after {fit.at.step:,} of {fit.total_steps:,} steps; continue with: {again}"
             ) from None
-        summary = _finish(config, folder, method, live_student, result, compute, pool)
-    return Run(folder.path, summary, live_student)
+        summary = _finish(config, folder, method, student, result, compute, pool)
+    return Run(folder.path, summary, student)
+
+
+def _resolved(config: DistillConfig, compute: Compute) -> DistillConfig:
+    """Return the settings with nothing left to a default that may change or to the machine."""
+    train = config.train
+    if train.images is None and train.epochs is None:
+        train = train.model_copy(update={"images": DEFAULT_IMAGES})
+    update = {"train": train, "device": str(compute.device), "precision": compute.precision}
+    return config.model_copy(update=update)
 
 
 def _check_sizes(teacher: Teacher, pool: ImagePool) -> None:
@@ -189,23 +210,24 @@ def _labelled(config: DistillConfig, teacher: Teacher) -> LabelledImages | None:
     if config.eval_data is None:
         return None
     assert teacher.input_size is not None
-    names = teacher.classes if teacher.names_classes else None
     return LabelledImages(
-        config.eval_data, image_size=teacher.input_size, num_classes=teacher.num_classes, class_names=names
+        config.eval_data,
+        image_size=teacher.input_size,
+        num_classes=teacher.num_classes,
+        class_names=teacher.classes,
     )
 
 
-def _method(
-    config: DistillConfig, teacher: Teacher, student: nn.Module | None, pool: ImagePool, compute: Compute
-) -> Method:
-    backbone = student
+def _method(config: DistillConfig, teacher: Teacher, student: nn.Module | None, pool: ImagePool) -> Method:
+    backbone = copy.deepcopy(student)
     if backbone is None:
         backbone = build_arch(
             config.student, num_classes=teacher.num_classes, arch_args=config.student_args, relative_to=Path()
         )
     positions = split_pool(pool, config.train.holdout).train[:SAMPLE_IMAGES]
-    cpu = Compute(torch.device("cpu"), "32")
-    sample = next(normalised_batches(pool, positions, teacher.normalise, cpu, size=SAMPLE_IMAGES))
+    # A live teacher may already be on a GPU.
+    there = Compute(teacher.normalise.scale.device, "32")
+    sample = next(normalised_batches(pool, positions, teacher.normalise, there, size=SAMPLE_IMAGES))
     return build_method(
         config.method,
         config.method_options,
@@ -254,6 +276,7 @@ def _finish(
         "student": config.student,
         "pool": config.pool,
         "pool_images": len(pool),
+        "classes": method.student.classes,
         "agreement": result.best_agreement,
         "agreement_at_end": result.last_agreement,
         "best_step": result.best_step,

@@ -95,20 +95,26 @@ def _evaluate(config: EvaluateConfig, model: Teacher | Student | None, teacher: 
     model = model or load_classifier(config.model)
     if config.teacher is not None:
         teacher = teacher or load_teacher(config.teacher)
+        if teacher.input_size is None and model.input_size is not None:
+            teacher.fit_to(model.input_size)
         if teacher.num_classes != model.num_classes:
             raise KD3Error(
                 f"the model knows {model.num_classes} classes but the teacher {teacher.num_classes}; "
                 f"they do not belong together"
             )
+        if teacher.input_size != model.input_size:
+            raise KD3Error(
+                f"the model takes images of {model.input_size} pixels but the teacher of {teacher.input_size}; "
+                f"they cannot be compared on the same images"
+            )
         compute.place(teacher)
     if model.input_size is None:
         raise KD3Error("the model's input size is not known; give it as Teacher(..., input_size=...)")
-    named = not (isinstance(model, Teacher) and not model.names_classes) and model.classes != _numbers(model)
     data = LabelledImages(
         config.data,
         image_size=model.input_size,
         num_classes=model.num_classes,
-        class_names=model.classes if named else None,
+        class_names=model.classes,
         workers=config.workers,
     )
     compute.place(model)
@@ -136,10 +142,6 @@ def _figures(config: EvaluateConfig, data: LabelledImages, tally: Tally, compute
         skipped=dict(data.skipped),
         compute=str(compute),
     )
-
-
-def _numbers(model: Teacher | Student) -> list[str]:
-    return [str(label) for label in range(model.num_classes)]
 
 
 def _name(model: Any) -> str:

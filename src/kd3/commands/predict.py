@@ -74,7 +74,9 @@ def predict(
         best = probabilities.topk(min(top, len(probabilities)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         found.append((name, [(classifier.classes[label], p) for label, p in pairs]))
-    if not found and unusable:
+    if not found and not unusable:
+        raise KD3Error(f"there is no image in {', '.join(map(str, images))}")
+    if not found:
         raise KD3Error(f"no image can be used: {unusable[0][0]} is {unusable[0][1]}")
     return Predictions(found, unusable)
 

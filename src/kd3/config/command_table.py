@@ -47,6 +47,7 @@ examples:
 Every regular file is tried, whatever its name says; sidecars (.json, .txt, .csv, .parquet, ...) and
 hidden files are skipped. What cannot be used is counted by reason and listed in POOL/rejected.csv.
 Run the same command again to continue after an interruption.""",
+        json=True,
     ),
     "distill": Command(
         DistillConfig,
@@ -66,6 +67,7 @@ of a method under its name. Flags win over the file, the file over --preset.
 methods:
 """
         + "\n".join(f"  {name:<6} {entry.summary}" for name, entry in METHODS.items()),
+        json=True,
     ),
     "evaluate": Command(
         EvaluateConfig,

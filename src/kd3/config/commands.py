@@ -88,7 +88,8 @@ class DistillConfig(Settings):
     out: str = Field(description="folder of the run")
     method: str = Field("kd3", description="one of: " + ", ".join(METHODS))
     eval_data: str | None = Field(
-        None, description="labelled images to report accuracy on after each round; they choose nothing"
+        None,
+        description="labelled images to report accuracy on, after rounds (some 50 times at most); they choose nothing",
     )
     seed: int = Field(0, ge=0, lt=2**31, description="seed of everything random")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")

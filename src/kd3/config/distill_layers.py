@@ -44,19 +44,26 @@ def layered(
     """
     from_file = read_yaml(config, what="configuration file") if config else {}
     named = from_file.pop("preset", None)
+    if named is not None and not isinstance(named, str):
+        raise KD3Error(f"preset ({config}) must be a name; one of: {', '.join(presets())}")
     chosen = preset or named
     base = preset_values(chosen) if chosen else {}
+    _replace_budget(from_file, [base])
     if config:
         # Checked on its own first, so that a mistake is told with the file's name.
         placeholders = dict.fromkeys(("teacher", "student", "pool", "out"), "-")
         build(DistillConfig, merge(placeholders, base, from_file), where=str(config))
-    budget = flags.get("train", {})
-    if "images" in budget or "epochs" in budget:
-        # A budget on the command line replaces the file's, whichever way either is given.
-        for layer in (base, from_file):
-            if isinstance(layer.get("train"), dict):
-                layer["train"] = {k: v for k, v in layer["train"].items() if k not in ("images", "epochs")}
+    _replace_budget(flags, [base, from_file])
     return build(DistillConfig, merge(base, from_file, flags), where=where)
+
+
+def _replace_budget(layer: Mapping[str, Any], below: list[dict[str, Any]]) -> None:
+    """Take the budget out of the layers below one that gives its own, in images or in epochs."""
+    train = layer.get("train")
+    if isinstance(train, Mapping) and ("images" in train or "epochs" in train):
+        for lower in below:
+            if isinstance(lower.get("train"), dict):
+                lower["train"] = {k: v for k, v in lower["train"].items() if k not in ("images", "epochs")}
 
 
 def resumed(flags: Mapping[str, Any], *, where: str) -> DistillConfig:
@@ -72,6 +79,8 @@ def resumed(flags: Mapping[str, Any], *, where: str) -> DistillConfig:
         raise KD3Error(f"{flags['out']} holds no run to resume: there is no {saved_path.name}")
     saved = read_yaml(saved_path, what="configuration of the run")
     saved["out"] = flags["out"]
+    # What `auto` means was resolved when the run began.
+    flags = {k: v for k, v in flags.items() if not (k in ("device", "precision") and v == "auto")}
     before = build(DistillConfig, saved, where=str(saved_path))
     after = build(DistillConfig, merge(saved, flags), where=where)
     for path, old, new in differences(before.model_dump(), after.model_dump()):

@@ -1,7 +1,7 @@
 """The methods by name: their options, one line on each, and where their code is.
 
-Free of torch, so that `--help` can list them at once. A new method is one entry here and one file
-in `kd3.methods`.
+Free of torch, so that `--help` can list them at once. A new method is one entry here, a field of its
+name in `DistillConfig`, and one file in `kd3.methods`.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class MethodEntry:
 
 METHODS: dict[str, MethodEntry] = {
     "kd3": MethodEntry(
-        "dynamic selection, the teacher's classifier shared, weighted alignment, MixDistribution "
-        "contrast (arXiv 2307.11469)",
+        "dynamic selection, the teacher's classifier shared, weighted alignment; with --preset paper "
+        "MixDistribution contrast (arXiv 2307.11469)",
         KD3Options,
         "kd3.methods.kd3:KD3",
     ),

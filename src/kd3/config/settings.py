@@ -18,20 +18,25 @@ from kd3.errors import KD3Error
 class Settings(pydantic.BaseModel):
     """A frozen group of settings; unknown names are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 def parse_count(value: Any) -> Any:
-    """Read a count as people write it: 200000, 200_000, 200k, 1.5M.
+    """Read a count as people write it: 200000, 200_000, 200k, 1.5M, 1e6.
 
     >>> parse_count("200k"), parse_count("1.5M"), parse_count(7)
     (200000, 1500000, 7)
     """
+    if isinstance(value, bool):
+        raise ValueError("must be a number such as 200000, 200k or 1.5M, not true or false")
     if isinstance(value, str):
+        if re.fullmatch(r"[0-9.]+e[0-9]{1,2}", value.strip().lower()):
+            return round(float(value))
         match = re.fullmatch(r"([0-9][0-9_]*\.?[0-9]*)\s*([kKmM]?)", value.strip())
         if match:
             scale = {"": 1, "k": 1_000, "m": 1_000_000}[match[2].lower()]
             return round(float(match[1].replace("_", "")) * scale)
+        raise ValueError(f"must be a number such as 200000, 200k or 1.5M; got {value!r}")
     return value
 
 

@@ -20,7 +20,7 @@ def spread(model: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         group = next((g for g in BARE_GROUPS if name not in model.model_fields and name in _fields(model, g)), None)
         if group is None:
-            nested[name] = value
+            nested[name] = {**nested.get(name, {}), **value} if isinstance(value, Mapping) else value
         else:
             nested.setdefault(group, {})[name] = value
     return nested

@@ -16,15 +16,17 @@ from kd3.errors import KD3Error
 from kd3.measure.accuracy import Tally
 from kd3.models.preprocessing import Normalisation
 from kd3.pool import Decoded, DecodeSettings, decode_records, list_records
+from kd3.pool.record import Record
 
 KEEP_BYTES = 1 << 30
+FIRST = 16
 
 
 class LabelledImages:
     """Images with the class that their folder names.
 
-    With `class_names` a folder belongs to the class of its name; without, the folders in sorted
-    order are the classes.
+    A folder belongs to the model's class of its name. Where the model only numbers its classes and
+    the folders have other names, the folders in sorted order are the classes.
 
     Raises:
         KD3Error: there are no class folders, or they are not the model's classes.
@@ -36,16 +38,20 @@ class LabelledImages:
         *,
         image_size: int,
         num_classes: int,
-        class_names: Sequence[str] | None,
+        class_names: Sequence[str],
         workers: int | None = None,
     ) -> None:
         self.source, self.image_size, self.workers = source, image_size, workers
         self.skipped: Counter[str] = Counter()
         self.records = list(list_records([source]))
-        folders = sorted({_class_of(record.key) for record in self.records})
+        folders = _class_folders(source, self.records)
         self.labels = _labels(source, folders, num_classes, class_names)
-        self.names = list(class_names) if class_names else folders
+        by_label = {label: name for name, label in self.labels.items()}
+        self.names = [by_label.get(label, name) for label, name in enumerate(class_names)]
+        # Who labelled an image wants it judged, however small it is.
+        self._settings = DecodeSettings(image_size, min_side=1)
         self._kept: list[tuple[Tensor, Tensor]] | None = None
+        self._check_first()
 
     def batches(self, size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield uint8 images (B, 3, S, S) and labels (B,); decoded once and kept while that is small."""
@@ -61,11 +67,19 @@ class LabelledImages:
         if keep:
             self._kept = kept
 
+    def _check_first(self) -> None:
+        """Refuse at once data of which nothing can be used."""
+        outcomes = list(decode_records(self.records[:FIRST], self._settings, workers=0))
+        if not any(isinstance(outcome.result, Decoded) for outcome in outcomes):
+            reasons = Counter(o.result.reason for o in outcomes if not isinstance(o.result, Decoded))
+            words = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+            raise KD3Error(f"the first {len(outcomes)} files in {self.source} are no usable images: {words}")
+
     def _decoded(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         images: list[np.ndarray] = []
         labels: list[int] = []
         self.skipped.clear()
-        for outcome in decode_records(self.records, DecodeSettings(self.image_size), workers=self.workers):
+        for outcome in decode_records(self.records, self._settings, workers=self.workers):
             if not isinstance(outcome.result, Decoded):
                 self.skipped[outcome.result.reason] += 1
                 continue
@@ -122,17 +136,34 @@ def _class_of(key: str) -> str:
     return PurePosixPath(key).parent.name
 
 
-def _labels(source: str, folders: list[str], num_classes: int, class_names: Sequence[str] | None) -> dict[str, int]:
-    if folders in ([], [""]) or (len(folders) == 1 and num_classes > 1 and not class_names):
+def _class_folders(source: str, records: Sequence[Record]) -> list[str]:
+    """Return the names of the class folders, sorted.
+
+    Raises:
+        KD3Error: there are none, or images lie at several depths, so that a folder's meaning is unclear.
+    """
+    parents = {PurePosixPath(record.key).parent for record in records}
+    roots = sorted({str(parent.parent) for parent in parents if parent.name})
+    if not roots:
         raise KD3Error(f"{source} has no class folders; one folder of images per class is expected")
-    if class_names:
-        strangers = [name for name in folders if name not in class_names]
-        if strangers:
-            raise KD3Error(
-                f"{source} has folders that are no classes of the model: {_some(strangers)}; "
-                f"its classes are {_some(class_names)}"
-            )
+    if len(roots) > 1 or any(not parent.name for parent in parents):
+        places = _some([*roots, *(["its top"] if any(not p.name for p in parents) else [])])
+        raise KD3Error(
+            f"{source} has images at several places ({places}); give the one folder that holds the class folders"
+        )
+    return sorted({parent.name for parent in parents})
+
+
+def _labels(source: str, folders: list[str], num_classes: int, class_names: Sequence[str]) -> dict[str, int]:
+    """Return the label of each folder: by name where the names are the model's, else in sorted order."""
+    if set(folders) <= set(class_names):
         return {name: class_names.index(name) for name in folders}
+    if [str(label) for label in range(num_classes)] != list(class_names):
+        strangers = [name for name in folders if name not in class_names]
+        raise KD3Error(
+            f"{source} has folders that are no classes of the model: {_some(strangers)}; "
+            f"its classes are {_some(class_names)}"
+        )
     if len(folders) != num_classes:
         raise KD3Error(
             f"{source} has {len(folders)} class folders ({_some(folders)}) but the model knows {num_classes} "

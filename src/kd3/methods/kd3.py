@@ -5,7 +5,8 @@ Source: Distribution Shift Matters for Knowledge Distillation with Webly Collect
 
 Differs from the released code: the contrastive loss on the teacher's features through a second
 head is left out, since it cannot reach the student. Ours, and off in the `paper` preset: the
-alignment relative to the teacher's feature energy, and a term on the softened logits.
+alignment relative to the teacher's feature energy, and a term on the softened logits. Off by
+default, and on in that preset: the contrastive term, which did not pay for its second view.
 """
 
 from __future__ import annotations

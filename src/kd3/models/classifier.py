@@ -27,7 +27,7 @@ def load_classifier(path: str | Path) -> Teacher | Student:
         return load_teacher(path)
     if (path / DESCRIPTION).is_file() or (path / "student" / DESCRIPTION).is_file():
         return load_student(path)
-    if (path / "metrics.jsonl").is_file():
+    if (path / "origin.json").is_file():
         raise KD3Error(f"the run {path} is not finished and has no student yet; continue it with --resume")
     if any(path.glob("*.yaml")) or any(path.glob("*.yml")):
         return load_teacher(path)

@@ -50,6 +50,9 @@ class TeacherDescription(Settings):
             )
         if self.classes is not None and len(self.classes) != self.num_classes:
             raise ValueError(f"classes lists {len(self.classes)} names but num_classes is {self.num_classes}")
+        if self.classes is not None and len(set(self.classes)) != len(self.classes):
+            twice = next(name for name in self.classes if self.classes.count(name) > 1)
+            raise ValueError(f"classes lists {twice!r} more than once")
         return self
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import Tensor, nn
 
 from kd3.errors import KD3Error
@@ -79,14 +80,15 @@ def own_head(network: nn.Module, signature: Signature, *, name: str) -> Student:
     Raises:
         KD3Error: its number of logits is not the number of classes.
     """
+    logits = _try(network, signature.input_size, name)
+    if logits.shape[1] != len(signature.classes):
+        raise KD3Error(
+            f"student {name} has {logits.shape[1]} logits but the teacher knows {len(signature.classes)} classes"
+        )
     try:
         head: Head | None = find_head(network, signature.input_size)
     except HeadNotFound:
         head = None
-    if head is not None and head.num_classes != len(signature.classes):
-        raise KD3Error(
-            f"student {name} has {head.num_classes} logits but the teacher knows {len(signature.classes)} classes"
-        )
     return Student(network, signature, head=head)
 
 
@@ -106,6 +108,7 @@ def shared_head(
     Raises:
         KD3Error: the student's features cannot be found.
     """
+    _try(network, signature.input_size, name)
     try:
         head = find_head(network, signature.input_size)
     except HeadNotFound as problem:
@@ -118,3 +121,23 @@ def shared_head(
         projector=projector,
         classifier=copy.deepcopy(classifier).requires_grad_(False),
     )
+
+
+def _try(network: nn.Module, input_size: int, name: str) -> Tensor:
+    """Return the network's logits of a blank image, or say why there are none."""
+    training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            parameter = next(network.parameters(), torch.zeros(()))
+            return as_logits(network(torch.zeros(2, 3, input_size, input_size, device=parameter.device)))
+    except HeadNotFound as problem:
+        raise KD3Error(f"student {name}: {problem}") from None
+    except Exception as problem:
+        first = str(problem).splitlines()[0] if str(problem) else ""
+        raise KD3Error(
+            f"student {name} does not run on an image of {input_size} x {input_size} pixels: "
+            f"{type(problem).__name__}: {first}"
+        ) from problem
+    finally:
+        network.train(training)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import shutil
 from pathlib import Path
@@ -30,7 +31,8 @@ def save_student(
     """Write a student folder: `model.safetensors` and `config.json`.
 
     `arch` None marks a live module, which `load_student` must then be given again. An architecture
-    from a single file of code is copied into the folder, so that the folder stands alone. `about`
+    from a file of code has that one file copied into the folder; files that it imports must be there
+    when the student is loaded. `about`
     is kept as it is, for people (method, teacher, figures).
     """
     from safetensors.torch import save_file
@@ -38,7 +40,7 @@ def save_student(
     folder.mkdir(parents=True, exist_ok=True)
     if arch is not None:
         arch = _bring_code(arch, folder)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
+    tensors = {name: value.detach().cpu().clone().contiguous() for name, value in student.state_dict().items()}
     with replacing(folder / WEIGHTS) as temporary:
         save_file(tensors, temporary)
     projector, classifier = student.projector, student.classifier
@@ -87,7 +89,7 @@ def load_student(path: str | Path, *, module: nn.Module | None = None) -> Studen
     about = read_student_description(folder)
     # arch, head and sizes were written by save_student; a file changed by hand fails here.
     try:
-        backbone = module if module is not None else _backbone(folder, about)
+        backbone = copy.deepcopy(module) if module is not None else _backbone(folder, about)
         head = Head(**about["head"]) if about["head"] else None
         projector = Projector(**about["projector"]) if about["projector"] else None
         classifier = nn.Linear(**about["classifier"]) if about["classifier"] else None
@@ -128,7 +130,7 @@ def _bring_code(arch: str, folder: Path) -> str:
     path, _, function = arch.rpartition(":")
     if not path.endswith(".py"):
         return arch
-    source = Path(path)
+    source = Path(path).expanduser()
     target = folder / source.name
     if source.resolve() != target.resolve():
         shutil.copyfile(source, target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -124,10 +125,28 @@ class Teacher(nn.Module):
         return self.head
 
     def classifier(self) -> nn.Linear:
-        """Return a frozen copy of the layer that makes the logits."""
-        layer = copy.deepcopy(self.module.get_submodule(self.shared_head().classifier))
-        assert isinstance(layer, nn.Linear)
-        return layer.requires_grad_(False)
+        """Return a frozen plain copy of the layer that makes the logits.
+
+        Raises:
+            KD3Error: the layer does more than a plain linear layer (a cosine head, say).
+        """
+        path = self.shared_head().classifier
+        own = self.module.get_submodule(path)
+        assert isinstance(own, nn.Linear)
+        weight = own.weight.detach()
+        plain = nn.Linear(own.in_features, own.out_features, bias=own.bias is not None)
+        plain = plain.to(weight.device, weight.dtype).requires_grad_(False)
+        plain.weight.copy_(weight)
+        if own.bias is not None:
+            plain.bias.copy_(own.bias)
+        probe = torch.randn(4, own.in_features, generator=torch.Generator().manual_seed(0)).to(weight)
+        with torch.no_grad():
+            if not torch.allclose(plain(probe), own(probe), rtol=1e-4, atol=1e-5):
+                raise KD3Error(
+                    f"the classifier '{path}' of teacher {self.name} is more than a linear layer "
+                    f"({type(own).__name__}) and cannot be shared; use --method kd, which gives the student its own"
+                )
+        return plain
 
     def signature(self) -> Signature:
         """Return what it takes and what its logits mean."""
@@ -136,7 +155,8 @@ class Teacher(nn.Module):
 
     def fingerprint(self) -> str:
         """Return a hash of the weights and the normalisation, to tell teachers apart."""
-        return f"{weights_hash(self.module)}-{self.normalise.mean}-{self.normalise.std}"
+        identity = repr((weights_hash(self.module), self.normalise.mean, self.normalise.std))
+        return hashlib.sha256(identity.encode()).hexdigest()
 
     def train(self, mode: bool = True) -> Teacher:
         """Stay in evaluation mode, whatever is asked."""

@@ -30,6 +30,11 @@ class RunFolder:
         return self.path / "origin.json"
 
     @property
+    def lock(self) -> Path:
+        """Held by the process at work on the run."""
+        return self.path / ".lock"
+
+    @property
     def metrics(self) -> Path:
         """One JSON object a line, in order."""
         return self.path / "metrics.jsonl"
@@ -59,25 +64,58 @@ class RunFolder:
         """The run's result; its presence says that the run is finished."""
         return self.path / "summary.json"
 
+    def check_origin(self, **identities: str) -> None:
+        """Refuse to go on with something else than what the run was begun with.
+
+        Raises:
+            KD3Error: an identity (a hash of the teacher or the pool, the device) is another one now.
+        """
+        try:
+            before = json.loads(self.origin.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as problem:
+            raise KD3Error(f"{self.origin} cannot be read: {problem}") from None
+        for name, now in identities.items():
+            if before.get(name) != now:
+                raise KD3Error(
+                    f"the {name} is not what the run {self.path} was begun with (was {_short(before.get(name))}, is "
+                    f"{_short(now)}); bring it back, or start a new run in another --out"
+                )
+
     def state(self) -> State:
         """Say what is there.
 
         Raises:
             KD3Error: the folder holds something that is not a run.
         """
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
-            return "absent"
-        if not self.path.is_dir():
-            raise KD3Error(f"{self.path} is a file; --out must be a folder")
+        try:
+            if not self.path.exists():
+                return "absent"
+            if not self.path.is_dir():
+                raise KD3Error(f"{self.path} is a file; --out must be a folder")
+            if not {entry.name for entry in self.path.iterdir()} - {self.lock.name}:
+                return "absent"
+        except OSError as problem:
+            raise KD3Error(f"--out {self.path} cannot be used: {problem.strerror}") from None
         if self.summary.is_file():
             return "finished"
         if self.config.is_file():
             return "interrupted"
         raise KD3Error(f"{self.path} is not empty and holds no kd3 run; choose another --out")
 
+    def make(self) -> None:
+        """Make the folder.
+
+        Raises:
+            KD3Error: it cannot be made or written to.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.lock.touch()
+        except OSError as problem:
+            raise KD3Error(f"--out {self.path} cannot be written: {problem.strerror}") from None
+
     def begin(self, config: str, origin: dict[str, Any]) -> None:
         """Write what identifies a new run."""
-        self.path.mkdir(parents=True, exist_ok=True)
         self.selections.mkdir(exist_ok=True)
         write_json(self.origin, origin)
         write_text(self.config, config)
@@ -97,3 +135,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as problem:
         raise KD3Error(f"{path} cannot be read: {problem}") from None
     return summary
+
+
+def _short(identity: object) -> str:
+    return str(identity)[:40]

@@ -27,9 +27,9 @@ def describe(folder: Path, summary: dict[str, Any]) -> str:
             else f"  selected     all {first['kept']:,} training images of the pool"
         )
         if last["kept_per_class"]:
-            lines.append(
-                "  per class    " + ", ".join(f"{n:,}" for n in last["kept_per_class"][:20]) + " in the last round"
-            )
+            pairs = list(zip(summary["classes"], last["kept_per_class"], strict=True))
+            shown = ", ".join(f"{name} {n:,}" for name, n in pairs[:20]) + (", ..." if len(pairs) > 20 else "")
+            lines.append(f"  last round   {shown}")
     lines.append(
         f"  agreement    {summary['agreement']:.1f} % with the teacher on held-out web images "
         f"(best at step {summary['best_step']:,} of {summary['steps']:,}; "
@@ -39,12 +39,14 @@ def describe(folder: Path, summary: dict[str, Any]) -> str:
     if evaluations:
         kept = next((e for e in evaluations if e["step"] == summary["best_step"]), evaluations[-1])
         lines.append(f"  accuracy     {kept['accuracy']:.2f} % on --eval-data, for the student kept (it chose nothing)")
-    lines += [
-        f"  student      {run.student}",
-        "next:",
-        f"  kd3 evaluate {folder} --data TEST --teacher {summary['teacher']}",
-        f"  python -c \"import kd3; student = kd3.load_student('{folder}')\"",
-    ]
+    lines.append(f"  student      {run.student}")
+    live_student, live_teacher = (summary[name].startswith("live:") for name in ("student", "teacher"))
+    module = ", module=..." if live_student else ""
+    lines.append("next:")
+    if not live_student:
+        teacher = "" if live_teacher else f" --teacher {summary['teacher']}"
+        lines.append(f"  kd3 evaluate {folder} --data TEST{teacher}")
+    lines.append(f"  python -c \"import kd3; student = kd3.load_student('{folder}'{module})\"")
     return "\n".join(lines)
 
 

@@ -25,8 +25,8 @@ def teacher_weight(progress: float, schedule: Schedule = "smooth", *, constant: 
 
     With t = progress in [0, 1] and ramp(t) = 1 - exp(-5 * (3t/2 - 1)^2):
 
-    - "paper": ramp(t) for t < 1/2, then 0. This is the authors' code (e/160 = 3t/2 over 240
-      epochs): 0.99 at the start, 0.27 just before the half, then a jump to 0.
+    - "paper": ramp(t) for t < 1/2, then 0. This is the authors' code over 240 epochs, whose
+      (e + 1)/160 is 3t/2 at the end of epoch e: 0.99 at the start, 0.27 just before the half, then a jump to 0.
     - "smooth": ramp(t) until it reaches 0 by itself at t = 2/3, then 0: the same curve without
       the jump.
     - "constant": `constant` throughout; "teacher": 1 throughout (the student is never asked).

@@ -23,7 +23,7 @@ from kd3.runs.metrics import MetricsFile
 from kd3.storage.atomic import replacing
 from kd3.training.augment import augment
 from kd3.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from kd3.training.interruption import StopRequest, stopping_between_steps
+from kd3.training.interruption import Stopped, StopRequest, stopping_between_steps
 from kd3.training.pool_scan import PoolScan
 from kd3.training.pool_split import PoolSplit
 from kd3.training.randomness import generator_for, seed_for
@@ -97,8 +97,14 @@ class Fit:
         """
         if resume and self.folder.last.is_file():
             self.at, method, optimizer = load_checkpoint(self.folder.last)
-            self.method.load_state_dict(method)
-            self.optimizer.load_state_dict(optimizer)
+            try:
+                self.method.load_state_dict(method)
+                self.optimizer.load_state_dict(optimizer)
+            except (RuntimeError, ValueError, KeyError) as problem:
+                raise KD3Error(
+                    f"the checkpoint {self.folder.last} does not fit this student; was its code changed since the "
+                    f"run began? ({str(problem).splitlines()[0]})"
+                ) from problem
         self.metrics = MetricsFile(self.folder.metrics, size=self.at.metrics_size)
         batch = self.settings.batch_size
         self.saved_at = time.monotonic()
@@ -117,9 +123,10 @@ class Fit:
                     self._look()
                     self._save()
                     stop.check()
-            except KeyboardInterrupt:
+            except Stopped:
                 self._save()
                 raise
+            # A second signal interrupts inside a step: the checkpoint before it is the good one.
         return FitResult(
             steps=self.at.step,
             images=self.at.step * batch,
@@ -265,8 +272,8 @@ class Fit:
     def _log(self, means: dict[str, float], rate: float) -> None:
         if not math.isfinite(means["loss"]):
             raise KD3Error(
-                f"the loss is not finite at step {self.at.step}; lower --lr (now {self.settings.lr}) or use "
-                f"--precision 32"
+                f"the loss is not finite at step {self.at.step}; start in another --out with a lower --lr (now "
+                f"{self.settings.lr}) or --precision 32"
             )
         lr = learning_rate(self.at.step - 1, self.total_steps, self.settings)
         self.metrics.write("train", **self._place(), **means, lr=lr, images_per_second=round(rate, 1))

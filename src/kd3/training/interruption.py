@@ -13,6 +13,10 @@ from kd3 import console
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class Stopped(KeyboardInterrupt):
+    """The run was asked to stop and is at a point where a checkpoint can be written."""
+
+
 class StopRequest:
     """Remembers that someone asked the run to stop."""
 
@@ -20,9 +24,9 @@ class StopRequest:
         self.requested = False
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if a stop was requested; call where stopping is safe."""
+        """Raise Stopped if a stop was requested; call where stopping is safe."""
         if self.requested:
-            raise KeyboardInterrupt
+            raise Stopped
 
 
 @contextmanager

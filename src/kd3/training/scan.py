@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kd3 import console
 from kd3.compute import Compute
+from kd3.errors import KD3Error
 from kd3.models.preprocessing import Normalisation
 from kd3.pool import ImagePool
 
@@ -42,6 +43,9 @@ def score(
     """Return a network's logits of pool images, (N, K) float32 on the CPU.
 
     The network is put into evaluation mode for it and back afterwards.
+
+    Raises:
+        KD3Error: some logits are not finite.
     """
     was_training = network.training
     network.eval()
@@ -54,7 +58,13 @@ def score(
                 bar.advance(len(images))
     finally:
         network.train(was_training)
-    return torch.cat(logits)
+    scores = torch.cat(logits)
+    if not torch.isfinite(scores).all():
+        raise KD3Error(
+            f"the {type(network).__name__.lower()}'s logits are not finite on some pool images; use --precision 32, or "
+            f"a lower --lr in another --out"
+        )
+    return scores
 
 
 def agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:

@@ -147,8 +147,10 @@ def _unknown_flag(command: str | None, flag: str) -> KD3Error:
         known += ["--config", "--preset", "--resume"] if command == "distill" else []
         known += ["--json"] if COMMANDS[command].json else []
     name = flag.split("=")[0]
-    if command is None:
-        return KD3Error(f"unexpected {name} before the command; flags come after it: kd3 COMMAND {name} ...")
+    if command is None or name in known:
+        return KD3Error(
+            f"unexpected {name} before the command; flags come after it: kd3 {command or 'COMMAND'} {name} ..."
+        )
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     question = f"did you mean {near[0]}?" if near else f"see 'kd3 {command} --help'"
     return KD3Error(f"unknown flag {name}; {question}")

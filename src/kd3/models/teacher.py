@@ -134,7 +134,8 @@ class Teacher(nn.Module):
         own = self.module.get_submodule(path)
         assert isinstance(own, nn.Linear)
         weight = own.weight.detach()
-        plain = nn.Linear(own.in_features, own.out_features, bias=own.bias is not None)
+        # Without random initial values, which would shift every later draw of the caller's.
+        plain = nn.utils.skip_init(nn.Linear, own.in_features, own.out_features, bias=own.bias is not None)
         plain = plain.to(weight.device, weight.dtype).requires_grad_(False)
         plain.weight.copy_(weight)
         if own.bias is not None:

@@ -135,8 +135,8 @@ class Teacher(nn.Module):
         assert isinstance(own, nn.Linear)
         weight = own.weight.detach()
         # Without random initial values, which would shift every later draw of the caller's.
-        plain = nn.utils.skip_init(nn.Linear, own.in_features, own.out_features, bias=own.bias is not None)
-        plain = plain.to(weight.device, weight.dtype).requires_grad_(False)
+        plain = nn.Linear(own.in_features, own.out_features, bias=own.bias is not None, device="meta")
+        plain = plain.to(weight.dtype).to_empty(device=weight.device).requires_grad_(False)
         plain.weight.copy_(weight)
         if own.bias is not None:
             plain.bias.copy_(own.bias)

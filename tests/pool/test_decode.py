@@ -107,6 +107,16 @@ def test_exif_orientation_turns_the_corner_as_pillow_does(orientation: int) -> N
     np.testing.assert_array_equal(result.pixels, expected)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_tiff_that_pillow_turns_itself_is_not_turned_twice(orientation: int) -> None:
+    image, turned = noise(1, 16, 16), noise(1, 16, 16)
+    if orientation > 1:
+        turned = image.transpose(list(Image.Transpose)[[0, 3, 1, 5, 4, 6, 2][orientation - 2]])
+    result = decode(encoded(image, "TIFF", tiffinfo={0x0112: orientation}), SETTINGS)
+    assert isinstance(result, Decoded)
+    np.testing.assert_array_equal(result.pixels, np.asarray(turned).transpose(2, 0, 1))
+
+
 def test_size_is_told_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -158,8 +168,9 @@ def test_reasons_of_refusal() -> None:
     assert refused(b"<html>not here</html>") == "not an image"
     assert refused(np.random.default_rng(0).bytes(3000)) == "not an image"
     assert refused(good[: len(good) // 2]) == "truncated"
-    jpeg = encoded(noise(4, 64, 64), "JPEG")
-    assert refused(jpeg[: len(jpeg) // 2]) == "truncated"
+    for format in ("JPEG", "WEBP", "GIF", "BMP", "TIFF"):
+        data = encoded(noise(4, 64, 64), format)
+        assert refused(data[: len(data) // 2]) == "truncated", format
     assert refused(encoded(noise(4, 15, 40))) == "too small"
     assert refused(good, DecodeSettings(16, max_pixels=64 * 64 - 1)) == "too many pixels"
 

@@ -33,13 +33,13 @@ def memory(count: int) -> list[Record]:
 def test_outcomes_come_in_order_whatever_the_workers(tmp_path: Path) -> None:
     folder_of(tmp_path, some_files(300) | {"1/zz.jpg": b"junk"})
     results = []
-    for workers in (0, 2):
+    for workers in (0, 1, 2):
         outcomes = list(decode_records(list_records([str(tmp_path)]), SETTINGS, workers=workers))
         results.append(
             [(o.record.key, o.result.digest if isinstance(o.result, Decoded) else o.result.reason) for o in outcomes]
         )
     assert len(results[0]) == 301
-    assert results[0] == results[1]
+    assert results[0] == results[1] == results[2]
 
 
 def test_file_that_kills_its_decoder_is_rejected_alone() -> None:
@@ -65,13 +65,27 @@ def test_listing_is_drawn_only_as_far_as_the_workers_need() -> None:
     outcomes = decode_records(endless(), SETTINGS, workers=1)
     for _ in range(1000):
         next(outcomes)
-    outcomes.close()  # type: ignore[attr-defined]
+    outcomes.close()
     assert drawn <= 1000 + CHUNK * (CHUNKS_AHEAD + 1)
 
 
 def test_chunks_are_bounded_in_bytes() -> None:
     big = [Record("memory", str(n), InMemory(bytes(CHUNK_BYTES // 2))) for n in range(5)]
     assert [len(chunk) for chunk in _chunks(iter(big))] == [2, 2, 1]
+
+
+def test_chunks_of_large_images_are_bounded_in_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    cut = _chunks
+
+    def watched(records: Iterator[Record], most: int) -> Iterator[list[Record]]:
+        sizes.append(most)
+        return cut(records, most)
+
+    monkeypatch.setattr("kd3.pool.decoding._chunks", watched)
+    for image_size in (16, 1024):
+        list(decode_records(memory(2), DecodeSettings(image_size), workers=0))
+    assert sizes == [CHUNK, CHUNK_BYTES // (3 * 1024**2)]
 
 
 def test_few_files_start_no_processes(monkeypatch: pytest.MonkeyPatch) -> None:

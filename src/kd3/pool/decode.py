@@ -72,7 +72,7 @@ def decode(data: bytes, settings: DecodeSettings) -> Decoded | Rejected:
     except Exception as problem:
         # Decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, MemoryError and more.
         words = f"{type(problem).__name__}: {problem}"
-        short = any(sign in words.lower() for sign in SIGNS_OF_TRUNCATION)
+        short = _webp_is_cut(data) or any(sign in words.lower() for sign in SIGNS_OF_TRUNCATION)
         return Rejected("truncated" if short else "unreadable", words[:200])
 
 
@@ -96,6 +96,11 @@ def _decode(data: bytes, settings: DecodeSettings) -> Decoded | Rejected:
         height=height,
         format=name,
     )
+
+
+def _webp_is_cut(data: bytes) -> bool:
+    # Its decoder does not say why it gave up; the header says how long the file should be.
+    return data[:4] == b"RIFF" and len(data) < 8 + int.from_bytes(data[4:8], "little")
 
 
 def pixel_digest(pixels: np.ndarray) -> bytes:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -16,9 +18,10 @@ from kd3.pool.decode import Decoded, DecodeSettings, Rejected, decode
 from kd3.pool.record import InMemory, Record, Unreadable
 
 CHUNK = 64  # files in one message to a worker
-CHUNK_BYTES = 8 << 20  # of contents that travel with the records
+CHUNK_BYTES = 8 << 20  # of contents that travel with the records, or of pixels that come back
 FEW_CHUNKS = 4  # fewer than this are not worth starting processes for
 CHUNKS_AHEAD = 4  # per worker
+PARENT_CHECK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class Outcome:
 
 def decode_records(
     records: Iterable[Record], settings: DecodeSettings, *, workers: int | None = None
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Yield the outcome of each record, in order.
 
     `workers` None takes one process per usable core; 0, or few records, decodes in this process.
@@ -39,7 +42,7 @@ def decode_records(
     dies is rejected as "decoder crashed"; the others go on in fresh processes.
     """
     workers = usable_cores() if workers is None else workers
-    chunks = _chunks(iter(records))
+    chunks = _chunks(iter(records), max(1, min(CHUNK, CHUNK_BYTES // (3 * settings.image_size**2))))
     first = list(islice(chunks, FEW_CHUNKS))
     if workers == 0 or len(first) < FEW_CHUNKS:
         for record in chain.from_iterable(chain(first, chunks)):
@@ -65,7 +68,7 @@ def read_and_decode(record: Record, settings: DecodeSettings) -> Decoded | Rejec
         return Rejected("unreadable", problem.strerror or str(problem))
 
 
-def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
+def _chunks(records: Iterator[Record], most: int = CHUNK) -> Iterator[list[Record]]:
     """Cut records into chunks of a number that is worth a message and of bounded bytes."""
     chunk: list[Record] = []
     payload = 0
@@ -73,7 +76,7 @@ def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
         chunk.append(record)
         if isinstance(record.location, InMemory):
             payload += len(record.location.data)
-        if len(chunk) == CHUNK or payload >= CHUNK_BYTES:
+        if len(chunk) == most or payload >= CHUNK_BYTES:
             yield chunk
             chunk, payload = [], 0
     if chunk:
@@ -131,12 +134,20 @@ def _executor(workers: int) -> Any:
     # module in them: users' scripts need no `if __name__ == "__main__"`.
     import loky
 
-    return loky.ProcessPoolExecutor(workers, initializer=_prepare_worker)
+    return loky.ProcessPoolExecutor(workers, initializer=_prepare_worker, initargs=(os.getpid(),))
 
 
-def _prepare_worker() -> None:
+def _prepare_worker(parent: int) -> None:
     # Ctrl-C goes to the whole group; the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    # A parent that is killed outright cannot stop its workers; they would wait for work for ever.
+    while os.getppid() == parent:
+        time.sleep(PARENT_CHECK_SECONDS)
+    os._exit(1)
 
 
 def _decode_chunk(chunk: list[Record], settings: DecodeSettings) -> list[Decoded | Rejected]:

@@ -10,6 +10,7 @@ import numpy as np
 from kd3.errors import KD3Error
 from kd3.pool.decode import pixel_digest
 from kd3.pool.manifest import Manifest, content_hash, read_manifest
+from kd3.pool.record import printable
 from kd3.pool.verify import INDEX, part_problem, problems
 
 REJECTED = "rejected.csv"
@@ -138,7 +139,8 @@ class ImagePool:
         if self.path is None:
             raise KD3Error("a pool in memory has no index")
         try:
-            return pyarrow.parquet.read_table(self.path / INDEX)
+            with (self.path / INDEX).open("rb") as handle:  # pyarrow takes no path that is not UTF-8
+                return pyarrow.parquet.read_table(handle)
         except (OSError, pyarrow.ArrowException) as problem:
             raise KD3Error(f"{self.path / INDEX} cannot be read: {problem}") from None
 
@@ -158,8 +160,9 @@ class ImagePool:
         size = sum(part.nbytes for part in self._parts)
         rejected = sum(counts.rejected.values())
         rate = (counts.found + counts.skipped) / max(manifest.seconds, 1e-9)
+        where = printable(str(self.path))
         lines = [
-            f"pool {self.path}: {len(self):,} images of {self.image_size} x {self.image_size}, {size / 1e6:,.0f} MB",
+            f"pool {where}: {len(self):,} images of {self.image_size} x {self.image_size}, {size / 1e6:,.0f} MB",
             f"  files       {counts.found:,} in {manifest.seconds:,.1f} s ({rate:,.0f}/s)",
             f"  kept        {counts.kept:,}",
             f"  duplicates  {counts.duplicates:,}" + (f" (listed in {DUPLICATES})" if counts.duplicates else ""),

@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS items (
 CREATE TABLE IF NOT EXISTS rejected (source TEXT, key TEXT, reason TEXT, detail TEXT);
 CREATE TABLE IF NOT EXISTS duplicates (source TEXT, key TEXT, position INTEGER);
 """
+TABLES = {"progress", "items", "rejected", "duplicates"}
 
 
 class IngestState:
@@ -95,10 +96,12 @@ class IngestState:
 
     def close(self) -> None:
         """Let go of the files; what was not committed is forgotten."""
-        if self._handle is not None:
-            self._handle.close()
-            self._handle = None
-        self.database.close()
+        handle, self._handle = self._handle, None
+        try:
+            if handle is not None:
+                handle.close()  # writes what is buffered, and fails where the disk is full
+        finally:
+            self.database.close()
 
     def parts(self) -> list[Part]:
         """Return the files of packed pixels."""
@@ -142,7 +145,12 @@ class IngestState:
         rows = self.database.execute(
             "SELECT source, key, lower(hex(sha256)), width, height, format, digest FROM items ORDER BY position"
         )
-        with replacing(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        # pyarrow takes no path that is not UTF-8, hence the handle.
+        with (
+            replacing(path) as temporary,
+            temporary.open("wb") as handle,
+            pq.ParquetWriter(handle, schema) as writer,
+        ):
             while batch := rows.fetchmany(65_536):
                 columns = [pa.array(column, field.type) for column, field in zip(zip(*batch), schema)]  # noqa: B905
                 writer.write_table(pa.Table.from_arrays(columns, schema=schema))
@@ -221,7 +229,10 @@ def begun_with(folder: Path) -> dict[str, Any] | None:
         return None
     database = sqlite3.connect(folder / DATABASE)
     try:
-        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'progress'").fetchone():
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if tables - TABLES:
+            raise KD3Error(f"{folder / DATABASE} is no database of kd3; choose another --out")
+        if "progress" not in tables:
             return None
         row = database.execute("SELECT value FROM progress WHERE name = 'request'").fetchone()
     except sqlite3.DatabaseError as problem:

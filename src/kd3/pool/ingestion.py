@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
@@ -22,6 +23,7 @@ from kd3.pool.ingest_state import DATABASE, PART_BYTES, IngestState, begun_with
 from kd3.pool.manifest import FORMAT, NAME, VERSION, Counts, Manifest, content_hash, read_manifest
 from kd3.pool.output_folder import LOCK, check_place, check_settings, remove_pool
 from kd3.pool.reasons import SIDECAR
+from kd3.pool.record import printable
 from kd3.pool.sources import expand, records
 from kd3.pool.verify import INDEX
 from kd3.storage.atomic import write_json
@@ -55,12 +57,14 @@ def ingest(
 def ingest_with(config: IngestConfig, *, part_bytes: int = PART_BYTES) -> ImagePool:
     """Make a pool as the settings say; see `ingest`."""
     folder = Path(config.out)
-    check_place(folder, expand(config.sources))  # what is wrong is told before anything is made
     try:
         if (folder / NAME).is_file():
-            return _finished(folder, config)
+            return _finished(folder, config)  # also where the crawl is gone by now
+        check_place(folder, expand(config.sources))  # what is wrong is told before anything is made
         made = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
+        if made:
+            _check_again(folder, config, made)
         with exclusive(folder / LOCK, what=f"pool {folder}"):
             if not (folder / NAME).is_file():  # another process may have finished it meanwhile
                 _fill(folder, config, made, part_bytes)
@@ -69,8 +73,18 @@ def ingest_with(config: IngestConfig, *, part_bytes: int = PART_BYTES) -> ImageP
         raise KD3Error(
             f"cannot write pool {folder}: {problem}; once that is mended, the same command goes on from here"
         ) from problem
+    except sqlite3.DatabaseError as problem:
+        raise KD3Error(f"{folder / DATABASE} is damaged ({problem}); remove {folder} and begin again") from problem
     (folder / LOCK).unlink(missing_ok=True)
     return ImagePool.open(folder)
+
+
+def _check_again(folder: Path, config: IngestConfig, made: list[Path]) -> None:
+    try:
+        check_place(folder, expand(config.sources))  # a glob may match the folder now that it is there
+    except KD3Error:
+        remove_pool(folder, made)
+        raise
 
 
 def _finished(folder: Path, config: IngestConfig) -> ImagePool:
@@ -108,8 +122,8 @@ def _fill(folder: Path, config: IngestConfig, made: list[Path], part_bytes: int)
 
 def _request(config: IngestConfig) -> dict[str, Any]:
     """Return what must be equal for an ingest to go on; the number of workers may change."""
-    values = config.model_dump(mode="json", exclude={"out", "workers"})
-    values["sources"] = [str(Path(source).absolute()) for source in config.sources]
+    values = config.model_dump(mode="json", exclude={"sources", "out", "workers"})
+    values["sources"] = [printable(str(Path(source).absolute())) for source in config.sources]
     return values
 
 
@@ -121,9 +135,10 @@ def _consume(state: IngestState, config: IngestConfig) -> None:
     with (
         console.progress("ingest", None, "files", done=state.files) as bar,
         count_in_background(config.sources, config.limit, bar),
+        closing(decode_records(files, settings, workers=config.workers)) as outcomes,
     ):
         told = state.files
-        for outcome in decode_records(files, settings, workers=config.workers):
+        for outcome in outcomes:
             _take(outcome, state)
             if state.files - told >= TELL_FILES:
                 bar.advance(state.files - told)
@@ -165,7 +180,7 @@ def _finish(state: IngestState, folder: Path, config: IngestConfig) -> None:
             skipped=state.skipped,
         ),
         parts=state.parts(),
-        sources=config.sources,
+        sources=[printable(source) for source in config.sources],
         settings=_request(config),
         kd3=__version__,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -64,7 +64,7 @@ def _in_order(folder: Path, manifest: Manifest) -> Iterator[str]:
 def _rows(path: Path) -> Iterator[tuple[str, bytes]]:
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(path) as file:
+    with path.open("rb") as handle, pyarrow.parquet.ParquetFile(handle) as file:  # a path must be UTF-8 there
         for batch in file.iter_batches(columns=["key", "digest"]):
             columns: Any = (batch.column("key").to_pylist(), batch.column("digest").to_pylist())
             yield from zip(*columns, strict=True)

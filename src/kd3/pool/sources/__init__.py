@@ -129,26 +129,27 @@ def _files(sources: Sequence[str]) -> Iterator[Record | Archive]:
         if os.path.isdir(path):
             yield from _in_folder(path)
         elif not is_regular(path):
-            yield Record(path, _name(path), Unusable("not a regular file"))
+            yield Record(printable(path), _name(path), Unusable("not a regular file"))
         elif kind:
-            yield Archive(kind, path, path, "")
+            yield Archive(kind, path, printable(path), "")
         else:
-            yield Record(path, _name(path), InFile(path))
+            yield Record(printable(path), _name(path), InFile(path))
 
 
 def _in_folder(folder: str) -> Iterator[Record | Archive]:
+    source = printable(folder)
     for path, key, what in walk(folder):
         kind = archive_kind(path)
         if what == "other":
-            yield Record(folder, key, Unusable("not a regular file"))
+            yield Record(source, key, Unusable("not a regular file"))
         elif what == "unreadable":
-            yield Record(folder, key, Unusable("unreadable", "the folder cannot be listed"))
+            yield Record(source, key, Unusable("unreadable", "the folder cannot be listed"))
         elif is_sidecar(key):
-            yield Record(folder, key, Unusable(SIDECAR))
+            yield Record(source, key, Unusable(SIDECAR))
         elif kind:
-            yield Archive(kind, path, folder, key + "/")
+            yield Archive(kind, path, source, key + "/")
         else:
-            yield Record(folder, key, InFile(path))
+            yield Record(source, key, InFile(path))
 
 
 def _name(path: str) -> str:

@@ -225,3 +225,12 @@ def test_flipped_and_missing_bytes_never_raise(format: str) -> None:
             broken[place] ^= 1 << int(random.integers(8))
         result = decode(bytes(broken[: random.integers(1, len(data) + 1)]), DecodeSettings(16, max_pixels=10**6))
         assert isinstance(result, Decoded) or result.reason in REASONS
+
+
+def test_postscript_from_a_crawl_is_never_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 40), "red").save(buffer, "EPS")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", None)  # calling it would be told as "unreadable"
+    result = decode(buffer.getvalue(), DecodeSettings(32))
+    assert isinstance(result, Rejected)
+    assert result.reason == "not an image"

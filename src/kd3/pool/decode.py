@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from kd3.pool.reasons import Reason
 from kd3.pool.to_rgb import to_rgb, upright
 
+RUNS_PROGRAMS = ("EPS",)  # Pillow would hand these to Ghostscript
 DEFAULT_MIN_SIDE = 16
 DEFAULT_MAX_PIXELS = 100_000_000
 SIGNS_OF_TRUNCATION = ("truncated", "premature", "unexpected end", "not enough")
@@ -80,6 +81,8 @@ def _decode(data: bytes, settings: DecodeSettings) -> Decoded | Rejected:
     with Image.open(io.BytesIO(data)) as opened:
         width, height = opened.size
         name = opened.format or ""
+        if name in RUNS_PROGRAMS:
+            return Rejected("not an image", f"{name} is a program for a page, which kd3 does not run")
         if width * height > settings.max_pixels:
             return Rejected("too many pixels", f"{width} x {height}, more than {settings.max_pixels:,}")
         if min(width, height) < settings.min_side:

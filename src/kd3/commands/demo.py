@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 import subprocess
@@ -23,6 +22,7 @@ from kd3.demo.outcome import draw_selection, truth_of_selection
 from kd3.demo.teacher import ARCH as TEACHER
 from kd3.demo.teacher import train_teacher
 from kd3.errors import KD3Error
+from kd3.runs.folder import read_summary
 from kd3.storage.atomic import write_json
 
 MARKER = "kd3-demo.json"
@@ -99,7 +99,7 @@ def run(config: DemoConfig) -> DemoResult:
     result = DemoResult(
         folder=folder,
         figures=figures,
-        agreement_on_web={m: _summary(folder / "runs" / m)["agreement"] for m in METHODS},
+        agreement_on_web={m: read_summary(folder / "runs" / m)["agreement"] for m in METHODS},
         digits_in_pool=in_pool,
         digits_kept=kept,
         images=config.images,
@@ -132,11 +132,6 @@ def _evaluate(model: Path, data: Path, teacher: Path) -> dict[str, Any]:
     return figures
 
 
-def _summary(folder: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return values
-
-
 def _command(*words: str, capture: bool = False) -> str:
     """Show a command as a user would type it, and run it."""
     console.say("$ " + shlex.join(["kd3", *words]))
@@ -144,7 +139,6 @@ def _command(*words: str, capture: bool = False) -> str:
         [sys.executable, "-m", "kd3", *words, *(["--quiet"] if console.is_quiet() else [])],
         stdout=subprocess.PIPE if capture else sys.stderr,
         text=True,
-        env=os.environ.copy(),
     )
     if done.returncode == 130:
         raise KeyboardInterrupt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ def _distill(
             method,
             pool=pool,
             split=split_pool(pool, config.train.holdout),
-            teacher_logits=_once(lambda: teacher_logits(teacher, pool, compute)),
+            teacher_logits=cache(lambda: teacher_logits(teacher, pool, compute)),
             settings=config.train,
             seed=config.seed,
             compute=compute,
@@ -236,18 +237,6 @@ def _method(config: DistillConfig, teacher: Teacher, student: nn.Module | None, 
         backbone_name=config.student,
         sample=sample,
     )
-
-
-def _once(compute: Any) -> Any:
-    """Return a function that computes its value at the first call and keeps it."""
-    kept: list[Any] = []
-
-    def value() -> Any:
-        if not kept:
-            kept.append(compute())
-        return kept[0]
-
-    return value
 
 
 def _announcement(config: DistillConfig, teacher: Teacher, method: Method, pool: ImagePool, compute: Compute) -> str:

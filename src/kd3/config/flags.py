@@ -10,6 +10,8 @@ from typing import Any
 import pydantic
 from pydantic.fields import FieldInfo
 
+from kd3.config.settings import group_of
+
 # Groups whose flags carry no prefix: --lr, not --train.lr.
 BARE_GROUPS = ("train",)
 
@@ -19,16 +21,16 @@ def add_flags(
 ) -> None:
     """Give the parser one flag for each setting; values stay text, the settings class reads them."""
     for name, field in model.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, pydantic.BaseModel):
+        inner = group_of(model, name)
+        if inner is not None:
             group = parser.add_argument_group(field.description or name)
             prefix = "" if name in BARE_GROUPS else f"{name}."
             for inner_name, inner_field in inner.model_fields.items():
                 _add_flag(group, f"{name}.{inner_name}", prefix + inner_name, inner_field)
-        elif typing.get_origin(inner) is dict:
+        elif typing.get_origin(field.annotation) is dict:
             continue  # only a file can hold these
         elif name in positional:
-            many = typing.get_origin(inner) is list
+            many = typing.get_origin(field.annotation) is list
             parser.add_argument(
                 name,
                 metavar=name.upper() if not many else name.upper().rstrip("S"),

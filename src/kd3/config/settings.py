@@ -82,18 +82,19 @@ def _sentence(model: type[Settings], problem: pydantic.ValidationError, where: s
 def _known_names(model: type[pydantic.BaseModel], path: list[str]) -> dict[str, str]:
     """Return the names that could stand at a place, also those that belong into a group below it."""
     for part in path:
-        inner = _group(model, part)
+        inner = group_of(model, part)
         if inner is None:
             return {}
         model = inner
     known: dict[str, str] = {}
     for name in sorted(model.model_fields):
-        group = _group(model, name)
+        group = group_of(model, name)
         known |= {leaf: f"{name}.{leaf}" for leaf in group.model_fields} if group else {}
     return known | {name: name for name in sorted(model.model_fields)}
 
 
-def _group(model: type[pydantic.BaseModel], name: str) -> type[pydantic.BaseModel] | None:
+def group_of(model: type[pydantic.BaseModel], name: str) -> type[pydantic.BaseModel] | None:
+    """Return the settings class that a field holds; None for a plain or unknown field."""
     field = model.model_fields.get(name)
     inner = field.annotation if field else None
     return inner if isinstance(inner, type) and issubclass(inner, pydantic.BaseModel) else None

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import pydantic
-
 from kd3.config.flags import BARE_GROUPS
-from kd3.config.settings import Settings
+from kd3.config.settings import Settings, group_of
 
 
 def spread(model: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,7 +25,5 @@ def spread(model: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fields(model: type[Settings], group: str) -> dict[str, Any]:
-    inner = model.model_fields[group].annotation
-    assert isinstance(inner, type)
-    assert issubclass(inner, pydantic.BaseModel)
-    return dict(inner.model_fields)
+    inner = group_of(model, group)
+    return dict(inner.model_fields) if inner else {}

@@ -14,6 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from kd3.errors import KD3Error
+
 RELATIVE_TOLERANCE = 1e-4
 
 
@@ -58,6 +60,25 @@ def as_logits(output: Any) -> Tensor:
         what = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         raise HeadNotFound(f"the network returns {what}; logits of shape (images, classes) are expected")
     return output
+
+
+def logits_of_a_blank(network: nn.Module, input_size: int, *, what: str) -> Tensor:
+    """Return the network's logits of two blank images, (2, K), in evaluation mode.
+
+    Raises:
+        KD3Error: it does not run on images of this size, or returns no logits; told of `what`.
+    """
+    parameter = next(network.parameters(), torch.zeros(()))
+    try:
+        with _evaluating(network), torch.no_grad():
+            return as_logits(network(torch.zeros(2, 3, input_size, input_size, device=parameter.device)))
+    except HeadNotFound as problem:
+        raise KD3Error(f"{what}: {problem}") from None
+    except Exception as problem:
+        first = str(problem).splitlines()[0] if str(problem) else ""
+        raise KD3Error(
+            f"{what} does not run on an image of {input_size} x {input_size} pixels: {type(problem).__name__}: {first}"
+        ) from problem
 
 
 def find_head(network: nn.Module, input_size: int) -> Head:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import copy
 
-import torch
 from torch import Tensor, nn
 
 from kd3.errors import KD3Error
-from kd3.models.head import Head, HeadNotFound, ModelOutput, as_logits, find_head, pool, run_with_features
+from kd3.models.head import (
+    Head,
+    HeadNotFound,
+    ModelOutput,
+    as_logits,
+    find_head,
+    logits_of_a_blank,
+    pool,
+    run_with_features,
+)
 from kd3.models.preprocessing import Normalisation
 from kd3.models.projector import Projector
 from kd3.models.signature import Signature
@@ -80,7 +88,7 @@ def own_head(network: nn.Module, signature: Signature, *, name: str) -> Student:
     Raises:
         KD3Error: its number of logits is not the number of classes.
     """
-    logits = _try(network, signature.input_size, name)
+    logits = logits_of_a_blank(network, signature.input_size, what=f"student {name}")
     if logits.shape[1] != len(signature.classes):
         raise KD3Error(
             f"student {name} has {logits.shape[1]} logits but the teacher knows {len(signature.classes)} classes"
@@ -108,7 +116,7 @@ def shared_head(
     Raises:
         KD3Error: the student's features cannot be found.
     """
-    _try(network, signature.input_size, name)
+    logits_of_a_blank(network, signature.input_size, what=f"student {name}")
     try:
         head = find_head(network, signature.input_size)
     except HeadNotFound as problem:
@@ -121,23 +129,3 @@ def shared_head(
         projector=projector,
         classifier=copy.deepcopy(classifier).requires_grad_(False),
     )
-
-
-def _try(network: nn.Module, input_size: int, name: str) -> Tensor:
-    """Return the network's logits of a blank image, or say why there are none."""
-    training = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            parameter = next(network.parameters(), torch.zeros(()))
-            return as_logits(network(torch.zeros(2, 3, input_size, input_size, device=parameter.device)))
-    except HeadNotFound as problem:
-        raise KD3Error(f"student {name}: {problem}") from None
-    except Exception as problem:
-        first = str(problem).splitlines()[0] if str(problem) else ""
-        raise KD3Error(
-            f"student {name} does not run on an image of {input_size} x {input_size} pixels: "
-            f"{type(problem).__name__}: {first}"
-        ) from problem
-    finally:
-        network.train(training)

@@ -14,7 +14,7 @@ from kd3.errors import KD3Error
 from kd3.models.arch import build_arch
 from kd3.models.checkpoint import load_weights, weights_hash
 from kd3.models.description import read_description
-from kd3.models.head import Head, HeadNotFound, ModelOutput, as_logits, find_head, run_with_features
+from kd3.models.head import Head, HeadNotFound, ModelOutput, as_logits, find_head, logits_of_a_blank, run_with_features
 from kd3.models.preprocessing import Normalisation
 from kd3.models.signature import Signature
 
@@ -63,11 +63,6 @@ class Teacher(nn.Module):
         """Class names in the order of the logits."""
         return self._class_names or [str(label) for label in range(self.num_classes)]
 
-    @property
-    def names_classes(self) -> bool:
-        """Whether the classes have names, not only numbers."""
-        return self._class_names is not None
-
     def fit_to(self, input_size: int) -> None:
         """Run the network once at its input size, count its classes and find its head.
 
@@ -75,18 +70,7 @@ class Teacher(nn.Module):
             KD3Error: it does not run, returns no logits, or disagrees with its class names.
         """
         self.input_size = input_size
-        parameter = next(self.module.parameters(), None)
-        device = parameter.device if parameter is not None else torch.device("cpu")
-        try:
-            with torch.no_grad():
-                logits = as_logits(self.module(torch.zeros(2, 3, input_size, input_size, device=device)))
-        except HeadNotFound as problem:
-            raise KD3Error(f"teacher {self.name}: {problem}") from None
-        except Exception as problem:
-            raise KD3Error(
-                f"teacher {self.name} does not run on an image of {input_size} x {input_size} pixels: "
-                f"{type(problem).__name__}: {str(problem).splitlines()[0] if str(problem) else ''}"
-            ) from problem
+        logits = logits_of_a_blank(self.module, input_size, what=f"teacher {self.name}")
         self.num_classes = logits.shape[1]
         if self._class_names is not None and len(self._class_names) != self.num_classes:
             raise KD3Error(

@@ -8,10 +8,13 @@ import kd3
 from kd3.config.methods import METHODS, KD3Options, KDOptions
 from kd3.methods.base import build_method
 from kd3.models.arch import build_arch
+from kd3.selection.blend import blend_logits, teacher_weight
+from kd3.selection.predictions import predict
 
 PAPER = KD3Options(
-    alignment_weight=1, alignment_scale="raw", logit_weight=0, contrastive_weight=0.001, teacher_weight="paper"
-)
+    alignment_weight=1, alignment_scale="raw", logit_weight=0, contrastive_weight=0.001, teacher_weight="paper",
+    scoring="fresh",
+)  # fmt: skip
 
 
 class Opinions:
@@ -24,11 +27,15 @@ class Opinions:
 
     def teacher_logits(self):
         self.asked.append("teacher")
-        return self.teacher
+        yield self.teacher
 
-    def student_logits(self):
-        self.asked.append("student")
-        return self.student
+    def predictions(self, teacher_weight):
+        self.asked.append(("now", teacher_weight))
+        return predict(blend_logits(self.teacher, self.student, teacher_weight))
+
+    def latest_predictions(self, teacher_weight, *, refreshed):
+        self.asked.append(("latest", teacher_weight, refreshed))
+        return predict(blend_logits(self.teacher, self.student, teacher_weight))
 
 
 @pytest.fixture
@@ -119,19 +126,34 @@ def test_features_that_go_negative_take_the_last_relu_away(teacher, images):
     assert not make("kd3", KD3Options(), signed, images).student.projector.final_relu
 
 
-def test_selection_blends_both_networks_and_asks_only_whom_it_needs(teacher, images):
+def test_selection_blends_both_networks_as_the_schedule_says(teacher, images):
     sure, torn = torch.tensor([[9.0, 0, 0]] * 40), torch.zeros(40, 3)
     sure[:20] = torch.tensor([0, 9.0, 0])
     sure[:5] = torch.tensor([0, 0, 9.0])
-    method = make("kd3", KD3Options(teacher_weight="paper"), teacher, images)
+    method = make("kd3", PAPER, teacher, images)
     early, late = Opinions(sure, torn), Opinions(torn, sure)
     assert len(method.select(early, 0.0, at_least=1).index) == 40
-    assert sorted(set(early.asked)) == ["student", "teacher"]
+    assert early.asked == [("now", pytest.approx(0.993, abs=1e-3))]
     method.select(late, 0.9, at_least=1)
-    assert late.asked == ["student"]
-    alone = Opinions(sure, torn)
-    make("kd3", KD3Options(teacher_weight="teacher"), teacher, images).select(alone, 0.5, at_least=1)
-    assert alone.asked == ["teacher"]
+    assert late.asked == [("now", 0.0)]
+
+
+def test_by_default_selection_takes_what_the_steps_predicted(teacher, images):
+    method = make("kd3", KD3Options(refreshed=0.1), teacher, images)
+    scan = Opinions(torch.randn(40, 3), torch.randn(40, 3))
+    method.select(scan, 0.3, at_least=1)
+    weight = teacher_weight(0.3, "smooth")
+    assert scan.asked[0] == ("latest", weight, 0.1)
+
+    said = method.eval()(images, generator()).predictions
+    blended = weight * teacher(images) + (1 - weight) * method.student(images)
+    torch.testing.assert_close(said.confidence, blended.softmax(1).max(1).values, rtol=1e-4, atol=1e-4)
+    assert said.label.tolist() == blended.argmax(1).tolist()
+    assert not said.confidence.requires_grad
+
+
+def test_the_papers_steps_predict_nothing(teacher, images):
+    assert make("kd3", PAPER, teacher, images)(images, generator()).predictions is None
 
 
 @pytest.mark.parametrize(("name", "options"), [("kd", KDOptions()), ("kd3", KD3Options(selection="none"))])

@@ -8,9 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kd3.selection import select
 from kd3.selection.blend import blend_logits, teacher_weight
 from kd3.selection.class_thresholds import class_thresholds
-from kd3.selection.select import select_confident, select_everything
+from kd3.selection.predictions import most_probable, predict
+from kd3.selection.select import select_everything
+
+
+def select_confident(logits, **options):
+    """Select where teacher and student say the same."""
+    return select.select_confident(predict(logits), teacher_logits=lambda: [logits], **options)
 
 
 def logits_with(confidences, labels, classes):
@@ -90,6 +97,44 @@ def test_a_starved_class_gets_its_most_probable_images_and_a_warning():
     assert 17 in selection.index.tolist()
     assert selection.rescued_classes == (1, 2)
     assert "2 of 3 classes would keep no image (ship, truck)" in selection.warnings(["cat", "ship", "truck"])[0]
+
+
+def test_a_class_that_the_student_lost_is_found_again_by_the_teacher():
+    student = logits_with([0.99] * 300, [0] * 300, 3)
+    teacher = logits_with([0.9] * 300, [1] * 300, 3)
+    teacher[41] = torch.tensor([0.0, 0.0, 5.0])
+    selection = select.select_confident(predict(student), teacher_logits=lambda: teacher.split(70))
+    assert 41 in selection.index.tolist()
+    assert selection.rescued_classes == (1, 2)
+
+
+def test_the_teacher_is_asked_only_where_a_class_starves():
+    logits = logits_with([0.99] * 30, [0, 1, 2] * 10, 3)
+
+    def unasked():
+        raise AssertionError("asked for nothing")
+
+    assert len(select.select_confident(predict(logits), teacher_logits=unasked).index) == 30
+
+
+@given(st.integers(0, 10_000), st.integers(1, 200), st.integers(1, 12))
+@settings(max_examples=30, deadline=None)
+def test_the_most_probable_are_the_same_in_chunks_and_at_once(seed, count, wanted):
+    logits = torch.randn(count, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    found = most_probable(logits.split(17), [3, 1], wanted)
+    probabilities = logits.softmax(1)
+    for row, label in zip(found, [3, 1], strict=True):
+        assert row.tolist() == probabilities[:, label].argsort(descending=True)[:wanted].tolist()
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_the_size_of_a_chunk_changes_nothing(monkeypatch, chunk):
+    logits = torch.randn(100, 4, generator=torch.Generator().manual_seed(0)) * 3
+    whole = select_confident(logits)
+    monkeypatch.setattr(select, "CHUNK", chunk)
+    cut = select_confident(logits)
+    assert torch.equal(whole.index, cut.index)
+    assert torch.equal(whole.kept_per_class, cut.kept_per_class)
 
 
 def test_too_few_confident_images_are_filled_up_to_a_batch():

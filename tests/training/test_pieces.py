@@ -1,17 +1,12 @@
-"""Schedule, augmentation, seeds and the teacher's kept logits."""
+"""Schedule, augmentation, seeds."""
 
-import numpy as np
 import pytest
 import torch
 
-import kd3
-from kd3.compute import resolve
 from kd3.config.commands import TrainSettings
-from kd3.training import teacher_logits as kd3_teacher_logits
 from kd3.training.augment import augment, resized_crop, shift
 from kd3.training.randomness import seed_for
 from kd3.training.schedule import learning_rate
-from kd3.training.teacher_logits import teacher_logits
 
 
 def generator(seed=0):
@@ -99,67 +94,3 @@ def test_views_repeat_with_the_generator():
 def test_seeds_differ_by_place_and_stay_the_same_for_ever():
     assert seed_for(0, "step", 1) != seed_for(0, "step", 2) != seed_for(1, "step", 2)
     assert seed_for(0, "step", 1) == 4238720567276977853
-
-
-@pytest.fixture
-def pool(pool_folder, tmp_path):
-    import shutil
-
-    fresh = shutil.copytree(pool_folder, tmp_path / "pool", ignore=shutil.ignore_patterns("teacher_logits"))
-    return kd3.ImagePool.open(fresh)
-
-
-def test_the_teachers_logits_are_computed_once(teacher_file, pool, monkeypatch):
-    compute = resolve("cpu", "32")
-    teacher = kd3.load_teacher(teacher_file)
-    first = teacher_logits(teacher, pool, compute)
-    images = torch.from_numpy(pool.read(np.arange(len(pool))))
-    torch.testing.assert_close(first, teacher(teacher.normalise(images)), rtol=1e-4, atol=1e-4)
-    scored = []
-    real = kd3_teacher_logits.score
-    monkeypatch.setattr(kd3_teacher_logits, "score", lambda *a, **k: scored.append(len(a[2])) or real(*a, **k))
-    assert torch.equal(teacher_logits(teacher, pool, compute), first)
-    assert scored == [16]
-
-
-def test_a_changed_teacher_is_never_served_the_old_logits(teacher_file, pool):
-    compute = resolve("cpu", "32")
-    teacher = kd3.load_teacher(teacher_file)
-    before = teacher_logits(teacher, pool, compute)
-    with torch.no_grad():
-        teacher.module.linear.bias += torch.tensor([1.0, 0.0, 0.0])
-    after = teacher_logits(teacher, pool, compute)
-    torch.testing.assert_close(after[:, 0], before[:, 0] + 1)
-
-
-def test_a_teacher_whose_code_changed_is_never_served_the_old_logits(pool, capsys):
-    compute = resolve("cpu", "32")
-
-    class Net(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            torch.manual_seed(0)
-            self.head, self.sign = torch.nn.Linear(3 * 16 * 16, 3), 1
-
-        def forward(self, x):
-            return self.head(self.sign * x.flatten(1))
-
-    network = Net()
-    one = kd3.Teacher(network, mean=[0.5] * 3, std=[0.25] * 3, input_size=16)
-    network.sign = -1
-    other = kd3.Teacher(network, mean=[0.5] * 3, std=[0.25] * 3, input_size=16)
-    assert one.fingerprint() == other.fingerprint()
-    assert not torch.equal(teacher_logits(one, pool, compute), teacher_logits(other, pool, compute))
-    assert "not what this teacher says now" in capsys.readouterr().err
-
-
-def test_damaged_kept_logits_are_computed_again_with_a_warning(teacher_file, pool, capsys):
-    compute = resolve("cpu", "32")
-    teacher = kd3.load_teacher(teacher_file)
-    first = teacher_logits(teacher, pool, compute)
-    kept = next((pool.path / "teacher_logits").glob("*.npy"))
-    kept.write_bytes(kept.read_bytes()[:100])
-    assert torch.equal(teacher_logits(teacher, pool, compute), first)
-    assert "is damaged" in capsys.readouterr().err
-    assert torch.equal(teacher_logits(teacher, pool, compute), first)
-    assert "is damaged" not in capsys.readouterr().err

@@ -32,9 +32,9 @@ from kd3.runs.summary import describe
 from kd3.storage.atomic import write_json
 from kd3.storage.lock import exclusive
 from kd3.training.fit import Fit, FitResult
+from kd3.training.pool_batches import PoolBatches
 from kd3.training.pool_split import split_pool
 from kd3.training.randomness import seed_for
-from kd3.training.scan import normalised_batches
 from kd3.training.teacher_logits import teacher_logits
 
 SAMPLE_IMAGES = 64
@@ -148,6 +148,7 @@ def _distill(
     teacher = teacher or load_teacher(config.teacher)
     pool = pool or ImagePool.open(config.pool)
     _check_sizes(teacher, pool)
+    teacher = teacher.folded()  # it runs once for every training image
     data = _labelled(config, teacher)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(config.seed, "initial weights"))
@@ -163,11 +164,12 @@ def _distill(
         else:
             folder.check_origin(**identities, compute=str(compute))
         console.say(_announcement(config, teacher, method, pool, compute))
+        batches = PoolBatches(pool, compute)
         fit = Fit(
             method,
-            pool=pool,
+            batches=batches,
             split=split_pool(pool, config.train.holdout),
-            teacher_logits=cache(lambda: teacher_logits(teacher, pool, compute)),
+            teacher_logits=cache(lambda: teacher_logits(teacher, batches, compute)),
             settings=config.train,
             seed=config.seed,
             compute=compute,
@@ -225,10 +227,9 @@ def _method(config: DistillConfig, teacher: Teacher, student: nn.Module | None, 
         backbone = build_arch(
             config.student, num_classes=teacher.num_classes, arch_args=config.student_args, relative_to=Path()
         )
-    positions = split_pool(pool, config.train.holdout).train[:SAMPLE_IMAGES]
+    images = torch.from_numpy(pool.read(split_pool(pool, config.train.holdout).train[:SAMPLE_IMAGES]))
     # A live teacher may already be on a GPU.
-    there = Compute(teacher.normalise.scale.device, "32")
-    sample = next(normalised_batches(pool, positions, teacher.normalise, there, size=SAMPLE_IMAGES))
+    sample = teacher.normalise(images.to(teacher.normalise.scale.device))
     return build_method(
         config.method,
         config.method_options,

@@ -28,6 +28,17 @@ class KD3Options(Settings):
         description="schedule of alpha, the teacher's share in the score: 'paper' jumps to 0 at half of "
         "the training, 'smooth' is the same curve without the jump, 'constant' is 0.5, 'teacher' is 1",
     )
+    scoring: Literal["training", "fresh"] = Field(
+        "training",
+        description="'training': an image's score is what was predicted of it when it was last trained on, the others "
+        "are looked at now and then; 'fresh' (paper) runs the student over the whole pool before each selection",
+    )
+    refreshed: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="with scoring 'training': part of the images not trained on that is looked at anew each time",
+    )
     select_every: float = Field(
         1.0, gt=0, description="select anew after this many passes over the selected images (paper: 1)"
     )

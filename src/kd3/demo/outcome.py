@@ -27,13 +27,15 @@ def draw_selection(path: Path, pool_folder: Path, run: Path, *, accuracies: dict
     from kd3.compute import resolve
     from kd3.models.student_files import load_student
     from kd3.pool import ImagePool
+    from kd3.training.pool_batches import PoolBatches
     from kd3.training.pool_split import split_pool
     from kd3.training.scan import score
 
     pool = ImagePool.open(pool_folder)
     student = load_student(run)
     train = split_pool(pool, 1000).train
-    logits = score(student, pool, train, student.normalise, resolve("cpu", "32"))
+    compute = resolve("cpu", "32")
+    logits = score(student, PoolBatches(pool, compute), train, student.normalise, compute)
     predicted = logits.argmax(1).numpy()
     kept = np.isin(train, _last_selection(run))
     draw_from = np.random.default_rng(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import NamedTuple, Protocol
 
@@ -15,11 +15,12 @@ from kd3.config.settings import Settings
 from kd3.errors import unknown_name
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
+from kd3.selection.predictions import Predictions
 from kd3.selection.select import Selection
 
 
 class Scan(Protocol):
-    """Both networks' opinions of the pool's training images, in evaluation mode on plain views.
+    """Both networks' opinions of the pool's training images.
 
     Computed when asked for: a method that does not select pays nothing.
     """
@@ -28,11 +29,18 @@ class Scan(Protocol):
     def count(self) -> int:
         """Number of images N."""
 
-    def teacher_logits(self) -> Tensor:
-        """Return (N, K), computed once for a pool and kept."""
+    def teacher_logits(self) -> Iterator[Tensor]:
+        """Yield the teacher's logits of plain views in order, (n, K) at a time, computed once for a pool and kept."""
 
-    def student_logits(self) -> Tensor:
-        """Return (N, K) of the student as it stands."""
+    def predictions(self, teacher_weight: float) -> Predictions:
+        """Return what teacher_weight * z_T + (1 - teacher_weight) * z_S says of each image's plain view now."""
+
+    def latest_predictions(self, teacher_weight: float, *, refreshed: float) -> Predictions:
+        """Return what was last said of each image: in a step (`StepResult.predictions`) or in a scan.
+
+        Of the images that no step has seen since the last selection the given share is looked at
+        anew, those first that were seen longest ago; all where nothing was said yet.
+        """
 
 
 class StepResult(NamedTuple):
@@ -40,6 +48,7 @@ class StepResult(NamedTuple):
 
     loss: Tensor  # (), to be differentiated
     terms: Mapping[str, Tensor]  # named, weighted parts of the loss; they sum to it
+    predictions: Predictions | None = None  # of the batch, where `select` will ask for the latest
 
 
 class Method(nn.Module, abc.ABC):

@@ -25,15 +25,20 @@ from kd3.models.head import pool
 from kd3.models.student import Student, shared_head
 from kd3.models.teacher import Teacher
 from kd3.selection.blend import blend_logits, teacher_weight
+from kd3.selection.predictions import Predictions, predict
 from kd3.selection.select import Selection, select_confident, select_everything
 
 
 class KD3(Method):
     """Dynamic selection, a shared classifier with weighted alignment, MixDistribution contrast."""
 
+    alpha: Tensor  # (), the teacher's weight at the latest selection
+
     def __init__(self, options: KD3Options, teacher: Teacher, student: Student) -> None:
         super().__init__(teacher, student)
         self.options = options
+        # Kept in checkpoints: a run that goes on inside a round predicts as it did before.
+        self.register_buffer("alpha", torch.ones((), dtype=torch.float64))
         self.embedding: nn.Linear | None = None
         if options.contrastive_weight > 0:
             assert student.head is not None
@@ -65,13 +70,24 @@ class KD3(Method):
 
     def select(self, scan: Scan, progress: float, *, at_least: int) -> Selection:
         """Return the images of which teacher and student together are sure, class by class."""
-        if self.options.selection == "none":
+        options = self.options
+        if options.selection == "none":
             return select_everything(scan.count)
-        alpha = teacher_weight(progress, self.options.teacher_weight)
-        scores = scan.teacher_logits() if alpha > 0 else scan.student_logits()
-        if 0 < alpha < 1:
-            scores = blend_logits(scores, scan.student_logits(), alpha)
-        return select_confident(scores, threshold=self.options.threshold, at_least=at_least)
+        alpha = teacher_weight(progress, options.teacher_weight)
+        self.alpha.fill_(alpha)
+        if options.scoring == "fresh":
+            predictions = scan.predictions(alpha)
+        else:
+            predictions = scan.latest_predictions(alpha, refreshed=options.refreshed)
+        return select_confident(
+            predictions, threshold=options.threshold, at_least=at_least, teacher_logits=scan.teacher_logits
+        )
+
+    def _predict(self, teacher_logits: Tensor, student_logits: Tensor) -> Predictions | None:
+        if self.options.selection == "none" or self.options.scoring == "fresh":
+            return None
+        with torch.no_grad():
+            return predict(blend_logits(teacher_logits.float(), student_logits.detach().float(), self.alpha))
 
     def forward(self, images: Tensor, generator: torch.Generator) -> StepResult:
         """Return the loss of a batch: alignment, softened logits and contrast, each weighted."""
@@ -92,7 +108,8 @@ class KD3(Method):
         if self.embedding is not None:
             contrast = self._contrast(images, features, generator)
             terms["contrastive"] = options.contrastive_weight * contrast
-        return StepResult(torch.stack(list(terms.values())).sum(), terms)
+        loss = torch.stack(list(terms.values())).sum()
+        return StepResult(loss, terms, self._predict(teacher.logits, student.logits))
 
     def _contrast(self, images: Tensor, features: Tensor, generator: torch.Generator) -> Tensor:
         assert self.embedding is not None

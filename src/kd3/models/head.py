@@ -70,7 +70,7 @@ def logits_of_a_blank(network: nn.Module, input_size: int, *, what: str) -> Tens
     """
     parameter = next(network.parameters(), torch.zeros(()))
     try:
-        with _evaluating(network), torch.no_grad():
+        with evaluating(network), torch.no_grad():
             return as_logits(network(torch.zeros(2, 3, input_size, input_size, device=parameter.device)))
     except HeadNotFound as problem:
         raise KD3Error(f"{what}: {problem}") from None
@@ -92,13 +92,13 @@ def find_head(network: nn.Module, input_size: int) -> Head:
     Raises:
         HeadNotFound: no linear layer makes the logits; the message says what was seen.
     """
-    probe = _probe(network, input_size, images=4, seed=0)
-    with _evaluating(network), torch.no_grad():
+    probe = probe_images(network, input_size, images=4, seed=0)
+    with evaluating(network), torch.no_grad():
         trace = _Trace(network)
         with trace:
             logits = as_logits(network(probe))
         head = _match(trace, logits)
-        other = _probe(network, input_size, images=3, seed=1)
+        other = probe_images(network, input_size, images=3, seed=1)
         try:
             _verify(network, head, other)
         except HeadNotFound:
@@ -200,7 +200,8 @@ def _close(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and bool((a - b).abs().max() <= RELATIVE_TOLERANCE * scale)
 
 
-def _probe(network: nn.Module, input_size: int, *, images: int, seed: int) -> Tensor:
+def probe_images(network: nn.Module, input_size: int, *, images: int, seed: int) -> Tensor:
+    """Return random images of the kind that a network takes, where its parameters are: (images, 3, S, S)."""
     generator = torch.Generator().manual_seed(seed)
     probe = torch.randn(images, 3, input_size, input_size, generator=generator)
     parameter = next(network.parameters(), None)
@@ -208,7 +209,8 @@ def _probe(network: nn.Module, input_size: int, *, images: int, seed: int) -> Te
 
 
 @contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode, and each of its modules back afterwards."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:

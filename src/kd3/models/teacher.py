@@ -14,6 +14,7 @@ from kd3.errors import KD3Error
 from kd3.models.arch import build_arch
 from kd3.models.checkpoint import load_weights, weights_hash
 from kd3.models.description import read_description
+from kd3.models.fold import fold, foldable
 from kd3.models.head import Head, HeadNotFound, ModelOutput, as_logits, find_head, logits_of_a_blank, run_with_features
 from kd3.models.preprocessing import Normalisation
 from kd3.models.signature import Signature
@@ -53,6 +54,7 @@ class Teacher(nn.Module):
         self.head: Head | None = None
         self.head_problem: str | None = None
         self.num_classes = 0
+        self._weights_hash: str | None = None  # of the module that this one was folded from
         self._class_names = list(classes) if classes else None
         self.eval()
         if input_size is not None:
@@ -140,8 +142,29 @@ class Teacher(nn.Module):
 
     def fingerprint(self) -> str:
         """Return a hash of the weights and the normalisation, to tell teachers apart."""
-        identity = repr((weights_hash(self.module), self.normalise.mean, self.normalise.std))
+        weights = self._weights_hash or weights_hash(self.module)
+        identity = repr((weights, self.normalise.mean, self.normalise.std))
         return hashlib.sha256(identity.encode()).hexdigest()
+
+    def folded(self) -> Teacher:
+        """Return the same teacher, its batch norms merged into its convolutions where that changes nothing.
+
+        It keeps the fingerprint: it is the same function, up to rounding.
+        """
+        assert self.input_size is not None
+        head = self.head
+
+        def outputs(network: nn.Module, images: Tensor) -> list[Tensor]:
+            if head is None:
+                return [as_logits(network(images))]
+            seen = run_with_features(network, head, images)
+            return [seen.features, seen.logits]
+
+        other = copy.copy(self)
+        module = fold(self.module, foldable(self.module, self.input_size, outputs))
+        other._modules = {**self._modules, "module": module}
+        other._weights_hash = self._weights_hash or weights_hash(self.module)
+        return other
 
     def train(self, mode: bool = True) -> Teacher:
         """Stay in evaluation mode, whatever is asked."""

@@ -10,10 +10,10 @@ from torch import Tensor
 Schedule = Literal["paper", "smooth", "constant", "teacher"]
 
 
-def blend_logits(teacher_logits: Tensor, student_logits: Tensor, teacher_weight: float) -> Tensor:
+def blend_logits(teacher_logits: Tensor, student_logits: Tensor, teacher_weight: float | Tensor) -> Tensor:
     """Return alpha * z_T + (1 - alpha) * z_S: logits are mixed, not probabilities.
 
-    Shapes: (N, K), (N, K) -> (N, K). teacher_weight (alpha) in [0, 1].
+    Shapes: (N, K), (N, K) -> (N, K). teacher_weight (alpha) in [0, 1], a number or ().
 
     Source: KD3 (arXiv 2307.11469), dynamic instance selection.
     """

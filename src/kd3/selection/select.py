@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from kd3.selection.class_thresholds import class_thresholds
+from kd3.selection.predictions import Predictions, most_probable
 
 FLOOR_SHARE = 0.01
+CHUNK = 1 << 16  # images compared at once: what is needed for a moment does not grow with the pool
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Selection:
             shown = ", ".join(named[:8]) + (", ..." if len(named) > 8 else "")
             words.append(
                 f"{len(named)} of {len(class_names)} classes would keep no image ({shown}); each gets "
-                f"the {self.rescued_each} most probable of the pool for it"
+                f"the {self.rescued_each} most probable of the pool for it, as the teacher sees them"
             )
         if self.filled:
             words.append(
@@ -48,50 +50,75 @@ def select_everything(count: int) -> Selection:
     return Selection(index=torch.arange(count))
 
 
-def select_confident(logits: Tensor, *, threshold: float = 0.95, at_least: int = 1) -> Selection:
+def select_confident(
+    predictions: Predictions,
+    *,
+    threshold: float = 0.95,
+    at_least: int = 1,
+    teacher_logits: Callable[[], Iterable[Tensor]],
+) -> Selection:
     """Return the images whose confidence exceeds the threshold of their predicted class.
 
-    With p = softmax(z), c_i = max_k p_ik and y_i = argmax_k p_ik, image i is kept when
-    c_i > tau_{y_i} (strictly), tau_k from `class_thresholds`.
+    With p = softmax(z) of the blended logits, c_i = max_k p_ik and y_i = argmax_k p_ik, image i is
+    kept when c_i > tau_{y_i} (strictly), tau_k from `class_thresholds`.
 
     Fallback, where the thresholds would starve the training: a class of which no image is kept
-    gets the images with the highest probability for it, one in a hundred of its fair share N/K
-    (at least one); and where fewer than `at_least` images are kept in all, the most confident
-    ones fill the gap. `Selection.warnings` tells of both.
+    gets the images with the highest probability for it in the teacher's eyes (a student that has
+    lost a class cannot find it again), one in a hundred of its fair share N/K (at least one); and
+    where fewer than `at_least` images are kept in all, the most confident ones fill the gap.
+    `Selection.warnings` tells of both.
 
-    Shapes: logits (N, K), the blended ones -> Selection over N. threshold in [0, 1].
+    Args:
+        predictions: of N images, from the blended logits.
+        threshold: tau, in [0, 1].
+        at_least: images to keep, where there are as many.
+        teacher_logits: returns the teacher's logits of the same images, some (n, K) at a time;
+            called only where a class starves.
 
     Raises:
-        ValueError: no images, or logits that are not finite.
+        ValueError: no images, or confidences that are not finite.
 
     Source: KD3 (arXiv 2307.11469), dynamic instance selection. The fallback is ours.
     """
-    count, classes = logits.shape
+    count, classes = predictions.images, predictions.num_classes
     if count == 0:
         raise ValueError("cannot select from an empty pool")
-    if not torch.isfinite(logits).all():
+    if not torch.isfinite(predictions.confidence.sum(dtype=torch.float64)):
         raise ValueError("cannot select: the scores of some images are not finite")
-    probabilities = torch.softmax(logits, dim=1)
-    confidence, prediction = probabilities.max(dim=1)
-    predicted = torch.bincount(prediction, minlength=classes)
+    predicted = _count(predictions.label, classes)
     thresholds = class_thresholds(predicted, threshold=threshold)
-    keep = confidence.double() > thresholds[prediction]
+    keep = torch.empty(count, dtype=torch.bool)
+    for part in _parts(count):
+        keep[part] = predictions.confidence[part].double() > thresholds[predictions.label[part].long()]
 
-    kept = torch.bincount(prediction[keep], minlength=classes)
+    kept = _count(predictions.label, classes, of=keep)
     starved = (kept == 0).nonzero().flatten().tolist()
     share = min(count, max(1, round(FLOOR_SHARE * count / classes)))
-    for label in starved:
-        keep[probabilities[:, label].topk(share).indices] = True
+    if starved:
+        keep[most_probable(teacher_logits(), starved, share).flatten()] = True
     missing = min(at_least, count) - int(keep.sum())
     if missing > 0:
-        keep[confidence.masked_fill(keep, -1.0).topk(missing).indices] = True
+        keep[predictions.confidence.masked_fill(keep, -1.0).topk(missing).indices] = True
 
     return Selection(
         index=keep.nonzero().flatten(),
         thresholds=thresholds,
         predicted_per_class=predicted,
-        kept_per_class=torch.bincount(prediction[keep], minlength=classes),
+        kept_per_class=_count(predictions.label, classes, of=keep),
         rescued_classes=tuple(starved),
         rescued_each=share,
         filled=max(missing, 0),
     )
+
+
+def _parts(count: int) -> list[slice]:
+    return [slice(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+
+
+def _count(labels: Tensor, classes: int, *, of: Tensor | None = None) -> Tensor:
+    """Return how often each class is among the labels, or among those that a mask lets through: (K,)."""
+    counts = torch.zeros(classes, dtype=torch.int64)
+    for part in _parts(len(labels)):
+        chosen = labels[part] if of is None else labels[part][of[part]]
+        counts += torch.bincount(chosen, minlength=classes)
+    return counts

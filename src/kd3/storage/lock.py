@@ -8,6 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from kd3 import console
 from kd3.errors import KD3Error
 
 
@@ -23,6 +24,25 @@ def exclusive(path: Path, *, what: str) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise KD3Error(f"another process is at work on {what}; wait for it or choose another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def waiting(path: Path, *, what: str) -> Iterator[None]:
+    """Hold a lock file once whoever holds it is done.
+
+    Raises:
+        OSError: the lock file cannot be made.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        console.say(f"another process is making {what}; waiting for it")
+        lock.acquire()
     try:
         yield
     finally:

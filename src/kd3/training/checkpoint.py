@@ -12,7 +12,7 @@ from torch import Tensor
 from kd3.errors import KD3Error
 from kd3.storage.atomic import replacing
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass
@@ -30,6 +30,7 @@ class Progress:
     best_step: int = 0
     seconds: float = 0.0  # of training and selection, labelled evaluation left out
     metrics_size: int = 0  # bytes
+    latest: dict[str, Tensor] = field(default_factory=dict)  # `LatestPredictions.state`
 
 
 def save_checkpoint(path: Path, progress: Progress, *, method: dict[str, Any], optimizer: dict[str, Any]) -> None:

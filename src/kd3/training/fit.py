@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,16 +17,18 @@ from kd3.compute import Compute
 from kd3.config.commands import TrainSettings
 from kd3.errors import KD3Error
 from kd3.methods.base import Method
-from kd3.pool import ImagePool
+from kd3.models.fold import foldable
 from kd3.runs.folder import RunFolder
 from kd3.runs.metrics import MetricsFile
 from kd3.storage.atomic import replacing
-from kd3.training.augment import augment
 from kd3.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from kd3.training.interruption import Stopped, StopRequest, stopping_between_steps
+from kd3.training.latest import LatestPredictions
+from kd3.training.learner import Learner
+from kd3.training.pool_batches import PoolBatches
 from kd3.training.pool_scan import PoolScan
 from kd3.training.pool_split import PoolSplit
-from kd3.training.randomness import generator_for, seed_for
+from kd3.training.randomness import generator_for
 from kd3.training.scan import agreement, score
 from kd3.training.schedule import learning_rate, total_steps
 
@@ -56,34 +58,24 @@ class Fit:
         self,
         method: Method,
         *,
-        pool: ImagePool,
+        batches: PoolBatches,
         split: PoolSplit,
-        teacher_logits: Callable[[], Tensor],
+        teacher_logits: Callable[[], np.ndarray],
         settings: TrainSettings,
         seed: int,
         compute: Compute,
         folder: RunFolder,
         evaluate: Evaluate | None = None,
     ) -> None:
-        self.method, self.pool, self.split = method, pool, split
+        self.method, self.batches, self.split = method, batches, split
         self.teacher_logits = teacher_logits
         self.settings, self.seed, self.compute, self.folder = settings, seed, compute, folder
         self.evaluate = evaluate
         self.total_steps = total_steps(settings, len(split.train))
-        compute.place(method)
-        compute.place(method.teacher)
-        trained = [p for p in method.parameters() if p.requires_grad]
-        optimizer = torch.optim.SGD(
-            trained,
-            lr=settings.lr,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov and settings.momentum > 0,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
-        self.fabric = compute.fabric()
-        self.module, self.optimizer = self.fabric.setup(method, optimizer)
-        self.holdout_logits = score(method.teacher, pool, split.holdout, method.teacher.normalise, compute)
+        self.learner = Learner(method, settings, seed=seed, total_steps=self.total_steps, compute=compute)
+        self.latest = LatestPredictions(len(split.train), method.teacher.num_classes, compute.device)
+        self.foldable = foldable(method.student, method.student.input_size)
+        self.holdout_logits = score(method.teacher, batches, split.holdout, method.teacher.normalise, compute)
         self.at = Progress()
         self.metrics: MetricsFile
         self.told: set[str] = set()
@@ -99,12 +91,14 @@ class Fit:
             self.at, method, optimizer = load_checkpoint(self.folder.last)
             try:
                 self.method.load_state_dict(method)
-                self.optimizer.load_state_dict(optimizer)
+                self.learner.optimizer.load_state_dict(optimizer)
+                self.latest.load(self.at.latest)
             except (RuntimeError, ValueError, KeyError) as problem:
                 raise KD3Error(
                     f"the checkpoint {self.folder.last} does not fit this student; was its code changed since the "
                     f"run began? ({str(problem).splitlines()[0]})"
                 ) from problem
+        self.latest.round = self.at.round
         self.metrics = MetricsFile(self.folder.metrics, size=self.at.metrics_size)
         batch = self.settings.batch_size
         self.saved_at = time.monotonic()
@@ -145,6 +139,7 @@ class Fit:
             self.method.train()
             passes = self.method.passes_per_selection
             self.at.round += 1
+            self.latest.round = self.at.round
             self.at.selected = selection.index
             self.at.round_start = self.at.step
             length = max(1, int(len(selection.index) * passes) // batch)
@@ -179,57 +174,53 @@ class Fit:
         )
 
     def _scan(self) -> PoolScan:
-        return PoolScan(self.method.student, self.pool, self.split.train, self.teacher_logits, self.compute)
+        return PoolScan(
+            self.method.student,
+            self.batches,
+            self.split.train,
+            self.teacher_logits,
+            self.compute,
+            self.latest,
+            self.foldable,
+        )
 
     def _round(self, bar: console.Progress, stop: StopRequest) -> None:
         """Take the steps of the current round that are still to be taken."""
-        order = self._order()
+        batch = self.settings.batch_size
+        order = self._order()[(self.at.step - self.at.round_start) * batch :]
         sums: dict[str, Tensor] = {}
         summed, since = 0, time.monotonic()
-        batch = self.settings.batch_size
-        while self.at.step < self.at.round_end:
-            offset = (self.at.step - self.at.round_start) * batch
-            with self._timed():
-                terms = self._step(order[offset : offset + batch])
-            for name, value in terms.items():
-                sums[name] = sums[name] + value if name in sums else value
-            summed += 1
-            self.at.step += 1
-            if self.at.step % LOG_STEPS == 0 or self.at.step == self.at.round_end:
-                means = {name: float(value) / summed for name, value in sums.items()}
-                rate = summed * batch / (time.monotonic() - since)
-                self._log(means, rate)
-                kept = len(self.at.selected)
-                bar.advance(summed * batch, f"loss {means['loss']:.3f}, {kept:,} kept, {self._agreement_words()}")
-                sums, summed, since = {}, 0, time.monotonic()
-            if self.at.step == self.at.round_end:
-                return  # looked at and saved as a whole, by the caller
-            if time.monotonic() - self.saved_at > 60 * self.settings.checkpoint_minutes:
-                self._save()
-            stop.check()
-
-    def _step(self, positions: np.ndarray) -> dict[str, Tensor]:
-        """Learn from one batch of the pool."""
-        step = self.at.step
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.total_steps, self.settings)
-        torch.manual_seed(seed_for(self.seed, "network", step))  # dropout and the like
-        generator = generator_for(self.compute.device, self.seed, "step", step)
-        images = torch.from_numpy(self.pool.read(positions)).to(self.compute.device)
-        images = augment(images, self.settings.augmentation, flip=self.settings.flip, generator=generator)
-        result = self.module(self.method.student.normalise(images), generator)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(result.loss)
-        self.optimizer.step()
-        return {"loss": result.loss.detach(), **{name: t.detach() for name, t in result.terms.items()}}
+        with closing(self.batches.iterate(self.split.train[order], batch)) as images:
+            for start in range(0, len(order), batch):
+                with self._timed():
+                    result = self.learner.step(self.at.step, next(images))
+                    if result.predictions is not None:
+                        self.latest.note(torch.from_numpy(order[start : start + batch]), result.predictions)
+                for name, value in {"loss": result.loss, **result.terms}.items():
+                    sums[name] = sums[name] + value if name in sums else value
+                summed += 1
+                self.at.step += 1
+                if self.at.step % LOG_STEPS == 0 or self.at.step == self.at.round_end:
+                    means = {name: float(value) / summed for name, value in sums.items()}
+                    rate = summed * batch / (time.monotonic() - since)
+                    self._log(means, rate)
+                    kept = len(self.at.selected)
+                    told = f"loss {means['loss']:.3f}, {kept:,} kept, {self._agreement_words()}"
+                    bar.advance(summed * batch, told)
+                    sums, summed, since = {}, 0, time.monotonic()
+                if self.at.step == self.at.round_end:
+                    return  # looked at and saved as a whole, by the caller
+                if time.monotonic() - self.saved_at > 60 * self.settings.checkpoint_minutes:
+                    self._save()
+                stop.check()
 
     def _order(self) -> np.ndarray:
-        """Return the pool positions of the whole round, in the order of their use."""
+        """Return the training images of the whole round, in the order of their use, as positions in the split."""
         need = (self.at.round_end - self.at.round_start) * self.settings.batch_size
         generator = generator_for(torch.device("cpu"), self.seed, "order", self.at.round)
         count = len(self.at.selected)
         passes = [torch.randperm(count, generator=generator) for _ in range(math.ceil(need / count))]
-        order: np.ndarray = self.split.train[self.at.selected[torch.cat(passes)[:need]].numpy()]
+        order: np.ndarray = self.at.selected[torch.cat(passes)[:need]].numpy()
         return order
 
     def _look(self) -> None:
@@ -240,7 +231,7 @@ class Fit:
         self.at.evaluated_step = self.at.step
         student = self.method.student
         with self._timed():
-            logits = score(student, self.pool, self.split.holdout, student.normalise, self.compute)
+            logits = score(student, self.batches, self.split.holdout, student.normalise, self.compute)
             self.at.agreement = agreement(logits, self.holdout_logits)
             self.method.train()
         if self.at.agreement >= self.at.best_agreement:
@@ -264,9 +255,9 @@ class Fit:
 
     def _save(self) -> None:
         self.at.metrics_size = self.metrics.size
-        save_checkpoint(
-            self.folder.last, self.at, method=self.method.state_dict(), optimizer=self.optimizer.state_dict()
-        )
+        self.at.latest = self.latest.state()
+        optimizer = self.learner.optimizer.state_dict()
+        save_checkpoint(self.folder.last, self.at, method=self.method.state_dict(), optimizer=optimizer)
         self.saved_at = time.monotonic()
 
     def _log(self, means: dict[str, float], rate: float) -> None:

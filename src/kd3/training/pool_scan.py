@@ -2,47 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from kd3.compute import Compute
+from kd3.models.fold import Pair, fold
 from kd3.models.student import Student
-from kd3.pool import ImagePool
-from kd3.training.scan import score
+from kd3.selection.blend import blend_logits
+from kd3.selection.predictions import Predictions, predict
+from kd3.training.latest import LatestPredictions
+from kd3.training.pool_batches import PoolBatches
+from kd3.training.scan import SCAN_BATCH, scored
 
 
 class PoolScan:
-    """A `kd3.methods.base.Scan`: each opinion is computed when it is first asked for.
+    """A `kd3.methods.base.Scan`: each opinion is computed when it is asked for, and held as a few bytes an image.
 
-    `teacher_logits` returns those of the whole pool; `positions` are the training images in it.
+    `teacher_logits` returns those of the whole pool; `positions` are the training images in it;
+    `foldable` are batch norms of the student that a scan may merge away.
     """
 
     def __init__(
         self,
         student: Student,
-        pool: ImagePool,
+        batches: PoolBatches,
         positions: np.ndarray,
-        teacher_logits: Callable[[], Tensor],
+        teacher_logits: Callable[[], np.ndarray],
         compute: Compute,
+        latest: LatestPredictions,
+        foldable: list[Pair] | None = None,
     ) -> None:
-        self.student, self.pool, self.positions = student, pool, positions
-        self._teacher_logits, self.compute = teacher_logits, compute
-        self._student_logits: Tensor | None = None
+        self.student, self.batches, self.positions = student, batches, positions
+        self._teacher_logits, self.compute, self.latest = teacher_logits, compute, latest
+        self.foldable = foldable or []
 
     @property
     def count(self) -> int:
         """Number of training images N."""
         return len(self.positions)
 
-    def teacher_logits(self) -> Tensor:
-        """Return (N, K)."""
-        return self._teacher_logits()[self.positions]
+    def teacher_logits(self) -> Iterator[Tensor]:
+        """Yield (n, K), on the CPU."""
+        return self._teachers(self.positions)
 
-    def student_logits(self) -> Tensor:
-        """Return (N, K) of the student as it stands."""
-        if self._student_logits is None:
-            normalise = self.student.normalise
-            self._student_logits = score(self.student, self.pool, self.positions, normalise, self.compute)
-        return self._student_logits
+    def predictions(self, teacher_weight: float) -> Predictions:
+        """Return what the blend of both networks' logits says of each image now."""
+        index = torch.arange(self.count)
+        self._look_at(index, teacher_weight)
+        return self.latest.predictions()
+
+    def latest_predictions(self, teacher_weight: float, *, refreshed: float) -> Predictions:
+        """Return what was last said of each image, the oldest opinions among the unseen made anew."""
+        if self.latest.is_empty:
+            return self.predictions(teacher_weight)
+        self._look_at(self.latest.oldest(refreshed), teacher_weight)
+        return self.latest.predictions()
+
+    def _look_at(self, index: Tensor, teacher_weight: float) -> None:
+        """Predict the images at these training positions, in order."""
+        positions = self.positions[index.numpy()]
+        # Whom the blend does not ask is not run.
+        teachers = self._teachers(positions, SCAN_BATCH) if teacher_weight > 0 else None
+        students = self._students(positions) if teacher_weight < 1 else None
+        start = 0
+        while True:
+            teacher = next(teachers, None) if teachers is not None else None
+            student = next(students, None) if students is not None else None
+            logits = student if teacher is None else teacher
+            if logits is None:
+                return
+            if teacher is not None and student is not None:
+                logits = blend_logits(teacher.to(student.device), student, teacher_weight)
+            self.latest.note(index[start : start + len(logits)], predict(logits))
+            start += len(logits)
+
+    def _students(self, positions: np.ndarray) -> Iterator[Tensor]:
+        return scored(fold(self.student, self.foldable), self.batches, positions, self.student.normalise, self.compute)
+
+    def _teachers(self, positions: np.ndarray, size: int = 4096) -> Iterator[Tensor]:
+        kept = self._teacher_logits()
+        for start in range(0, len(positions), size):
+            yield torch.from_numpy(kept[positions[start : start + size]])

@@ -12,59 +12,57 @@ from kd3 import console
 from kd3.compute import Compute
 from kd3.errors import KD3Error
 from kd3.models.preprocessing import Normalisation
-from kd3.pool import ImagePool
+from kd3.training.pool_batches import PoolBatches
 
 SCAN_BATCH = 256
 
 
-def normalised_batches(
-    pool: ImagePool,
-    positions: np.ndarray,
-    normalise: Normalisation,
-    compute: Compute,
-    *,
-    size: int = SCAN_BATCH,
-) -> Iterator[Tensor]:
-    """Yield pool images in order, (B, 3, S, S), normalised, on the device, in channels_last."""
-    for start in range(0, len(positions), size):
-        images = torch.from_numpy(pool.read(positions[start : start + size])).to(compute.device)
-        yield normalise(images.contiguous(memory_format=torch.channels_last))
-
-
-def score(
+def scored(
     network: nn.Module,
-    pool: ImagePool,
+    batches: PoolBatches,
     positions: np.ndarray,
     normalise: Normalisation,
     compute: Compute,
     *,
     title: str | None = None,
-) -> Tensor:
-    """Return a network's logits of pool images, (N, K) float32 on the CPU.
+) -> Iterator[Tensor]:
+    """Yield a network's logits of pool images in order, (B, K) float32 on the device.
 
     The network is put into evaluation mode for it and back afterwards.
 
     Raises:
-        KD3Error: some logits are not finite.
+        KD3Error: some logits are not finite; told at the end, so that no batch waits for the answer.
     """
     was_training = network.training
     network.eval()
-    logits = []
+    finite: Tensor | None = None
     try:
         with console.progress(title or "", len(positions), "images", hidden=title is None) as bar:
-            for images in normalised_batches(pool, positions, normalise, compute):
+            for images in batches.iterate(positions, SCAN_BATCH):
                 with torch.inference_mode(), compute.autocast():
-                    logits.append(network(images).float().cpu())
+                    logits = network(normalise(images.contiguous(memory_format=torch.channels_last))).float()
+                    sound = torch.isfinite(logits).all()
+                    finite = sound if finite is None else finite & sound
+                yield logits
                 bar.advance(len(images))
     finally:
         network.train(was_training)
-    scores = torch.cat(logits)
-    if not torch.isfinite(scores).all():
+    if finite is not None and not finite:
         raise KD3Error(
             f"the {type(network).__name__.lower()}'s logits are not finite on some pool images; use --precision 32, or "
             f"a lower --lr in another --out"
         )
-    return scores
+
+
+def score(
+    network: nn.Module,
+    batches: PoolBatches,
+    positions: np.ndarray,
+    normalise: Normalisation,
+    compute: Compute,
+) -> Tensor:
+    """Return a network's logits of a few pool images, (N, K) float32 on the CPU; see `scored`."""
+    return torch.cat(list(scored(network, batches, positions, normalise, compute))).cpu()
 
 
 def agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:

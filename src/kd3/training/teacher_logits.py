@@ -3,67 +3,146 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 from pathlib import Path
+from typing import IO
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.lib import format as npy
 
 from kd3 import console
 from kd3.compute import Compute
 from kd3.models.teacher import Teacher
-from kd3.pool import ImagePool
 from kd3.storage.atomic import replacing
-from kd3.training.scan import score
+from kd3.storage.lock import waiting
+from kd3.training.pool_batches import PoolBatches
+from kd3.training.scan import score, scored
 
 FOLDER = "teacher_logits"
+VERSION = 2  # of how they are computed and kept; another version's files are never looked at
 COMPARED = 16  # images
+DIGEST_BYTES = 32
+BLOCK = 1 << 20
+TITLE = "teacher scores the pool"
 
 
-def teacher_logits(teacher: Teacher, pool: ImagePool, compute: Compute) -> Tensor:
+def teacher_logits(teacher: Teacher, batches: PoolBatches, compute: Compute) -> np.ndarray:
     """Return the teacher's logits of every pool image on its plain view, (N, K) float32.
 
-    Read from `POOL/teacher_logits/` where an earlier run left them, else computed and left there.
-    The file's name is made of the teacher's weights and normalisation, the pool's content and the
-    precision; and since a network may change in its code alone, the first kept logits are compared
-    with what the teacher says of these images now. A file that is damaged or another teacher's is
-    made anew. A pool that cannot be written to costs the computation, nothing else.
+    Read from `POOL/teacher_logits/` where an earlier run left them, else computed and left there;
+    mapped from the file, so that they take no memory of the process. The file's name is made of the
+    teacher's weights and normalisation, the pool's content, the precision and the file's version,
+    and its end is a digest of the rest; and since a network may change in its code alone, the first
+    kept logits are compared with what the teacher says of these images now. A file that is damaged
+    or another teacher's is made anew. Of runs that begin together one computes and the others wait.
+    A pool that cannot be written to, or a full disk, costs the memory for them and nothing else.
     """
-    path = _path(teacher, pool, compute)
-    if path is not None and path.is_file():
-        kept = _read(path, (len(pool), teacher.num_classes))
-        if kept is not None and _still_true(kept, teacher, pool, compute):
-            return kept
-        what = "damaged" if kept is None else "not what this teacher says now"
-        console.warn(f"{path} is {what}; the teacher's logits are computed again")
-    logits = score(teacher, pool, np.arange(len(pool)), teacher.normalise, compute, title="teacher scores the pool")
-    if path is not None:
-        try:
-            with replacing(path) as temporary, temporary.open("wb") as handle:
-                np.save(handle, logits.numpy(), allow_pickle=False)
-        except OSError as problem:
-            console.warn(f"the teacher's logits could not be kept at {path}: {problem.strerror}")
+    path = _path(teacher, batches, compute)
+    if path is None:
+        return _in_memory(teacher, batches, compute)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with waiting(path.with_suffix(".lock"), what=f"the teacher's logits {path}"):
+            kept = _kept(path, teacher, batches, compute)
+            if kept is None:
+                _write(path, teacher, batches, compute)
+                kept = _mapped(path, _shape(teacher, batches))
+        return kept
+    except OSError as problem:
+        if path.is_file() and (kept := _kept(path, teacher, batches, compute)) is not None:
+            return kept  # made by who may write to this pool
+        console.warn(f"the teacher's logits could not be kept at {path}: {problem.strerror or problem}")
+        return _in_memory(teacher, batches, compute)
+
+
+def _kept(path: Path, teacher: Teacher, batches: PoolBatches, compute: Compute) -> np.ndarray | None:
+    """Return the logits in a file if they are whole and this teacher's."""
+    if not path.is_file():
+        return None
+    if not _is_whole(path, _shape(teacher, batches)):
+        console.warn(f"{path} is damaged; the teacher's logits are computed again")
+        return None
+    logits = _mapped(path, _shape(teacher, batches))
+    positions = np.arange(min(COMPARED, len(logits)))
+    now = score(teacher, batches, positions, teacher.normalise, compute).numpy()
+    # bfloat16 alone moves logits by a hundredth of their size with the batch.
+    if np.abs(logits[positions] - now).max() > 0.05 * np.abs(now).max():
+        console.warn(f"{path} is not what this teacher says now; the teacher's logits are computed again")
+        return None
     return logits
 
 
-def _path(teacher: Teacher, pool: ImagePool, compute: Compute) -> Path | None:
+def _path(teacher: Teacher, batches: PoolBatches, compute: Compute) -> Path | None:
+    pool = batches.pool
     if pool.path is None:
         return None
-    identity = repr((teacher.fingerprint(), pool.content_hash, compute.device.type, compute.precision))
+    identity = repr((VERSION, teacher.fingerprint(), pool.content_hash, compute.device.type, compute.precision))
     return Path(pool.path) / FOLDER / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npy"
 
 
-def _still_true(kept: Tensor, teacher: Teacher, pool: ImagePool, compute: Compute) -> bool:
-    now = score(teacher, pool, np.arange(min(COMPARED, len(pool))), teacher.normalise, compute)
-    # bfloat16 alone moves logits by a hundredth of their size with the batch.
-    return bool((kept[: len(now)] - now).abs().max() <= 0.05 * now.abs().max())
+def _shape(teacher: Teacher, batches: PoolBatches) -> tuple[int, int]:
+    return len(batches.pool), teacher.num_classes
 
 
-def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
+def _in_memory(teacher: Teacher, batches: PoolBatches, compute: Compute) -> np.ndarray:
+    logits = np.empty(_shape(teacher, batches), dtype=np.float32)
+    start = 0
+    for part in scored(teacher, batches, np.arange(len(logits)), teacher.normalise, compute, title=TITLE):
+        logits[start : start + len(part)] = part.cpu().numpy()
+        start += len(part)
+    return logits
+
+
+def _header(shape: tuple[int, int]) -> bytes:
+    header = io.BytesIO()
+    npy.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return header.getvalue()
+
+
+def _write(path: Path, teacher: Teacher, batches: PoolBatches, compute: Compute) -> None:
+    """Write the logits as they come: an array file that NumPy reads, and a digest behind it."""
+    shape = _shape(teacher, batches)
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    with replacing(path) as temporary, temporary.open("wb") as handle:
+        _reserve(handle, len(_header(shape)) + 4 * shape[0] * shape[1] + DIGEST_BYTES)
+        _put(handle, digest, _header(shape))
+        for part in scored(teacher, batches, np.arange(shape[0]), teacher.normalise, compute, title=TITLE):
+            _put(handle, digest, part.cpu().numpy().astype("<f4", copy=False).tobytes())
+        handle.write(digest.digest())
+
+
+def _reserve(handle: IO[bytes], size: int) -> None:
+    # A disk that is too full says so now, not after the teacher's hours of work.
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle.fileno(), 0, size)
+
+
+def _put(handle: IO[bytes], digest: hashlib.blake2b, data: bytes) -> None:
+    handle.write(data)
+    digest.update(data)
+
+
+def _is_whole(path: Path, shape: tuple[int, int]) -> bool:
+    header = _header(shape)
+    left = len(header) + 4 * shape[0] * shape[1]
     try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    if values.shape != shape or values.dtype != np.float32 or not np.isfinite(values).all():
-        return None
-    return torch.from_numpy(values)
+        if path.stat().st_size != left + DIGEST_BYTES:
+            return False
+        digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+        with path.open("rb") as handle:
+            if handle.read(len(header)) != header:
+                return False
+            digest.update(header)
+            left -= len(header)
+            while left:
+                data = handle.read(min(BLOCK, left))
+                digest.update(data)
+                left -= len(data)
+            return handle.read() == digest.digest()
+    except OSError:
+        return False
+
+
+def _mapped(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    return np.asarray(np.memmap(path, dtype="<f4", mode="r", offset=len(_header(shape)), shape=shape))

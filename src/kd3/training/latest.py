@@ -1,0 +1,62 @@
+"""What was last predicted of each training image, and in which round: a few bytes an image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kd3.selection.predictions import Predictions
+
+NEVER = -1
+
+
+class LatestPredictions:
+    """Predictions that are replaced as images are looked at, on the device that looks.
+
+    Args:
+        count: number of training images N.
+        num_classes: number of classes K.
+        device: where predictions are made; noting them there waits for nothing.
+    """
+
+    def __init__(self, count: int, num_classes: int, device: torch.device) -> None:
+        self.num_classes = num_classes
+        self.round = 0  # the present one
+        self.confidence = torch.zeros(count, device=device)
+        self.label = torch.zeros(count, dtype=torch.int32, device=device)
+        self.seen = torch.full((count,), NEVER, dtype=torch.int32, device=device)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is an image of which nothing was predicted yet."""
+        return bool((self.seen == NEVER).any())
+
+    def note(self, index: Tensor, predictions: Predictions) -> None:
+        """Take over the predictions of the images at these positions. Shapes: index (n,) int64."""
+        index = index.to(self.seen.device, non_blocking=True)
+        self.confidence[index] = predictions.confidence.to(self.confidence)
+        self.label[index] = predictions.label.to(self.label)
+        self.seen[index] = self.round
+
+    def oldest(self, share: float) -> Tensor:
+        """Return a share of the images that were not looked at in the present round, those seen longest ago.
+
+        Shapes: -> (n,) int64, ascending, on the CPU; empty where all were looked at.
+        """
+        seen = self.seen.cpu()
+        unseen = (seen < self.round).nonzero().flatten()
+        wanted = -int(-len(unseen) * share // 1)
+        return unseen[torch.sort(seen[unseen], stable=True).indices[:wanted]].sort().values
+
+    def predictions(self) -> Predictions:
+        """Return what was last predicted of each image, on the CPU."""
+        return Predictions(self.confidence.cpu(), self.label.cpu(), self.num_classes)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what a checkpoint must keep."""
+        return {"confidence": self.confidence.cpu(), "label": self.label.cpu(), "seen": self.seen.cpu()}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take over what a checkpoint kept."""
+        for name, values in state.items():
+            getattr(self, name).copy_(values)

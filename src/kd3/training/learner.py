@@ -1,0 +1,59 @@
+"""One training step: a batch of raw images in, the method's optimiser moved."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kd3.compute import Compute
+from kd3.config.commands import TrainSettings
+from kd3.methods.base import Method, StepResult
+from kd3.training.augment import augment
+from kd3.training.randomness import generator_for, seed_for
+from kd3.training.schedule import learning_rate
+
+
+class Learner:
+    """Takes the steps of a training. Nothing in a step waits for the device.
+
+    Args:
+        method: what is trained; it and its teacher are placed on the device.
+        settings: optimiser, schedule, augmentation.
+        seed: of everything random; a step draws by its number, not by what was before.
+        total_steps: the budget, over which the learning rate moves.
+    """
+
+    def __init__(
+        self, method: Method, settings: TrainSettings, *, seed: int, total_steps: int, compute: Compute
+    ) -> None:
+        self.method, self.settings, self.seed, self.total_steps = method, settings, seed, total_steps
+        self.compute = compute
+        compute.place(method)
+        compute.place(method.teacher)
+        optimizer = torch.optim.SGD(
+            [p for p in method.parameters() if p.requires_grad],
+            lr=settings.lr,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov and settings.momentum > 0,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        self.fabric = compute.fabric()
+        self.module, self.optimizer = self.fabric.setup(method, optimizer)
+
+    def step(self, number: int, images: Tensor) -> StepResult:
+        """Learn from a batch and return its loss, without a graph.
+
+        Shapes: (B, 3, S, S), uint8, on the device. 0 <= number < total_steps.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(number, self.total_steps, self.settings)
+        torch.manual_seed(seed_for(self.seed, "network", number))  # dropout and the like
+        generator = generator_for(self.compute.device, self.seed, "step", number)
+        views = augment(images, self.settings.augmentation, flip=self.settings.flip, generator=generator)
+        result: StepResult = self.module(self.method.student.normalise(views), generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(result.loss)
+        self.optimizer.step()
+        terms = {name: term.detach() for name, term in result.terms.items()}
+        return StepResult(result.loss.detach(), terms, result.predictions)

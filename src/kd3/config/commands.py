@@ -69,6 +69,10 @@ class TrainSettings(Settings):
     )
     flip: bool = Field(True, description="mirror half of the images; switch it off where left and right matter")
     holdout: int = Field(1000, ge=2, description="pool images never trained on, for the agreement with the teacher")
+    compile_teacher: bool = Field(
+        False,
+        description="compile the teacher before the first step: up to a minute, then faster steps; for long runs",
+    )
     checkpoint_minutes: float = Field(5.0, gt=0, description="save a checkpoint at least this often")
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kd3.errors import KD3Error
 from kd3.models.arch import build_arch
 from kd3.models.checkpoint import load_weights, weights_hash
+from kd3.models.compiled import CompiledTeacher
 from kd3.models.description import read_description
 from kd3.models.fold import fold, foldable
 from kd3.models.head import Head, HeadNotFound, ModelOutput, as_logits, find_head, logits_of_a_blank, run_with_features
@@ -54,6 +55,7 @@ class Teacher(nn.Module):
         self.head: Head | None = None
         self.head_problem: str | None = None
         self.num_classes = 0
+        self._compiled: CompiledTeacher | None = None
         self._weights_hash: str | None = None  # of the module that this one was folded from
         self._class_names = list(classes) if classes else None
         self.eval()
@@ -85,6 +87,8 @@ class Teacher(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits. Shapes: (B, 3, H, W), normalised floats -> (B, K)."""
+        if self._compiled is not None:
+            return self._compiled(images).logits
         with torch.no_grad():
             return as_logits(self.module(images))
 
@@ -94,8 +98,11 @@ class Teacher(nn.Module):
         Raises:
             KD3Error: no head was found in this network.
         """
+        head = self.shared_head()
+        if self._compiled is not None:
+            return self._compiled(images)
         with torch.no_grad():
-            return run_with_features(self.module, self.shared_head(), images)
+            return run_with_features(self.module, head, images)
 
     def shared_head(self) -> Head:
         """Return the head, for methods that share it with the student.
@@ -164,6 +171,15 @@ class Teacher(nn.Module):
         module = fold(self.module, foldable(self.module, self.input_size, outputs))
         other._modules = {**self._modules, "module": module}
         other._weights_hash = self._weights_hash or weights_hash(self.module)
+        return other
+
+    def compiled(self) -> Teacher:
+        """Return the same teacher, compiled for batches of one size; to be called where it will run.
+
+        Its first batch takes up to a minute; one that cannot be compiled says so there.
+        """
+        other = copy.copy(self)
+        other._compiled = CompiledTeacher(self.module, self.head)
         return other
 
     def train(self, mode: bool = True) -> Teacher:

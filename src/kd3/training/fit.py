@@ -72,10 +72,11 @@ class Fit:
         self.settings, self.seed, self.compute, self.folder = settings, seed, compute, folder
         self.evaluate = evaluate
         self.total_steps = total_steps(settings, len(split.train))
+        teacher = compute.place(method.teacher)
         self.learner = Learner(method, settings, seed=seed, total_steps=self.total_steps, compute=compute)
         self.latest = LatestPredictions(len(split.train), method.teacher.num_classes, compute.device)
         self.foldable = foldable(method.student, method.student.input_size)
-        self.holdout_logits = score(method.teacher, batches, split.holdout, method.teacher.normalise, compute)
+        self.holdout_logits = score(teacher, batches, split.holdout, method.teacher.normalise, compute)
         self.at = Progress()
         self.metrics: MetricsFile
         self.told: set[str] = set()

@@ -30,6 +30,9 @@ class Learner:
         self.compute = compute
         compute.place(method)
         compute.place(method.teacher)
+        if settings.compile_teacher:
+            # Scoring keeps the plain one: its batches have other sizes.
+            object.__setattr__(method, "teacher", method.teacher.compiled())
         optimizer = torch.optim.SGD(
             [p for p in method.parameters() if p.requires_grad],
             lr=settings.lr,

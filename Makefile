@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: help setup demo test test-slow lint format clean
+.PHONY: help setup demo test test-slow bench lint format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,15 +25,18 @@ test: $(READY)  ## the tests, in parallel
 test-slow: $(READY)  ## the slow tests
 	$(BIN)/python -m pytest -m slow
 
+bench: $(READY)  ## how fast, beside the common way and the bare bound: ten minutes (BENCH=--quick: two)
+	$(BIN)/python -m benchmarks $(BENCH)
+
 lint: $(READY)  ## style, types, and which room may import which
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: $(READY)  ## put the code into its style
-	$(BIN)/ruff check --fix src tests
-	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks
 
 clean:  ## remove the environment and what demo made
 	rm -rf $(VENV) demo

@@ -1,0 +1,57 @@
+"""Compare rates on a machine that is never quite still: the sides take turns, and medians are compared."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+
+@dataclass
+class Rate:
+    """Items a second of one side, round by round."""
+
+    rounds: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """The round in the middle."""
+        return statistics.median(self.rounds)
+
+    def to_dict(self) -> dict[str, float | int]:
+        """Return the median, the extremes and the number of rounds."""
+        return {
+            "median": round(self.median, 1),
+            "slowest": round(min(self.rounds), 1),
+            "fastest": round(max(self.rounds), 1),
+            "rounds": len(self.rounds),
+        }
+
+
+Side = tuple[Callable[[], object], int]  # a call, and the items that it works off
+
+
+def alternate(sides: dict[str, Side], *, rounds: int, seconds: float) -> dict[str, Rate]:
+    """Return each side's rate: in each round every side is called for about so many seconds, at least once."""
+    for call, _ in sides.values():
+        call()
+    settle()
+    rates = {name: Rate() for name in sides}
+    for _ in range(rounds):
+        for name, (call, items) in sides.items():
+            calls, start = 0, time.perf_counter()
+            while calls == 0 or time.perf_counter() - start < seconds:
+                call()
+                calls += 1
+            settle()
+            rates[name].rounds.append(calls * items / (time.perf_counter() - start))
+    return rates
+
+
+def settle() -> None:
+    """Wait until an accelerator has done what it was given."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()

@@ -1,0 +1,52 @@
+"""The least that the same mathematics can cost here: networks and optimiser alone, on tensors already in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from kd3.compute import Compute
+from kd3.methods.base import Method
+from kd3.models.head import pool
+
+
+def bare_step(method: Method, compute: Compute, *, batch: int, size: int, views: int) -> Callable[[], None]:
+    """Return a call that takes a training step without data, augmentation, selection or the losses' fine print.
+
+    Teacher forward, `views` student forwards with their backward, projector and classifier on the
+    first, the optimiser: the very modules, precision and layout of the method that is measured.
+    """
+    student, teacher = method.student, method.teacher
+    images = [
+        torch.randn(batch, 3, size, size, device=compute.device).contiguous(memory_format=torch.channels_last)
+        for _ in range(views)
+    ]
+    trained = [p for p in student.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=1e-4, momentum=0.9, weight_decay=5e-4, fused=True)
+    student.train()
+
+    def step() -> None:
+        with compute.autocast():
+            target = teacher.outputs(images[0])
+            _, output = student.outputs(images[0])
+            loss = (output.features - target.features).float().square().mean() + output.logits.float().square().mean()
+            for view in images[1:]:
+                loss = loss + pool(student.features(view)).float().square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return step
+
+
+def bare_scoring(network: torch.nn.Module, compute: Compute, *, batch: int, size: int) -> Callable[[], None]:
+    """Return a call that runs a network forward once on a batch in place."""
+    images = torch.randn(batch, 3, size, size, device=compute.device).contiguous(memory_format=torch.channels_last)
+    network.eval()
+
+    def score() -> None:
+        with torch.inference_mode(), compute.autocast():
+            network(images)
+
+    return score

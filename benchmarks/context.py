@@ -1,0 +1,42 @@
+"""What every group is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import kd3
+from benchmarks.material import Material, find, make_pool
+from kd3.compute import Compute
+
+
+@dataclass
+class Context:
+    """Where to work, with what, for how long."""
+
+    work: Path  # an empty folder
+    data: Path | None
+    compute: Compute
+    quick: bool
+
+    @property
+    def rounds(self) -> int:
+        """Turns that each side takes."""
+        return 3 if self.quick else 5
+
+    @property
+    def seconds(self) -> float:
+        """Length of a turn."""
+        return 0.5 if self.quick else 3.0
+
+    @cached_property
+    def material(self) -> Material:
+        """The crawl and the teacher."""
+        found = find(self.data, self.work, images=5_000 if self.quick else 20_000)
+        return replace(found, shards=found.shards[:4]) if self.quick else found
+
+    @cached_property
+    def pool(self) -> kd3.ImagePool:
+        """The crawl, ingested."""
+        return make_pool(self.material, self.work)

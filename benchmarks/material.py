@@ -1,0 +1,148 @@
+"""What is measured on: the real crawl and teacher where they are at hand, else ones that are made here."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+
+import kd3
+from kd3.errors import KD3Error
+from kd3.models.arch import build_arch
+
+SIZE = 32
+CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Material:
+    """A crawl in shards and a teacher's description."""
+
+    name: str
+    shards: list[Path]
+    teacher: Path
+
+
+def find(data: Path | None, work: Path, *, images: int) -> Material:
+    """Return the material at `data`, or at its usual place, or made in `work` with about so many images.
+
+    Raises:
+        KD3Error: `data` was named and has no crawl or no teacher.
+    """
+    place = data or _usual_place()
+    if place is None:
+        return Material("made here", make_shards(work / "crawl", images), _make_teacher(work))
+    shards = sorted((place / "crawl").glob("*.tar"))
+    weights = sorted((place / "teacher").glob("*cifar10*.pt"))
+    if not shards or not weights:
+        raise KD3Error(f"--data {place} needs crawl/*.tar and teacher/*cifar10*.pt (a ResNet-56 of 10 classes)")
+    description = {
+        "arch": "kd3:resnet56",
+        "weights": str(weights[0].absolute()),
+        "num_classes": CLASSES,
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "input_size": SIZE,
+    }
+    path = work / "teacher.yaml"
+    path.write_text(yaml.safe_dump(description))
+    return Material(f"{len(shards)} real shards", shards, path)
+
+
+def _usual_place() -> Path | None:
+    root = Path(os.environ.get("KD3_SHARED", Path(__file__).parents[2] / "shared")) / "data"
+    return root if (root / "crawl").is_dir() and (root / "teacher").is_dir() else None
+
+
+def _make_teacher(work: Path) -> Path:
+    """Write a ResNet-56 with random weights whose classifier is sure enough for a selection to have a choice."""
+    torch.manual_seed(0)
+    network = build_arch("kd3:resnet56", num_classes=CLASSES)
+    images = torch.randn(64, 3, SIZE, SIZE)
+    with torch.no_grad():
+        for _ in range(20):
+            network(images)  # statistics for its batch norms
+        network.eval()
+        logits = network(images)
+        classifier = network.get_submodule("linear")
+        assert isinstance(classifier, torch.nn.Linear)
+        classifier.weight.mul_(4 / float(logits.std()))
+        classifier.bias.sub_(network(images).mean(0))
+    torch.save(network.state_dict(), work / "teacher.pt")
+    values = {"arch": "kd3:resnet56", "weights": "teacher.pt", "num_classes": CLASSES, "input_size": SIZE}
+    path = work / "teacher.yaml"
+    path.write_text(yaml.safe_dump({**values, "mean": [0.5] * 3, "std": [0.25] * 3}))
+    return path
+
+
+def make_shards(folder: Path, count: int, *, width: int = 64, height: int = 64, per_shard: int = 1250) -> list[Path]:
+    """Write JPEGs of smooth coloured noise into tar shards, each file's bytes its own, and return the shards."""
+    folder.mkdir(parents=True)
+    draw = np.random.default_rng(0)
+    different = [_picture(draw, width, height) for _ in range(min(count, 500))]
+    shards = []
+    for number, start in enumerate(range(0, count, per_shard)):
+        shards.append(folder / f"{number:05d}.tar")
+        with tarfile.open(shards[-1], "w") as archive:
+            for i in range(start, min(start + per_shard, count)):
+                # What comes behind a JPEG's end is not looked at, and makes another file of it.
+                data = different[i % len(different)] + i.to_bytes(8, "little")
+                member = tarfile.TarInfo(f"{i:07d}.jpg")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    return shards
+
+
+def _picture(draw: np.random.Generator, width: int, height: int) -> bytes:
+    coarse = Image.fromarray(draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
+    fine = draw.normal(0, 12, (height, width, 1))
+    pixels = np.clip(np.asarray(coarse) + fine, 0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def enlarged(shards: list[Path], folder: Path, count: int, *, width: int = 500, height: int = 375) -> list[Path]:
+    """Write photographs of 500 x 375 into shards, each a mosaic of the crawl's own images, and return them."""
+    folder.mkdir(parents=True)
+    tiles = []
+    with tarfile.open(shards[0]) as archive:
+        for member in archive:
+            handle = archive.extractfile(member) if member.isfile() else None
+            if handle is not None and member.name.endswith((".jpg", ".jpeg")):
+                tiles.append(
+                    Image.open(io.BytesIO(handle.read())).convert("RGB").resize((125, 125), Image.Resampling.BICUBIC)
+                )
+            if len(tiles) == 400:
+                break
+    draw = np.random.default_rng(0)
+    shards = []
+    for number in range(-(-count // 500)):
+        shards.append(folder / f"{number:05d}.tar")
+        with tarfile.open(shards[-1], "w") as archive:
+            for i in range(number * 500, min((number + 1) * 500, count)):
+                picture = Image.new("RGB", (width, height))
+                for x in range(0, width, 125):
+                    for y in range(0, height, 125):
+                        picture.paste(tiles[draw.integers(len(tiles))], (x, y))
+                file = io.BytesIO()
+                picture.save(file, "JPEG", quality=90)
+                member = tarfile.TarInfo(f"{i:06d}.jpg")
+                member.size = file.tell()
+                file.seek(0)
+                archive.addfile(member, file)
+    return shards
+
+
+def make_pool(material: Material, work: Path) -> kd3.ImagePool:
+    """Ingest the crawl at the teacher's size."""
+    return kd3.ingest([str(shard) for shard in material.shards], work / "pool", image_size=SIZE)

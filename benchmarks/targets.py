@@ -1,0 +1,53 @@
+"""The figures that must be shown: from the groups' results to one row each, beside what was aimed at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+Results = dict[str, Any]  # group -> its result
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure beside its target."""
+
+    name: str
+    value: float
+    target: float
+    at_least: bool  # else at most
+    unit: str = ""
+
+    @property
+    def met(self) -> bool:
+        """Whether the target is reached."""
+        return self.value >= self.target if self.at_least else self.value <= self.target
+
+
+def figures(results: Results) -> Iterator[Figure]:
+    """Yield the figures of the groups that were run."""
+    for name, group, value, target, at_least, unit in _ROWS:
+        if group in results:
+            yield Figure(name, value(results[group]), target, at_least, unit)
+
+
+def _ratio(one: str, other: str) -> Callable[[Any], float]:
+    return lambda result: result[one]["median"] / result[other]["median"]
+
+
+_Row = tuple[str, str, Callable[[Any], float], float, bool, str]
+_ROWS: tuple[_Row, ...] = (
+    ("training images/s, kd3 paper / reference", "step", _ratio("kd3, paper", "reference"), 3.5, True, ""),
+    ("training images/s, kd3 default / reference", "step", _ratio("kd3, default", "reference"), 5.0, True, ""),
+    ("later scoring, kd3 / reference", "scoring", _ratio("kd3, later (student)", "reference"), 12, True, ""),
+    ("training step, kd3 / bound, paper", "step", _ratio("kd3, paper", "bound, paper"), 0.90, True, ""),
+    ("training step, kd3 / bound, default", "step", _ratio("kd3, default", "bound, default"), 0.90, True, ""),
+    ("epoch, kd3 / bound (steps and scoring)", "epoch", lambda r: r["median"]["whole_bound"], 0.85, True, ""),
+    ("epoch, kd3 / bound (steps alone)", "epoch", lambda r: r["median"]["steps_bound"], 0.85, True, ""),
+    ("ingest, 64 x 64 JPEGs, kd3 / bound", "ingest", _ratio("64x64, kd3", "64x64, bound"), 0.80, True, ""),
+    ("ingest, 500 x 375 JPEGs, kd3 / bound", "ingest", _ratio("500x375, kd3", "500x375, bound"), 0.80, True, ""),
+    ("anonymous memory an image more", "memory", lambda r: r["bytes_per_image"], 64, False, " bytes"),
+    ("kd3 --help", "startup", lambda r: r["kd3 --help"]["seconds"], 0.3, False, " s"),
+    ("torch imported by kd3 --help", "startup", lambda r: float(r["kd3 --help"]["torch"]), 0, False, ""),
+)

@@ -1,0 +1,212 @@
+"""Groups `step`, `scoring`, `epoch` and `evaluation`: from the pool to the student."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import kd3
+from benchmarks.alternate import alternate
+from benchmarks.bounds import bare_scoring, bare_step
+from benchmarks.context import Context
+from benchmarks.reference import Reference, Transformed, loader
+from kd3.config.commands import DistillConfig, TrainSettings
+from kd3.config.distill_layers import layered
+from kd3.config.methods import KD3Options
+from kd3.measure.labelled import LabelledImages
+from kd3.methods.base import Method, build_method
+from kd3.models.arch import build_arch
+from kd3.models.fold import fold, foldable
+from kd3.training.learner import Learner
+from kd3.training.pool_batches import PoolBatches
+from kd3.training.scan import SCAN_BATCH, scored
+from kd3.training.teacher_logits import teacher_logits
+
+BATCH = 128
+
+
+def step(context: Context) -> dict[str, Any]:
+    """Training images a second: the common way, the paper's recipe and the default in kd3, and their bounds."""
+    pool, compute = context.pool, context.compute
+    paper, default = _method(context, paper_options()), _method(context, KD3Options())
+    settings = {"paper": paper_settings(), "default": TrainSettings()}
+    common = reference(context)
+    with torch.random.fork_rng():
+        batches = _endless(loader(_transformed(context), BATCH))
+        sides: dict[str, tuple[Callable[[], object], int]] = {"reference": (lambda: common.step(next(batches)), BATCH)}
+        for name, method in (("paper", paper), ("default", default)):
+            learner = Learner(method, settings[name], seed=0, total_steps=10**6, compute=compute)
+            views = 2 if name == "paper" else 1
+            sides[f"kd3, {name}"] = (_steps(learner, pool), BATCH)
+            bare = _method(context, paper_options() if views == 2 else KD3Options())
+            compute.place(bare)
+            bound = bare_step(bare, compute, batch=BATCH, size=pool.image_size, views=views)
+            sides[f"bound, {name}"] = (bound, BATCH)
+        rates = alternate(sides, rounds=context.rounds, seconds=context.seconds)
+    return {name: rate.to_dict() for name, rate in rates.items()}
+
+
+def scoring(context: Context) -> dict[str, Any]:
+    """Images a second over the pool: both networks the common way, kd3's first and later passes, the bare forward."""
+    pool, compute = context.pool, context.compute
+    common, method = reference(context), _method(context, KD3Options())
+    compute.place(method)
+    student = fold(method.student, foldable(method.student, pool.image_size))
+    fed = _endless(loader(_transformed(context), BATCH))
+    some = np.arange(min(len(pool), 4096))
+    batches = PoolBatches(pool, compute)
+
+    def scan(network: Any) -> Callable[[], None]:
+        def run() -> None:
+            for _ in scored(network, batches, some, network.normalise, compute):
+                pass
+
+        return run
+
+    first = scan(method.teacher), scan(student)
+    compute.place(method.teacher)
+    sides: dict[str, tuple[Callable[[], object], int]] = {
+        "reference": (lambda: common.score(next(fed), 0.5), BATCH),
+        "kd3, first (teacher and student)": (lambda: [run() for run in first], len(some)),
+        "kd3, later (student)": (scan(student), len(some)),
+        "bound, student forward": (bare_scoring(student, compute, batch=SCAN_BATCH, size=pool.image_size), SCAN_BATCH),
+    }
+    with torch.random.fork_rng():
+        rates = alternate(sides, rounds=context.rounds, seconds=context.seconds)
+    return {name: rate.to_dict() for name, rate in rates.items()}
+
+
+def epoch(context: Context) -> dict[str, Any]:
+    """A whole epoch with its selection in a real run, beside bare steps before and after it."""
+    compute, pool = context.compute, context.pool
+    method = _method(context, KD3Options())
+    compute.place(method)
+    compute.place(method.teacher)
+    bare = bare_step(method, compute, batch=BATCH, size=pool.image_size, views=1)
+    student = fold(method.student, foldable(method.student, pool.image_size))
+    forward = bare_scoring(student, compute, batch=SCAN_BATCH, size=pool.image_size)
+    teacher_logits(method.teacher, PoolBatches(pool, compute), compute)  # the first scoring is another group's
+    epochs: list[dict[str, float]] = []
+    for number in range(1 if context.quick else 3):
+        before = _bounds(bare, forward, context)
+        out = context.work / f"epoch{number}"
+        images = int(len(pool) * (1.2 if context.quick else 1.7))
+        options: dict[str, Any] = {"device": str(compute.device), "precision": compute.precision}
+        kd3.distill(str(context.material.teacher), "kd3:resnet20", pool, out, images=images, seed=number, **options)
+        after = _bounds(bare, forward, context)
+        bound = {name: (before[name] + after[name]) / 2 for name in before}
+        epochs += list(_epochs(out, bound))
+    ratio = {name: float(np.median([e[name] for e in epochs])) for name in ("steps_bound", "whole_bound")}
+    return {"epochs": epochs, "median": ratio}
+
+
+def _epochs(run: Path, bound: dict[str, float]) -> Iterator[dict[str, float]]:
+    """Yield each epoch between two selections: its seconds, and the bound's share of them."""
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    selections = [e for e in events if e["event"] == "selection"]
+    for before, after in itertools.pairwise(selections):
+        seconds = after["seconds"] - before["seconds"]
+        images = after["images"] - before["images"]
+        steps = images / bound["step"]
+        yield {
+            "images": images,
+            "kept": before["kept"],
+            "seconds": seconds,
+            "steps_bound": steps / seconds,
+            "whole_bound": (steps + after["of"] / bound["forward"]) / seconds,
+        }
+
+
+def _bounds(bare: Callable[[], None], forward: Callable[[], None], context: Context) -> dict[str, float]:
+    rates = alternate({"step": (bare, BATCH), "forward": (forward, SCAN_BATCH)}, rounds=2, seconds=2 * context.seconds)
+    return {name: rate.median for name, rate in rates.items()}
+
+
+def evaluation(context: Context) -> dict[str, Any]:
+    """Labelled images a second, decoded already, beside the bare forward of the same student."""
+    folder = context.work / "labelled"
+    _write_labelled(context, folder)
+    method = _method(context, KD3Options())
+    context.compute.place(method)
+    student = method.student
+    names = student.classes
+    data = LabelledImages(str(folder), image_size=student.input_size, num_classes=len(names), class_names=names)
+    sides: dict[str, tuple[Callable[[], object], int]] = {
+        "kd3, evaluate": (lambda: data.accuracy(student, context.compute), len(data.records)),
+        "bound, student forward": (
+            bare_scoring(student, context.compute, batch=SCAN_BATCH, size=student.input_size),
+            SCAN_BATCH,
+        ),
+    }
+    rates = alternate(sides, rounds=context.rounds, seconds=context.seconds)
+    return {name: rate.to_dict() for name, rate in rates.items()}
+
+
+def reference(context: Context) -> Reference:
+    """Return the common way's networks, untrained where they learn."""
+    teacher = kd3.load_teacher(context.material.teacher)
+    student = _method(context, paper_options()).student
+    return Reference(teacher.module, teacher.shared_head(), student)
+
+
+def paper_options() -> KD3Options:
+    """Return the options of the paper's recipe."""
+    return _paper().kd3
+
+
+def paper_settings() -> TrainSettings:
+    """Return the training of the paper's recipe, at the benchmark's batch size."""
+    return _paper().train.model_copy(update={"batch_size": BATCH})
+
+
+def _paper() -> DistillConfig:
+    names = {"teacher": "-", "student": "-", "pool": "-", "out": "-"}
+    return layered(names, config=None, preset="paper", where="benchmarks")
+
+
+def _method(context: Context, options: KD3Options) -> Method:
+    torch.manual_seed(0)
+    teacher = kd3.load_teacher(context.material.teacher).folded()
+    backbone = build_arch("kd3:resnet20", num_classes=teacher.num_classes)
+    sample = teacher.normalise(torch.from_numpy(context.pool.read(np.arange(64))))
+    return build_method("kd3", options, teacher=teacher, backbone=backbone, backbone_name="kd3:resnet20", sample=sample)
+
+
+def _transformed(context: Context) -> Transformed:
+    teacher = kd3.load_teacher(context.material.teacher)
+    return Transformed(context.pool, teacher.normalise.mean, teacher.normalise.std)
+
+
+def _steps(learner: Learner, pool: kd3.ImagePool) -> Callable[[], object]:
+    """Return a call that takes the next step on the next images of the pool, as a run does."""
+    order = np.random.default_rng(0).permutation(len(pool))
+    batches = PoolBatches(pool, learner.compute)
+
+    def images() -> Iterator[Tensor]:
+        while True:
+            yield from (batch for batch in batches.iterate(order, BATCH) if len(batch) == BATCH)
+
+    fed, numbers = images(), itertools.count()
+    return lambda: learner.step(next(numbers), next(fed))
+
+
+def _endless(batches: Any) -> Iterator[Tensor]:
+    while True:
+        yield from batches
+
+
+def _write_labelled(context: Context, folder: Path) -> None:
+    from PIL import Image
+
+    count = min(len(context.pool), 2048)
+    for position in range(count):
+        place = folder / str(position % 10)
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(context.pool[position].transpose(1, 2, 0)).save(place / f"{position}.png")

@@ -1,0 +1,67 @@
+"""A larger pool costs a run a few bytes an image: the pixels and the teacher's logits stay in their files."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from kd3.pool.manifest import FORMAT, NAME, VERSION, Counts, Manifest, Part
+from kd3.storage.atomic import write_json
+
+CLASSES = 50  # the logits of 200,000 images would be 40 MB
+SCRIPT = """
+import sys, threading, time, torch, kd3
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.linear = torch.nn.Conv2d(3, 4, 3, 2), torch.nn.Linear(4, 50)
+    def forward(self, x):
+        return self.linear(torch.relu(self.conv(x)).mean((2, 3)))
+
+def anonymous():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon"))
+
+def watch():
+    while True:
+        peak.append(max(peak.pop(), anonymous()))
+        time.sleep(0.002)
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+teacher = kd3.Teacher(Net(), mean=[0.5] * 3, std=[0.25] * 3, input_size=8)
+options = {"images": 2560, "precision": "32", "device": "cpu", "kd3": {"scoring": sys.argv[3]}}
+pool = kd3.ImagePool.open(sys.argv[1])
+peak = [0]
+threading.Thread(target=watch, daemon=True).start()
+kd3.distill(teacher, Net(), pool, sys.argv[2], **options)
+print(peak[0])
+"""
+
+
+def synthetic(folder, images):
+    folder.mkdir()
+    np.random.default_rng(0).integers(0, 256, (images, 192), dtype=np.uint8).tofile(folder / "images-00000.bin")
+    counts = Counts(found=images, kept=images, duplicates=0, rejected={}, skipped=0)
+    manifest = Manifest(
+        format=FORMAT, version=VERSION, image_size=8, images=images, content_hash=f"{images:064x}", counts=counts,
+        parts=[Part(file="images-00000.bin", images=images)], sources=["synthetic"], settings={}, kd3="0", created="",
+        seconds=1.0,
+    )  # fmt: skip
+    write_json(folder / NAME, manifest.to_dict())
+    return folder
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("scoring", ["training", "fresh"])
+def test_an_image_more_costs_at_most_64_bytes_of_memory(scoring, tmp_path):
+    peaks = {}
+    for images in (5_000, 205_000):
+        pool = synthetic(tmp_path / f"pool{images}", images)
+        command = [sys.executable, "-c", SCRIPT, str(pool), str(tmp_path / f"run{images}"), scoring]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        peaks[images] = int(done.stdout)
+    assert (peaks[205_000] - peaks[5_000]) / 200_000 <= 64

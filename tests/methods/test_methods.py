@@ -138,8 +138,8 @@ def test_selection_blends_both_networks_as_the_schedule_says(teacher, images):
     assert late.asked == [("now", 0.0)]
 
 
-def test_by_default_selection_takes_what_the_steps_predicted(teacher, images):
-    method = make("kd3", KD3Options(refreshed=0.1), teacher, images)
+def test_selection_can_take_what_the_steps_predicted(teacher, images):
+    method = make("kd3", KD3Options(scoring="training", refreshed=0.1), teacher, images)
     scan = Opinions(torch.randn(40, 3), torch.randn(40, 3))
     method.select(scan, 0.3, at_least=1)
     weight = teacher_weight(0.3, "smooth")
@@ -152,8 +152,8 @@ def test_by_default_selection_takes_what_the_steps_predicted(teacher, images):
     assert not said.confidence.requires_grad
 
 
-def test_the_papers_steps_predict_nothing(teacher, images):
-    assert make("kd3", PAPER, teacher, images)(images, generator()).predictions is None
+def test_steps_predict_nothing_that_nobody_asks_for(teacher, images):
+    assert make("kd3", KD3Options(), teacher, images)(images, generator()).predictions is None
 
 
 @pytest.mark.parametrize(("name", "options"), [("kd", KDOptions()), ("kd3", KD3Options(selection="none"))])

@@ -83,10 +83,12 @@ def test_running_from_the_saved_configuration_repeats_the_run(finished, tmp_path
     assert_same(weights(finished.folder), weights(tmp_path / "r"))
 
 
-@pytest.mark.parametrize("stop_at", [1, 7, 19])
+@pytest.mark.parametrize(("scoring", "stop_at"), [("fresh", 1), ("fresh", 7), ("fresh", 19), ("training", 7)])
 def test_an_interrupted_run_resumes_to_the_same_student(
-    stop_at, finished, teacher_file, pool_folder, tmp_path, monkeypatch
+    scoring, stop_at, finished, teacher_file, pool_folder, tmp_path, monkeypatch
 ):
+    options = {"seed": 1, "kd3": {"scoring": scoring}}
+    whole = finished if scoring == "fresh" else run(teacher_file, pool_folder, tmp_path / "whole", **options)
     whole_step = Learner.step
 
     def step(self, number, images):
@@ -97,19 +99,19 @@ def test_an_interrupted_run_resumes_to_the_same_student(
 
     monkeypatch.setattr(Learner, "step", step)
     with pytest.raises(KeyboardInterrupt, match="continue with: kd3 distill --resume"):
-        run(teacher_file, pool_folder, tmp_path / "r", seed=1)
+        run(teacher_file, pool_folder, tmp_path / "r", **options)
     monkeypatch.undo()
     assert RunFolder(tmp_path / "r").state() == "interrupted"
     assert load_checkpoint(RunFolder(tmp_path / "r").last)[0].step == stop_at + 1
-    resumed = run(teacher_file, pool_folder, tmp_path / "r", seed=1, resume=True)
-    assert_same(weights(finished.folder), weights(resumed.folder))
+    resumed = run(teacher_file, pool_folder, tmp_path / "r", **options, resume=True)
+    assert_same(weights(whole.folder), weights(resumed.folder))
 
     def history(folder):
         timeless = ("seconds", "images_per_second")
         events = read_metrics(folder / "metrics.jsonl")
         return [{k: v for k, v in e.items() if k not in timeless} for e in events if e["event"] != "train"]
 
-    assert history(resumed.folder) == history(finished.folder)
+    assert history(resumed.folder) == history(whole.folder)
 
 
 def test_plain_kd_trains_its_own_classifier_on_everything(teacher_file, pool_folder, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from kd3.compute import Compute
 from kd3.methods.base import Method
@@ -38,6 +39,13 @@ def bare_step(method: Method, compute: Compute, *, batch: int, size: int, views:
         optimizer.step()
 
     return step
+
+
+def counted(step: Callable[[], None]) -> int:
+    """Return the floating-point operations of a call, as torch counts them: two for each multiply-add."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return int(counter.get_total_flops())
 
 
 def bare_scoring(network: torch.nn.Module, compute: Compute, *, batch: int, size: int) -> Callable[[], None]:

@@ -11,6 +11,19 @@ from benchmarks.material import Material, find, make_pool
 from kd3.compute import Compute
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Whom to distil into whom, and how many images at once."""
+
+    teacher: str
+    student: str
+    batch: int
+
+
+ON_CPU = Pair("resnet56", "resnet20", 128)
+ON_GPU = Pair("resnet34", "resnet18", 1024)
+
+
 @dataclass
 class Context:
     """Where to work, with what, for how long."""
@@ -30,10 +43,15 @@ class Context:
         """Length of a turn."""
         return 0.5 if self.quick else 3.0
 
+    @property
+    def pair(self) -> Pair:
+        """Networks of a size that suits the device."""
+        return ON_GPU if self.compute.device.type == "cuda" else ON_CPU
+
     @cached_property
     def material(self) -> Material:
         """The crawl and the teacher."""
-        found = find(self.data, self.work, images=5_000 if self.quick else 20_000)
+        found = find(self.data, self.work, images=5_000 if self.quick else 20_000, teacher=self.pair.teacher)
         return replace(found, shards=found.shards[:4]) if self.quick else found
 
     @cached_property

@@ -16,6 +16,7 @@ from PIL import Image
 import kd3
 from kd3.errors import KD3Error
 from kd3.models.arch import build_arch
+from kd3.models.head import find_head
 
 SIZE = 32
 CLASSES = 10
@@ -30,19 +31,24 @@ class Material:
     teacher: Path
 
 
-def find(data: Path | None, work: Path, *, images: int) -> Material:
+def find(data: Path | None, work: Path, *, images: int, teacher: str) -> Material:
     """Return the material at `data`, or at its usual place, or made in `work` with about so many images.
+
+    The teacher there is a ResNet-56; where another one is asked for, it gets random weights.
 
     Raises:
         KD3Error: `data` was named and has no crawl or no teacher.
     """
     place = data or _usual_place()
     if place is None:
-        return Material("made here", make_shards(work / "crawl", images), _make_teacher(work))
+        return Material("made here", make_shards(work / "crawl", images), make_teacher(work, teacher))
     shards = sorted((place / "crawl").glob("*.tar"))
     weights = sorted((place / "teacher").glob("*cifar10*.pt"))
     if not shards or not weights:
         raise KD3Error(f"--data {place} needs crawl/*.tar and teacher/*cifar10*.pt (a ResNet-56 of 10 classes)")
+    name = f"{len(shards)} real shards"
+    if teacher != "resnet56":
+        return Material(name, shards, make_teacher(work, teacher))
     description = {
         "arch": "kd3:resnet56",
         "weights": str(weights[0].absolute()),
@@ -53,7 +59,7 @@ def find(data: Path | None, work: Path, *, images: int) -> Material:
     }
     path = work / "teacher.yaml"
     path.write_text(yaml.safe_dump(description))
-    return Material(f"{len(shards)} real shards", shards, path)
+    return Material(name, shards, path)
 
 
 def _usual_place() -> Path | None:
@@ -61,22 +67,22 @@ def _usual_place() -> Path | None:
     return root if (root / "crawl").is_dir() and (root / "teacher").is_dir() else None
 
 
-def _make_teacher(work: Path) -> Path:
-    """Write a ResNet-56 with random weights whose classifier is sure enough for a selection to have a choice."""
+def make_teacher(work: Path, name: str) -> Path:
+    """Write a teacher with random weights whose classifier is sure enough for a selection to have a choice."""
     torch.manual_seed(0)
-    network = build_arch("kd3:resnet56", num_classes=CLASSES)
+    network = build_arch(f"kd3:{name}", num_classes=CLASSES)
     images = torch.randn(64, 3, SIZE, SIZE)
     with torch.no_grad():
         for _ in range(20):
             network(images)  # statistics for its batch norms
         network.eval()
         logits = network(images)
-        classifier = network.get_submodule("linear")
+        classifier = network.get_submodule(find_head(network, SIZE).classifier)
         assert isinstance(classifier, torch.nn.Linear)
         classifier.weight.mul_(4 / float(logits.std()))
         classifier.bias.sub_(network(images).mean(0))
     torch.save(network.state_dict(), work / "teacher.pt")
-    values = {"arch": "kd3:resnet56", "weights": "teacher.pt", "num_classes": CLASSES, "input_size": SIZE}
+    values = {"arch": f"kd3:{name}", "weights": "teacher.pt", "num_classes": CLASSES, "input_size": SIZE}
     path = work / "teacher.yaml"
     path.write_text(yaml.safe_dump({**values, "mean": [0.5] * 3, "std": [0.25] * 3}))
     return path

@@ -85,14 +85,14 @@ def alignment(student: Tensor, teacher: Tensor, student_logits: Tensor, teacher_
         distance = torch.norm(student_logits[i] - teacher_logits[i]).item()
         weights.append(1 / (1 + math.exp(-distance)))
     squares = F.mse_loss(student, teacher, reduction="none").mean((1, 2, 3))
-    return (torch.tensor(weights) * squares).mean()
+    return (torch.tensor(weights, device=squares.device) * squares).mean()
 
 
 def contrast(embedding: Tensor, other: Tensor, temperature: float = 0.3) -> Tensor:
     """Return NT-Xent of two views' embeddings (B, D), row by row."""
     vectors = torch.cat([F.normalize(embedding, dim=1), F.normalize(other, dim=1)])
     similarity = torch.exp(vectors @ vectors.T / temperature)
-    total, batch = torch.zeros(()), len(embedding)
+    total, batch = torch.zeros((), device=embedding.device), len(embedding)
     for i in range(2 * batch):
         rest = similarity[i].sum() - similarity[i, i]
         total = total - torch.log(similarity[i, (i + batch) % (2 * batch)] / rest)

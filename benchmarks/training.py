@@ -14,7 +14,7 @@ from torch import Tensor
 
 import kd3
 from benchmarks.alternate import alternate
-from benchmarks.bounds import bare_scoring, bare_step
+from benchmarks.bounds import bare_scoring, bare_step, counted
 from benchmarks.context import Context
 from benchmarks.reference import Reference, Transformed, loader
 from kd3.config.commands import DistillConfig, TrainSettings
@@ -29,28 +29,35 @@ from kd3.training.pool_batches import PoolBatches
 from kd3.training.scan import SCAN_BATCH, scored
 from kd3.training.teacher_logits import teacher_logits
 
-BATCH = 128
-
 
 def step(context: Context) -> dict[str, Any]:
     """Training images a second: the common way, the paper's recipe and the default in kd3, and their bounds."""
     pool, compute = context.pool, context.compute
     paper, default = _method(context, paper_options()), _method(context, KD3Options())
-    settings = {"paper": paper_settings(), "default": TrainSettings()}
-    common = reference(context)
+    settings = {
+        "paper": _paper().train.model_copy(update={"batch_size": context.pair.batch}),
+        "default": TrainSettings(),
+    }
+    flops: dict[str, float] = {}  # of an image, both networks, forward and backward
+    batch, common = context.pair.batch, reference(context)
     with torch.random.fork_rng():
-        batches = _endless(loader(_transformed(context), BATCH))
-        sides: dict[str, tuple[Callable[[], object], int]] = {"reference": (lambda: common.step(next(batches)), BATCH)}
+        batches = _endless(context)
+        sides: dict[str, tuple[Callable[[], object], int]] = {"reference": (lambda: common.step(next(batches)), batch)}
         for name, method in (("paper", paper), ("default", default)):
             learner = Learner(method, settings[name], seed=0, total_steps=10**6, compute=compute)
             views = 2 if name == "paper" else 1
-            sides[f"kd3, {name}"] = (_steps(learner, pool), BATCH)
+            sides[f"kd3, {name}"] = (_steps(learner, pool, batch), batch)
             bare = _method(context, paper_options() if views == 2 else KD3Options())
             compute.place(bare)
-            bound = bare_step(bare, compute, batch=BATCH, size=pool.image_size, views=views)
-            sides[f"bound, {name}"] = (bound, BATCH)
+            bound = bare_step(bare, compute, batch=batch, size=pool.image_size, views=views)
+            sides[f"bound, {name}"] = (bound, batch)
+            flops[name] = counted(bound) / batch
         rates = alternate(sides, rounds=context.rounds, seconds=context.seconds)
-    return {name: rate.to_dict() for name, rate in rates.items()}
+    table = {name: rate.to_dict() for name, rate in rates.items()}
+    for name, row in table.items():
+        recipe = name.rpartition(", ")[2]
+        row["tflops"] = round(flops.get(recipe, flops["paper"]) * row["median"] / 1e12, 3)
+    return table
 
 
 def scoring(context: Context) -> dict[str, Any]:
@@ -59,7 +66,7 @@ def scoring(context: Context) -> dict[str, Any]:
     common, method = reference(context), _method(context, KD3Options())
     compute.place(method)
     student = fold(method.student, foldable(method.student, pool.image_size))
-    fed = _endless(loader(_transformed(context), BATCH))
+    fed = _endless(context)
     some = np.arange(min(len(pool), 4096))
     batches = PoolBatches(pool, compute)
 
@@ -73,7 +80,7 @@ def scoring(context: Context) -> dict[str, Any]:
     first = scan(method.teacher), scan(student)
     compute.place(method.teacher)
     sides: dict[str, tuple[Callable[[], object], int]] = {
-        "reference": (lambda: common.score(next(fed), 0.5), BATCH),
+        "reference": (lambda: common.score(next(fed), 0.5), context.pair.batch),
         "kd3, first (teacher and student)": (lambda: [run() for run in first], len(some)),
         "kd3, later (student)": (scan(student), len(some)),
         "bound, student forward": (bare_scoring(student, compute, batch=SCAN_BATCH, size=pool.image_size), SCAN_BATCH),
@@ -89,7 +96,7 @@ def epoch(context: Context) -> dict[str, Any]:
     method = _method(context, KD3Options())
     compute.place(method)
     compute.place(method.teacher)
-    bare = bare_step(method, compute, batch=BATCH, size=pool.image_size, views=1)
+    bare = bare_step(method, compute, batch=context.pair.batch, size=pool.image_size, views=1)
     student = fold(method.student, foldable(method.student, pool.image_size))
     forward = bare_scoring(student, compute, batch=SCAN_BATCH, size=pool.image_size)
     teacher_logits(method.teacher, PoolBatches(pool, compute), compute)  # the first scoring is another group's
@@ -99,7 +106,9 @@ def epoch(context: Context) -> dict[str, Any]:
         out = context.work / f"epoch{number}"
         images = int(len(pool) * (1.2 if context.quick else 1.7))
         options: dict[str, Any] = {"device": str(compute.device), "precision": compute.precision}
-        kd3.distill(str(context.material.teacher), "kd3:resnet20", pool, out, images=images, seed=number, **options)
+        options["batch_size"] = context.pair.batch
+        teacher, name = context.material.teacher, f"kd3:{context.pair.student}"
+        kd3.distill(teacher, name, pool, out, images=images, seed=number, **options)
         after = _bounds(bare, forward, context)
         bound = {name: (before[name] + after[name]) / 2 for name in before}
         epochs += list(_epochs(out, bound))
@@ -125,7 +134,9 @@ def _epochs(run: Path, bound: dict[str, float]) -> Iterator[dict[str, float]]:
 
 
 def _bounds(bare: Callable[[], None], forward: Callable[[], None], context: Context) -> dict[str, float]:
-    rates = alternate({"step": (bare, BATCH), "forward": (forward, SCAN_BATCH)}, rounds=2, seconds=2 * context.seconds)
+    rates = alternate(
+        {"step": (bare, context.pair.batch), "forward": (forward, SCAN_BATCH)}, rounds=2, seconds=2 * context.seconds
+    )
     return {name: rate.median for name, rate in rates.items()}
 
 
@@ -153,17 +164,12 @@ def reference(context: Context) -> Reference:
     """Return the common way's networks, untrained where they learn."""
     teacher = kd3.load_teacher(context.material.teacher)
     student = _method(context, paper_options()).student
-    return Reference(teacher.module, teacher.shared_head(), student)
+    return Reference(teacher.module, teacher.shared_head(), student).to(context.compute.device)
 
 
 def paper_options() -> KD3Options:
     """Return the options of the paper's recipe."""
     return _paper().kd3
-
-
-def paper_settings() -> TrainSettings:
-    """Return the training of the paper's recipe, at the benchmark's batch size."""
-    return _paper().train.model_copy(update={"batch_size": BATCH})
 
 
 def _paper() -> DistillConfig:
@@ -174,32 +180,32 @@ def _paper() -> DistillConfig:
 def _method(context: Context, options: KD3Options) -> Method:
     torch.manual_seed(0)
     teacher = kd3.load_teacher(context.material.teacher).folded()
-    backbone = build_arch("kd3:resnet20", num_classes=teacher.num_classes)
+    name = f"kd3:{context.pair.student}"
+    backbone = build_arch(name, num_classes=teacher.num_classes)
     sample = teacher.normalise(torch.from_numpy(context.pool.read(np.arange(64))))
-    return build_method("kd3", options, teacher=teacher, backbone=backbone, backbone_name="kd3:resnet20", sample=sample)
+    return build_method("kd3", options, teacher=teacher, backbone=backbone, backbone_name=name, sample=sample)
 
 
-def _transformed(context: Context) -> Transformed:
-    teacher = kd3.load_teacher(context.material.teacher)
-    return Transformed(context.pool, teacher.normalise.mean, teacher.normalise.std)
-
-
-def _steps(learner: Learner, pool: kd3.ImagePool) -> Callable[[], object]:
+def _steps(learner: Learner, pool: kd3.ImagePool, batch: int) -> Callable[[], object]:
     """Return a call that takes the next step on the next images of the pool, as a run does."""
     order = np.random.default_rng(0).permutation(len(pool))
     batches = PoolBatches(pool, learner.compute)
 
     def images() -> Iterator[Tensor]:
         while True:
-            yield from (batch for batch in batches.iterate(order, BATCH) if len(batch) == BATCH)
+            yield from (images for images in batches.iterate(order, batch) if len(images) == batch)
 
     fed, numbers = images(), itertools.count()
     return lambda: learner.step(next(numbers), next(fed))
 
 
-def _endless(batches: Any) -> Iterator[Tensor]:
+def _endless(context: Context) -> Iterator[Tensor]:
+    """Yield the common way's batches, for ever."""
+    teacher = kd3.load_teacher(context.material.teacher)
+    dataset = Transformed(context.pool, teacher.normalise.mean, teacher.normalise.std)
     while True:
-        yield from batches
+        for images in loader(dataset, context.pair.batch):
+            yield images.to(context.compute.device)
 
 
 def _write_labelled(context: Context, folder: Path) -> None:

@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> str:
         material = context.material.name if "material" in context.__dict__ else "no images"
     about = machine(compute)
     page = markdown(about, material, results)
-    stem = arguments.out / about["date"].replace(":", "")[:15]  # type: ignore[attr-defined]
+    stem = arguments.out / about["date"].replace(":", "")[:17]  # type: ignore[attr-defined]
     values = {"machine": about, "material": material, "seconds": seconds, "results": results}
     stem.with_suffix(".json").write_text(json.dumps(values, indent=2) + "\n")
     stem.with_suffix(".md").write_text(page)

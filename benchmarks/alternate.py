@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -21,13 +22,13 @@ class Rate:
         """The round in the middle."""
         return statistics.median(self.rounds)
 
-    def to_dict(self) -> dict[str, float | int]:
-        """Return the median, the extremes and the number of rounds."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the median, the extremes and every turn."""
         return {
             "median": round(self.median, 1),
             "slowest": round(min(self.rounds), 1),
             "fastest": round(max(self.rounds), 1),
-            "rounds": len(self.rounds),
+            "turns": [round(rate, 1) for rate in self.rounds],
         }
 
 

@@ -9,7 +9,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kd3.compute import Compute
 from kd3.methods.base import Method
-from kd3.models.head import pool
 
 
 def bare_step(method: Method, compute: Compute, *, batch: int, size: int, views: int) -> Callable[[], None]:
@@ -29,13 +28,12 @@ def bare_step(method: Method, compute: Compute, *, batch: int, size: int, views:
 
     def step() -> None:
         with compute.autocast():
-            target = teacher.outputs(images[0])
-            _, output = student.outputs(images[0])
-            loss = (output.features - target.features).float().square().mean() + output.logits.float().square().mean()
+            teacher(images[0])
+            loss = student(images[0]).mean()
             for view in images[1:]:
-                loss = loss + pool(student.features(view)).float().square().mean()
+                loss = loss + student.features(view).mean()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
 
     return step

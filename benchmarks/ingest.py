@@ -7,6 +7,8 @@ import shutil
 import tarfile
 import time
 import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +38,16 @@ def _compare(shards: list[Path], context: Context) -> dict[str, Any]:
     workers = usable_cores()
     rates = {"kd3": Rate(), "bound": Rate()}
     count = 0
-    with loky.ProcessPoolExecutor(workers) as executor:
-        portions = [[str(shard) for shard in shards[i::workers]] for i in range(workers)]
-        list(executor.map(_load, portions))  # starts the processes
+    portions = [[str(shard) for shard in shards[i::workers]] for i in range(workers)]
+    with ExitStack() as stack:
+        # An executor of its own for each portion, which then stays in its process.
+        executors = [stack.enter_context(loky.ProcessPoolExecutor(1)) for _ in portions]
+
+        def everywhere(job: Callable[[list[str]], float]) -> list[float]:
+            futures = [executor.submit(job, portion) for executor, portion in zip(executors, portions, strict=True)]
+            return [future.result() for future in futures]
+
+        everywhere(_load)
         for number in range(2 if context.quick else 5):
             out = context.work / f"ingest{number}"
             start = time.perf_counter()
@@ -46,15 +55,14 @@ def _compare(shards: list[Path], context: Context) -> dict[str, Any]:
             count = pool.manifest.counts.found
             rates["kd3"].rounds.append(count / (time.perf_counter() - start))
             shutil.rmtree(out)
-            seconds = list(executor.map(_decode_all, portions))
-            rates["bound"].rounds.append(count / max(seconds))
+            rates["bound"].rounds.append(count / max(everywhere(_decode_all)))
     return {side: {**rate.to_dict(), "files": count, "workers": workers} for side, rate in rates.items()}
 
 
 _loaded: dict[str, list[bytes]] = {}
 
 
-def _load(shards: list[str]) -> int:
+def _load(shards: list[str]) -> float:
     """Read the files into the process, so that the bound reads nothing."""
     files = []
     for shard in shards:
@@ -69,10 +77,7 @@ def _load(shards: list[str]) -> int:
 
 def _decode_all(shards: list[str]) -> float:
     """Decode and resize every file and return the seconds that it took."""
-    files = _loaded.get(repr(shards))
-    if files is None:
-        _load(shards)
-        files = _loaded[repr(shards)]
+    files = _loaded[repr(shards)]
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -8,14 +8,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 import kd3
-from benchmarks.synthetic import SIZE, TinyNet
 
 
 def distill(pool: str, out: str) -> dict[str, float]:
     """Distil a tiny network on a pool for a few steps: what grows with the pool is scoring and selection."""
+    import torch
+
+    from benchmarks.synthetic import SIZE, TinyNet
+
     torch.manual_seed(0)
     teacher = kd3.Teacher(TinyNet(8), mean=[0.5] * 3, std=[0.25] * 3, input_size=SIZE)
     start = time.perf_counter()
@@ -27,7 +28,7 @@ def distill(pool: str, out: str) -> dict[str, float]:
 def ingest(shards: str, out: str, workers: str) -> dict[str, float]:
     """Ingest shards at the smallest size."""
     start = time.perf_counter()
-    pool = kd3.ingest(shards, out, image_size=SIZE, min_side=SIZE, workers=int(workers))
+    pool = kd3.ingest(shards, out, image_size=8, min_side=8, workers=int(workers))
     return {"images": len(pool), "seconds": time.perf_counter() - start}
 
 

@@ -32,6 +32,7 @@ def machine(compute: Compute) -> dict[str, object]:
         "torch_threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "pillow": PIL.__version__,
+        "load": round(os.getloadavg()[0], 2),
         "kd3": kd3.__version__,
         "commit": _commit(),
     }

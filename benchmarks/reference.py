@@ -89,14 +89,13 @@ def alignment(student: Tensor, teacher: Tensor, student_logits: Tensor, teacher_
 
 
 def contrast(embedding: Tensor, other: Tensor, temperature: float = 0.3) -> Tensor:
-    """Return NT-Xent of two views' embeddings (B, D), row by row."""
+    """Return NT-Xent of two views' embeddings (B, D), over the 2B x 2B matrix."""
     vectors = torch.cat([F.normalize(embedding, dim=1), F.normalize(other, dim=1)])
     similarity = torch.exp(vectors @ vectors.T / temperature)
-    total, batch = torch.zeros((), device=embedding.device), len(embedding)
-    for i in range(2 * batch):
-        rest = similarity[i].sum() - similarity[i, i]
-        total = total - torch.log(similarity[i, (i + batch) % (2 * batch)] / rest)
-    return total / (2 * batch)
+    batch = len(embedding)
+    positive = torch.cat([similarity.diagonal(batch), similarity.diagonal(-batch)])
+    negative = similarity.sum(1) - similarity.diagonal()
+    return -torch.log(positive / negative).mean()
 
 
 class Reference(nn.Module):

@@ -47,6 +47,8 @@ def _table(group: str, result: dict[str, Any]) -> list[str]:
 
 
 def _number(value: Any) -> str:
+    if isinstance(value, list):
+        return str(len(value))
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"

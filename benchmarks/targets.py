@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,13 @@ def figures(results: Results) -> Iterator[Figure]:
 
 
 def _ratio(one: str, other: str) -> Callable[[Any], float]:
-    return lambda result: result[one]["median"] / result[other]["median"]
+    """Return the median over the rounds of one side's rate by the other's: both drift with the machine."""
+
+    def ratio(result: Any) -> float:
+        turns = zip(result[one]["turns"], result[other]["turns"], strict=True)
+        return float(statistics.median(a / b for a, b in turns))
+
+    return ratio
 
 
 _Row = tuple[str, str, Callable[[Any], float], float, bool, str]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import kd3
 from benchmarks.alternate import alternate
 from benchmarks.bounds import bare_scoring, bare_step, counted
 from benchmarks.context import Context
+from benchmarks.material import SIZE
 from benchmarks.reference import Reference, Transformed, loader
 from kd3.config.commands import DistillConfig, TrainSettings
 from kd3.config.distill_layers import layered
@@ -24,9 +27,11 @@ from kd3.measure.labelled import LabelledImages
 from kd3.methods.base import Method, build_method
 from kd3.models.arch import build_arch
 from kd3.models.fold import fold, foldable
+from kd3.training.latest import LatestPredictions
 from kd3.training.learner import Learner
 from kd3.training.pool_batches import PoolBatches
-from kd3.training.scan import SCAN_BATCH, scored
+from kd3.training.pool_scan import PoolScan
+from kd3.training.scan import SCAN_BATCH
 from kd3.training.teacher_logits import teacher_logits
 
 
@@ -56,34 +61,38 @@ def step(context: Context) -> dict[str, Any]:
     table = {name: rate.to_dict() for name, rate in rates.items()}
     for name, row in table.items():
         recipe = name.rpartition(", ")[2]
-        row["tflops"] = round(flops.get(recipe, flops["paper"]) * row["median"] / 1e12, 3)
+        if recipe in flops:
+            row["tflops"] = round(flops[recipe] * row["median"] / 1e12, 3)
     return table
 
 
 def scoring(context: Context) -> dict[str, Any]:
-    """Images a second over the pool: both networks the common way, kd3's first and later passes, the bare forward."""
-    pool, compute = context.pool, context.compute
+    """Images a second over a pool: both networks the common way, kd3's first and later passes, the bare forward."""
+    compute = context.compute
+    pool = kd3.ingest([str(s) for s in context.material.shards[:4]], context.work / "scored", image_size=SIZE)
     common, method = reference(context), _method(context, KD3Options())
+    teacher, student = method.teacher, method.student
     compute.place(method)
-    student = fold(method.student, foldable(method.student, pool.image_size))
+    compute.place(teacher)
+    batches, latest = PoolBatches(pool, compute), LatestPredictions(len(pool), teacher.num_classes, compute.device)
+    pairs = foldable(student, pool.image_size)
+
+    def predict() -> object:
+        kept = partial(teacher_logits, teacher, batches, compute)
+        scan = PoolScan(student, batches, np.arange(len(pool)), cache(kept), compute, latest, pairs)
+        return scan.predictions(0.5)
+
+    def predict_first() -> object:
+        shutil.rmtree(context.work / "scored" / "teacher_logits", ignore_errors=True)
+        return predict()
+
     fed = _endless(context)
-    some = np.arange(min(len(pool), 4096))
-    batches = PoolBatches(pool, compute)
-
-    def scan(network: Any) -> Callable[[], None]:
-        def run() -> None:
-            for _ in scored(network, batches, some, network.normalise, compute):
-                pass
-
-        return run
-
-    first = scan(method.teacher), scan(student)
-    compute.place(method.teacher)
+    merged = fold(student, pairs)
     sides: dict[str, tuple[Callable[[], object], int]] = {
         "reference": (lambda: common.score(next(fed), 0.5), context.pair.batch),
-        "kd3, first (teacher and student)": (lambda: [run() for run in first], len(some)),
-        "kd3, later (student)": (scan(student), len(some)),
-        "bound, student forward": (bare_scoring(student, compute, batch=SCAN_BATCH, size=pool.image_size), SCAN_BATCH),
+        "kd3, first (teacher and student)": (predict_first, len(pool)),
+        "kd3, later (student)": (predict, len(pool)),
+        "bound, student forward": (bare_scoring(merged, compute, batch=SCAN_BATCH, size=pool.image_size), SCAN_BATCH),
     }
     with torch.random.fork_rng():
         rates = alternate(sides, rounds=context.rounds, seconds=context.seconds)

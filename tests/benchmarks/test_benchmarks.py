@@ -79,7 +79,7 @@ def test_a_run_writes_a_dated_page_and_its_numbers(tmp_path):
     told = json.loads(values.read_text())
     assert told["machine"]["torch"] == torch.__version__
     assert told["results"]["startup"]["kd3 --help"]["torch"] is False
-    assert page.stem == told["machine"]["date"].replace(":", "")[:15]
+    assert page.stem == told["machine"]["date"].replace(":", "")[:17]
 
 
 @pytest.mark.parametrize(
@@ -114,9 +114,12 @@ def test_the_page(tmp_path):
         "torch_threads": 2, "torch": "2", "python": "3", "pillow": "11", "kd3": "0", "commit": "abc",
         "command": "python -m benchmarks ",
     }  # fmt: skip
-    rate = {"slowest": 1.0, "fastest": 9.0, "rounds": 3}
+    rate = {"slowest": 1.0, "fastest": 9.0}
     results = {
-        "scoring": {"reference": {"median": 10.0, **rate}, "kd3, later (student)": {"median": 110.0, **rate}},
+        "scoring": {
+            "reference": {"median": 10.0, **rate, "turns": [10.0, 1.0, 20.0]},
+            "kd3, later (student)": {"median": 110.0, **rate, "turns": [110.0, 20.0, 180.0]},
+        },
         "memory": {"bytes_per_image": 31.5, "peaks": {"1,000": {"anonymous_mb": 1.25}}},
     }
     assert markdown(machine, "made here", results) == (
@@ -126,7 +129,7 @@ def test_the_page(tmp_path):
         "| figure | measured | target | met |\n|---|---|---|---|\n"
         "| later scoring, kd3 / reference | 11 | at least 12 | **no** |\n"
         "| anonymous memory an image more | 31.5 bytes | at most 64 bytes | yes |\n\n"
-        "## scoring\n\n| | median | slowest | fastest | rounds |\n|---|---|---|---|---|\n"
+        "## scoring\n\n| | median | slowest | fastest | turns |\n|---|---|---|---|---|\n"
         "| reference | 10 | 1 | 9 | 3 |\n| kd3, later (student) | 110 | 1 | 9 | 3 |\n\n"
         "## memory\n\n| | anonymous mb |\n|---|---|\n| 1,000 | 1.25 |\n"
     )

@@ -91,8 +91,8 @@ def test_an_interrupted_run_resumes_to_the_same_student(
     whole = finished if scoring == "fresh" else run(teacher_file, pool_folder, tmp_path / "whole", **options)
     whole_step = Learner.step
 
-    def step(self, number, images):
-        result = whole_step(self, number, images)
+    def step(self, number, *batch):
+        result = whole_step(self, number, *batch)
         if number == stop_at:
             signal.raise_signal(signal.SIGINT)
         return result

@@ -68,12 +68,25 @@ class TrainSettings(Settings):
         description="'crop' shifts by up to an eighth of the side; 'resized-crop' (paper) zooms in",
     )
     flip: bool = Field(True, description="mirror half of the images; switch it off where left and right matter")
+    fixed_views: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="draw each image's views from this many fixed ones and keep the teacher's features of them beside "
+        "the pool, so that it runs once for each: much disk, fewer teacher passes; 0: a new view each time",
+    )
     holdout: int = Field(1000, ge=2, description="pool images never trained on, for the agreement with the teacher")
     compile_teacher: bool = Field(
         False,
         description="compile the teacher before the first step: up to a minute, then faster steps; for long runs",
     )
     checkpoint_minutes: float = Field(5.0, gt=0, description="save a checkpoint at least this often")
+
+    @model_validator(mode="after")
+    def _views_that_can_be_fixed(self) -> TrainSettings:
+        if self.fixed_views and self.augmentation != "crop":
+            raise ValueError(f"fixed_views goes with augmentation crop, not {self.augmentation}")
+        return self
 
     @model_validator(mode="after")
     def _one_budget(self) -> TrainSettings:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kd3.config.methods import METHODS
 from kd3.config.settings import Settings
 from kd3.errors import unknown_name
+from kd3.models.head import ModelOutput
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
 from kd3.selection.predictions import Predictions
@@ -77,8 +78,11 @@ class Method(nn.Module, abc.ABC):
         """Return the images to learn from next; progress in [0, 1], at least a batch of them."""
 
     @abc.abstractmethod
-    def forward(self, images: Tensor, generator: torch.Generator) -> StepResult:
-        """Return the loss of a batch. Shapes: (B, 3, H, W), normalised and augmented."""
+    def forward(self, images: Tensor, generator: torch.Generator, teacher: ModelOutput | None = None) -> StepResult:
+        """Return the loss of a batch. Shapes: (B, 3, H, W), normalised and augmented.
+
+        `teacher` is what the teacher says of these very images, where it is known already.
+        """
 
 
 def build_method(

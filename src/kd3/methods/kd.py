@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kd3.config.methods import KDOptions
 from kd3.losses.soft_targets import soft_target_divergence
 from kd3.methods.base import Method, Scan, StepResult
+from kd3.models.head import ModelOutput
 from kd3.models.student import Student, own_head
 from kd3.models.teacher import Teacher
 from kd3.selection.select import Selection, select_everything
@@ -34,7 +35,8 @@ class KD(Method):
         """Return all images."""
         return select_everything(scan.count)
 
-    def forward(self, images: Tensor, generator: torch.Generator) -> StepResult:
+    def forward(self, images: Tensor, generator: torch.Generator, teacher: ModelOutput | None = None) -> StepResult:
         """Return the loss of a batch."""
-        loss = soft_target_divergence(self.student(images), self.teacher(images), temperature=self.temperature)
+        target = self.teacher(images) if teacher is None else teacher.logits
+        loss = soft_target_divergence(self.student(images), target, temperature=self.temperature)
         return StepResult(loss, {"soft_targets": loss})

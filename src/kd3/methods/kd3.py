@@ -21,7 +21,7 @@ from kd3.losses.feature_alignment import alignment_weights, feature_alignment
 from kd3.losses.soft_targets import soft_target_divergence
 from kd3.methods.base import Method, Scan, StepResult
 from kd3.mixdistribution import mix_distribution
-from kd3.models.head import pool
+from kd3.models.head import ModelOutput, pool
 from kd3.models.student import Student, shared_head
 from kd3.models.teacher import Teacher
 from kd3.selection.blend import blend_logits, teacher_weight
@@ -89,10 +89,10 @@ class KD3(Method):
         with torch.no_grad():
             return predict(blend_logits(teacher_logits.float(), student_logits.detach().float(), self.alpha))
 
-    def forward(self, images: Tensor, generator: torch.Generator) -> StepResult:
+    def forward(self, images: Tensor, generator: torch.Generator, teacher: ModelOutput | None = None) -> StepResult:
         """Return the loss of a batch: alignment, softened logits and contrast, each weighted."""
         options = self.options
-        teacher = self.teacher.outputs(images)
+        teacher = self.teacher.outputs(images) if teacher is None else teacher
         features, student = self.student.outputs(images)
 
         # 2. Shared classifier and weighted feature alignment

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +37,7 @@ class Head:
         return f"{self.side} of '{self.features}'{after} ({self.channels} channels)"
 
 
-@dataclass(frozen=True)
-class ModelOutput:
+class ModelOutput(NamedTuple):
     """What a forward pass gives."""
 
     features: Tensor  # (B, C, h, w); a vector is a map of 1 x 1

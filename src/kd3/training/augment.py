@@ -33,10 +33,21 @@ def shift(images: Tensor, *, flip: bool = True, generator: torch.Generator) -> T
     For 32 pixels this is the usual crop after a padding of 4, with reflection.
     """
     batch, _, height, width = images.shape
-    rows = _shifted(batch, height, images.device, generator)
-    columns = _shifted(batch, width, images.device, generator)
-    if flip:
-        columns = torch.where(_coin(batch, images.device, generator)[:, None], columns.flip(1), columns)
+    down = _offset(batch, height, images.device, generator)
+    across = _offset(batch, width, images.device, generator)
+    mirrored = _coin(batch, images.device, generator) if flip else None
+    return shifted(images, down, across, mirrored)
+
+
+def shifted(images: Tensor, down: Tensor, across: Tensor, mirrored: Tensor | None) -> Tensor:
+    """Return each image moved by its own offsets, reflected at the border, and mirrored where said.
+
+    Shapes: (B, 3, H, W) uint8; down, across (B,), in pixels; mirrored (B,) bool -> (B, 3, H, W), in channels_last.
+    """
+    batch, _, height, width = images.shape
+    rows, columns = _places(height, down), _places(width, across)
+    if mirrored is not None:
+        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
     index = torch.arange(batch, device=images.device)[:, None, None]
     # Indices around a slice put the channels last: (B, H, W, 3), the layout that convolutions want.
     return images[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
@@ -46,10 +57,13 @@ def _coin(batch: int, device: torch.device, generator: torch.Generator) -> Tenso
     return torch.rand(batch, generator=generator, device=device) < 0.5
 
 
-def _shifted(batch: int, side: int, device: torch.device, generator: torch.Generator) -> Tensor:
+def _offset(batch: int, side: int, device: torch.device, generator: torch.Generator) -> Tensor:
     reach = side // 8
-    offset = torch.randint(-reach, reach + 1, (batch, 1), generator=generator, device=device)
-    place = (torch.arange(side, device=device) + offset).abs()
+    return torch.randint(-reach, reach + 1, (batch, 1), generator=generator, device=device)[:, 0]
+
+
+def _places(side: int, offset: Tensor) -> Tensor:
+    place = (torch.arange(side, device=offset.device) + offset[:, None]).abs()
     return torch.where(place >= side, 2 * (side - 1) - place, place)
 
 

@@ -22,6 +22,7 @@ from kd3.runs.folder import RunFolder
 from kd3.runs.metrics import MetricsFile
 from kd3.storage.atomic import replacing
 from kd3.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from kd3.training.fixed_views import fixed_views
 from kd3.training.interruption import Stopped, StopRequest, stopping_between_steps
 from kd3.training.latest import LatestPredictions
 from kd3.training.learner import Learner
@@ -73,7 +74,14 @@ class Fit:
         self.evaluate = evaluate
         self.total_steps = total_steps(settings, len(split.train))
         teacher = compute.place(method.teacher)
-        self.learner = Learner(method, settings, seed=seed, total_steps=self.total_steps, compute=compute)
+        self.learner = Learner(
+            method,
+            settings,
+            seed=seed,
+            total_steps=self.total_steps,
+            compute=compute,
+            fixed=fixed_views(settings, method.teacher, batches.pool, compute),
+        )
         self.latest = LatestPredictions(len(split.train), method.teacher.num_classes, compute.device)
         self.foldable = foldable(method.student, method.student.input_size)
         self.holdout_logits = score(teacher, batches, split.holdout, method.teacher.normalise, compute)
@@ -191,10 +199,12 @@ class Fit:
         order = self._order()[(self.at.step - self.at.round_start) * batch :]
         sums: dict[str, Tensor] = {}
         summed, since = 0, time.monotonic()
-        with closing(self.batches.iterate(self.split.train[order], batch)) as images:
+        positions = self.split.train[order]
+        with closing(self.batches.iterate(positions, batch)) as images:
             for start in range(0, len(order), batch):
                 with self._timed():
-                    result = self.learner.step(self.at.step, next(images))
+                    places = torch.from_numpy(positions[start : start + batch])
+                    result = self.learner.step(self.at.step, next(images), places)
                     if result.predictions is not None:
                         self.latest.note(torch.from_numpy(order[start : start + batch]), result.predictions)
                 for name, value in {"loss": result.loss, **result.terms}.items():

@@ -8,7 +8,9 @@ from torch import Tensor
 from kd3.compute import Compute
 from kd3.config.commands import TrainSettings
 from kd3.methods.base import Method, StepResult
+from kd3.models.head import ModelOutput
 from kd3.training.augment import augment
+from kd3.training.fixed_views import FixedViews, TeacherFeatures
 from kd3.training.randomness import generator_for, seed_for
 from kd3.training.schedule import learning_rate
 
@@ -21,11 +23,20 @@ class Learner:
         settings: optimiser, schedule, augmentation.
         seed: of everything random; a step draws by its number, not by what was before.
         total_steps: the budget, over which the learning rate moves.
+        fixed: the views to draw from, and the teacher's features of them; None: a new view each time.
     """
 
     def __init__(
-        self, method: Method, settings: TrainSettings, *, seed: int, total_steps: int, compute: Compute
+        self,
+        method: Method,
+        settings: TrainSettings,
+        *,
+        seed: int,
+        total_steps: int,
+        compute: Compute,
+        fixed: tuple[FixedViews, TeacherFeatures | None] | None = None,
     ) -> None:
+        self.fixed = fixed
         self.method, self.settings, self.seed, self.total_steps = method, settings, seed, total_steps
         self.compute = compute
         compute.place(method)
@@ -44,19 +55,34 @@ class Learner:
         self.fabric = compute.fabric()
         self.module, self.optimizer = self.fabric.setup(method, optimizer)
 
-    def step(self, number: int, images: Tensor) -> StepResult:
+    def step(self, number: int, images: Tensor, positions: Tensor | None = None) -> StepResult:
         """Learn from a batch and return its loss, without a graph.
 
-        Shapes: (B, 3, S, S), uint8, on the device. 0 <= number < total_steps.
+        Shapes: images (B, 3, S, S), uint8, on the device; positions (B,) int64 in the pool, on the
+        CPU, needed for fixed views. 0 <= number < total_steps.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(number, self.total_steps, self.settings)
         torch.manual_seed(seed_for(self.seed, "network", number))  # dropout and the like
         generator = generator_for(self.compute.device, self.seed, "step", number)
-        views = augment(images, self.settings.augmentation, flip=self.settings.flip, generator=generator)
-        result: StepResult = self.module(self.method.student.normalise(views), generator)
+        views, teacher = self._views(number, images, positions, generator)
+        result: StepResult = self.module(views, generator, teacher)
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(result.loss)
         self.optimizer.step()
         terms = {name: term.detach() for name, term in result.terms.items()}
         return StepResult(result.loss.detach(), terms, result.predictions)
+
+    def _views(
+        self, number: int, images: Tensor, positions: Tensor | None, generator: torch.Generator
+    ) -> tuple[Tensor, ModelOutput | None]:
+        """Return normalised views, and what the teacher says of them where that is kept."""
+        normalise = self.method.student.normalise
+        if self.fixed is None:
+            views = augment(images, self.settings.augmentation, flip=self.settings.flip, generator=generator)
+            return normalise(views), None
+        assert positions is not None
+        fixed, kept = self.fixed
+        rows = fixed.choose(positions, generator_for(torch.device("cpu"), self.seed, "views", number))
+        normalised = normalise(fixed.of(images, rows))
+        return normalised, None if kept is None else kept.outputs(rows, normalised)

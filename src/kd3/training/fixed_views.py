@@ -1,0 +1,171 @@
+"""A few views of each image, drawn once, and the teacher's features of them on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kd3 import console
+from kd3.compute import Compute
+from kd3.config.commands import TrainSettings
+from kd3.errors import KD3Error
+from kd3.models.head import ModelOutput, pool
+from kd3.models.teacher import Teacher
+from kd3.pool import ImagePool
+from kd3.training.augment import shifted
+from kd3.training.randomness import generator_for
+
+FOLDER = "teacher_features"
+VERSION = 1
+COMPARED = 16  # views
+LOOKED_AT = 1 << 16  # places in which a kept one to compare is looked for
+CPU = torch.device("cpu")
+
+
+class FixedViews:
+    """Which views there are: the same for every run on a pool, so that runs share the teacher's features.
+
+    A view is a shift by up to an eighth of the side, and a mirror or none, as `augment.shift` draws.
+
+    Args:
+        images: number of images in the pool N.
+        views: number of views of each V.
+        side: of the images, in pixels.
+    """
+
+    def __init__(self, images: int, views: int, *, side: int, flip: bool) -> None:
+        self.views, self.flip = views, flip
+        generator = generator_for(CPU, 0, "fixed views", images, views)
+        reach = side // 8
+        # Drawn in small integers: three bytes a view are all that an image costs in memory.
+        self._offsets = torch.randint(-reach, reach + 1, (images, views, 2), generator=generator, dtype=torch.int8)
+        self._mirrored = torch.randint(0, 2, (images, views), generator=generator, dtype=torch.int8)
+
+    def choose(self, positions: Tensor, generator: torch.Generator) -> Tensor:
+        """Return a view of each image, as a row: position * V + view. Shapes: (B,) -> (B,) int64."""
+        return positions * self.views + torch.randint(0, self.views, (len(positions),), generator=generator)
+
+    def of(self, images: Tensor, rows: Tensor) -> Tensor:
+        """Return the chosen views, in channels_last.
+
+        Shapes: images (B, 3, S, S) uint8, rows (B,) on the CPU -> (B, 3, S, S).
+        """
+        position, view = rows // self.views, rows % self.views
+        offsets = self._offsets[position, view].long().to(images.device)
+        mirrored = self._mirrored[position, view].bool().to(images.device) if self.flip else None
+        return shifted(images, offsets[:, 0], offsets[:, 1], mirrored)
+
+
+class TeacherFeatures:
+    """The teacher's features of fixed views, computed when first asked for and kept beside the pool.
+
+    The file's name is made of the teacher, the pool's content, the views and the precision; the
+    first kept ones are compared with what the teacher says now. Runs may share it at the same time:
+    they write the same values.
+
+    Raises:
+        OSError: it cannot be made, or the disk has no room for it.
+    """
+
+    def __init__(self, teacher: Teacher, images: ImagePool, views: FixedViews, compute: Compute) -> None:
+        assert images.path is not None
+        self.teacher, self.compute, self.views = teacher, compute, views
+        self.classifier = compute.place(teacher.classifier())
+        self.shape = self._outputs(torch.from_numpy(images.read(np.arange(2)))).features.shape[1:]
+        kind = torch.float32 if compute.precision == "32" else torch.bfloat16
+        rows, values = len(images) * views.views, self.shape.numel()
+        path = self._path(images)
+        path.parent.mkdir(exist_ok=True)
+        _make(path, rows * values * kind.itemsize)
+        _make(path.with_suffix(".known"), rows)
+        self._features = torch.from_file(str(path), shared=True, size=rows * values, dtype=kind).view(rows, values)
+        self._known = torch.from_file(str(path.with_suffix(".known")), shared=True, size=rows, dtype=torch.uint8)
+        if not self._still_true(images):
+            console.warn(f"{path} is not what this teacher says now; its features are computed again")
+            self._known.zero_()
+
+    def outputs(self, rows: Tensor, images: Tensor) -> ModelOutput:
+        """Return what the teacher says of normalised views (B, 3, S, S): features (B, C, h, w), logits (B, K)."""
+        missing = (self._known[rows] == 0).nonzero().flatten()
+        with torch.no_grad(), self.compute.autocast():
+            if len(missing):
+                said = self.teacher.outputs(images[missing.to(images.device)]).features
+                self._features[rows[missing]] = said.reshape(len(missing), -1).to("cpu", self._features.dtype)
+                self._known[rows[missing]] = 1
+            kept = self._features[rows].view(len(rows), *self.shape).to(images.device)
+            features = kept.contiguous(memory_format=torch.channels_last)
+            return ModelOutput(features, self.classifier(pool(features)))
+
+    def _outputs(self, images: Tensor) -> ModelOutput:
+        with torch.no_grad(), self.compute.autocast():
+            return self.teacher.outputs(self.teacher.normalise(images.to(self.compute.device)))
+
+    def _path(self, images: ImagePool) -> Path:
+        views = (self.views.views, self.views.flip, images.image_size)
+        teacher = (self.teacher.fingerprint(), str(self.teacher.head))
+        identity = (VERSION, *teacher, images.content_hash, self.compute.device.type, self.compute.precision, *views)
+        name = hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
+        assert images.path is not None
+        return Path(images.path) / FOLDER / f"{name}.features"
+
+    def _still_true(self, images: ImagePool) -> bool:
+        spread = torch.linspace(0, len(self._known) - 1, min(len(self._known), LOOKED_AT)).long()
+        known = spread[self._known[spread] > 0]
+        if len(known) == 0:
+            return True
+        rows = known[:: max(1, len(known) // COMPARED)][:COMPARED]
+        raw = torch.from_numpy(images.read((rows // self.views.views).numpy())).to(self.compute.device)
+        now = self._outputs(self.views.of(raw, rows)).features.float().cpu()
+        kept = self._features[rows].float().view(now.shape)
+        # bfloat16 alone moves them by a hundredth of their size with the batch.
+        return bool((kept - now).abs().max() <= 0.05 * now.abs().max())
+
+
+def _make(path: Path, size: int) -> None:
+    """Make a file of zeros, its room reserved; one of another size is made anew."""
+    if path.is_file() and path.stat().st_size == size:
+        return
+    path.unlink(missing_ok=True)
+    try:
+        with path.open("xb") as handle:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(handle.fileno(), 0, size)
+            else:
+                handle.truncate(size)
+    except FileExistsError:
+        pass  # another run has just made it
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def fixed_views(
+    settings: TrainSettings, teacher: Teacher, images: ImagePool, compute: Compute
+) -> tuple[FixedViews, TeacherFeatures | None] | None:
+    """Return the views that the settings ask for, and where the teacher's features of them are kept.
+
+    None where an image gets a new view each time. Where the disk has no room the views stay and the
+    teacher runs on each.
+
+    Raises:
+        KD3Error: the pool is in memory, or the teacher's features are not known.
+    """
+    if not settings.fixed_views:
+        return None
+    if images.path is None:
+        raise KD3Error("fixed_views keeps the teacher's features beside the pool, and a pool in memory has no place")
+    teacher.shared_head()
+    views = FixedViews(len(images), settings.fixed_views, side=images.image_size, flip=settings.flip)
+    try:
+        return views, TeacherFeatures(teacher, images, views, compute)
+    except OSError as problem:
+        console.warn(
+            f"the teacher's features cannot be kept in {Path(images.path) / FOLDER}: {problem.strerror or problem}; "
+            f"the teacher runs at every step"
+        )
+        return views, None

@@ -84,7 +84,7 @@ def teacher_ways(compute: Compute) -> dict[str, Way]:
         "float32, channels_last": run(teacher, images, wide=True),
         f"{compute.precision}, NCHW": run(plain_layout, contiguous),
         f"{compute.precision}, channels_last": run(teacher, images),
-        "... and batch norms folded (the default)": run(merged, images),
+        "... and batch norms folded (--fold-batch-norms)": run(merged, images),
         "... and compiled (--compile-teacher)": run(compiled, images),
     }
 
@@ -104,7 +104,7 @@ def student_ways(compute: Compute) -> dict[str, Way]:
 
         return call, SCAN_BATCH
 
-    return {"plain": run(student), "batch norms folded (the default)": run(merged)}
+    return {"plain": run(student), "batch norms folded (--fold-batch-norms)": run(merged)}
 
 
 def training_ways(compute: Compute) -> dict[str, Way]:

@@ -26,7 +26,6 @@ from kd3.config.methods import KD3Options
 from kd3.measure.labelled import LabelledImages
 from kd3.methods.base import Method, build_method
 from kd3.models.arch import build_arch
-from kd3.models.fold import fold, foldable
 from kd3.training.latest import LatestPredictions
 from kd3.training.learner import Learner
 from kd3.training.pool_batches import PoolBatches
@@ -75,11 +74,10 @@ def scoring(context: Context) -> dict[str, Any]:
     compute.place(method)
     compute.place(teacher)
     batches, latest = PoolBatches(pool, compute), LatestPredictions(len(pool), teacher.num_classes, compute.device)
-    pairs = foldable(student, pool.image_size)
 
     def predict() -> object:
         kept = partial(teacher_logits, teacher, batches, compute)
-        scan = PoolScan(student, batches, np.arange(len(pool)), cache(kept), compute, latest, pairs)
+        scan = PoolScan(student, batches, np.arange(len(pool)), cache(kept), compute, latest)
         return scan.predictions(0.5)
 
     def predict_first() -> object:
@@ -87,12 +85,11 @@ def scoring(context: Context) -> dict[str, Any]:
         return predict()
 
     fed = _endless(context)
-    merged = fold(student, pairs)
     sides: dict[str, tuple[Callable[[], object], int]] = {
         "reference": (lambda: common.score(next(fed), 0.5), context.pair.batch),
         "kd3, first (teacher and student)": (predict_first, len(pool)),
         "kd3, later (student)": (predict, len(pool)),
-        "bound, student forward": (bare_scoring(merged, compute, batch=SCAN_BATCH, size=pool.image_size), SCAN_BATCH),
+        "bound, student forward": (bare_scoring(student, compute, batch=SCAN_BATCH, size=pool.image_size), SCAN_BATCH),
     }
     with torch.random.fork_rng():
         rates = alternate(sides, rounds=context.rounds, seconds=context.seconds)
@@ -106,8 +103,7 @@ def epoch(context: Context) -> dict[str, Any]:
     compute.place(method)
     compute.place(method.teacher)
     bare = bare_step(method, compute, batch=context.pair.batch, size=pool.image_size, views=1)
-    student = fold(method.student, foldable(method.student, pool.image_size))
-    forward = bare_scoring(student, compute, batch=SCAN_BATCH, size=pool.image_size)
+    forward = bare_scoring(method.student, compute, batch=SCAN_BATCH, size=pool.image_size)
     teacher_logits(method.teacher, PoolBatches(pool, compute), compute)  # the first scoring is another group's
     epochs: list[dict[str, float]] = []
     for number in range(1 if context.quick else 3):
@@ -188,7 +184,7 @@ def _paper() -> DistillConfig:
 
 def _method(context: Context, options: KD3Options) -> Method:
     torch.manual_seed(0)
-    teacher = kd3.load_teacher(context.material.teacher).folded()
+    teacher = kd3.load_teacher(context.material.teacher)
     name = f"kd3:{context.pair.student}"
     backbone = build_arch(name, num_classes=teacher.num_classes)
     sample = teacher.normalise(torch.from_numpy(context.pool.read(np.arange(64))))

@@ -114,6 +114,16 @@ def test_an_interrupted_run_resumes_to_the_same_student(
     assert history(resumed.folder) == history(whole.folder)
 
 
+def test_folding_batch_norms_changes_rounding_and_no_more(finished, teacher_file, pool_folder, tmp_path):
+    folded = run(teacher_file, pool_folder, tmp_path / "folded", seed=1, fold_batch_norms=True)
+    one, other = (
+        [e["loss"] for e in read_metrics(done.folder / "metrics.jsonl", "train")] for done in (finished, folded)
+    )
+    assert other == pytest.approx(one, rel=0.02)
+    assert other != one
+    assert list(weights(folded.folder)) == list(weights(finished.folder))
+
+
 def test_plain_kd_trains_its_own_classifier_on_everything(teacher_file, pool_folder, tmp_path):
     done = run(teacher_file, pool_folder, tmp_path / "kd", method="kd")
     assert "backbone.linear.weight" in done.student.state_dict()

@@ -75,6 +75,13 @@ def test_another_normalisation_is_another_teacher(teacher, batches):
     assert not np.array_equal(teacher_logits(teacher, batches, COMPUTE), teacher_logits(other, batches, COMPUTE))
 
 
+def test_a_folded_teacher_keeps_its_own(teacher, batches):
+    plain = teacher_logits(teacher, batches, COMPUTE)
+    folded = teacher_logits(teacher.folded(), batches, COMPUTE)
+    assert len(files(batches)) == 2
+    np.testing.assert_allclose(folded, plain, rtol=1e-3, atol=1e-4)
+
+
 def test_a_changed_pool_is_never_served_the_old_logits(teacher, crawl, tmp_path):
     changed = shutil.copytree(crawl, tmp_path / "crawl")
     pools = []

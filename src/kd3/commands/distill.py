@@ -148,7 +148,8 @@ def _distill(
     teacher = teacher or load_teacher(config.teacher)
     pool = pool or ImagePool.open(config.pool)
     _check_sizes(teacher, pool)
-    teacher = teacher.folded()  # it runs once for every training image
+    if config.train.fold_batch_norms:
+        teacher = teacher.folded()
     data = _labelled(config, teacher)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(config.seed, "initial weights"))

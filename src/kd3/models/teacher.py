@@ -55,6 +55,7 @@ class Teacher(nn.Module):
         self.head: Head | None = None
         self.head_problem: str | None = None
         self.num_classes = 0
+        self.is_folded = False  # the same function with other rounding
         self._compiled: CompiledTeacher | None = None
         self._weights_hash: str | None = None  # of the module that this one was folded from
         self._class_names = list(classes) if classes else None
@@ -169,6 +170,7 @@ class Teacher(nn.Module):
 
         other = copy.copy(self)
         module = fold(self.module, foldable(self.module, self.input_size, outputs))
+        other.is_folded = True
         other._modules = {**self._modules, "module": module}
         other._weights_hash = self._weights_hash or weights_hash(self.module)
         return other

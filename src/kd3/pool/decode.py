@@ -9,13 +9,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from kd3.pool.plain_jpeg import decode_frame, ordinary_frame
 from kd3.pool.reasons import Reason
-from kd3.pool.to_rgb import to_rgb, upright
+from kd3.pool.scaling import Fit, draft, draft_scale, resized
+from kd3.pool.to_rgb import MIRRORED_X, MIRRORED_Y, SIDEWAYS, orientation, to_rgb, upright
 
 RUNS_PROGRAMS = ("EPS",)  # Pillow would hand these to Ghostscript
 DEFAULT_MIN_SIDE = 16
@@ -28,7 +29,7 @@ class DecodeSettings:
     """What becomes of an image."""
 
     image_size: int
-    fit: Literal["crop", "squash"] = "crop"
+    fit: Fit = "crop"
     min_side: int = DEFAULT_MIN_SIDE
     max_pixels: int = DEFAULT_MAX_PIXELS
 
@@ -58,14 +59,20 @@ def decode(data: bytes, settings: DecodeSettings) -> Decoded | Rejected:
 
     EXIF orientation is applied, alpha goes over white, 16 bits are scaled to 8, animations give
     their first frame. "crop" resizes the shorter side to N and takes the centre, "squash" the whole
-    image; bicubic with antialiasing; a part that is N x N already keeps its pixels. Limits are checked on the
-    header, before pixels are decoded. Whatever a decoder raises becomes a rejection.
+    image; bicubic with antialiasing; a part that is N x N already keeps its pixels; of a far larger JPEG
+    only as much is decoded as the size needs. Limits are checked on the header, before pixels are
+    decoded. Whatever a decoder raises becomes a rejection.
     """
+    with _pillow_without_limits():
+        return decode_without_limits(data, settings)
+
+
+def decode_without_limits(data: bytes, settings: DecodeSettings) -> Decoded | Rejected:
+    """`decode` for a process in which `lift_limits_for_good` was called, without its cost per image."""
     if not data:
         return Rejected("empty")
     try:
-        with _pillow_without_limits():
-            return _decode(data, settings)
+        return _decode(data, settings)
     except UnidentifiedImageError:
         return Rejected("not an image")
     except Image.DecompressionBombError as problem:
@@ -78,25 +85,60 @@ def decode(data: bytes, settings: DecodeSettings) -> Decoded | Rejected:
 
 
 def _decode(data: bytes, settings: DecodeSettings) -> Decoded | Rejected:
+    return _decode_plain_jpeg(data, settings) or _decode_any(data, settings)
+
+
+def _decode_plain_jpeg(data: bytes, settings: DecodeSettings) -> Decoded | None:
+    frame = ordinary_frame(data)
+    if frame is None or _limit_passed(frame.width, frame.height, settings):
+        return None
+    size = (frame.width, frame.height)
+    scale = draft_scale(size, settings.image_size)
+    image = decode_frame(data, frame, scale)
+    if image is None:
+        return None
+    image = resized(to_rgb(image), settings.image_size, settings.fit, scale=scale, size=size)
+    return _decoded(data, image, size, "JPEG")
+
+
+def _decode_any(data: bytes, settings: DecodeSettings) -> Decoded | Rejected:
     with Image.open(io.BytesIO(data)) as opened:
         width, height = opened.size
         name = opened.format or ""
         if name in RUNS_PROGRAMS:
             return Rejected("not an image", f"{name} is a program for a page, which kd3 does not run")
-        if width * height > settings.max_pixels:
-            return Rejected("too many pixels", f"{width} x {height}, more than {settings.max_pixels:,}")
-        if min(width, height) < settings.min_side:
-            return Rejected("too small", f"{width} x {height}, the shorter side under {settings.min_side}")
+        refusal = _limit_passed(width, height, settings)
+        if refusal:
+            return refusal
+        scale = draft(opened, settings.image_size)
         opened.load()
-        image = upright(opened, to_rgb(opened))
-    width, height = image.size
-    pixels = np.ascontiguousarray(np.asarray(_resize(image, settings)).transpose(2, 0, 1))
+        turn = orientation(opened)  # after loading, by which Pillow may have turned it
+        image = upright(to_rgb(opened), turn)
+    if scale == 1:
+        width, height = image.size
+    elif turn in SIDEWAYS:
+        width, height = height, width
+    size, mirrored = (width, height), (turn in MIRRORED_X, turn in MIRRORED_Y)
+    image = resized(image, settings.image_size, settings.fit, scale=scale, size=size, mirrored=mirrored)
+    return _decoded(data, image, size, name)
+
+
+def _limit_passed(width: int, height: int, settings: DecodeSettings) -> Rejected | None:
+    if width * height > settings.max_pixels:
+        return Rejected("too many pixels", f"{width} x {height}, more than {settings.max_pixels:,}")
+    if min(width, height) < settings.min_side:
+        return Rejected("too small", f"{width} x {height}, the shorter side under {settings.min_side}")
+    return None
+
+
+def _decoded(data: bytes, image: Image.Image, size: tuple[int, int], name: str) -> Decoded:
+    pixels = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
     return Decoded(
         pixels=pixels,
         sha256=hashlib.sha256(data).digest(),
         digest=pixel_digest(pixels),
-        width=width,
-        height=height,
+        width=size[0],
+        height=size[1],
         format=name,
     )
 
@@ -109,18 +151,6 @@ def _webp_is_cut(data: bytes) -> bool:
 def pixel_digest(pixels: np.ndarray) -> bytes:
     """Return the 16 bytes by which a pool knows an image's pixels."""
     return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16).digest()
-
-
-def _resize(image: Image.Image, settings: DecodeSettings) -> Image.Image:
-    size = (settings.image_size, settings.image_size)
-    if image.size == size:
-        return image
-    width, height = image.size
-    if settings.fit == "squash":
-        return image.resize(size, Image.Resampling.BICUBIC)
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2  # whole pixels: a mere crop must not blur
-    return image.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
 
 
 _limits = threading.Lock()
@@ -145,3 +175,9 @@ def _pillow_without_limits() -> Iterator[None]:
             _limits_users -= 1
             if _limits_users == 0:
                 Image.MAX_IMAGE_PIXELS = _limits_before
+
+
+def lift_limits_for_good() -> None:
+    """Switch off Pillow's warnings and its limit of pixels, in a process that does nothing but decode."""
+    Image.MAX_IMAGE_PIXELS = None
+    warnings.simplefilter("ignore")

@@ -20,6 +20,9 @@ from kd3.storage.atomic import replacing, sync_folder
 
 DATABASE = "ingest.sqlite"
 PART_BYTES = 256 << 20
+BATCH = 256  # rows that go to the database together
+BATCH_BYTES = 8 << 20  # of pixels that wait with them
+WRITE_BYTES = 1 << 20
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS progress (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS items (
@@ -52,6 +55,9 @@ class IngestState:
         self.images: int = stored.get("images", 0)
         # As it was begun, whatever this version of kd3 would take.
         self.images_per_part: int = stored.get("images_per_part", max(1, part_bytes // self.image_bytes))
+        self._batch = max(1, min(BATCH, BATCH_BYTES // self.image_bytes))
+        self._waiting: list[tuple[Record, Decoded]] = []
+        self._rejected: list[tuple[str, str, str, str]] = []
         self._handle: IO[bytes] | None = None
         self._cut()
         self.database.execute("BEGIN")
@@ -64,28 +70,19 @@ class IngestState:
 
     def add(self, record: Record, decoded: Decoded) -> None:
         """Keep an image, or note that the pool has it already."""
-        row = (
-            self.images,
-            record.source,
-            record.key,
-            decoded.sha256,
-            decoded.width,
-            decoded.height,
-            decoded.format,
-            decoded.digest,
-        )
-        added = self.database.execute("INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", row)
-        if added.rowcount == 0:
-            self._add_duplicate(record, decoded.sha256)
-            return
-        self._append(decoded.pixels)
+        self._waiting.append((record, decoded))
+        if len(self._waiting) >= self._batch:
+            self._flush()
 
     def reject(self, record: Record, reason: str, detail: str) -> None:
         """Note a file that cannot be used."""
-        self.database.execute("INSERT INTO rejected VALUES (?, ?, ?, ?)", (record.source, record.key, reason, detail))
+        self._rejected.append((record.source, record.key, reason, detail))
+        if len(self._rejected) >= BATCH:
+            self._flush()
 
     def commit(self) -> None:
         """Make everything so far survive a crash."""
+        self._flush()
         if self._handle is not None:
             self._handle.flush()
             os.fsync(self._handle.fileno())
@@ -151,7 +148,7 @@ class IngestState:
             temporary.open("wb") as handle,
             pq.ParquetWriter(handle, schema) as writer,
         ):
-            while batch := rows.fetchmany(65_536):
+            while batch := rows.fetchmany(8_192):
                 columns = [pa.array(column, field.type) for column, field in zip(zip(*batch), schema)]  # noqa: B905
                 writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
@@ -170,19 +167,55 @@ class IngestState:
             writer.writerow(header.split(","))
             writer.writerows(self.database.execute(query))
 
-    def _add_duplicate(self, record: Record, sha256: bytes) -> None:
-        """Note a duplicate. Of identical files the shortest path names the image: plain.jpg, not copy_of_plain.jpg."""
-        position, source, key = self.database.execute(
-            "SELECT position, source, key FROM items WHERE sha256 = ?", (sha256,)
-        ).fetchone()
-        if (len(record.key), record.key) < (len(key), key):
-            self.database.execute(
-                "UPDATE items SET source = ?, key = ? WHERE position = ?",
-                (record.source, record.key, position),
-            )
-        else:
-            source, key = record.source, record.key
-        self.database.execute("INSERT INTO duplicates VALUES (?, ?, ?)", (source, key, position))
+    def _flush(self) -> None:
+        """Take in what waits: its pixels go behind the last ones, its rows into the open transaction.
+
+        Of identical files the first gives the pixels and the shortest path names the image: plain.jpg, not
+        copy_of_plain.jpg.
+        """
+        waiting, self._waiting = self._waiting, []
+        known = self._known([decoded.sha256 for _, decoded in waiting])
+        added: list[tuple[Any, ...]] = []
+        duplicates: list[tuple[str, str, int]] = []
+        renamed: list[tuple[str, str, int]] = []
+        for record, decoded in waiting:
+            kept = known.get(decoded.sha256)
+            if kept is None:
+                known[decoded.sha256] = (self.images, record.source, record.key)
+                added.append(
+                    (
+                        self.images,
+                        record.source,
+                        record.key,
+                        decoded.sha256,
+                        decoded.width,
+                        decoded.height,
+                        decoded.format,
+                        decoded.digest,
+                    )
+                )
+                self._append(decoded.pixels)
+                continue
+            position, source, key = kept
+            if (len(record.key), record.key) < (len(key), key):
+                known[decoded.sha256] = (position, record.source, record.key)
+                renamed.append((record.source, record.key, position))
+            else:
+                source, key = record.source, record.key
+            duplicates.append((source, key, position))
+        run = self.database.executemany
+        run("INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?)", added)
+        run("UPDATE items SET source = ?, key = ? WHERE position = ?", renamed)
+        run("INSERT INTO duplicates VALUES (?, ?, ?)", duplicates)
+        run("INSERT INTO rejected VALUES (?, ?, ?, ?)", self._rejected)
+        self._rejected = []
+
+    def _known(self, hashes: list[bytes]) -> dict[bytes, tuple[int, str, str]]:
+        """Return position, source and key of the images that the pool has of these files, by hash."""
+        rows = self.database.execute(
+            f"SELECT sha256, position, source, key FROM items WHERE sha256 IN ({','.join('?' * len(hashes))})", hashes
+        )
+        return {sha256: (position, source, key) for sha256, position, source, key in rows}
 
     def _put(self, name: str, value: Any) -> None:
         self.database.execute("INSERT OR REPLACE INTO progress VALUES (?, ?)", (name, json.dumps(value)))
@@ -191,7 +224,7 @@ class IngestState:
         if self._handle is None or self.images % self.images_per_part == 0:
             self._open_part(self.images // self.images_per_part)
         assert self._handle is not None
-        self._handle.write(pixels.tobytes())
+        self._handle.write(pixels.data)
         self.images += 1
 
     def _open_part(self, number: int) -> None:
@@ -199,7 +232,7 @@ class IngestState:
             self._handle.flush()
             os.fsync(self._handle.fileno())
             self._handle.close()
-        self._handle = (self.folder / part_name(number)).open("ab")
+        self._handle = (self.folder / part_name(number)).open("ab", buffering=WRITE_BYTES)
         sync_folder(self.folder)
 
     def _cut(self) -> None:

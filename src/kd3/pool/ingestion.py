@@ -31,7 +31,7 @@ from kd3.storage.lock import exclusive
 from kd3.version import __version__
 
 COMMIT_SECONDS = 2.0
-COMMIT_FILES = 4096
+COMMIT_FILES = 16_384
 TELL_FILES = 64  # drawing the bar costs as much as a small image
 
 

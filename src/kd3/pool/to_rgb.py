@@ -16,16 +16,24 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
+MIRRORED_X = (2, 3, 6, 7)  # orientations after which the file's last column or row is the first column
+MIRRORED_Y = (3, 4, 7, 8)  # ... the first row
 
 
-def upright(opened: Image.Image, image: Image.Image) -> Image.Image:
-    """Return `image` turned as the EXIF data of `opened` say; damaged EXIF data say nothing."""
+def orientation(opened: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; damaged EXIF data say 1, upright."""
     try:
-        turn = _TURNS.get(opened.getexif().get(ORIENTATION, 1))
+        value = opened.getexif().get(ORIENTATION, 1)
+        return value if value in _TURNS else 1
     except Exception:
         # struct.error, SyntaxError, ValueError ...: the pixels are good all the same.
-        turn = None
-    return image if turn is None else image.transpose(turn)
+        return 1
+
+
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Return an image turned as its EXIF orientation says."""
+    return image if orientation == 1 else image.transpose(_TURNS[orientation])
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -83,7 +83,8 @@ class Fit:
             fixed=fixed_views(settings, method.teacher, batches.pool, compute),
         )
         self.latest = LatestPredictions(len(split.train), method.teacher.num_classes, compute.device)
-        self.foldable = foldable(method.student, method.student.input_size)
+        student = method.student
+        self.foldable = foldable(student, student.input_size) if settings.fold_batch_norms else []
         self.holdout_logits = score(teacher, batches, split.holdout, method.teacher.normalise, compute)
         self.at = Progress()
         self.metrics: MetricsFile

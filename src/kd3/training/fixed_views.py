@@ -107,7 +107,7 @@ class TeacherFeatures:
 
     def _path(self, images: ImagePool) -> Path:
         views = (self.views.views, self.views.flip, images.image_size)
-        teacher = (self.teacher.fingerprint(), str(self.teacher.head))
+        teacher = (self.teacher.fingerprint(), self.teacher.is_folded, str(self.teacher.head))
         identity = (VERSION, *teacher, images.content_hash, self.compute.device.type, self.compute.precision, *views)
         name = hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
         assert images.path is not None

@@ -77,7 +77,8 @@ def _path(teacher: Teacher, batches: PoolBatches, compute: Compute) -> Path | No
     pool = batches.pool
     if pool.path is None:
         return None
-    identity = repr((VERSION, teacher.fingerprint(), pool.content_hash, compute.device.type, compute.precision))
+    who = (teacher.fingerprint(), teacher.is_folded)  # other rounding would choose other images
+    identity = repr((VERSION, *who, pool.content_hash, compute.device.type, compute.precision))
     return Path(pool.path) / FOLDER / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npy"
 
 

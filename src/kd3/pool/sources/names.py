@@ -13,6 +13,7 @@ ARCHIVE_SUFFIXES = {
     ".tar.xz": "tar",
     ".zip": "zip",
 }
+_ARCHIVE_ENDS = tuple(ARCHIVE_SUFFIXES)
 NAME_RULE = (
     "Every regular file is tried as an image, whatever its extension. Skipped and counted are hidden files, "
     "__MACOSX folders and metadata: " + " ".join(SIDECAR_SUFFIXES) + ". "
@@ -22,8 +23,12 @@ NAME_RULE = (
 
 def archive_kind(path: str) -> str | None:
     """Return "tar" or "zip" for a name that says so."""
-    lower = path.lower()
-    return next((kind for suffix, kind in ARCHIVE_SUFFIXES.items() if lower.endswith(suffix)), None)
+    lower = path[-8:].lower()  # the end will do, and most names end otherwise
+    return (
+        None
+        if not lower.endswith(_ARCHIVE_ENDS)
+        else next((kind for suffix, kind in ARCHIVE_SUFFIXES.items() if lower.endswith(suffix)), None)
+    )
 
 
 def is_sidecar(key: str) -> bool:

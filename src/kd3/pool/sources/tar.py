@@ -10,8 +10,8 @@ from tarfile import HeaderError, TarFile, TarInfo
 from kd3.pool.reasons import SIDECAR
 from kd3.pool.record import FILE_LIMIT, InFile, InMemory, Location, Record, Unusable, printable, too_large
 from kd3.pool.sources.names import is_sidecar
+from kd3.pool.sources.tar_headers import BLOCK, ordinary_member
 
-BLOCK = 512
 HEADER_LIMIT = 1 << 20  # bytes of a long name or pax record; a hostile one asks for all memory
 _END: type[Exception] = tarfile.EOFHeaderError  # type: ignore[attr-defined]  # the marked end
 _EXTENDED = (
@@ -25,19 +25,89 @@ def tar_members(path: str, source: str, prefix: str) -> Iterator[Record]:
     From an uncompressed tar only positions are kept, and the bytes are read where they are decoded;
     a compressed one is read in order, here.
     """
-    plain = path.lower().endswith(".tar")
+    found = _in_plain(path) if path.lower().endswith(".tar") else _in_compressed(path)
     try:
-        with tarfile.open(path, "r:" if plain else "r|*", tarinfo=_Member) as archive:
-            for member in archive:
-                archive.members = []  # type: ignore[attr-defined]  # tarfile remembers every member it has read
-                if not member.isdir():
-                    key = prefix + printable(member.name.removeprefix("./"))
-                    yield Record(source, key, _location(archive, member, path, plain))
+        for name, location in found:
+            yield Record(source, prefix + printable(name.removeprefix("./")), location)
     except Exception as problem:
         # Besides its own errors tarfile passes on those of zlib, bz2 and lzma, and IndexError,
         # RecursionError, MemoryError where headers are made to harm.
         key = prefix.rstrip("/") or printable(os.path.basename(path))
         yield Record(source, key, Unusable("archive damaged", str(problem) or type(problem).__name__))
+
+
+def _in_compressed(path: str) -> Iterator[tuple[str, Location]]:
+    with tarfile.open(path, "r|*", tarinfo=_Member) as archive:
+        for member in archive:
+            archive.members = []  # type: ignore[attr-defined]  # tarfile remembers every member it has read
+            if not member.isdir():
+                unusable = _unusable(member.name, member.size, member.isreg() and not member.issparse())
+                yield member.name, unusable or InMemory(_contents(archive, member))
+
+
+def _in_plain(path: str) -> Iterator[tuple[str, Location]]:
+    with open(path, "rb", buffering=0) as file, _Careful(path) as careful:
+        offset = 0
+        while True:
+            member = None if careful.has_globals else ordinary_member(file, offset)
+            if member is None:
+                other = careful.member(offset)
+                if other is None:
+                    return
+                offset = careful.end
+                if other.isdir():
+                    continue
+                name, start, size = other.name, other.offset_data, other.size
+                is_file = other.isreg() and not other.issparse()
+            elif member.is_folder:
+                offset = member.end
+                continue
+            else:
+                name, start, size, offset, is_file = member.name, member.start, member.size, member.end, True
+            yield name, _unusable(name, size, is_file) or InFile(path, start, size)
+
+
+class _Careful:
+    """`tarfile` at any place of a tar: what it makes of the header there is the truth."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._archive: TarFile | None = None
+
+    def __enter__(self) -> _Careful:
+        self._file = open(self._path, "rb")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    @property
+    def has_globals(self) -> bool:
+        """Say whether a header that holds for all that follow was read."""
+        return self._archive is not None and bool(self._archive.pax_headers)
+
+    @property
+    def end(self) -> int:
+        """Where the header after the last member begins."""
+        assert self._archive is not None
+        return self._archive.offset
+
+    def member(self, offset: int) -> TarInfo | None:
+        """Return the member whose header begins at `offset`, None at the marked end.
+
+        Raises:
+            Exception: the archive is damaged there.
+        """
+        if offset:
+            self._file.seek(offset - 1)
+            if not self._file.read(1):  # as tarfile, which looks back here after it skipped a member's bytes
+                raise tarfile.ReadError("unexpected end of data")
+        if self._archive is None:
+            self._archive = TarFile(fileobj=self._file, tarinfo=_Member)  # reads the member at its place
+        else:
+            self._archive.offset = offset
+            self._archive.members = []  # type: ignore[attr-defined]  # tarfile remembers every member it has read
+        return self._archive.next()
 
 
 def tar_count(path: str) -> int:
@@ -82,14 +152,16 @@ class _Member(TarInfo):
         return member
 
 
-def _location(archive: TarFile, member: TarInfo, path: str, plain: bool) -> Location:
-    if is_sidecar(member.name):
+def _unusable(name: str, size: int, is_file: bool) -> Unusable | None:
+    if is_sidecar(name):
         return Unusable(SIDECAR)
-    if not member.isreg() or member.issparse():
+    if not is_file:
         return Unusable("not a regular file")
-    if member.size > FILE_LIMIT:
+    if size > FILE_LIMIT:
         return Unusable("file too large", too_large().detail)
-    if plain:
-        return InFile(path, member.offset_data, member.size)
+    return None
+
+
+def _contents(archive: TarFile, member: TarInfo) -> bytes:
     handle = archive.extractfile(member)
-    return InMemory(handle.read() if handle else b"")
+    return handle.read() if handle else b""

@@ -1,0 +1,65 @@
+"""Bring an image to the pool's size, and let the JPEG decoder do most of it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from PIL import Image
+
+Fit = Literal["crop", "squash"]
+JPEG_FORMATS = ("JPEG", "MPO")  # MPO: what some cameras call a JPEG with a second picture behind it
+DRAFT_SCALES = (8, 4, 2)  # the decoder can leave out these many pixels a side: it inverts a smaller transform
+DRAFT_MARGIN = 2  # a draft keeps this many pixels for each that is wanted (Pillow's `reducing_gap` advises 2 to 3)
+
+
+def draft_scale(size: tuple[int, int], image_size: int) -> int:
+    """Return the 1, 2, 4 or 8 by which a JPEG's decoder may divide its size: the shorter side keeps 2 N pixels.
+
+    The resize that follows still has the say then: the result is that of a full decode but for rounding.
+    """
+    times = min(size) // (DRAFT_MARGIN * image_size)
+    return 1 if times < DRAFT_SCALES[-1] else next(scale for scale in DRAFT_SCALES if times >= scale)
+
+
+def draft(opened: Image.Image, image_size: int) -> int:
+    """Tell a JPEG that is far larger than wanted, before it is loaded, to decode smaller; return the divisor."""
+    scale = draft_scale(opened.size, image_size) if opened.format in JPEG_FORMATS else 1
+    if scale == 1 or opened.draft(None, (opened.width // scale, opened.height // scale)) is None:
+        return 1
+    return scale
+
+
+def resized(
+    image: Image.Image,
+    image_size: int,
+    fit: Fit,
+    *,
+    scale: int = 1,
+    size: tuple[int, int] | None = None,
+    mirrored: tuple[bool, bool] = (False, False),
+) -> Image.Image:
+    """Return an image as N x N: "crop" takes the centre square, "squash" all of it.
+
+    Bicubic with antialiasing; what is N x N already keeps its pixels. Of a draft at 1/`scale`, `size` is
+    the true size. A draft's last column and row stand for pixels beyond the edge where `scale` does
+    not divide the size; they come first along an axis that is `mirrored` since.
+    """
+    wanted = (image_size, image_size)
+    if image.size == wanted:
+        return image
+    width, height = size or image.size
+    if fit == "squash":
+        left, top, right, bottom = 0, 0, width, height
+    else:
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2  # whole pixels: a mere crop must not blur
+        right, bottom = left + side, top + side
+    beyond_x = image.width * scale - width if mirrored[0] else 0
+    beyond_y = image.height * scale - height if mirrored[1] else 0
+    box = (
+        (left + beyond_x) / scale,
+        (top + beyond_y) / scale,
+        (right + beyond_x) / scale,
+        (bottom + beyond_y) / scale,
+    )
+    return image.resize(wanted, Image.Resampling.BICUBIC, box=box)

@@ -1,0 +1,84 @@
+"""The side of a decoding process: a chunk of places comes in, its pixels go back in one piece."""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from kd3.pool.decode import Decoded, DecodeSettings, Rejected, decode_without_limits, lift_limits_for_good
+from kd3.pool.reasons import Reason
+from kd3.pool.record import Location, Record, Unreadable
+
+PARENT_CHECK_SECONDS = 1.0
+
+# Tuples, because they cost a tenth of objects on their way: of an image (sha256, digest, width, height,
+# format), of a refusal (reason, detail).
+Row = tuple[bytes, bytes, int, int, str] | tuple[Reason, str]
+Answer = tuple[np.ndarray, list[Row]]  # pixels (kept, 3, N, N) uint8 of the images, and a row for each file
+
+
+def prepare_worker(parent: int) -> None:
+    """Make this process one that decodes, and ends when its parent does."""
+    # Ctrl-C goes to the whole group; the parent decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    lift_limits_for_good()
+    gc.freeze()  # modules need not be looked through again and again
+
+
+def _end_with(parent: int) -> None:
+    # A parent that is killed outright cannot stop its workers; they would wait for work for ever.
+    while os.getppid() == parent:
+        time.sleep(PARENT_CHECK_SECONDS)
+    os._exit(1)
+
+
+def question(chunk: Sequence[Record]) -> bytes:
+    """Return what a worker must know of the records; here, since loky's own pickling is slower."""
+    return pickle.dumps([record.location for record in chunk], protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def answer(message: bytes, settings: DecodeSettings) -> Answer:
+    """Decode what `question` asks for."""
+    locations: list[Location] = pickle.loads(message)
+    pixels = np.empty((len(locations), 3, settings.image_size, settings.image_size), dtype=np.uint8)
+    rows: list[Row] = []
+    kept = 0
+    for location in locations:
+        result = attempt(location, settings, decode_without_limits)
+        if isinstance(result, Rejected):
+            rows.append((result.reason, result.detail))
+        else:
+            pixels[kept] = result.pixels
+            kept += 1
+            rows.append((result.sha256, result.digest, result.width, result.height, result.format))
+    return pixels[:kept], rows
+
+
+def results(answer: Answer) -> Iterator[Decoded | Rejected]:
+    """Yield what an answer says of each file."""
+    pixels, rows = answer
+    images = iter(pixels)
+    for row in rows:
+        yield Rejected(*row) if len(row) == 2 else Decoded(next(images), *row)
+
+
+def attempt(
+    location: Location,
+    settings: DecodeSettings,
+    decode: Callable[[bytes, DecodeSettings], Decoded | Rejected],
+) -> Decoded | Rejected:
+    """Return what becomes of the bytes at a place."""
+    try:
+        return decode(location.read(), settings)
+    except Unreadable as problem:
+        return Rejected(problem.reason, problem.detail)
+    except OSError as problem:
+        return Rejected("unreadable", problem.strerror or str(problem))

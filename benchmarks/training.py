@@ -106,7 +106,7 @@ def epoch(context: Context) -> dict[str, Any]:
     forward = bare_scoring(method.student, compute, batch=SCAN_BATCH, size=pool.image_size)
     teacher_logits(method.teacher, PoolBatches(pool, compute), compute)  # the first scoring is another group's
     epochs: list[dict[str, float]] = []
-    for number in range(1 if context.quick else 3):
+    for number in range(1 if context.quick else 2):
         before = _bounds(bare, forward, context)
         out = context.work / f"epoch{number}"
         images = int(len(pool) * (1.2 if context.quick else 1.7))

@@ -2,14 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
-import numpy as np
 import pytest
 
-from kd3.pool.manifest import FORMAT, NAME, VERSION, Counts, Manifest, Part
-from kd3.storage.atomic import write_json
-
-CLASSES = 50  # the logits of 200,000 images would be 40 MB
+# With 50 classes the logits of 200,000 images would be 40 MB.
 SCRIPT = """
 import sys, threading, time, torch, kd3
 
@@ -41,24 +38,14 @@ print(peak[0])
 """
 
 
-def synthetic(folder, images):
-    folder.mkdir()
-    np.random.default_rng(0).integers(0, 256, (images, 192), dtype=np.uint8).tofile(folder / "images-00000.bin")
-    counts = Counts(found=images, kept=images, duplicates=0, rejected={}, skipped=0)
-    manifest = Manifest(
-        format=FORMAT, version=VERSION, image_size=8, images=images, content_hash=f"{images:064x}", counts=counts,
-        parts=[Part(file="images-00000.bin", images=images)], sources=["synthetic"], settings={}, kd3="0", created="",
-        seconds=1.0,
-    )  # fmt: skip
-    write_json(folder / NAME, manifest.to_dict())
-    return folder
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_an_image_more_costs_at_most_64_bytes_of_memory(tmp_path):
+def test_an_image_more_costs_at_most_64_bytes_of_memory(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+    from benchmarks.synthetic import write_pool
+
     peaks = {}
     for images in (5_000, 205_000):
-        pool = synthetic(tmp_path / f"pool{images}", images)
+        pool = write_pool(tmp_path / f"pool{images}", images)
         command = [sys.executable, "-c", SCRIPT, str(pool), str(tmp_path / f"run{images}")]
         done = subprocess.run(command, capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, done.stderr

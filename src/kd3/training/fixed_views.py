@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +16,11 @@ from kd3.models.head import ModelOutput, pool
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.training.augment import shifted
+from kd3.training.kept_outputs import COMPARED, name_for, reserve, says_the_same
 from kd3.training.randomness import generator_for
 
 FOLDER = "teacher_features"
 VERSION = 1
-COMPARED = 16  # views
 LOOKED_AT = 1 << 16  # places in which a kept one to compare is looked for
 CPU = torch.device("cpu")
 
@@ -106,10 +104,8 @@ class TeacherFeatures:
             return self.teacher.outputs(self.teacher.normalise(images.to(self.compute.device)))
 
     def _path(self, images: ImagePool) -> Path:
-        views = (self.views.views, self.views.flip, images.image_size)
-        teacher = (self.teacher.fingerprint(), self.teacher.is_folded, str(self.teacher.head))
-        identity = (VERSION, *teacher, images.content_hash, self.compute.device.type, self.compute.precision, *views)
-        name = hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
+        more = (str(self.teacher.head), self.views.views, self.views.flip, images.image_size)
+        name = name_for(VERSION, self.teacher, images, self.compute, *more)
         assert images.path is not None
         return Path(images.path) / FOLDER / f"{name}.features"
 
@@ -122,8 +118,7 @@ class TeacherFeatures:
         raw = torch.from_numpy(images.read((rows // self.views.views).numpy())).to(self.compute.device)
         now = self._outputs(self.views.of(raw, rows)).features.float().cpu()
         kept = self._features[rows].float().view(now.shape)
-        # bfloat16 alone moves them by a hundredth of their size with the batch.
-        return bool((kept - now).abs().max() <= 0.05 * now.abs().max())
+        return says_the_same(kept.numpy(), now.numpy())
 
 
 def _make(path: Path, size: int) -> None:
@@ -133,10 +128,7 @@ def _make(path: Path, size: int) -> None:
     path.unlink(missing_ok=True)
     try:
         with path.open("xb") as handle:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(handle.fileno(), 0, size)
-            else:
-                handle.truncate(size)
+            reserve(handle, size)
     except FileExistsError:
         pass  # another run has just made it
     except OSError:

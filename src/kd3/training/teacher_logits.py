@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from pathlib import Path
 from typing import IO
 
@@ -16,12 +15,12 @@ from kd3.compute import Compute
 from kd3.models.teacher import Teacher
 from kd3.storage.atomic import replacing
 from kd3.storage.lock import waiting
+from kd3.training.kept_outputs import COMPARED, name_for, reserve, says_the_same
 from kd3.training.pool_batches import PoolBatches
 from kd3.training.scan import score, scored
 
 FOLDER = "teacher_logits"
 VERSION = 2  # of how they are computed and kept; another version's files are never looked at
-COMPARED = 16  # images
 DIGEST_BYTES = 32
 BLOCK = 1 << 20
 TITLE = "teacher scores the pool"
@@ -66,8 +65,7 @@ def _kept(path: Path, teacher: Teacher, batches: PoolBatches, compute: Compute) 
     logits = _mapped(path, _shape(teacher, batches))
     positions = np.arange(min(COMPARED, len(logits)))
     now = score(teacher, batches, positions, teacher.normalise, compute).numpy()
-    # bfloat16 alone moves logits by a hundredth of their size with the batch.
-    if np.abs(logits[positions] - now).max() > 0.05 * np.abs(now).max():
+    if not says_the_same(logits[positions], now):
         console.warn(f"{path} is not what this teacher says now; the teacher's logits are computed again")
         return None
     return logits
@@ -77,9 +75,7 @@ def _path(teacher: Teacher, batches: PoolBatches, compute: Compute) -> Path | No
     pool = batches.pool
     if pool.path is None:
         return None
-    who = (teacher.fingerprint(), teacher.is_folded)  # other rounding would choose other images
-    identity = repr((VERSION, *who, pool.content_hash, compute.device.type, compute.precision))
-    return Path(pool.path) / FOLDER / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npy"
+    return Path(pool.path) / FOLDER / f"{name_for(VERSION, teacher, pool, compute)}.npy"
 
 
 def _shape(teacher: Teacher, batches: PoolBatches) -> tuple[int, int]:
@@ -106,17 +102,11 @@ def _write(path: Path, teacher: Teacher, batches: PoolBatches, compute: Compute)
     shape = _shape(teacher, batches)
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     with replacing(path) as temporary, temporary.open("wb") as handle:
-        _reserve(handle, len(_header(shape)) + 4 * shape[0] * shape[1] + DIGEST_BYTES)
+        reserve(handle, len(_header(shape)) + 4 * shape[0] * shape[1] + DIGEST_BYTES)
         _put(handle, digest, _header(shape))
         for part in scored(teacher, batches, np.arange(shape[0]), teacher.normalise, compute, title=TITLE):
             _put(handle, digest, part.cpu().numpy().astype("<f4", copy=False).tobytes())
         handle.write(digest.digest())
-
-
-def _reserve(handle: IO[bytes], size: int) -> None:
-    # A disk that is too full says so now, not after the teacher's hours of work.
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(handle.fileno(), 0, size)
 
 
 def _put(handle: IO[bytes], digest: hashlib.blake2b, data: bytes) -> None:

@@ -11,7 +11,8 @@ from kd3.experiments.table import RunResult
 def result(pool, accuracy, method="kd3", seed=0):
     return RunResult(
         row=pool, method=method, series=pool, x=None, pool=pool, seed=seed, agreement=50.0, accuracy=accuracy,
-        accuracy_at_end=accuracy, kept_last=None, images=10, seconds=1.0, history=(), changed={},
+        accuracy_at_end=accuracy, kept_last=None, images=10, seconds=1.0, history=(), changed={}, run={},
+        machine="EPYC",
     )  # fmt: skip
 
 

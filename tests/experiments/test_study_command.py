@@ -99,6 +99,41 @@ def test_the_second_time_there_is_nothing_to_do_and_a_new_seed_is_added(finished
     assert again.to_dict()["runs"][0]["agreement"] == before["table"][0]["measures"]["agreement"]["mean"]
 
 
+def test_runs_of_another_machine_count_as_finished(finished, teacher_file, pool_folder, tmp_path):
+    study, out, _ = finished
+    values = {
+        "teacher": teacher_file,
+        "student": "kd3:resnet8",
+        "pool": pool_folder,
+        "device": "cpu",
+        "precision": "32",
+    }
+    there = json.loads((out / "results.json").read_text())
+    values |= {"precision": "32", "eval_data": eval_data_of(out), "known": [str(out / "results.json")]}
+    here = kd3.study(study, tmp_path / "a", **values)
+    # Another test may have added a seed there.
+    assert json.loads(json.dumps(here.to_dict()))["runs"] == [run for run in there["runs"] if run["seed"] == 0]
+    assert not list(tmp_path.glob("a/runs/*"))
+
+
+def test_a_run_of_other_settings_elsewhere_is_run_anew(finished, teacher_file, pool_folder, tmp_path):
+    study, out, _ = finished
+    known = ["--known", str(out / "results.json"), "--images", "32"]
+    done = call(teacher_file, pool_folder, study, tmp_path / "a", "--rows", "KD3", *known, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "was run with train.images 64, not 32: it is run anew" in " ".join(done.stderr.split())
+    assert [run["images"] for run in json.loads(done.stdout)["runs"]] == [32]
+
+
+def test_a_file_that_holds_no_results_is_refused_before_a_run(finished, teacher_file, pool_folder, tmp_path):
+    study, *_ = finished
+    (tmp_path / "bad.json").write_text("[]")
+    done = call(teacher_file, pool_folder, study, tmp_path / "a", "--known", str(tmp_path / "bad.json"))
+    assert done.returncode == 2
+    assert "bad.json does not hold what a study writes as results.json" in " ".join(done.stderr.split())
+    assert not list(tmp_path.glob("a/runs/*"))
+
+
 def eval_data_of(out):
     return yaml.safe_load((out / "runs" / "kd3-seed0" / "config.yaml").read_text())["eval_data"]
 

@@ -20,7 +20,8 @@ def result(row, seed, accuracy, seconds=100.0, history=(), **more):
         "agreement": accuracy - 10,
         "accuracy_at_end": accuracy - 1,
     }
-    values |= {"kept_last": 50.0, "images": 1000, "history": tuple(history), "changed": {}, **more}
+    values |= {"kept_last": 50.0, "images": 1000, "history": tuple(history), "changed": {}}
+    values |= {"run": {}, "machine": "EPYC", **more}
     return RunResult(row=row, seed=seed, accuracy=accuracy, seconds=seconds, **values)
 
 

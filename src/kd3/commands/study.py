@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 from kd3 import console
 from kd3.compute import Compute, resolve
-from kd3.config.commands import StudyConfig
+from kd3.config.commands import DistillConfig, StudyConfig
 from kd3.config.settings import build
 from kd3.errors import KD3Error
 from kd3.experiments.distances import PoolDistance, correlations, pool_distances
@@ -20,15 +18,15 @@ from kd3.experiments.distances import page as distances_page
 from kd3.experiments.figures import can_draw, draw
 from kd3.experiments.plan import Cell, Plan, StudyFile, plan, read_study
 from kd3.experiments.pools import check_given, make_pools
+from kd3.experiments.records import Records
 from kd3.experiments.runs import Failure, Layout, check_finished, pending, run_all
-from kd3.experiments.table import as_csv, as_json, lines, markdown, read_run
+from kd3.experiments.table import RunResult, as_csv, as_json, lines, markdown, read_run
 from kd3.measure.labelled import LabelledImages
 from kd3.models.student_files import load_student
 from kd3.models.teacher import Teacher, load_teacher
 from kd3.pool import ImagePool
 from kd3.storage.atomic import replacing, write_json, write_text
 from kd3.storage.lock import exclusive
-from kd3.version import __version__
 
 TABLE, CSV, JSON, FIGURE = "table.md", "table.csv", "results.json", "figure.png"
 
@@ -55,7 +53,7 @@ def study(named: str | Path, out: str | Path, **settings: Any) -> Study:
     """Run a study and return its table; finished runs are never repeated.
 
     `settings` are those of `kd3 study --help`: teacher, student, pool, original, other, eval_data, images, seeds,
-    rows, jobs, devices, device, precision.
+    rows, known, jobs, devices, device, precision.
 
     Raises:
         KD3Error: something in the study is wrong, and no run has begun; or runs failed, and the table holds the others.
@@ -99,13 +97,14 @@ def _run(
     known = [(cell, {**cell.settings, "pool": str(place[cell.pool])}) for cell in everything.cells]
     names = {cell.name for cell in planned.cells}
     cells = [(cell, settings) for cell, settings in known if cell.name in names]
-    todo = list(pending(layout, cells))
+    records = _recorded(config.known, known, pools, teacher)
+    todo = [(cell, settings) for cell, settings in pending(layout, cells) if cell.name not in records]
     shifted = _Shifted(planned.study, config, layout, compute)
     distances = {}
     if planned.study.measure_shift:
         used = {cell.pool: pools[cell.pool] for cell in planned.cells}
         distances = pool_distances(layout.distances, used, teacher, compute)
-    writer = _Writer(everything, config, layout, known, shifted, distances, compute)
+    writer = _Writer(everything, config, layout, known, records, shifted, distances)
     done = len(cells) - len(todo)
     console.say(_announcement(planned, config) + (f"; {done} of them are finished" if done else ""))
     with console.progress("study", len(cells), "runs", done=done) as bar:
@@ -129,20 +128,19 @@ class _Writer:
     config: StudyConfig
     layout: Layout
     cells: Sequence[tuple[Cell, Mapping[str, Any]]]
+    records: Mapping[str, RunResult]  # of runs that were made elsewhere, by the name of their folder
     shifted: _Shifted
     distances: Mapping[str, PoolDistance]
-    compute: Compute
 
     def write(self) -> Study:
         """Write page, tables and figure and return them."""
         planned, config, layout = self.planned, self.config, self.layout
-        finished = [cell for cell, settings in self.cells if check_finished(layout, cell, settings)]
-        results = [read_run(layout, cell, self.shifted.accuracy(cell)) for cell in finished]
+        results = [result for cell, settings in self.cells if (result := self._result(cell, settings)) is not None]
         table = lines(results, planned.rows)
+        machines = list(dict.fromkeys(result.machine for result in results))
         about = (
-            f"{len(results)} of {len(self.cells)} runs, {results[0].images if results else 0:,} training images each; "
-            f"{self.compute}, {os.cpu_count()} cores, {config.jobs} at a time; {date.today().isoformat()}, "
-            f"kd3 {__version__}. Command: `{_command(config)}`."
+            f"{len(results)} of {len(self.cells)} runs, {results[0].images if results else 0:,} training images each, "
+            f"{config.jobs} at a time. Command: `{_command(config)}`. Made on: {'; '.join(machines) or 'nothing yet'}."
         )
         notes = [f"Left out, since a pool was not given: {', '.join(planned.left_out)}."] if planned.left_out else []
         found = correlations(results, self.distances)
@@ -157,6 +155,32 @@ class _Writer:
             with replacing(layout.path / FIGURE) as path:
                 draw(path, table, title=planned.study.title, dial=planned.study.dial)
         return Study(layout.path, page, values)
+
+    def _result(self, cell: Cell, settings: Mapping[str, Any]) -> RunResult | None:
+        if check_finished(self.layout, cell, settings):
+            return read_run(self.layout, cell, self.shifted.accuracy(cell))
+        return self.records.get(cell.name)
+
+
+def _recorded(
+    named: Sequence[str],
+    cells: Sequence[tuple[Cell, Mapping[str, Any]]],
+    pools: Mapping[str, ImagePool],
+    teacher: Teacher,
+) -> dict[str, RunResult]:
+    """Return the runs that --known tells of, by the name of the folder that they would have here."""
+    records, found = Records(named), {}
+    for cell, settings in cells:
+        if cell.pool not in pools:
+            continue  # a pool of rows that are not asked for is not made to see whether it is the same
+        wanted = build(DistillConfig, {**settings, "out": "-"}, where=f"row {cell.row!r} of the study")
+        pool = pools[cell.pool].content_hash
+        result, why_not = records.find(cell, wanted, teacher=teacher.fingerprint(), pool=pool)
+        if result is not None:
+            found[cell.name] = result
+        elif why_not:
+            console.warn(why_not)
+    return found
 
 
 class _Shifted:

@@ -194,6 +194,11 @@ class StudyConfig(Settings):
     rows: Annotated[list[str], BeforeValidator(_split_semicolons)] = Field(
         [], description="only these rows or series, separated by semicolons"
     )
+    known: Annotated[list[str], BeforeValidator(_split_commas)] = Field(
+        [],
+        description="results.json of this study from another machine or an earlier day, comma separated: what was run "
+        "there with the same settings, teacher and pool is not run again",
+    )
     jobs: int = Field(1, ge=1, description="runs at the same time; they share the devices")
     devices: Annotated[list[str], BeforeValidator(_split_commas)] = Field(
         [], description="devices that take turns, comma separated, such as cuda:0,cuda:1 (default: --device)"

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from kd3.config.commands import DistillConfig
+from kd3.config.settings import build, read_yaml
 from kd3.experiments.plan import Cell, Plan
 from kd3.experiments.runs import Layout
 from kd3.runs.folder import RunFolder, read_summary
@@ -39,6 +43,8 @@ class RunResult:
     seconds: float
     history: tuple[tuple[float, float], ...]  # (seconds, accuracy) at each look
     changed: Mapping[str, float]  # accuracy on changed test images, by name
+    run: Mapping[str, Any]  # what decides the result; see `what_was_run`
+    machine: str  # hardware, precision, date, version of kd3
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,8 @@ def read_run(layout: Layout, cell: Cell, changed: Mapping[str, float]) -> RunRes
     looks = list(read_metrics(folder.metrics, "evaluation"))
     kept = next((look for look in looks if look["step"] == summary["best_step"]), looks[-1])
     selections = list(read_metrics(folder.metrics, "selection"))
+    config = build(DistillConfig, read_yaml(folder.config, what="configuration of the run"), where=str(folder.config))
+    origin = json.loads(folder.origin.read_text(encoding="utf-8"))
     return RunResult(
         row=cell.row,
         method=summary["method"],
@@ -88,7 +96,27 @@ def read_run(layout: Layout, cell: Cell, changed: Mapping[str, float]) -> RunRes
         seconds=summary["seconds"],
         history=tuple((look["seconds"], look["accuracy"]) for look in looks if "accuracy" in look),
         changed=dict(changed),
+        run=what_was_run(config, teacher=origin["teacher"], pool=origin["pool"]),
+        machine=_machine(origin),
     )
+
+
+def what_was_run(config: DistillConfig, *, teacher: str, pool: str) -> dict[str, Any]:
+    """Return all that decides a run's result, and no place of the machine that it was made on.
+
+    teacher: the teacher's fingerprint; pool: the pool's content hash.
+    """
+    values = config.model_dump(mode="json", include={"method", "student", "student_args", "seed", "precision", "train"})
+    del values["train"]["checkpoint_minutes"]
+    labelled = None if config.eval_data is None else Path(config.eval_data).name
+    options = config.method_options.model_dump(mode="json")
+    return {**values, "options": options, "teacher": teacher, "pool": pool, "labelled": labelled}
+
+
+def _machine(origin: Mapping[str, Any]) -> str:
+    machine = origin["machine"]
+    made = f"{machine['processor']}, {machine['cores']} cores, {origin['compute']}"
+    return f"{made}, torch {origin['packages']['torch']}, {origin['started'][:10]}, kd3 {origin['kd3']}"
 
 
 def lines(results: Sequence[RunResult], rows: Sequence[str]) -> list[Line]:

@@ -1,0 +1,68 @@
+"""Runs that were made elsewhere or earlier, as a study's results.json tells of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from kd3.config.commands import DistillConfig, TrainSettings
+from kd3.config.distill_layers import differences
+from kd3.config.settings import merge
+from kd3.errors import KD3Error
+from kd3.experiments.plan import Cell
+from kd3.experiments.table import RunResult, what_was_run
+
+NO_INFLUENCE = ("precision",)  # like the device: settled by the machine
+
+
+class Records:
+    """Results of finished runs by row and seed, from files that `kd3 study` wrote.
+
+    Raises:
+        KD3Error: a file cannot be read, or is not the results of a study.
+    """
+
+    def __init__(self, paths: Sequence[str] = ()) -> None:
+        self._known: dict[tuple[str, int], tuple[RunResult, str]] = {}
+        for path in paths:
+            for result in _read(Path(path)):
+                self._known.setdefault((result.row, result.seed), (result, path))
+
+    def find(self, cell: Cell, wanted: DistillConfig, *, teacher: str, pool: str) -> tuple[RunResult | None, str]:
+        """Return the result of a run that was made with these very settings, teacher and pool.
+
+        Where there is one of this row and seed but of other settings, None and what differs, in words.
+        """
+        result, path = self._known.get((cell.row, cell.seed), (None, ""))
+        if result is None:
+            return None, ""
+        asked = what_was_run(wanted, teacher=teacher, pool=pool)
+        # A setting that did not exist then had the effect that its default has now.
+        done = merge(_defaults(wanted), result.run)
+        for name, now, then in differences(asked, done):
+            if name not in NO_INFLUENCE:
+                return None, f"{cell.name} in {path} was run with {name} {then!r}, not {now!r}: it is run anew"
+        return result, ""
+
+
+def _defaults(config: DistillConfig) -> dict[str, Any]:
+    train = TrainSettings().model_dump(mode="json")
+    return {"train": train, "options": type(config.method_options)().model_dump(mode="json")}
+
+
+def _read(path: Path) -> list[RunResult]:
+    try:
+        runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+        return [_result(values) for values in runs]
+    except OSError as problem:
+        raise KD3Error(f"--known {path} cannot be read: {problem.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise KD3Error(f"--known {path} does not hold what a study writes as results.json") from None
+
+
+def _result(values: Mapping[str, Any]) -> RunResult:
+    known = {field.name: values[field.name] for field in fields(RunResult)}
+    return RunResult(**{**known, "history": tuple((at, accuracy) for at, accuracy in known["history"])})

@@ -35,7 +35,7 @@ from kd3.storage.lock import exclusive
 from kd3.training.fit import Fit, FitResult
 from kd3.training.fixed_views import check_fixed_views
 from kd3.training.pool_batches import PoolBatches
-from kd3.training.pool_split import split_pool
+from kd3.training.pool_split import PoolSplit, split_pool
 from kd3.training.randomness import seed_for
 from kd3.training.teacher_logits import teacher_logits
 
@@ -173,7 +173,7 @@ def _distill(
         fit = Fit(
             method,
             batches=batches,
-            split=split_pool(pool, config.train.holdout),
+            split=_split(config, pool),
             teacher_logits=cache(lambda: teacher_logits(teacher, batches, compute)),
             settings=config.train,
             seed=config.seed,
@@ -217,13 +217,17 @@ def _labelled(config: DistillConfig, teacher: Teacher) -> LabelledImages | None:
     )
 
 
+def _split(config: DistillConfig, pool: ImagePool) -> PoolSplit:
+    return split_pool(pool, config.train.holdout, share=config.train.share)
+
+
 def _method(config: DistillConfig, teacher: Teacher, student: nn.Module | None, pool: ImagePool) -> Method:
     backbone = copy.deepcopy(student)
     if backbone is None:
         backbone = build_arch(
             config.student, num_classes=teacher.num_classes, arch_args=config.student_args, relative_to=Path()
         )
-    images = torch.from_numpy(pool.read(split_pool(pool, config.train.holdout).train[:SAMPLE_IMAGES]))
+    images = torch.from_numpy(pool.read(_split(config, pool).train[:SAMPLE_IMAGES]))
     # A live teacher may already be on a GPU.
     sample = teacher.normalise(images.to(teacher.normalise.scale.device))
     return build_method(

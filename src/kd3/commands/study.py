@@ -28,6 +28,7 @@ from kd3.pool import ImagePool
 from kd3.storage.atomic import replacing, write_json, write_text
 from kd3.storage.lock import exclusive
 
+OF_TRAINING = ("images", "fixed_views", "looks")  # what the command line may say of every run's training
 TABLE, CSV, JSON, FIGURE = "table.md", "table.csv", "results.json", "figure.png"
 
 
@@ -52,8 +53,8 @@ class Study:
 def study(named: str | Path, out: str | Path, **settings: Any) -> Study:
     """Run a study and return its table; finished runs are never repeated.
 
-    `settings` are those of `kd3 study --help`: teacher, student, pool, original, other, eval_data, images, seeds,
-    rows, known, jobs, devices, device, precision.
+    `settings` are those of `kd3 study --help`: teacher, student, pool, original, other, eval_data, images,
+    fixed_views, looks, seeds, rows, known, jobs, devices, device, precision.
 
     Raises:
         KD3Error: something in the study is wrong, and no run has begun; or runs failed, and the table holds the others.
@@ -225,8 +226,9 @@ def _given_settings(config: StudyConfig) -> dict[str, Any]:
     given: dict[str, Any] = {"teacher": str(Path(config.teacher).absolute()), "student": config.student, "pool": "-"}
     if config.eval_data is not None:
         given["eval_data"] = str(Path(config.eval_data).absolute())
-    if config.images is not None:
-        given["train"] = {"images": config.images}
+    train = {name: getattr(config, name) for name in OF_TRAINING if getattr(config, name) is not None}
+    if train:
+        given["train"] = train
     return {**given, "device": config.device, "precision": config.precision}
 
 
@@ -270,8 +272,9 @@ def _command(config: StudyConfig) -> str:
         value = getattr(config, name)
         if value is not None:
             words.append(f"--{name.replace('_', '-')} {value if name == 'student' else Path(value).name}")
-    if config.images:
-        words.append(f"--images {config.images}")
+    for name in OF_TRAINING:
+        if getattr(config, name) is not None:
+            words.append(f"--{name.replace('_', '-')} {getattr(config, name)}")
     if config.seeds:
         words.append(f"--seeds {','.join(map(str, config.seeds))}")
     return " ".join(words)

@@ -56,8 +56,15 @@ class TrainSettings(Settings):
         description="budget in pool sizes instead: E epochs are E times the pool's training images",
     )
     batch_size: int = Field(64, ge=2, description="images per step; small ones learn more from few images")
-    lr: float = Field(0.1, gt=0, description="peak learning rate")
+    optimizer: Literal["muon", "sgd"] = Field(
+        "muon",
+        description="'muon' gives convolutions and linear layers orthogonal steps and leaves the rest to SGD; 'sgd' "
+        "(paper) takes SGD for all",
+    )
+    lr: float = Field(0.1, gt=0, description="peak learning rate of SGD")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
+    matrix_lr: float = Field(0.3, gt=0, description="of muon: peak learning rate of the weights that it moves")
+    matrix_momentum: float = Field(0.95, ge=0, lt=1, description="of muon: momentum of the weights that it moves")
     nesterov: bool = Field(True, description="Nesterov's form of momentum")
     weight_decay: float = Field(5e-4, ge=0, description="weight decay")
     schedule: Literal["cosine", "step"] = Field(
@@ -78,6 +85,12 @@ class TrainSettings(Settings):
         le=1000,
         description="draw each image's views from this many fixed ones and keep the teacher's features of them beside "
         "the pool, so that it runs once for each: much disk, fewer teacher passes; 0: a new view each time",
+    )
+    looks: int = Field(
+        50, ge=1, description="look at the held-out images (and --eval-data) after rounds, this many times at most"
+    )
+    share: float = Field(
+        1.0, gt=0, le=1, description="learn from this random part of the pool alone; the held-out images stay the same"
     )
     holdout: int = Field(1000, ge=2, description="pool images never trained on, for the agreement with the teacher")
     fold_batch_norms: bool = Field(
@@ -115,7 +128,7 @@ class DistillConfig(Settings):
     method: str = Field("kd3", description="one of: " + ", ".join(METHODS))
     eval_data: str | None = Field(
         None,
-        description="labelled images to report accuracy on, after rounds (some 50 times at most); they choose nothing",
+        description="labelled images to report accuracy on, with each look at the held-out images; they choose nothing",
     )
     seed: int = Field(0, ge=0, lt=2**31, description="seed of everything random")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
@@ -188,6 +201,13 @@ class StudyConfig(Settings):
     )
     eval_data: str | None = Field(None, description="labelled images to report accuracy on; they choose nothing")
     images: Count | None = Field(None, ge=1, description="training images of each run (default: the study's)")
+    fixed_views: int | None = Field(
+        None,
+        ge=0,
+        le=1000,
+        description="as for kd3 distill: runs on one pool then share the teacher's features (default: the study's)",
+    )
+    looks: int | None = Field(None, ge=1, description="as for kd3 distill (default: the study's)")
     seeds: Annotated[list[int], BeforeValidator(_split_commas)] = Field(
         [], description="seeds of every row, comma separated (default: the study's)"
     )

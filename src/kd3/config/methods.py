@@ -55,7 +55,7 @@ class KD3Options(Settings):
         description="with scoring 'training': part of the images not trained on that is looked at anew each time",
     )
     select_every: float = Field(
-        1.0, gt=0, description="select anew after this many passes over the selected images (paper: 1)"
+        2.0, gt=0, description="select anew after this many passes over the selected images (paper: 1)"
     )
     balance: float = Field(
         0.0,

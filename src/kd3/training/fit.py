@@ -35,7 +35,6 @@ from kd3.training.scan import agreement, score
 from kd3.training.schedule import learning_rate, total_steps
 
 LOG_STEPS = 20
-EVALUATIONS_AT_MOST = 50
 
 Evaluate = Callable[[Method], dict[str, float]]
 
@@ -244,7 +243,7 @@ class Fit:
     def _look(self) -> None:
         """Measure the agreement on the held-out images; keep the student if it is the best so far."""
         finished = self.at.step >= self.total_steps
-        if not finished and (self.at.step - self.at.evaluated_step) * EVALUATIONS_AT_MOST < self.total_steps:
+        if not finished and (self.at.step - self.at.evaluated_step) * self.settings.looks < self.total_steps:
             return
         self.at.evaluated_step = self.at.step
         student = self.method.student

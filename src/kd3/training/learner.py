@@ -11,8 +11,8 @@ from kd3.methods.base import Method, StepResult
 from kd3.models.head import ModelOutput
 from kd3.training.augment import augment
 from kd3.training.fixed_views import FixedViews, TeacherFeatures
+from kd3.training.optimizer import build_optimizer, set_learning_rate
 from kd3.training.randomness import generator_for, seed_for
-from kd3.training.schedule import learning_rate
 
 
 class Learner:
@@ -47,14 +47,7 @@ class Learner:
         if settings.compile_teacher:
             # Scoring keeps the plain one: its batches have other sizes.
             object.__setattr__(method, "teacher", method.teacher.compiled())
-        optimizer = torch.optim.SGD(
-            [p for p in method.parameters() if p.requires_grad],
-            lr=settings.lr,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov and settings.momentum > 0,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        optimizer = build_optimizer(method.parameters(), settings)
         self.fabric = compute.fabric()
         self.module, self.optimizer = self.fabric.setup(method, optimizer)
 
@@ -64,8 +57,7 @@ class Learner:
         Shapes: images (B, 3, S, S), uint8, on the device; positions (B,) int64 in the pool, on the
         CPU, needed for fixed views and labels. 0 <= number < total_steps.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(number, self.total_steps, self.settings)
+        set_learning_rate(self.optimizer, number, self.total_steps, self.settings)
         torch.manual_seed(seed_for(self.seed, "network", number))  # dropout and the like
         generator = generator_for(self.compute.device, self.seed, "step", number)
         views, teacher = self._views(number, images, positions, generator)

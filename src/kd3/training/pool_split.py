@@ -21,17 +21,21 @@ class PoolSplit:
     holdout: np.ndarray  # (M,) int64
 
 
-def split_pool(pool: ImagePool, holdout: int) -> PoolSplit:
-    """Return the split of a pool: at most a tenth of it is held out.
+def split_pool(pool: ImagePool, holdout: int, *, share: float = 1.0) -> PoolSplit:
+    """Return the split of a pool: at most a tenth of it is held out, and of the others a random share is trained on.
 
-    It depends on the pool alone, not on the run's seed, so that runs compare on the same images.
+    It depends on the pool alone, not on the run's seed, so that runs compare on the same images; a smaller share is a
+    part of a larger one.
 
     Raises:
-        KD3Error: the pool is too small to split.
+        KD3Error: the pool, or the share of it, is too small.
     """
     count = min(holdout, int(len(pool) * HOLDOUT_SHARE))
     if count < 2:
         raise KD3Error(f"the pool {pool.path or ''} holds only {len(pool)} images; at least 20 are needed")
     generator = np.random.Generator(np.random.PCG64(seed_for(0, "holdout", pool.content_hash)))
     order = generator.permutation(len(pool))
-    return PoolSplit(train=np.sort(order[count:]), holdout=np.sort(order[:count]))
+    train = order[count:][: round(share * (len(pool) - count))]
+    if len(train) < 2:
+        raise KD3Error(f"a share of {share:g} of the pool {pool.path or ''} leaves {len(train)} images to train on")
+    return PoolSplit(train=np.sort(train), holdout=np.sort(order[:count]))

@@ -116,6 +116,15 @@ def test_runs_of_another_machine_count_as_finished(finished, teacher_file, pool_
     assert not list(tmp_path.glob("a/runs/*"))
 
 
+def test_a_run_counts_under_another_rows_name(finished, teacher_file, pool_folder, tmp_path):
+    _, out, _ = finished
+    study = write(tmp_path, rows=[{**ROWS[0], "name": "the default"}])
+    known = ["--known", str(out / "results.json"), "--eval-data", eval_data_of(out), "--json"]
+    done = call(teacher_file, pool_folder, study, tmp_path / "a", *known)
+    assert [run["row"] for run in json.loads(done.stdout)["runs"]] == ["the default"]
+    assert not list(tmp_path.glob("a/runs/*"))
+
+
 def test_a_run_of_other_settings_elsewhere_is_run_anew(finished, teacher_file, pool_folder, tmp_path):
     study, out, _ = finished
     known = ["--known", str(out / "results.json"), "--images", "32"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -98,9 +98,9 @@ def _run(
     known = [(cell, {**cell.settings, "pool": str(place[cell.pool])}) for cell in everything.cells]
     names = {cell.name for cell in planned.cells}
     cells = [(cell, settings) for cell, settings in known if cell.name in names]
-    records = _recorded(config.known, known, pools, teacher)
-    todo = [(cell, settings) for cell, settings in pending(layout, cells) if cell.name not in records]
     shifted = _Shifted(planned.study, config, layout, compute)
+    records = _recorded(config.known, known, pools, teacher, tests=shifted.tests)
+    todo = [(cell, settings) for cell, settings in pending(layout, cells) if cell.name not in records]
     distances = {}
     if planned.study.measure_shift:
         used = {cell.pool: pools[cell.pool] for cell in planned.cells}
@@ -168,8 +168,13 @@ def _recorded(
     cells: Sequence[tuple[Cell, Mapping[str, Any]]],
     pools: Mapping[str, ImagePool],
     teacher: Teacher,
+    *,
+    tests: Iterable[str],
 ) -> dict[str, RunResult]:
-    """Return the runs that --known tells of, by the name of the folder that they would have here."""
+    """Return the runs that --known tells of, by the name of the folder that they would have here.
+
+    One that was not tried on all of the changed `tests` is made anew: its student is not at hand.
+    """
     records, found = Records(named), {}
     for cell, settings in cells:
         if cell.pool not in pools:
@@ -177,7 +182,7 @@ def _recorded(
         wanted = build(DistillConfig, {**settings, "out": "-"}, where=f"row {cell.row!r} of the study")
         pool = pools[cell.pool].content_hash
         result, why_not = records.find(cell, wanted, teacher=teacher.fingerprint(), pool=pool)
-        if result is not None:
+        if result is not None and set(tests) <= set(result.changed):
             found[cell.name] = result
         elif why_not:
             console.warn(why_not)

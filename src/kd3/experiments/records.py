@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,33 +19,32 @@ NO_INFLUENCE = ("precision",)  # like the device: settled by the machine
 
 
 class Records:
-    """Results of finished runs by row and seed, from files that `kd3 study` wrote.
+    """Results of finished runs, from files that `kd3 study` wrote.
 
     Raises:
         KD3Error: a file cannot be read, or is not the results of a study.
     """
 
     def __init__(self, paths: Sequence[str] = ()) -> None:
-        self._known: dict[tuple[str, int], tuple[RunResult, str]] = {}
-        for path in paths:
-            for result in _read(Path(path)):
-                self._known.setdefault((result.row, result.seed), (result, path))
+        self._known = [(result, path) for path in paths for result in _read(Path(path))]
 
     def find(self, cell: Cell, wanted: DistillConfig, *, teacher: str, pool: str) -> tuple[RunResult | None, str]:
-        """Return the result of a run that was made with these very settings, teacher and pool.
+        """Return the result of a run that was made with these very settings, teacher and pool, under any row's name.
 
-        Where there is one of this row and seed but of other settings, None and what differs, in words.
+        Where there is none, but one of this row and seed with other settings: None, and what differs in words.
         """
-        result, path = self._known.get((cell.row, cell.seed), (None, ""))
-        if result is None:
-            return None, ""
         asked = what_was_run(wanted, teacher=teacher, pool=pool)
-        # A setting that did not exist then had the effect that its default has now.
-        done = merge(_defaults(wanted), result.run)
-        for name, now, then in differences(asked, done):
-            if name not in NO_INFLUENCE:
-                return None, f"{cell.name} in {path} was run with {name} {then!r}, not {now!r}: it is run anew"
-        return result, ""
+        why_not = ""
+        for result, path in self._known:
+            # A setting that did not exist then had the effect that its default has now.
+            done = merge(_defaults(wanted), result.run)
+            differing = [found for found in differences(asked, done) if found[0] not in NO_INFLUENCE]
+            if not differing:
+                return replace(result, row=cell.row, series=cell.series, x=cell.x, pool=cell.pool), ""
+            if (result.row, result.seed) == (cell.row, cell.seed) and not why_not:
+                name, now, then = differing[0]
+                why_not = f"{cell.name} in {path} was run with {name} {then!r}, not {now!r}: it is run anew"
+        return None, why_not
 
 
 def _defaults(config: DistillConfig) -> dict[str, Any]:

@@ -16,8 +16,8 @@ def study(**values):
     return build(StudyFile, {"title": "a study", "seeds": [0, 1], "images": 1000, **values}, where="test")
 
 
-def planned(have=ALL_POOLS, only=(), given=GIVEN, **values):
-    return plan(study(**values), given, have, only=only)
+def planned(have=ALL_POOLS, only=(), given=GIVEN, given_pools=(), **values):
+    return plan(study(given=list(given_pools), **values), given, have, only=only)
 
 
 def test_the_first_seed_of_every_row_comes_before_the_second_of_any():
@@ -53,6 +53,17 @@ def test_a_dial_on_the_pool_makes_pools():
     assert len(result.recipes) == 1  # both rows share the tenth, and the whole crawl is the crawl
     assert [cell.pool for cell in result.cells[:2]] == [*result.recipes, "crawl"]
     assert next(iter(result.recipes.values())).share == 0.1
+
+
+def test_a_study_may_name_pools_of_its_own_that_the_user_gives():
+    rows = [{"name": "a"}, {"name": "b", "pool": "sketch"}, {"name": "c", "pool": {"mixed_with": "photo"}}]
+    result = planned(have=["crawl", "sketch"], rows=rows, given_pools=["sketch", "photo"])
+    assert result.rows == ["a", "b"]
+    assert result.left_out == ["c"]
+    with pytest.raises(KD3Error, match="unknown pool 'sketsh'; did you mean 'sketch'"):
+        planned(have=["crawl", "sketsh"], rows=rows, given_pools=["sketch", "photo"])
+    with pytest.raises(KD3Error, match="unknown pool of the study 'sketch'"):
+        planned(rows=rows[:2])
 
 
 def test_pools_are_made_from_pools_and_only_those_in_use():
@@ -106,7 +117,8 @@ def test_what_is_wrong_is_told_before_anything_runs(values, words):
 
 @pytest.mark.parametrize("name", studies())
 def test_the_studies_that_come_with_kd3_are_sound(name):
-    result = plan(read_study(name), GIVEN, ALL_POOLS)
+    found = read_study(name)
+    result = plan(found, GIVEN, found.given_names)
     assert not result.left_out
     for cell in result.cells:
         build(DistillConfig, merge({"out": "-"}, cell.settings), where=cell.row)

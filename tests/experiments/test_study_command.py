@@ -147,6 +147,20 @@ def eval_data_of(out):
     return yaml.safe_load((out / "runs" / "kd3-seed0" / "config.yaml").read_text())["eval_data"]
 
 
+def test_pools_of_other_kinds_are_given_by_name(teacher_file, pool_folder, tmp_path):
+    rows = [{"name": "a", "pool": "sketch"}, {"name": "b", "pool": {"mixed_with": "other", "mixed_share": 0.5}}]
+    study = write(tmp_path, given=["sketch"], rows=rows)
+    words = [teacher_file, pool_folder, study, tmp_path / "out", "--dry-run", "true", "--other"]
+    named = call(*words, f"sketch={pool_folder}")
+    assert "1 rows, 1 runs" in named.stdout
+    assert "row 'b' is left out" in named.stderr
+    assert "2 rows, 2 runs" in call(*words, f"{pool_folder},sketch={pool_folder}").stdout
+    for wrong, told in (("crawl", "names the pool 'crawl' twice"), ("sketsh", "did you mean 'sketch'")):
+        done = call(*words, f"{wrong}={pool_folder}")
+        assert done.returncode == 2
+        assert told in " ".join(done.stderr.split())
+
+
 def test_a_dry_run_writes_nothing(teacher_file, pool_folder, tmp_path):
     done = call(teacher_file, pool_folder, write(tmp_path), tmp_path / "out", "--dry-run", "true")
     assert done.returncode == 0

@@ -222,8 +222,13 @@ class _Shifted:
 
 
 def _given_pools(config: StudyConfig) -> dict[str, str]:
-    found = {"crawl": config.pool, "original": config.original, "other": config.other}
-    return {name: path for name, path in found.items() if path is not None}
+    found = {"crawl": config.pool} | ({} if config.original is None else {"original": config.original})
+    for words in config.other:
+        name, _, path = words.rpartition("=")
+        if (name or "other") in found:
+            raise KD3Error(f"--other names the pool {name or 'other'!r} twice, or one that has a flag of its own")
+        found[name or "other"] = path
+    return found
 
 
 def _given_settings(config: StudyConfig) -> dict[str, Any]:
@@ -273,10 +278,13 @@ def _told(failures: Sequence[Failure], count: int, layout: Layout) -> str:
 def _command(config: StudyConfig) -> str:
     """Return the command that repeats the study, without the places of this machine."""
     words = ["kd3 study", Path(config.study).name]
-    for name in ("teacher", "student", "pool", "original", "other", "eval_data"):
+    for name in ("teacher", "student", "pool", "original", "eval_data"):
         value = getattr(config, name)
         if value is not None:
             words.append(f"--{name.replace('_', '-')} {value if name == 'student' else Path(value).name}")
+    if config.other:
+        named = [f"{head}{equals}{Path(path).name}" for head, equals, path in (w.rpartition("=") for w in config.other)]
+        words.append(f"--other {','.join(named)}")
     for name in OF_TRAINING:
         if getattr(config, name) is not None:
             words.append(f"--{name.replace('_', '-')} {getattr(config, name)}")

@@ -139,7 +139,8 @@ examples:
 
 Every run is an ordinary run folder under DIR/runs. Finished ones are never repeated: run the same command
 again after an interruption, or with more --seeds. DIR/table.md, table.csv, results.json and figure.png follow as
-runs finish.
+runs finish. To add seeds or rows on another machine or day, bring results.json along: --known results.json.
+Many runs on one pool go faster with --fixed-views 8: they share the teacher's features, on the pool's disk.
 
 studies: """
         + ", ".join(studies()),

@@ -196,8 +196,10 @@ class StudyConfig(Settings):
     student: str = Field(description="student architecture, as for kd3 distill")
     pool: str = Field(description="pool of the crawl, made by `kd3 ingest`")
     original: str | None = Field(None, description="pool of the original data, for rows that are bounds")
-    other: str | None = Field(
-        None, description="pool of another kind of images (off-topic, another style), for rows that mix it in"
+    other: Annotated[list[str], BeforeValidator(_split_commas)] = Field(
+        [],
+        description="pools of other kinds of images (off-topic, another style): POOL, for rows that mix it in, and "
+        "NAME=POOL for each that the study names; comma separated",
     )
     eval_data: str | None = Field(None, description="labelled images to report accuracy on; they choose nothing")
     images: Count | None = Field(None, ge=1, description="training images of each run (default: the study's)")

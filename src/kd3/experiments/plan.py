@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from kd3.config.commands import DistillConfig
 from kd3.config.settings import Count, Settings, build, merge, read_yaml
@@ -17,7 +17,7 @@ from kd3.config.studies import studies
 from kd3.errors import KD3Error, unknown_name
 
 CRAWL = "crawl"
-GIVEN = ("crawl", "original", "other")  # pools that the user names; a study makes the others from them
+GIVEN = ("crawl", "original", "other")  # pools that the user may give to any study, which makes the others from them
 
 
 class PoolRecipe(Settings):
@@ -53,8 +53,6 @@ class Row(Settings):
             raise ValueError("vary and vary_pool take one name in all")
         if "pool" in self.settings or "out" in self.settings or "seed" in self.settings:
             raise ValueError("pool and seeds stand beside 'settings', not in it, and the study chooses 'out'")
-        if self.vary_pool and isinstance(self.pool, str) and self.pool not in GIVEN:
-            raise ValueError("vary_pool goes with a given pool or a recipe")
         return self
 
 
@@ -66,6 +64,9 @@ class StudyFile(Settings):
     images: Count = Field(200_000, ge=1, description="training images of each run: the same for all")
     seeds: list[int] = Field([0, 1, 2], min_length=1)
     common: dict[str, Any] = Field({}, description="settings of every run, as in `kd3 distill --config`")
+    given: list[str] = Field(
+        [], description="pools besides crawl, original and other that the user may give, as --other NAME=POOL"
+    )
     pools: dict[str, PoolRecipe] = Field({})
     changed_tests: dict[str, tuple[str, float]] = Field(
         {}, description="name: [change, strength] of the labelled images"
@@ -74,13 +75,17 @@ class StudyFile(Settings):
     dial: str | None = Field(None, description="what x is, for figures")
     rows: list[Row] = Field(min_length=1)
 
-    @field_validator("pools")
-    @classmethod
-    def _own_names(cls, pools: dict[str, PoolRecipe]) -> dict[str, PoolRecipe]:
-        for name in pools:
-            if name in GIVEN:
+    @model_validator(mode="after")
+    def _own_names(self) -> StudyFile:
+        for name in self.pools:
+            if name in self.given_names:
                 raise ValueError(f"{name!r} is the name of a pool that the user gives; call it otherwise")
-        return pools
+        return self
+
+    @property
+    def given_names(self) -> list[str]:
+        """The pools that the user may give."""
+        return [*GIVEN, *self.given]
 
 
 @dataclass(frozen=True)
@@ -143,13 +148,16 @@ def plan(study: StudyFile, given: Mapping[str, Any], pools: Sequence[str], *, on
         KD3Error: a row's settings are wrong, two rows have one name, a pool is unknown, a budget differs.
     """
     recipes = dict(study.pools)
+    for name in pools:
+        if name not in study.given_names:
+            raise KD3Error(f"{unknown_name('pool', name, study.given_names)}: no row of this study has a use for it")
     lines = [line for row in study.rows for line in _lines(row, recipes)]
     _check_names(lines, only)
     chosen = [line for line in lines if not only or line.name in only or line.series in only]
     present, left_out = [], []
     for line in chosen:
         assert isinstance(line.pool, str)
-        needed = set(_sources(line.pool, recipes))
+        needed = {name for name in _chain(line.pool, recipes, study.given_names) if name in study.given_names}
         (left_out.append(line.name) if needed - set(pools) else present.append(line))
     if not present:
         raise KD3Error(f"no row of the study can run: all need a pool that was not given ({', '.join(left_out)})")
@@ -162,7 +170,7 @@ def plan(study: StudyFile, given: Mapping[str, Any], pools: Sequence[str], *, on
                 assert isinstance(line.pool, str)
                 settings = _settings(study, line, given, seeds[turn])
                 cells.append(Cell(line.name, seeds[turn], line.pool, settings, line.series or line.name, line.x))
-    used = {name for line in present for name in _chain(str(line.pool), recipes)}
+    used = {name for line in present for name in _chain(str(line.pool), recipes, study.given_names)}
     return Plan(study, cells, {name: recipe for name, recipe in recipes.items() if name in used}, left_out)
 
 
@@ -238,23 +246,21 @@ def _named(recipe: PoolRecipe, recipes: dict[str, PoolRecipe]) -> str:
     return name
 
 
-def _chain(pool: str, recipes: Mapping[str, PoolRecipe], seen: tuple[str, ...] = ()) -> Iterator[str]:
+def _chain(
+    pool: str, recipes: Mapping[str, PoolRecipe], given: Sequence[str], seen: tuple[str, ...] = ()
+) -> Iterator[str]:
     """Yield a pool and all that it is made from."""
     if pool in seen:
         raise KD3Error(f"pool {pool!r} of the study is made from itself")
     yield pool
-    if pool in GIVEN:
+    if pool in given:
         return
     if pool not in recipes:
-        raise unknown_name("pool of the study", pool, [*GIVEN, *recipes])
+        raise unknown_name("pool of the study", pool, [*given, *recipes])
     recipe = recipes[pool]
     for source in (recipe.source, recipe.mixed_with):
         if source is not None:
-            yield from _chain(source, recipes, (*seen, pool))
-
-
-def _sources(pool: str, recipes: Mapping[str, PoolRecipe]) -> Iterator[str]:
-    return (name for name in _chain(pool, recipes) if name in GIVEN)
+            yield from _chain(source, recipes, given, (*seen, pool))
 
 
 def _nest(name: str, value: Any) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class DemoResult:
             lines.append(f"  {NAMES[name]:<20} {self.figures[name]['top1']:>7.1f} %  {words:>20}")
         lines += [
             f"of the crawl {self.digits_in_pool:.0f} % are digits, of KD3's last selection {self.digits_kept:.0f} %",
-            f"the budget of {self.images:,} images is short: it shows who learns faster; with 60k plain KD catches up",
+            f"the budget of {self.images:,} images is short: it shows who learns faster; with 20k plain KD catches up",
             f"picture: {self.folder / 'selection.png'}",
             f"all of it took {clock(self.seconds)}; one seed, so differences of a few points mean nothing",
         ]

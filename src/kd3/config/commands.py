@@ -235,7 +235,7 @@ class DemoConfig(Settings):
 
     out: str = Field("demo", description="folder for everything the demo makes")
     images: Count = Field(
-        20_000, ge=256, description="training images of each of the two runs; with 60k plain KD catches up here"
+        6_000, ge=256, description="training images of each of the two runs; with 20k plain KD catches up here"
     )
     seed: int = Field(0, ge=0, lt=2**31, description="seed of everything random")
 

@@ -28,6 +28,10 @@ class Records:
     def __init__(self, paths: Sequence[str] = ()) -> None:
         self._known = [(result, path) for path in paths for result in _read(Path(path))]
 
+    def all(self) -> list[RunResult]:
+        """Return every result, in the order of the files."""
+        return [result for result, _ in self._known]
+
     def find(self, cell: Cell, wanted: DistillConfig, *, teacher: str, pool: str) -> tuple[RunResult | None, str]:
         """Return the result of a run that was made with these very settings, teacher and pool, under any row's name.
 

@@ -113,9 +113,9 @@ class IngestState:
         """Return how many files were duplicates."""
         return int(self.database.execute("SELECT COUNT(*) FROM duplicates").fetchone()[0])
 
-    def first_rejected(self, count: int) -> list[tuple[str, str]]:
-        """Return the keys and reasons of the first rejected files."""
-        return list(self.database.execute("SELECT key, reason FROM rejected LIMIT ?", (count,)))
+    def first_rejected(self, count: int) -> list[tuple[str, str, str]]:
+        """Return the keys, reasons and details of the first rejected files."""
+        return list(self.database.execute("SELECT key, reason, detail FROM rejected LIMIT ?", (count,)))
 
     def digests(self) -> Iterator[bytes]:
         """Yield the images' pixel digests, in order."""

@@ -26,6 +26,7 @@ from kd3.pool.packed import PART_BYTES
 from kd3.pool.reasons import SIDECAR
 from kd3.pool.record import printable
 from kd3.pool.sources import expand, records
+from kd3.pool.sources.remote import is_url, without_secrets
 from kd3.storage.lock import exclusive
 
 COMMIT_SECONDS = 2.0
@@ -121,7 +122,10 @@ def _fill(folder: Path, config: IngestConfig, made: list[Path], part_bytes: int)
 def _request(config: IngestConfig) -> dict[str, Any]:
     """Return what must be equal for an ingest to go on; the number of workers may change."""
     values = config.model_dump(mode="json", exclude={"sources", "out", "workers"})
-    values["sources"] = [printable(str(Path(source).absolute())) for source in config.sources]
+    values["sources"] = [
+        without_secrets(source) if is_url(source) else printable(str(Path(source).absolute()))
+        for source in config.sources
+    ]
     return values
 
 
@@ -176,7 +180,7 @@ def _finish(state: IngestState, folder: Path, config: IngestConfig) -> None:
             skipped=state.skipped,
         ),
         parts=state.parts(),
-        sources=[printable(source) for source in config.sources],
+        sources=[without_secrets(source) if is_url(source) else printable(source) for source in config.sources],
         settings=_request(config),
         seconds=state.seconds,
     )
@@ -184,9 +188,12 @@ def _finish(state: IngestState, folder: Path, config: IngestConfig) -> None:
 
 def _nothing_usable(state: IngestState, config: IngestConfig) -> str:
     rejected = state.rejected_counts()
-    where = ", ".join(config.sources)
+    where = ", ".join(without_secrets(source) if is_url(source) else source for source in config.sources)
     if not rejected:
         return f"{where} holds no file that could be an image"
     reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
-    examples = ", ".join(f"{key} ({reason})" for key, reason in state.first_rejected(3))
+    examples = ", ".join(
+        f"{key} ({reason}: {detail})" if detail else f"{key} ({reason})"
+        for key, reason, detail in state.first_rejected(3)
+    )
     return f"none of the {sum(rejected.values())} files in {where} can be used: {reasons}; such as {examples}"

@@ -13,6 +13,7 @@ Reason = Literal[
     "file too large",
     "archive damaged",
     "encrypted",
+    "not downloaded",
     "decoder crashed",
     "sidecar",  # metadata by its name: skipped and counted, never in rejected.csv
 ]

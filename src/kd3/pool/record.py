@@ -51,11 +51,7 @@ class InFile:
 
     def read(self) -> bytes:
         """Return the range's bytes; a file beyond the limit is refused unread."""
-        handle = _open_at_once(self.path)
-        try:
-            return _range(handle, self.offset, self.size)
-        finally:
-            os.close(handle)
+        return read_range(self.path, self.offset, self.size)
 
 
 class Reader:
@@ -82,6 +78,20 @@ class Reader:
                 os.close(self._handle)
             self._path, self._handle = location.path, handle
         return _range(self._handle, location.offset, location.size)
+
+
+def read_range(path: str, offset: int = 0, size: int | None = None) -> bytes:
+    """Return a file's bytes, or a range of them.
+
+    Raises:
+        Unreadable: there are fewer, or more than the limit of a file.
+        OSError: it cannot be read.
+    """
+    handle = _open_at_once(path)
+    try:
+        return _range(handle, offset, size)
+    finally:
+        os.close(handle)
 
 
 def _open_at_once(path: str) -> int:

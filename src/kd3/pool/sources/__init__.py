@@ -1,89 +1,61 @@
-"""Where crawled files come from: folders, tar shards, zips. A new kind is one file and one entry here.
+"""Where crawled files come from: folders, archives, arrays, tables, lists, and all of them elsewhere.
 
 The rule for names: every regular file is tried, whatever its extension says, since crawls lie
 about it. Skipped without a look are sidecars and hidden files (`names.NAME_RULE`). Archives in a
-folder are opened in their place of the sorted order; archives inside archives are not.
+folder are opened in their place of the sorted order; archives inside archives are not. A new kind of
+archive is one file and one entry here.
 """
 
 from __future__ import annotations
 
-import glob
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
-from kd3.errors import KD3Error
 from kd3.pool.reasons import SIDECAR
-from kd3.pool.record import InFile, Record, Unusable, printable
+from kd3.pool.record import InFile, InMemory, Location, Record, Unreadable, Unusable, printable
+from kd3.pool.sources import remote
+from kd3.pool.sources.arrays import npy_count, npy_images, npz_count, npz_images
+from kd3.pool.sources.batches import batch_count, batch_images, could_be_batch, is_batch
+from kd3.pool.sources.expansion import expand
 from kd3.pool.sources.folder import is_regular, walk
-from kd3.pool.sources.names import archive_kind, is_sidecar
+from kd3.pool.sources.lists import is_list, listed
+from kd3.pool.sources.names import archive_kind, is_hidden, is_sidecar
+from kd3.pool.sources.tables import arrow_count, arrow_images, parquet_count, parquet_images
 from kd3.pool.sources.tar import tar_count, tar_members
 from kd3.pool.sources.zip import zip_count, zip_members
+
+__all__ = ["ARCHIVES", "counts", "expand", "list_records", "records"]
 
 
 class Archive(NamedTuple):
     """An archive among the sources, or in a folder that is one: its members' keys begin with `prefix`."""
 
     kind: str
-    path: str
+    path: str  # or a URL
     source: str
     prefix: str
 
 
-class Reader(NamedTuple):
+@dataclass(frozen=True)
+class Reader:
     """How a kind of archive is read."""
 
     members: Callable[[str, str, str], Iterator[Record]]  # (path, source, prefix)
-    count: Callable[[str], int]
+    count: Callable[[str], int | None]
 
 
 ARCHIVES = {
     "tar": Reader(tar_members, tar_count),
     "zip": Reader(zip_members, zip_count),
+    "npy": Reader(npy_images, npy_count),
+    "npz": Reader(npz_images, npz_count),
+    "parquet": Reader(parquet_images, parquet_count),
+    "arrow": Reader(arrow_images, arrow_count),
+    "batch": Reader(batch_images, batch_count),
 }
-BRACES = re.compile(r"\{([^{}]*)\}")
-RANGE_LIMIT = 1_000_000
-
-
-def expand(sources: Sequence[str]) -> list[str]:
-    """Return the paths that sources with braces and globs stand for, in order.
-
-    >>> expand_braces("a{00..02}.tar")
-    ['a00.tar', 'a01.tar', 'a02.tar']
-
-    Raises:
-        KD3Error: a path does not exist, or a glob matches nothing.
-    """
-    paths = []
-    for source in sources:
-        # A name that exists is meant as it is, whatever signs it holds.
-        for path in [source] if os.path.exists(source) else expand_braces(source):
-            is_glob = glob.has_magic(path)
-            matches = sorted(glob.glob(path, recursive=True)) if is_glob and not os.path.exists(path) else [path]
-            if not matches:
-                raise KD3Error(f"no file matches {path}")
-            if not os.path.exists(matches[0]):
-                raise KD3Error(f"source {printable(path)} does not exist")
-            paths += matches
-    return paths
-
-
-def expand_braces(pattern: str) -> list[str]:
-    """Return `a{1..3}` as a1, a2, a3 (leading zeros kept) and `{x,y}` as x, y; several multiply."""
-    match = BRACES.search(pattern)
-    if not match:
-        return [pattern]
-    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
-    if numbers:
-        first, last = numbers[1], numbers[2]
-        width = len(first) if first.startswith("0") else 1
-        if int(last) < int(first) or int(last) - int(first) >= RANGE_LIMIT:
-            raise KD3Error(f"the range {{{match[1]}}} in {pattern} is empty or has more than {RANGE_LIMIT:,} numbers")
-        parts = [f"{n:0{width}d}" for n in range(int(first), int(last) + 1)]
-    else:
-        parts = match[1].split(",")
-    return [pattern[: match.start()] + part + rest for part in parts for rest in expand_braces(pattern[match.end() :])]
 
 
 def records(sources: Sequence[str]) -> Iterator[Record]:
@@ -93,10 +65,12 @@ def records(sources: Sequence[str]) -> Iterator[Record]:
         KD3Error: a source does not exist.
     """
     for found in _files(sources):
-        if isinstance(found, Archive):
-            yield from ARCHIVES[found.kind].members(found.path, found.source, found.prefix)
-        else:
+        if not isinstance(found, Archive):
             yield found
+        elif remote.is_url(found.path):
+            yield from _elsewhere(found)
+        else:
+            yield from ARCHIVES[found.kind].members(found.path, found.source, found.prefix)
 
 
 def list_records(sources: Sequence[str]) -> Iterator[Record]:
@@ -109,13 +83,15 @@ def list_records(sources: Sequence[str]) -> Iterator[Record]:
 def counts(sources: Sequence[str]) -> Iterator[int | None]:
     """Yield about how many records each file or archive has, quicker than listing them.
 
-    None stands for one that would have to be unpacked to know.
+    None stands for one that would have to be fetched or unpacked to know.
     """
     for found in _files(sources):
-        if isinstance(found, Archive):
-            yield None if is_compressed(found) else ARCHIVES[found.kind].count(found.path)
-        else:
+        if not isinstance(found, Archive):
             yield 1
+        elif remote.is_url(found.path) or is_compressed(found):
+            yield None
+        else:
+            yield ARCHIVES[found.kind].count(found.path)
 
 
 def is_compressed(archive: Archive) -> bool:
@@ -125,32 +101,105 @@ def is_compressed(archive: Archive) -> bool:
 
 def _files(sources: Sequence[str]) -> Iterator[Record | Archive]:
     for path in expand(sources):
-        kind = archive_kind(path)
-        if os.path.isdir(path):
+        # A list is one because the user names it; what a crawl holds under such a name is a sidecar.
+        if is_list(path) and not remote.is_url(path) and is_regular(path):
+            source = printable(path)
+            for place in listed(path):
+                yield from _remote(place, source) if remote.is_url(place) else [_one(place, source, place)]
+        elif remote.is_url(path):
+            yield from _remote(path)
+        elif os.path.isdir(path):
             yield from _in_folder(path)
-        elif not is_regular(path):
-            yield Record(printable(path), _name(path), Unusable("not a regular file"))
-        elif kind:
-            yield Archive(kind, path, printable(path), "")
         else:
-            yield Record(printable(path), _name(path), InFile(path))
+            yield _one(path, printable(path), _name(path), prefix="")
+
+
+def _one(path: str, source: str, key: str, *, prefix: str | None = None) -> Record | Archive:
+    """Return a file that is named itself, by the user or by a list."""
+    key = printable(key)
+    if not is_regular(path):
+        absent = not os.path.exists(path)
+        return Record(source, key, Unusable("unreadable", "no such file") if absent else Unusable("not a regular file"))
+    kind = _kind(path)
+    return (
+        Archive(kind, path, source, f"{key}/" if prefix is None else prefix)
+        if kind
+        else Record(source, key, InFile(path))
+    )
 
 
 def _in_folder(folder: str) -> Iterator[Record | Archive]:
     source = printable(folder)
     for path, key, what in walk(folder):
-        kind = archive_kind(path)
         if what == "other":
             yield Record(source, key, Unusable("not a regular file"))
         elif what == "unreadable":
             yield Record(source, key, Unusable("unreadable", "the folder cannot be listed"))
+        elif not is_hidden(key) and (kind := _kind(path)):
+            yield Archive(kind, path, source, key + "/")
         elif is_sidecar(key):
             yield Record(source, key, Unusable(SIDECAR))
-        elif kind:
-            yield Archive(kind, path, source, key + "/")
         else:
             yield Record(source, key, InFile(path))
 
 
+def _kind(path: str) -> str | None:
+    return archive_kind(path) or ("batch" if could_be_batch(path) and is_batch(path) else None)
+
+
 def _name(path: str) -> str:
     return printable(os.path.basename(path))
+
+
+def _remote(url: str, listed_in: str | None = None) -> Iterator[Record | Archive]:
+    """Yield what a URL stands for: a file, an archive, or all that is in a folder."""
+    try:
+        found, is_folder = remote.find(url) if listed_in is None else ([url], False)
+    except Unreadable as problem:
+        yield Record(listed_in or remote.without_secrets(url), url, Unusable(problem.reason, problem.detail))
+        return
+    start = urlsplit(url).path.rstrip("/") + "/"
+    for place in found:
+        path = urlsplit(place).path
+        shown = remote.without_secrets(place)
+        key = printable(path.removeprefix(start) if is_folder else path.rpartition("/")[2])
+        source = listed_in or remote.without_secrets(url if is_folder else place)
+        if listed_in:
+            key = shown
+        if is_folder and is_hidden(key):
+            yield Record(source, key, Unusable(SIDECAR))
+        elif kind := archive_kind(path) or ("batch" if could_be_batch(path) else None):
+            yield Archive(kind, place, source, f"{key}/" if is_folder or listed_in else "")
+        elif is_folder and is_sidecar(key):
+            yield Record(source, key, Unusable(SIDECAR))
+        else:
+            location = remote.Remote(place)
+            # Other processes have another memory.
+            yield Record(source, key, _at_hand(location) if place.startswith("memory://") else location)
+
+
+def _elsewhere(found: Archive) -> Iterator[Record]:
+    """Yield a remote archive's members with their bytes, from a copy that is removed at the end."""
+    name = found.prefix.rstrip("/") or _name(urlsplit(found.path).path)
+    with remote.temporary_folder() as folder:
+        try:
+            path = remote.copied(found.path, folder)
+        except Unreadable as problem:
+            yield Record(found.source, name, Unusable(problem.reason, problem.detail))
+            return
+        if found.kind == "batch" and not is_batch(path):  # only its name was one
+            yield Record(found.source, name, _at_hand(InFile(path)))
+            return
+        for record in ARCHIVES[found.kind].members(path, found.source, found.prefix):
+            yield Record(record.source, record.key, _at_hand(record.location))
+
+
+def _at_hand(location: Location) -> Location:
+    if isinstance(location, Unusable):
+        return location
+    try:
+        return InMemory(location.read())
+    except Unreadable as problem:
+        return Unusable(problem.reason, problem.detail)
+    except OSError as problem:
+        return Unusable("unreadable", problem.strerror or str(problem))

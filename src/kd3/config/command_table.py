@@ -48,9 +48,21 @@ COMMANDS: dict[str, Command] = {
 examples:
   kd3 ingest crawl/ --out pool --image-size 32
   kd3 ingest 'shards/{00000..00023}.tar' more.zip --out pool --image-size 224
+  kd3 ingest 's3://bucket/crawl/*.tar' https://host/a.parquet --out pool --image-size 224
+  kd3 ingest data_batch_1 images.npz list-of-paths.txt --out pool --image-size 32
 
-Every regular file is tried, whatever its name says; sidecars (.json, .txt, .csv, .parquet, ...) and
-hidden files are skipped. What cannot be used is counted by reason and listed in POOL/rejected.csv.
+sources:
+  folders           every regular file is tried, whatever its name says; metadata (.json, .txt, .csv, ...) and
+                    hidden files are skipped, archives and tables in them opened
+  .tar .tgz .zip    of anything: WebDataset, img2dataset
+  .parquet .arrow   rows with image bytes, or structs of bytes and path: img2dataset, Hugging Face datasets
+  .npy .npz         uint8 arrays (N, H, W, 3), (N, 3, H, W) or (N, H, W)
+  batches           of CIFAR-10/100 and ImageNet-32/64, read without running what a pickle may hold
+  .txt .csv         a list of paths or URLs, one a line, relative to the list
+  URLs              of all these: https://, s3://, gs://, hf://, whatever fsspec reads; archives are copied one at a
+                    time to a temporary file
+
+What cannot be used is counted by reason and listed in POOL/rejected.csv.
 Run the same command again to continue after an interruption.""",
         json=True,
     ),

@@ -26,7 +26,9 @@ class IngestConfig(Settings):
     """Make a pool of equal-sized images from a crawl."""
 
     sources: list[str] = Field(
-        min_length=1, description="folders, tar shards or zip files; globs and {00000..00010} braces work"
+        min_length=1,
+        description="folders, tar shards, zip, parquet, Arrow, .npy, .npz, CIFAR or ImageNet-32 batches, lists of "
+        "paths (.txt, .csv), or URLs of them; globs and {00000..00010} braces work",
     )
     out: str = Field(description="folder of the pool; made if absent, continued if interrupted")
     image_size: int = Field(

@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from kd3.pool.reasons import SIDECAR
 from kd3.pool.record import InFile, InMemory, Location, Record, Unreadable, Unusable, printable
@@ -105,7 +104,11 @@ def _files(sources: Sequence[str]) -> Iterator[Record | Archive]:
         if is_list(path) and not remote.is_url(path) and is_regular(path):
             source = printable(path)
             for place in listed(path):
-                yield from _remote(place, source) if remote.is_url(place) else [_one(place, source, place)]
+                if remote.is_url(place):
+                    shown = printable(remote.without_secrets(place))
+                    yield _one_remote(place, source, shown, prefix=f"{shown}/")
+                else:
+                    yield _one(place, source, place)
         elif remote.is_url(path):
             yield from _remote(path)
         elif os.path.isdir(path):
@@ -151,36 +154,33 @@ def _name(path: str) -> str:
     return printable(os.path.basename(path))
 
 
-def _remote(url: str, listed_in: str | None = None) -> Iterator[Record | Archive]:
-    """Yield what a URL stands for: a file, an archive, or all that is in a folder."""
-    try:
-        found, is_folder = remote.find(url) if listed_in is None else ([url], False)
-    except Unreadable as problem:
-        yield Record(listed_in or remote.without_secrets(url), url, Unusable(problem.reason, problem.detail))
-        return
-    start = urlsplit(url).path.rstrip("/") + "/"
-    for place in found:
-        path = urlsplit(place).path
-        shown = remote.without_secrets(place)
-        key = printable(path.removeprefix(start) if is_folder else path.rpartition("/")[2])
-        source = listed_in or remote.without_secrets(url if is_folder else place)
-        if listed_in:
-            key = shown
-        if is_folder and is_hidden(key):
-            yield Record(source, key, Unusable(SIDECAR))
-        elif kind := archive_kind(path) or ("batch" if could_be_batch(path) else None):
-            yield Archive(kind, place, source, f"{key}/" if is_folder or listed_in else "")
-        elif is_folder and is_sidecar(key):
-            yield Record(source, key, Unusable(SIDECAR))
+def _remote(url: str) -> Iterator[Record | Archive]:
+    """Yield what a URL among the sources stands for: a file, an archive, or all that is in a folder."""
+    found, is_folder = remote.find(url)
+    for place, name in found:
+        key = printable(name)
+        if (is_folder and is_hidden(key)) or (is_folder and not _kind_by_name(name) and is_sidecar(key)):
+            yield Record(remote.without_secrets(url), key, Unusable(SIDECAR))
         else:
-            location = remote.Remote(place)
-            # Other processes have another memory.
-            yield Record(source, key, _at_hand(location) if place.startswith("memory://") else location)
+            source = remote.without_secrets(url if is_folder else place)
+            yield _one_remote(place, source, key, prefix=f"{key}/" if is_folder else "")
+
+
+def _one_remote(url: str, source: str, key: str, *, prefix: str) -> Record | Archive:
+    if kind := _kind_by_name(remote.last_part(url)):
+        return Archive(kind, url, source, prefix)
+    location = remote.Remote(url)
+    # Other processes have another memory.
+    return Record(source, key, _at_hand(location) if url.startswith("memory://") else location)
+
+
+def _kind_by_name(name: str) -> str | None:
+    return archive_kind(name) or ("batch" if could_be_batch(name) else None)
 
 
 def _elsewhere(found: Archive) -> Iterator[Record]:
     """Yield a remote archive's members with their bytes, from a copy that is removed at the end."""
-    name = found.prefix.rstrip("/") or _name(urlsplit(found.path).path)
+    name = found.prefix.rstrip("/") or printable(remote.last_part(found.path))
     with remote.temporary_folder() as folder:
         try:
             path = remote.copied(found.path, folder)

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from kd3.errors import KD3Error
 from kd3.pool.record import printable
+from kd3.pool.sources.folder import is_regular
+from kd3.pool.sources.lists import check_list, is_list
 from kd3.pool.sources.remote import find, is_url
 
 BRACES = re.compile(r"\{([^{}]*)\}")
@@ -22,7 +24,7 @@ def expand(sources: Sequence[str]) -> list[str]:
     ['a00.tar', 'a01.tar', 'a02.tar']
 
     Raises:
-        KD3Error: a path or URL does not exist or cannot be reached, or a glob matches nothing.
+        KD3Error: a path or URL does not exist or cannot be reached, a glob matches nothing, or a list is none.
     """
     paths = []
     for source in sources:
@@ -30,7 +32,7 @@ def expand(sources: Sequence[str]) -> list[str]:
         for path in [source] if os.path.exists(source) else expand_braces(source):
             if is_url(path):
                 found, is_folder = find(path)
-                paths += [path] if is_folder else found
+                paths += [path] if is_folder else [place for place, _ in found]
                 continue
             is_glob = glob.has_magic(path)
             matches = sorted(glob.glob(path, recursive=True)) if is_glob and not os.path.exists(path) else [path]
@@ -38,6 +40,9 @@ def expand(sources: Sequence[str]) -> list[str]:
                 raise KD3Error(f"no file matches {path}")
             if not os.path.exists(matches[0]):
                 raise KD3Error(f"source {printable(path)} does not exist")
+            for match in matches:
+                if is_list(match) and is_regular(match):
+                    check_list(match)
             paths += matches
     return paths
 

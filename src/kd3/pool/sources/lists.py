@@ -20,6 +20,16 @@ def is_list(path: str) -> bool:
     return path.lower().endswith(SUFFIXES)
 
 
+def check_list(path: str) -> None:
+    """Read a list through once, so that what is wrong with it is told before anything is made.
+
+    Raises:
+        KD3Error: as `listed`; or it names nothing.
+    """
+    if not sum(1 for _ in listed(path)):
+        raise KD3Error(f"the list {printable(path)} names nothing")
+
+
 def listed(path: str) -> Iterator[str]:
     """Yield the places that a list names, relative ones from the list's own folder; empty lines and # are passed over.
 

@@ -63,8 +63,10 @@ class Remote:
         return _patiently(lambda: _fetch(self.url), self.url)
 
 
-def find(url: str) -> tuple[list[str], bool]:
-    """Return the URLs of the files that a URL or a pattern stands for, sorted, and whether it is a folder.
+def find(url: str) -> tuple[list[tuple[str, str]], bool]:
+    """Return what a URL or a pattern stands for, sorted, and whether it is a folder.
+
+    Of each file the URL and its name: below the folder, or its last part.
 
     Raises:
         KD3Error: there is nothing, it cannot be reached, or a library for this kind of place is missing.
@@ -73,19 +75,30 @@ def find(url: str) -> tuple[list[str], bool]:
     shown = without_secrets(url)
     try:
         if any(sign in path for sign in "*?[") and not _patiently(lambda: system.exists(path), url):
-            found = sorted(_patiently(lambda: system.glob(path), url))
-            if not found:
+            matches = sorted(_patiently(lambda: system.glob(path), url))
+            if not matches:
                 raise KD3Error(f"no file matches {shown}")
-            return [_url(system, name, url) for name in found], False
+            return [(_url(system, match, url), last_part(match)) for match in matches], False
         # Over HTTP everything might be a folder: one that ends in a slash is.
         is_folder = path.endswith("/") if _is_http(url) else _patiently(lambda: system.isdir(path), url)
         if is_folder:
-            return [_url(system, name, url) for name in sorted(_patiently(lambda: system.find(path), url))], True
+            root = path.rstrip("/") + "/"
+            below = sorted(_patiently(lambda: system.find(path), url))
+            return [(_url(system, place, url), place.removeprefix(root)) for place in below], True
         if not _patiently(lambda: system.exists(path), url):
             raise KD3Error(f"source {shown} does not exist")
     except Unreadable as problem:
         raise KD3Error(f"source {shown} cannot be reached: {problem.detail}") from None
-    return [url], False
+    return [(url, last_part(url))], False
+
+
+def last_part(url: str) -> str:
+    """Return the name that a URL ends in.
+
+    >>> last_part("https://host/shards/00000.tar?part=1")
+    '00000.tar'
+    """
+    return urlsplit(url).path.rstrip("/").rpartition("/")[2] or urlsplit(url).netloc
 
 
 def copied(url: str, folder: str) -> str:
@@ -94,7 +107,7 @@ def copied(url: str, folder: str) -> str:
     Raises:
         Unreadable: it cannot be had.
     """
-    path = os.path.join(folder, os.path.basename(urlsplit(url).path) or "archive")
+    path = os.path.join(folder, last_part(url) or "archive")
 
     def copy() -> str:
         with _open(url) as handle, open(path, "wb") as target:

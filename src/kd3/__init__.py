@@ -18,6 +18,7 @@ _PUBLIC = {
     "Teacher": "kd3.models.teacher",
     "distill": "kd3.commands.distill",
     "evaluate": "kd3.commands.evaluate",
+    "export": "kd3.commands.export",
     "ingest": "kd3.pool",
     "load_student": "kd3.models.student_files",
     "load_teacher": "kd3.models.teacher",
@@ -35,6 +36,7 @@ __all__ = [
     "__version__",
     "distill",
     "evaluate",
+    "export",
     "ingest",
     "load_student",
     "load_teacher",
@@ -47,6 +49,7 @@ __all__ = [
 if TYPE_CHECKING:
     from kd3.commands.distill import distill
     from kd3.commands.evaluate import evaluate
+    from kd3.commands.export import export
     from kd3.commands.predict import predict
     from kd3.commands.select import select
     from kd3.commands.shift import shift

@@ -8,6 +8,7 @@ from kd3.config.commands import (
     DemoConfig,
     DistillConfig,
     EvaluateConfig,
+    ExportConfig,
     IngestConfig,
     InspectConfig,
     MethodsConfig,
@@ -105,6 +106,23 @@ examples:
         """\
 example:
   kd3 predict runs/a cat.jpg photos/ --top 5""",
+        json=True,
+    ),
+    "export": Command(
+        ExportConfig,
+        "kd3.commands.export:run",
+        ("run",),
+        "kd3 export RUN --out DIR [--format onnx,torchscript,...] [--int8 true] [options]",
+        """\
+examples:
+  kd3 export runs/a --out shipped
+  kd3 export runs/a --out shipped --format onnx,torch-export,torchscript,safetensors --int8 true
+  kd3 export runs/a/student --out shipped --images photos/
+
+Batch norms are folded. Each file is run on web images and compared with the student before it is left there;
+what differs is refused. DIR/README.md is a model card with what was measured and how to load the files, DIR/predict.py
+classifies an image without kd3.
+Needs the extra for ONNX: pip install 'kd3[export]'""",
         json=True,
     ),
     "inspect": Command(

@@ -179,6 +179,45 @@ class PredictConfig(Settings):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
 
 
+class ExportConfig(Settings):
+    """Write a student in forms that run without kd3, each compared with it first."""
+
+    run: str = Field(description="finished run, or a student/ folder")
+    out: str = Field(description="folder to write; must be absent or empty")
+    format: Annotated[
+        list[Literal["onnx", "torch-export", "torchscript", "safetensors"]], BeforeValidator(_split_commas)
+    ] = Field(["onnx"], min_length=1, description="onnx, torch-export, torchscript, safetensors; several by commas")
+    preprocessing: Literal["inside", "outside"] = Field(
+        "inside",
+        description="'inside': the graph takes uint8 RGB and normalises itself, so that nobody can do it wrong; "
+        "'outside': it takes normalised floats",
+    )
+    int8: bool = Field(
+        False, description="an ONNX file in 8 bits too, calibrated on web images; the best of four ways by agreement"
+    )
+    min_agreement: float = Field(
+        95.0,
+        ge=0,
+        le=100,
+        description="write nothing if the 8-bit file says what the student says on less than this percentage of images",
+    )
+    images: str | None = Field(
+        None,
+        description="pool, or images of any kind that kd3 ingest reads, to compare on (default: held-out images of the "
+        "run's pool); 'none': on noise",
+    )
+    check_images: Count = Field(1000, ge=2, description="images to compare on")
+    calibration_images: Count = Field(512, ge=2, description="images to calibrate 8 bits on: of the last selection")
+    teacher: str | None = Field(None, description="teacher description: adds each file's agreement with it")
+    threads: int = Field(1, ge=1, description="threads of each file's timing")
+
+    @model_validator(mode="after")
+    def _eight_bits_of_onnx(self) -> ExportConfig:
+        if self.int8 and "onnx" not in self.format:
+            raise ValueError("int8 is made from ONNX; add onnx to format")
+        return self
+
+
 class InspectConfig(Settings):
     """Show what was found in a teacher: classifier, features, shapes, parameters."""
 

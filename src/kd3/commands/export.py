@@ -1,0 +1,257 @@
+"""`kd3 export`: a run in, files that run without kd3 out, compared with the student before they are left there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kd3 import console
+from kd3.config.commands import ExportConfig
+from kd3.config.settings import build
+from kd3.errors import KD3Error
+from kd3.models.student import Student
+from kd3.models.student_files import DESCRIPTION, load_student, read_student_description
+from kd3.models.teacher import load_teacher
+from kd3.pool import ImagePool
+from kd3.pool.manifest import NAME as MANIFEST
+from kd3.runs.folder import RunFolder, read_summary
+from kd3.runs.origin import processor
+from kd3.shipping.card import Card
+from kd3.shipping.check_images import NOISE, CheckImages, images_of, images_of_run
+from kd3.shipping.compare import in_batches
+from kd3.shipping.comparison import Comparison, Written
+from kd3.shipping.deployable import Deployable
+from kd3.shipping.formats import FOLDER, FORMATS, Source, run_onnx, run_safetensors, write_safetensors
+from kd3.shipping.quantise import Tried, quantise
+from kd3.storage.atomic import write_json, write_text
+from kd3.storage.whole_folder import is_vacant, whole_folder
+from kd3.version import __version__
+
+INT8 = "student-int8.onnx"
+CARD = "README.md"
+EXAMPLE = "predict.py"
+REPORT = "export.json"
+
+
+@dataclass(frozen=True)
+class _Job:
+    student: Student
+    folder: Path  # of the student
+    images: CheckImages
+    module: nn.Module | None  # of a student that was a live one
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and how it compares."""
+
+    folder: Path
+    files: list[Written]
+    images: int
+    where: str
+    threads: int
+    machine: str
+    eight_bits: list[Tried]  # the best first; empty where none were asked for
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, for JSON."""
+        return {**asdict(self), "folder": str(self.folder)}
+
+    def __str__(self) -> str:
+        lines = [f"written to {self.folder}, compared on {self.images:,} {self.where}:"]
+        for one in self.files:
+            words = f"same class on {one.same_class:.1f} %"
+            if one.largest_difference is not None:
+                words += f", largest difference {one.largest_difference:.1e}"
+            if one.teacher_agreement is not None:
+                words += f", agrees with the teacher on {one.teacher_agreement:.1f} %"
+            times = ", ".join(f"{value:.2f} ms for {size}" for size, value in one.milliseconds.items())
+            lines.append(f"  {one.file:<18} {one.bytes / 1e6:6.2f} MB  {words}; {times}")
+        if self.eight_bits:
+            lines.append("  8 bits: half that chose, other half")
+            lines += [f"    {one.to_choose:5.1f} %  {one.to_report:5.1f} %  {one.variant}" for one in self.eight_bits]
+        lines.append(f"  {CARD} tells how to load them; times: {self.machine}, threads: {self.threads}")
+        return "\n".join(lines)
+
+
+def export(run: str | Path, out: str | Path, *, module: nn.Module | None = None, **settings: Any) -> Exported:
+    """Write a run's student in forms that run without kd3.
+
+    `settings` are those of `kd3 export --help`: format, int8, preprocessing, images, teacher, ...
+
+    Args:
+        run: a finished run's folder, or a student/ folder.
+        out: folder to write; absent or empty.
+        module: the untrained backbone, where the student was distilled from a live module.
+
+    Raises:
+        KD3Error: the run is not finished, a library is missing, or a form differs from the student.
+    """
+    config = build(ExportConfig, {"run": str(run), "out": str(out), **settings}, where="kd3.export")
+    return _export(config, module)
+
+
+def run(config: ExportConfig) -> Exported:
+    """Run the command line's settings."""
+    return _export(config, None)
+
+
+def _export(config: ExportConfig, module: nn.Module | None) -> Exported:
+    out = Path(config.out)
+    if not is_vacant(out):
+        raise KD3Error(f"{out} is not empty; choose another --out")
+    folder = Path(config.run)
+    run_folder = RunFolder(folder) if RunFolder(folder).config.is_file() else None
+    if run_folder is not None:
+        read_summary(folder)  # of an unfinished run there is no student yet
+    student_folder = folder / "student" if (folder / "student" / DESCRIPTION).is_file() else folder
+    student = load_student(student_folder, module=module)
+    images = _images(config, run_folder, student.input_size)
+    with whole_folder(out, what=f"the export {out}") as place, _threads(config.threads):
+        return _write(config, place, out, _Job(student, student_folder, images, module))
+
+
+def _write(config: ExportConfig, place: Path, out: Path, job: _Job) -> Exported:
+    student, images = job.student, job.images
+    with torch.no_grad():
+        expected = in_batches(lambda batch: student(student.normalise(batch)), images.compared)
+    compared = Comparison(expected, _teacher_logits(config, student, images.compared), images.where)
+    about = read_student_description(job.folder)
+    inputs = _prepared(student, images.compared, config.preprocessing)
+    source = Source(
+        Deployable(student, preprocessing=config.preprocessing),
+        job.folder,
+        _metadata(about, config.preprocessing),
+        inputs[:2].clone(),
+    )
+    for name in config.format:
+        console.say(f"writing {name}")
+        if name == "safetensors":
+            write_safetensors(source, place / FOLDER)
+            normalised = _prepared(student, images.compared, "outside")
+            compared.add(place / FOLDER, "kd3.load_student", run_safetensors(place / FOLDER, job.module), normalised)
+            continue
+        form = FORMATS[name]
+        form.write(source, place / form.name)
+        compared.add(place / form.name, form.reader, form.run(place / form.name, config.threads), inputs)
+    tried: list[Tried] = []
+    if config.int8:
+        calibrating = _prepared(student, images.calibrating, config.preprocessing)
+        tried = _eight_bits(config, place, inputs, expected, calibrating, images.where)
+        compared.add(place / INT8, "onnxruntime", run_onnx(place / INT8, config.threads), inputs, exact=False)
+    console.say("measuring how fast they are")
+    files, machine = compared.timed(), processor()
+    card = Card(
+        student=about,
+        written=files,
+        preprocessing=config.preprocessing,
+        images=len(inputs),
+        where=images.where,
+        threads=config.threads,
+        machine=machine,
+        date=datetime.now(timezone.utc).date().isoformat(),
+        pool=_pool(job.folder),
+        variants=[(str(one.variant), one.to_choose, one.to_report) for one in tried],
+    )
+    write_text(place / CARD, card.text())
+    if example := card.example():
+        write_text(place / EXAMPLE, example)
+    result = Exported(out, files, len(inputs), images.where, config.threads, machine, tried)
+    write_json(place / REPORT, {"kd3": __version__, "settings": config.model_dump(mode="json"), **result.to_dict()})
+    return result
+
+
+def _eight_bits(
+    config: ExportConfig, place: Path, inputs: Tensor, expected: Tensor, calibrating: Tensor, where: str
+) -> list[Tried]:
+    if len(calibrating) < 2:
+        raise KD3Error("8 bits are calibrated on images, and there are none; give --images a pool or a folder")
+    console.say("writing 8 bits: four ways, calibrated and compared")
+    tried = quantise(
+        place / FORMATS["onnx"].name, place / INT8, calibrating=calibrating, compared=inputs, float_logits=expected
+    )
+    if tried[0].to_report < config.min_agreement:
+        table = "; ".join(f"{one.variant}: {one.to_report:.1f} %" for one in tried)
+        raise KD3Error(
+            f"8 bits agree with the student on too few images, under --min-agreement {config.min_agreement:g}: "
+            f"{table} (of {len(inputs) - len(inputs) // 2:,} {where}); nothing was written"
+        )
+    return tried
+
+
+def _images(config: ExportConfig, run_folder: RunFolder | None, size: int) -> CheckImages:
+    counts = {"compare": config.check_images, "calibrate": config.calibration_images if config.int8 else 0}
+    if config.images is not None:
+        found = images_of(config.images, size, **counts)
+        if config.images == NOISE:
+            console.warn("the export is compared on noise; on images it may differ more, or say other classes")
+        return found
+    if run_folder is None:
+        raise KD3Error(
+            f"{config.run} is no run, so no pool is known; name images to check the export on: "
+            f"--images POOL_OR_FOLDER, or --images {NOISE} for noise"
+        )
+    return images_of_run(run_folder, size, **counts)
+
+
+def _teacher_logits(config: ExportConfig, student: Student, images: Tensor) -> Tensor | None:
+    if config.teacher is None:
+        return None
+    teacher = load_teacher(config.teacher)
+    if teacher.num_classes != student.num_classes or teacher.input_size != student.input_size:
+        raise KD3Error(
+            f"teacher {config.teacher} takes {teacher.input_size} pixels and knows {teacher.num_classes} classes, the "
+            f"student {student.input_size} and {student.num_classes}; they do not belong together"
+        )
+    return in_batches(lambda batch: teacher(teacher.normalise(batch)), images)
+
+
+def _prepared(student: Student, images: Tensor, preprocessing: str) -> Tensor:
+    return images if preprocessing == "inside" else student.normalise(images)
+
+
+def _metadata(about: dict[str, Any], preprocessing: str) -> dict[str, str]:
+    takes = "uint8 RGB, NCHW" if preprocessing == "inside" else "float32 RGB, NCHW, (x / 255 - mean) / std"
+    told = about.get("about") or {}
+    return {
+        "classes": json.dumps(about["classes"], ensure_ascii=False),
+        "mean": json.dumps(about["mean"]),
+        "std": json.dumps(about["std"]),
+        "input_size": str(about["input_size"]),
+        "input": takes,
+        "arch": str(about["arch"]),
+        "method": str(told.get("method", "")),
+        "teacher": Path(str(told.get("teacher", ""))).name,
+        "kd3": __version__,
+    }
+
+
+def _pool(student_folder: Path) -> dict[str, Any] | None:
+    summary = student_folder.parent / "summary.json"
+    try:
+        place = Path(json.loads(summary.read_text(encoding="utf-8"))["pool"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not (place / MANIFEST).is_file():
+        return None
+    return {"name": place.name, "images": len(ImagePool.open(place))}
+
+
+class _threads:
+    """Run PyTorch with a number of threads, and as before afterwards."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+
+    def __enter__(self) -> None:
+        self.before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self.before)

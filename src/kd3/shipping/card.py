@@ -1,0 +1,165 @@
+"""The model card: what was exported, of what, how good it is where that was measured, how to load it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kd3.shipping.comparison import Written
+
+ONNX_EXAMPLE = """\
+import json
+import sys
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+session = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])
+about = session.get_modelmeta().custom_metadata_map
+side = int(about["input_size"])
+image = ImageOps.fit(Image.open(sys.argv[1]).convert("RGB"), (side, side), Image.Resampling.BICUBIC)
+images = np.asarray(image, dtype=np.uint8).transpose(2, 0, 1)[None]{normalise}
+logits = session.run(None, {{"images": images}})[0][0]
+print(json.loads(about["classes"])[logits.argmax()])
+"""
+NORMALISE = """
+mean, std = (np.array(json.loads(about[name]), dtype=np.float32)[:, None, None] for name in ("mean", "std"))
+images = (images / np.float32(255) - mean) / std"""
+KD3_EXAMPLE = """\
+import kd3
+
+student = kd3.load_student("student")
+logits = student(student.normalise(images))  # images: uint8 RGB (B, 3, {side}, {side})
+"""
+TORCH_EXAMPLE = """\
+import torch
+
+model = {load}
+logits = model(images)  # images: {takes}
+"""
+
+
+@dataclass(frozen=True)
+class Card:
+    """Everything that a card tells."""
+
+    student: Mapping[str, Any]  # the description in the student's folder
+    written: Sequence[Written]
+    preprocessing: str
+    images: int  # compared on
+    where: str
+    threads: int
+    machine: str
+    date: str
+    pool: Mapping[str, Any] | None = None  # name, images, sources
+    variants: Sequence[tuple[str, float, float]] = field(default=())  # of 8 bits: words, chose, reported
+
+    def example(self) -> str | None:
+        """Return the ten lines that classify an image without kd3, where an ONNX file was written."""
+        file = next((one.file for one in self.written if one.file.endswith(".onnx")), None)
+        if file is None:
+            return None
+        return ONNX_EXAMPLE.format(file=file, normalise="" if self.preprocessing == "inside" else NORMALISE)
+
+    def text(self) -> str:
+        """Return the card as Markdown."""
+        return (
+            "\n\n".join([self._front_matter(), *self._what(), *self._measured(), *self._loading(), *self._limits()])
+            + "\n"
+        )
+
+    def _front_matter(self) -> str:
+        lines = ["---", "library_name: kd3", "pipeline_tag: image-classification"]
+        lines += ["tags:", "- image-classification", "- knowledge-distillation", "- kd3", "---"]
+        return "\n".join(lines)
+
+    def _what(self) -> list[str]:
+        about, classes = self.student.get("about", {}), self.student["classes"]
+        name = self.student["arch"] or "a module of your own"
+        method = about.get("method", "an unknown method")
+        shown = ", ".join(str(one) for one in classes[:20]) + (", ..." if len(classes) > 20 else "")
+        text = (
+            f"# {name}, distilled with {method}\n\nAn image classifier of {len(classes)} classes ({shown}) for RGB "
+            f"images of {self.student['input_size']} x {self.student['input_size']} pixels. It learned from a "
+            f"teacher's answers on web images, without the images that the teacher was trained on."
+        )
+        rows = [("teacher", Path(str(about.get("teacher", "unknown"))).name), ("method", method)]
+        if about.get("agreement") is not None:
+            rows.append(("agreement with the teacher on held-out web images", f"{about['agreement']:.1f} %"))
+        if self.pool is not None:
+            rows.append(("web images", f"{self.pool['images']:,} in {self.pool['name']}"))
+        return [text, _table([("", ""), *rows])]
+
+    def _measured(self) -> list[str]:
+        small, large = 1, 64
+        with_teacher = any(one.teacher_agreement is not None for one in self.written)
+        head = ["file", "size", "same class as the student", "largest difference of a logit"]
+        head += [f"batch of {size}" for size in (small, large)] + (["agrees with the teacher"] if with_teacher else [])
+        rows = [tuple(head)]
+        for one in self.written:
+            difference = "" if one.largest_difference is None else f"{one.largest_difference:.1e}"
+            times = [f"{one.milliseconds[size]:.2f} ms" if size in one.milliseconds else "" for size in (small, large)]
+            teacher = [] if not with_teacher else [f"{one.teacher_agreement:.1f} %" if one.teacher_agreement else ""]
+            size = f"{one.bytes / 1e6:.2f} MB"
+            rows.append((f"`{one.file}`", size, f"{one.same_class:.1f} %", difference, *times, *teacher))
+        text = (
+            f"Compared with the student in PyTorch on {self.images:,} {self.where}; times on {self.machine}, "
+            f"{self.threads} thread{'s' if self.threads > 1 else ''}, medians, {self.date}."
+        )
+        parts = ["## Measured", text, _table(rows)]
+        if self.variants:
+            words = (
+                "8 bits, calibrated on web images: same class as the student, on the half of the images that chose the "
+                "first row, and on the other, which tells how good it is:"
+            )
+            shown = [(words_, f"{chose:.1f} %", f"{told:.1f} %") for words_, chose, told in self.variants]
+            parts += [words, _table([("scales and layers", "half that chose", "other half"), *shown])]
+        return parts
+
+    def _loading(self) -> list[str]:
+        side = self.student["input_size"]
+        parts = ["## How to load it", self._takes()]
+        if example := self.example():
+            parts += ["Without kd3 (numpy, Pillow and onnxruntime; also in `predict.py`):", _code(example)]
+        for one in self.written:
+            if one.file == "student/":
+                parts += ["With kd3:", _code(KD3_EXAMPLE.format(side=side))]
+            elif not one.file.endswith(".onnx"):
+                call = "torch.export.load({!r}).module()" if one.file.endswith(".pt2") else "torch.jit.load({!r})"
+                load = call.format(one.file).replace("'", '"')
+                parts += [f"`{one.file}`:", _code(TORCH_EXAMPLE.format(load=load, takes=self._type()))]
+        return parts
+
+    def _type(self) -> str:
+        side = self.student["input_size"]
+        kind = "uint8 RGB" if self.preprocessing == "inside" else "normalised float32 RGB"
+        return f"{kind} (B, 3, {side}, {side})"
+
+    def _takes(self) -> str:
+        mean, std = (json.dumps(self.student[name]) for name in ("mean", "std"))
+        if self.preprocessing == "inside":
+            return (
+                f"The graph takes {self._type()}, as decoders give it; it normalises itself (mean {mean}, std {std})."
+            )
+        return f"The graph takes {self._type()}: (x / 255 - mean) / std with mean {mean}, std {std}."
+
+    def _limits(self) -> list[str]:
+        return [
+            "## Limits",
+            "Agreement was measured on web images; accuracy on the data that the teacher was trained on may be higher "
+            "or lower. The student inherits the teacher's mistakes and biases. Web images have owners: their licences "
+            "are not part of this file, and whoever ships the student should know them.",
+        ]
+
+
+def _code(text: str) -> str:
+    return f"```python\n{text}```"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])

@@ -1,0 +1,118 @@
+"""The images that an export is compared, calibrated and measured on: web images, since there are no others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+from kd3.errors import KD3Error
+from kd3.pool import Decoded, DecodeSettings, ImagePool, decode_records, list_records
+from kd3.pool.manifest import NAME as MANIFEST
+from kd3.runs.folder import RunFolder
+from kd3.training.pool_split import split_pool
+
+NOISE = "none"
+
+
+@dataclass(frozen=True)
+class CheckImages:
+    """uint8 RGB (N, 3, S, S), of two kinds that share none."""
+
+    compared: Tensor  # the student never learned from these, where the run says which they are
+    calibrating: Tensor
+    where: str  # in words
+
+
+def images_of_run(run: RunFolder, size: int, *, compare: int, calibrate: int) -> CheckImages:
+    """Return held-out images of a run's pool, and others from its last selection.
+
+    Raises:
+        KD3Error: the pool is no longer where the run found it, or is another one.
+    """
+    config = _config(run)
+    place = Path(str(config["pool"]))
+    if not (place / MANIFEST).is_file():
+        raise KD3Error(
+            f"the pool {place} of the run {run.path} is not there; name images to check the export on: "
+            f"--images POOL_OR_FOLDER, or --images {NOISE} for noise"
+        )
+    pool = ImagePool.open(place)
+    _check_size(pool, size, str(place))
+    train = config.get("train") or {}
+    split = split_pool(pool, int(train.get("holdout", 1000)), share=float(train.get("share", 1.0)))
+    selections = sorted(run.selections.glob("*.npy"))
+    selected = np.load(selections[-1]) if selections else split.train
+    compared = _first(split.holdout, compare)
+    if len(compared) < compare:
+        compared = np.concatenate([compared, _first(np.setdiff1d(split.train, selected), compare - len(compared))])
+    calibrating = np.setdiff1d(selected, compared)
+    return CheckImages(
+        _read(pool, compared),
+        _read(pool, _drawn(calibrating, calibrate)),
+        f"images of the pool {place.name} (held-out ones first)",
+    )
+
+
+def images_of(source: str, size: int, *, compare: int, calibrate: int) -> CheckImages:
+    """Return images of a pool, or of anything that `kd3 ingest` reads; of noise for "none".
+
+    Raises:
+        KD3Error: the pool has images of another size, or there are fewer than three images.
+    """
+    if source == NOISE:
+        noise = torch.randint(0, 256, (compare, 3, size, size), generator=torch.Generator().manual_seed(0))
+        return CheckImages(noise.to(torch.uint8), torch.empty(0, 3, size, size, dtype=torch.uint8), "noise")
+    if (Path(source) / MANIFEST).is_file():
+        pool = ImagePool.open(source)
+        _check_size(pool, size, source)
+        images = _read(pool, _drawn(np.arange(len(pool)), compare + calibrate))
+    else:
+        images = _decoded(source, size, compare + calibrate)
+    if len(images) < 3:
+        raise KD3Error(f"{source} holds {len(images)} usable images; at least 3 are needed to check an export")
+    compared = max(2, min(compare, round(len(images) * compare / (compare + calibrate))))
+    return CheckImages(images[:compared], images[compared:], f"images of {source}")
+
+
+def _config(run: RunFolder) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as problem:
+        raise KD3Error(f"{run.config} cannot be read: {problem}") from None
+    if not isinstance(config, dict) or "pool" not in config:
+        raise KD3Error(f"{run.config} does not say which pool the run learned from")
+    return config
+
+
+def _check_size(pool: ImagePool, size: int, where: str) -> None:
+    if pool.image_size != size:
+        raise KD3Error(f"the student takes images of {size} pixels, but those of {where} have {pool.image_size}")
+
+
+def _decoded(source: str, size: int, count: int) -> Tensor:
+    found: list[np.ndarray] = []
+    for outcome in decode_records(list_records([source]), DecodeSettings(size, min_side=1), workers=0):
+        if isinstance(outcome.result, Decoded):
+            found.append(outcome.result.pixels)
+        if len(found) == count:
+            break
+    return torch.from_numpy(np.stack(found)) if found else torch.empty(0, 3, size, size, dtype=torch.uint8)
+
+
+def _read(pool: ImagePool, index: np.ndarray) -> Tensor:
+    return torch.from_numpy(pool.read(index))
+
+
+def _first(index: np.ndarray, count: int) -> np.ndarray:
+    return np.asarray(index[:count])
+
+
+def _drawn(index: np.ndarray, count: int) -> np.ndarray:
+    order = np.random.default_rng(0).permutation(len(index))[:count]
+    return np.asarray(index[order])

@@ -55,7 +55,9 @@ def test_grammar(arch: str, reference: ArchReference) -> None:
 
 @pytest.mark.parametrize("arch", ["", "net.py", "net.py:", "kd3:", "nets/net:build", "a.py:b.c", ":", "12"])
 def test_message_teaches_the_grammar(arch: str) -> None:
-    with pytest.raises(KD3Error, match=r"kd3:NAME, path/to/net\.py:FUNCTION or package\.module:FUNCTION"):
+    with pytest.raises(
+        KD3Error, match=r"kd3:NAME, timm:NAME, .*, path/to/net\.py:FUNCTION or package\.module:FUNCTION"
+    ):
         parse_arch(arch)
 
 

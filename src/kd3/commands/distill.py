@@ -225,7 +225,11 @@ def _method(config: DistillConfig, teacher: Teacher, student: nn.Module | None, 
     backbone = copy.deepcopy(student)
     if backbone is None:
         backbone = build_arch(
-            config.student, num_classes=teacher.num_classes, arch_args=config.student_args, relative_to=Path()
+            config.student,
+            num_classes=teacher.num_classes,
+            arch_args=config.student_args,
+            relative_to=Path(),
+            input_size=teacher.input_size,
         )
     images = torch.from_numpy(pool.read(_split(config, pool).train[:SAMPLE_IMAGES]))
     # A live teacher may already be on a GPU.

@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from kd3.errors import KD3Error, unknown_name
-from kd3.models.zoo import build as zoo
+from kd3.models.sources import SOURCES
 from kd3.models.zoo.names import ZOO
 
 Builder = Callable[..., nn.Module]
@@ -33,14 +33,6 @@ class ArchReference:
     source: str  # a key of SOURCES, "file" or "module"
     target: str  # the name, the path, or the dotted module
     function: str = ""  # for "file" and "module"
-
-
-def _from_zoo(name: str, num_classes: int, arch_args: Mapping[str, Any]) -> nn.Module:
-    return zoo.build(name, num_classes=num_classes, **arch_args)
-
-
-# Prefix: what builds `prefix:NAME`. A library of models is one entry here and one function.
-SOURCES: dict[str, Callable[[str, int, Mapping[str, Any]], nn.Module]] = {"kd3": _from_zoo}
 
 
 def parse_arch(arch: str) -> ArchReference:
@@ -67,7 +59,8 @@ def parse_arch(arch: str) -> ArchReference:
         return ArchReference("file", place, function)
     if function.isidentifier() and all(part.isidentifier() for part in place.split(".")):
         return ArchReference("module", place, function)
-    forms = [f"{source}:NAME" for source in SOURCES] + ["path/to/net.py:FUNCTION", "package.module:FUNCTION"]
+    forms = [f"{source}:{entry.what}" for source, entry in SOURCES.items()]
+    forms += ["path/to/net.py:FUNCTION", "package.module:FUNCTION"]
     raise KD3Error(f"arch {arch!r} is not understood; write {', '.join(forms[:-1])} or {forms[-1]}")
 
 
@@ -77,6 +70,7 @@ def build_arch(
     num_classes: int,
     arch_args: Mapping[str, Any] | None = None,
     relative_to: Path | None = None,
+    input_size: int | None = None,
 ) -> nn.Module:
     """Return a new network, with the weights it starts with.
 
@@ -84,10 +78,12 @@ def build_arch(
     if it has such a parameter. Naming a file or a package runs the code in it.
 
     Args:
-        arch: `kd3:resnet56` (or `resnet56`), `path/to/net.py:build`, `package.module:build`.
+        arch: `kd3:resnet56` (or `resnet56`), `timm:NAME`, `torchvision:NAME`, `hf:NAME_OR_FOLDER`,
+            `path/to/net.py:build`, `package.module:build`.
         num_classes: number of logits.
         arch_args: further arguments of the builder.
         relative_to: the folder that a file's path starts from; None: the working directory.
+        input_size: side of the images; networks of a library that are built for one size are built for it.
 
     Raises:
         KD3Error: no such network, file, module or function, or the user's own code failed.
@@ -97,7 +93,9 @@ def build_arch(
     if "num_classes" in arguments:
         raise KD3Error(f"arch {arch!r}: num_classes is a setting of its own; take it out of arch_args")
     if reference.source in SOURCES:
-        return SOURCES[reference.source](reference.target, num_classes, arguments)
+        source = SOURCES[reference.source].load()
+        folder = relative_to or Path()
+        return source.build(reference.target, num_classes, arguments, input_size=input_size, folder=folder)
     if reference.source == "module":
         return _build_from(_import_package(reference.target, arch), reference.function, num_classes, arguments, arch)
     path = ((relative_to or Path()) / Path(reference.target).expanduser()).resolve()

@@ -7,7 +7,7 @@ from pathlib import Path
 from kd3.errors import KD3Error
 from kd3.models.student import Student
 from kd3.models.student_files import DESCRIPTION, load_student
-from kd3.models.teacher import Teacher, load_teacher
+from kd3.models.teacher import Teacher, is_named, load_teacher
 
 
 def load_classifier(path: str | Path) -> Teacher | Student:
@@ -16,6 +16,8 @@ def load_classifier(path: str | Path) -> Teacher | Student:
     Raises:
         KD3Error: there is nothing of these kinds, or it is damaged.
     """
+    if is_named(path):
+        return load_teacher(path)
     path = Path(path)
     if not path.exists():
         raise KD3Error(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,16 @@ from kd3.config.settings import Settings, build, read_yaml
 class TeacherDescription(Settings):
     """A trained classifier: how to build it, its weights, and what it expects to see."""
 
-    arch: str = Field(description="kd3:NAME, path/to/net.py:function or package.module:function")
+    arch: str = Field(
+        description="kd3:NAME, timm:NAME, torchvision:NAME, hf:NAME_OR_FOLDER, torchscript:FILE, torch-export:FILE, "
+        "path/to/net.py:function or package.module:function"
+    )
     arch_args: dict[str, Any] = Field({}, description="arguments of the builder")
-    weights: str = Field(description=".pt, .pth, .th or .safetensors file, relative to the description")
+    weights: str | None = Field(
+        None,
+        description=".pt, .pth, .th or .safetensors file, relative to the description; left out or 'pretrained': those "
+        "that timm, torchvision, hf or the model file has itself",
+    )
     num_classes: int = Field(ge=2, description="number of classes")
     mean: list[float] = Field(description="per channel, of RGB in [0, 1]")
     std: list[float] = Field(description="per channel, of RGB in [0, 1]")
@@ -56,10 +64,11 @@ class TeacherDescription(Settings):
         return self
 
 
-def read_description(path: Path) -> TeacherDescription:
-    """Return a teacher description.
+def read_description(path: Path, known: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> TeacherDescription:
+    """Return a teacher description, what it leaves out filled in by what is `known` of its architecture.
 
     Raises:
         KD3Error: the file is missing, not YAML, or a setting in it is missing, unknown or wrong.
     """
-    return build(TeacherDescription, read_yaml(path, what="teacher description"), where=str(path))
+    values = read_yaml(path, what="teacher description")
+    return build(TeacherDescription, {**known(values), **values}, where=str(path))

@@ -91,6 +91,8 @@ def find_head(network: nn.Module, input_size: int) -> Head:
     Raises:
         HeadNotFound: no linear layer makes the logits; the message says what was seen.
     """
+    if isinstance(network, torch.jit.ScriptModule):
+        raise HeadNotFound("it is TorchScript, inside of which features cannot be watched")
     probe = probe_images(network, input_size, images=4, seed=0)
     with evaluating(network), torch.no_grad():
         trace = _Trace(network)

@@ -38,7 +38,9 @@ def save_student(
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    if arch is not None:
+    if arch is not None and arch.startswith("hf:"):
+        arch, arch_args = _bring_configuration(student.backbone, folder), {}
+    elif arch is not None:
         arch = _bring_code(arch, folder)
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in student.state_dict().items()}
     with replacing(folder / WEIGHTS) as temporary:
@@ -123,7 +125,13 @@ def _backbone(folder: Path, about: dict[str, Any]) -> nn.Module:
         raise KD3Error(
             f"the student in {folder} was distilled from a live module; load it with kd3.load_student(path, module=...)"
         )
-    return build_arch(about["arch"], num_classes=about["num_classes"], arch_args=about["arch_args"], relative_to=folder)
+    return build_arch(
+        about["arch"],
+        num_classes=about["num_classes"],
+        arch_args=about["arch_args"],
+        relative_to=folder,
+        input_size=about["input_size"],
+    )
 
 
 def _bring_code(arch: str, folder: Path) -> str:
@@ -135,6 +143,14 @@ def _bring_code(arch: str, folder: Path) -> str:
     if source.resolve() != target.resolve():
         shutil.copyfile(source, target)
     return f"{source.name}:{function}"
+
+
+def _bring_configuration(backbone: nn.Module, folder: Path) -> str:
+    """Write a transformers network's configuration into the folder, so that no other place is needed to load it."""
+    place = folder / "architecture"
+    place.mkdir(exist_ok=True)
+    backbone.config.to_json_file(place / "config.json", use_diff=False)  # type: ignore[union-attr, operator]
+    return "hf:./architecture"
 
 
 def _load_weights(student: Student, path: Path) -> None:

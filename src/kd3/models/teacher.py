@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
+import io
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kd3.config.settings import build
 from kd3.errors import KD3Error
-from kd3.models.arch import build_arch
+from kd3.models.arch import build_arch, parse_arch
 from kd3.models.checkpoint import load_weights, weights_hash
 from kd3.models.compiled import CompiledTeacher
-from kd3.models.description import read_description
+from kd3.models.description import TeacherDescription, read_description
 from kd3.models.fold import fold, foldable
 from kd3.models.head import Head, HeadNotFound, ModelOutput, as_logits, find_head, logits_of_a_blank, run_with_features
 from kd3.models.preprocessing import Normalisation
 from kd3.models.signature import Signature
+from kd3.models.sources import SOURCES
+
+PRETRAINED = "pretrained"  # weights that a library has itself
 
 
 class Teacher(nn.Module):
@@ -47,7 +54,7 @@ class Teacher(nn.Module):
         name: str | None = None,
     ) -> None:
         super().__init__()
-        self.module = copy.deepcopy(module).requires_grad_(False)
+        self.module = _frozen_copy(module)
         self.normalise = Normalisation(mean, std)
         self.input_size = input_size
         self.name = name or type(module).__name__
@@ -189,26 +196,84 @@ class Teacher(nn.Module):
         return super().train(False)
 
 
+def _frozen_copy(module: nn.Module) -> nn.Module:
+    if not isinstance(module, torch.jit.ScriptModule):
+        return copy.deepcopy(module).requires_grad_(False)
+    # TorchScript knows no such copy: its parameters would come out as results of a computation.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        buffer = io.BytesIO()
+        torch.jit.save(module, buffer)
+        buffer.seek(0)
+        found: nn.Module = torch.jit.load(buffer)  # type: ignore[no-untyped-call]
+    for parameter in found.parameters():
+        parameter.requires_grad_(False)
+    return found
+
+
 def load_teacher(path: str | Path) -> Teacher:
-    """Return the teacher that a description file tells of.
+    """Return the teacher that a description file tells of, or that a library has under a name.
+
+    Args:
+        path: a YAML file, a folder with one, or `timm:NAME`, `torchvision:NAME`, `hf:NAME_OR_FOLDER` for a network
+            whose library knows everything about it, weights included.
 
     Raises:
         KD3Error: the description, the architecture or the weights are missing or do not fit.
     """
+    if is_named(path):
+        values = {"arch": str(path)}
+        description = build(TeacherDescription, {**_known(values, Path()), **values}, where=f"teacher {path}")
+        return _loaded(description, Path(), where=f"teacher {path}")
     path = Path(path)
     if path.is_dir():
         candidates = sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
         if len(candidates) != 1:
             raise KD3Error(f"{path} is a folder with {len(candidates)} YAML files; name the teacher's own")
         path = candidates[0]
-    description = read_description(path)
-    module = build_arch(
-        description.arch,
-        num_classes=description.num_classes,
-        arch_args=description.arch_args,
-        relative_to=path.parent,
-    )
-    loaded = load_weights(module, path.parent / description.weights, where=str(path))
+    description = read_description(path, lambda values: _known(values, path.parent))
+    return _loaded(description, path.parent, where=str(path))
+
+
+def is_named(path: str | Path) -> bool:
+    """Say whether a teacher is named by what a library calls it, and not by a file."""
+    prefix, colon, name = str(path).partition(":")
+    return bool(colon and name) and prefix in SOURCES and SOURCES[prefix].carries_weights and not Path(path).exists()
+
+
+def _known(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return what the library of an architecture knows of its own trained network."""
+    arch, arch_args = values.get("arch"), values.get("arch_args") or {}
+    if not isinstance(arch, str) or not isinstance(arch_args, Mapping):
+        return {}
+    reference = parse_arch(arch)
+    if reference.source not in SOURCES:
+        return {}
+    facts = SOURCES[reference.source].load().facts(reference.target, arch_args, folder=folder)
+    if values.get("weights") not in (None, PRETRAINED):
+        # Other weights may be of other classes; what the network takes is likely to be the same.
+        facts = {name: value for name, value in facts.items() if name in ("mean", "std", "input_size")}
+    return facts
+
+
+def _loaded(description: TeacherDescription, folder: Path, *, where: str) -> Teacher:
+    reference = parse_arch(description.arch)
+    entry = SOURCES.get(reference.source)
+    if description.weights not in (None, PRETRAINED):
+        assert description.weights is not None
+        module = build_arch(
+            description.arch,
+            num_classes=description.num_classes,
+            arch_args=description.arch_args,
+            relative_to=folder,
+            input_size=description.input_size,
+        )
+        loaded = load_weights(module, folder / description.weights, where=where)
+    elif entry is not None and (entry.carries_weights or description.weights == PRETRAINED):
+        module = entry.load().trained(reference.target, description.arch_args, folder=folder)
+        loaded = f"as {description.arch} has them"
+    else:
+        raise KD3Error(f"'weights' is missing ({where}); name the checkpoint of {description.arch}")
     teacher = Teacher(
         module,
         mean=description.mean,
@@ -218,7 +283,7 @@ def load_teacher(path: str | Path) -> Teacher:
     )
     if teacher.num_classes != description.num_classes:
         raise KD3Error(
-            f"{path} says num_classes: {description.num_classes}, but {description.arch} puts out "
+            f"{where} says num_classes: {description.num_classes}, but {description.arch} puts out "
             f"{teacher.num_classes} logits"
         )
     teacher.loaded = loaded

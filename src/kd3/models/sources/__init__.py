@@ -1,0 +1,63 @@
+"""Where networks come from by name: `prefix:NAME`. A library of models is one file and one entry here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+
+class Source(Protocol):
+    """What a module of this package offers."""
+
+    def build(
+        self, name: str, num_classes: int, arch_args: Mapping[str, Any], *, input_size: int | None, folder: Path
+    ) -> nn.Module:
+        """Return a new network. `input_size` is a hint for those that are built for one; `folder` holds relative paths.
+
+        Raises:
+            KD3Error: the library is missing, or has no such network.
+        """
+
+    def trained(self, name: str, arch_args: Mapping[str, Any], *, folder: Path) -> nn.Module:
+        """Return the network with the weights that the source has for it; may go to the network for them.
+
+        Raises:
+            KD3Error: there are none, or they cannot be had.
+        """
+
+    def facts(self, name: str, arch_args: Mapping[str, Any], *, folder: Path) -> dict[str, Any]:
+        """Return what the source knows of its own trained network, by the names of a teacher's description.
+
+        Any of num_classes, mean, std, input_size, classes.
+
+        Raises:
+            KD3Error: the library is missing, or has no such network.
+        """
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A source by its prefix."""
+
+    module: str
+    what: str  # stands for NAME in messages
+    carries_weights: bool  # the name stands for a trained network, so that a teacher needs no file of weights
+
+    def load(self) -> Source:
+        """Import it."""
+        return import_module(self.module)
+
+
+SOURCES = {
+    "kd3": Entry("kd3.models.sources.zoo", "NAME", False),
+    "timm": Entry("kd3.models.sources.timm", "NAME", True),
+    "torchvision": Entry("kd3.models.sources.torchvision", "NAME", True),
+    "hf": Entry("kd3.models.sources.transformers", "NAME_OR_FOLDER", True),
+    "torchscript": Entry("kd3.models.sources.torchscript", "FILE", True),
+    "torch-export": Entry("kd3.models.sources.torch_export", "FILE", True),
+}

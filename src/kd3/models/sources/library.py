@@ -1,0 +1,89 @@
+"""What the libraries of models have in common: they may be missing or broken, and they go to the network."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+from torch import nn
+
+from kd3.errors import KD3Error
+
+NEAREST = 3  # names in a message
+
+
+def library(name: str, *, extra: str, needs: str = "") -> Any:
+    """Import a library late.
+
+    Raises:
+        KD3Error: it is not installed, or it is and cannot be imported; the sentence says what to do.
+    """
+    try:
+        return import_module(name)
+    except ImportError as problem:
+        if problem.name is not None and name.startswith(problem.name):
+            raise KD3Error(f"{name} is not installed: pip install 'kd3[{extra}]'{needs}") from None
+        raise _broken(name, problem, needs) from problem
+    except Exception as problem:
+        # An operator that is missing is a RuntimeError: a torchvision that was built for another torch.
+        raise _broken(name, problem, needs) from problem
+
+
+def _broken(name: str, problem: Exception, needs: str) -> KD3Error:
+    first = str(problem).splitlines()[0] if str(problem) else ""
+    return KD3Error(f"{name} is installed but cannot be imported ({type(problem).__name__}: {first}){needs}")
+
+
+def check_name(prefix: str, name: str, known: Collection[str]) -> None:
+    """Refuse a name that a library does not have, with those that come near.
+
+    Raises:
+        KD3Error: it is unknown.
+    """
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=NEAREST, cutoff=0.5)
+    hint = f"; did you mean {', '.join(near)}?" if near else ""
+    raise KD3Error(f"{prefix} has no network {name!r}{hint}")
+
+
+def made(
+    arch: str, build: Callable[..., nn.Module], arguments: Mapping[str, Any], *, sized: Mapping[str, Any]
+) -> nn.Module:
+    """Call a library's builder, with the size of the input where it takes one.
+
+    `sized` is left out where the network is built for any size and does not know the argument.
+
+    Raises:
+        KD3Error: the library refuses the arguments; in its own words.
+    """
+    hints = {key: value for key, value in sized.items() if key not in arguments}
+    attempts = [{**arguments, **hints}, dict(arguments)] if hints else [dict(arguments)]
+    for attempt in attempts:
+        try:
+            return build(**attempt)
+        except Exception as problem:
+            failure = problem
+            if attempt is attempts[0] and hints and any(key in str(problem) for key in hints):
+                continue
+            break
+    first = str(failure).splitlines()[0] if str(failure) else ""
+    raise KD3Error(f"{arch} cannot be built: {type(failure).__name__}: {first}") from failure
+
+
+@contextmanager
+def fetching(arch: str) -> Iterator[None]:
+    """Turn what goes wrong while weights are fetched into a sentence."""
+    try:
+        yield
+    except KD3Error:
+        raise
+    except Exception as problem:  # of requests, urllib, huggingface_hub: each has its own
+        first = str(problem).splitlines()[0][:300] if str(problem) else ""
+        raise KD3Error(
+            f"the weights of {arch} cannot be had: {type(problem).__name__}: {first}; without a network, bring the "
+            f"file and name it under weights"
+        ) from problem

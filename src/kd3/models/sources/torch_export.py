@@ -1,0 +1,67 @@
+"""`torch-export:FILE`: a network that was saved by `torch.export.save`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kd3.models.sources.model_file import no_student, read
+
+
+def build(
+    name: str, num_classes: int, arch_args: Mapping[str, Any], *, input_size: int | None, folder: Path
+) -> nn.Module:
+    """Refuse: it cannot be trained anew."""
+    raise no_student("torch-export", name)
+
+
+def trained(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> nn.Module:
+    """Return the network."""
+    return read("torch-export", name, arch_args, folder, _load)
+
+
+def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> dict[str, Any]:
+    """Return nothing: the file does not say what it expects."""
+    return {}
+
+
+class Exported(nn.Module):
+    """An exported program as a module that may be asked for evaluation mode, which it is in for good."""
+
+    def __init__(self, program: torch.export.ExportedProgram) -> None:
+        super().__init__()
+        self._program = program
+        self.network = program.module()
+        inputs = program.example_inputs[0] if program.example_inputs else ()
+        self._batch = len(inputs[0]) if inputs and isinstance(inputs[0], Tensor) else None
+
+    def forward(self, images: Tensor) -> Any:
+        """Run the program."""
+        try:
+            return self.network(images)
+        except (AssertionError, RuntimeError) as problem:
+            if self._batch is None or len(images) == self._batch:
+                raise
+            raise RuntimeError(
+                f"it was exported for batches of {self._batch}, and got {len(images)}; export it with an open number "
+                f"of images (dynamic_shapes={{...: {{0: torch.export.Dim('batch')}}}})"
+            ) from problem
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Exported:
+        # What torch makes of an exported graph's copy warns of torch's own old ways.
+        return Exported(self._program)
+
+    def train(self, mode: bool = True) -> Exported:
+        """Stay as it is; the program itself would refuse."""
+        return self
+
+
+def _load(path: str) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return Exported(torch.export.load(path))

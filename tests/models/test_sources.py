@@ -1,0 +1,289 @@
+"""Teachers and students from timm, torchvision, transformers, TorchScript and torch.export."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from model_libraries import need
+from torch import nn
+
+import kd3
+from kd3.errors import KD3Error
+from kd3.models.arch import build_arch
+from kd3.models.head import find_head
+from kd3.models.teacher import load_teacher
+
+SMALL = {"images": 96, "batch_size": 16, "holdout": 12, "precision": "32", "device": "cpu", "warmup_steps": 2}
+COMMON = {"num_classes": 3, "mean": [0.5] * 3, "std": [0.25] * 3, "input_size": 16, "classes": ["cat", "dog", "ship"]}
+VIT = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "patch_size": 4}
+
+
+def described(folder, **values):
+    folder.mkdir(exist_ok=True)
+    path = folder / "teacher.yaml"
+    path.write_text(yaml.safe_dump({**COMMON, **values}))
+    return path
+
+
+def hf_folder(folder, *, labels=("cat", "dog", "ship"), processor=True):
+    from transformers import ViTConfig, ViTForImageClassification
+
+    names = dict(enumerate(labels))
+    config = ViTConfig(**VIT, image_size=16, id2label=names, label2id={name: place for place, name in names.items()})
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        ViTForImageClassification(config).save_pretrained(folder)
+    if processor:
+        said = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5] * 3, "size": {"height": 16, "width": 16}}
+        (folder / "preprocessor_config.json").write_text(json.dumps(said))
+    return folder
+
+
+def own_file(folder):
+    """A net of the user's own, its checkpoint as a training script leaves it."""
+    (folder / "net.py").write_text(
+        "from torch import nn\n"
+        "def build(num_classes):\n"
+        "    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), "
+        "nn.Linear(8, num_classes))\n"
+    )
+    network = build_arch("net.py:build", num_classes=3, relative_to=folder)
+    weights = {f"module.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"epoch": 9, "state_dict": weights, "best_acc": 0.5}, folder / "w.pth.tar")
+    return described(folder, arch="net.py:build", weights="w.pth.tar")
+
+
+def library_file(folder, arch, **arch_args):
+    network = build_arch(arch, num_classes=3, arch_args=arch_args, input_size=16).train()
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(2)
+        for _ in range(20):
+            network(torch.randn(32, 3, 16, 16))  # for its batch norms, without which an untrained net says nothing
+    torch.save(network.state_dict(), folder / "w.pt")
+    return described(folder, arch=arch, weights="w.pt", arch_args=arch_args)
+
+
+def plain_net():
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
+        ).eval()
+
+
+def torchscript_file(folder):
+    with pytest.warns(DeprecationWarning, match="jit"):
+        torch.jit.save(torch.jit.trace(plain_net(), torch.zeros(2, 3, 16, 16)), folder / "t.ts")
+    return described(folder, arch="torchscript:t.ts")
+
+
+def torch_export_file(folder, *, dynamic=True):
+    shapes = {"input": {0: torch.export.Dim("batch")}} if dynamic else None
+    program = torch.export.export(plain_net(), (torch.zeros(2 if dynamic else 1, 3, 16, 16),), dynamic_shapes=shapes)
+    torch.export.save(program, folder / "t.pt2")
+    return described(folder, arch="torch-export:t.pt2")
+
+
+def teacher_from(kind, folder):
+    folder.mkdir(exist_ok=True)
+    if kind in ("timm", "torchvision", "transformers"):
+        need(kind)
+    if kind == "transformers":
+        return hf_folder(folder / "vit").as_posix()
+    makers = {
+        "own file": lambda: own_file(folder),
+        "zoo": lambda: library_file(folder, "kd3:resnet8"),
+        "timm": lambda: library_file(folder, "timm:resnet10t"),
+        "torchvision": lambda: library_file(folder, "torchvision:shufflenet_v2_x0_5"),
+        "torchscript": lambda: torchscript_file(folder),
+        "torch-export": lambda: torch_export_file(folder),
+    }
+    return str(makers[kind]())
+
+
+@pytest.mark.parametrize("kind", ["own file", "zoo", "timm", "torchvision", "transformers"])
+def test_teachers_of_all_these_sources_are_distilled_by_kd3(kind, pool_folder, tmp_path):
+    teacher = teacher_from(kind, tmp_path / "t")
+    teacher = f"hf:{teacher}" if kind == "transformers" else teacher
+    run = kd3.distill(teacher, "kd3:resnet8", pool_folder, tmp_path / "run", **SMALL)
+    student = kd3.load_student(run.folder)
+    assert student.classes == ["cat", "dog", "ship"]
+    assert student(student.normalise(torch.zeros(2, 3, 16, 16, dtype=torch.uint8))).shape == (2, 3)
+
+
+@pytest.mark.parametrize("kind", ["torchscript", "torch-export"])
+def test_teachers_without_a_head_to_share_say_why_and_are_distilled_by_kd(kind, pool_folder, tmp_path):
+    teacher = teacher_from(kind, tmp_path / "t")
+    with pytest.raises(KD3Error, match=r"cannot be shared: .*--method kd|--kd3.classifier own"):
+        kd3.distill(teacher, "kd3:resnet8", pool_folder, tmp_path / "a", **SMALL)
+    assert not (tmp_path / "a").exists()
+    own = {"classifier": "own", "alignment": "none", "logit_weight": 1}
+    for name, settings in {"kd": {"method": "kd"}, "kd3": {"kd3": own}}.items():
+        run = kd3.distill(teacher, "kd3:resnet8", pool_folder, tmp_path / name, **SMALL, **settings)
+        assert 0 <= run.agreement <= 100
+
+
+STUDENTS = {
+    "timm:resnet10t": {},
+    "timm:vit_tiny_patch16_224": {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2},
+    "hf:FOLDER": {},
+}
+
+
+@pytest.mark.parametrize("arch", ["timm:resnet10t", "timm:vit_tiny_patch16_224", "hf:FOLDER"])
+def test_students_of_the_libraries_take_the_teachers_classifier_and_load_alone(
+    arch, teacher_file, pool_folder, tmp_path
+):
+    need("transformers" if arch.startswith("hf") else "timm")
+    name = f"hf:{hf_folder(tmp_path / 'vit')}" if arch == "hf:FOLDER" else arch
+    settings = {"student_args": STUDENTS[arch]}
+    run = kd3.distill(teacher_file, name, pool_folder, tmp_path / "run", **SMALL, **settings)
+    (tmp_path / "vit").exists() and (tmp_path / "vit").rename(tmp_path / "moved")  # nothing but the run is needed
+    student = kd3.load_student(run.folder)
+    images = torch.from_numpy(kd3.ImagePool.open(pool_folder).read(np.arange(4)))
+    assert student(student.normalise(images)).shape == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("arch", "arch_args"),
+    [
+        ("timm:vit_tiny_patch16_224", {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}),
+        ("timm:vit_base_patch16_clip_quickgelu_224", {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}),
+        ("timm:vit_relpos_small_patch16_224", {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}),
+    ],
+)
+def test_vision_transformers_are_shared_by_their_embedding(arch, arch_args):
+    need("timm")
+    network = build_arch(arch, num_classes=5, arch_args=arch_args, input_size=16).eval()
+    head = find_head(network, 16)
+    assert (head.channels, head.num_classes) == (24, 5)
+
+
+def test_a_vision_transformer_of_torchvision_is_built_for_the_size_and_shared():
+    need("torchvision")
+    head = find_head(build_arch("torchvision:vit_b_16", num_classes=5, input_size=32).eval(), 32)
+    assert (head.classifier, head.channels) == ("heads.head", 768)
+
+
+def test_a_folder_of_transformers_needs_no_description(tmp_path):
+    need("transformers")
+    teacher = load_teacher(f"hf:{hf_folder(tmp_path / 'vit')}")
+    assert teacher.classes == ["cat", "dog", "ship"]
+    assert teacher.normalise.mean == (0.1, 0.2, 0.3)
+    assert (teacher.input_size, teacher.num_classes) == (16, 3)
+    assert kd3.predict(f"hf:{tmp_path / 'vit'}", [picture(tmp_path)]).images[0][1][0][0] in teacher.classes
+
+
+def picture(folder):
+    from PIL import Image
+
+    Image.new("RGB", (20, 20), "red").save(folder / "a.png")
+    return folder / "a.png"
+
+
+def test_what_a_description_says_wins_over_what_the_library_knows(tmp_path):
+    need("transformers")
+    hf_folder(tmp_path / "vit")
+    (tmp_path / "teacher.yaml").write_text("arch: hf:vit\nmean: [0.9, 0.9, 0.9]\nclasses: [a, b, c]\n")
+    teacher = load_teacher(tmp_path / "teacher.yaml")  # the folder lies beside the description
+    assert (teacher.normalise.mean, teacher.normalise.std) == ((0.9, 0.9, 0.9), (0.5, 0.5, 0.5))
+    assert teacher.classes == ["a", "b", "c"]
+
+
+def test_what_neither_says_is_named(tmp_path):
+    need("transformers")
+    with pytest.raises(KD3Error, match=r"'mean' is missing \(teacher hf:"):
+        load_teacher(f"hf:{hf_folder(tmp_path / 'vit', processor=False)}")
+
+
+def test_labels_that_nobody_named_are_numbers(tmp_path):
+    need("transformers")
+    assert load_teacher(f"hf:{hf_folder(tmp_path / 'v', labels=('LABEL_0', 'LABEL_1'))}").classes == ["0", "1"]
+
+
+@pytest.mark.parametrize("kind", ["torchscript", "torch-export"])
+def test_a_network_in_a_file_says_what_the_network_said(kind, tmp_path):
+    images = torch.rand(5, 3, 16, 16)
+    teacher = load_teacher(teacher_from(kind, tmp_path))
+    torch.testing.assert_close(teacher(images), plain_net()(images).detach())
+    other = load_teacher(teacher_from(kind, tmp_path))
+    assert teacher.fingerprint() == other.fingerprint()
+
+
+def test_an_export_for_a_fixed_number_of_images_is_explained(tmp_path):
+    with pytest.raises(KD3Error, match=r"torch-export:t\.pt2 .* exported for batches of 1, and got 2"):
+        load_teacher(torch_export_file(tmp_path, dynamic=False))
+
+
+WRONG = {
+    "an unknown network of timm": ({"arch": "timm:resnet19", "weights": "w.pt"}, "timm has no network 'resnet19'; did"),
+    "one of torchvision": (
+        {"arch": "torchvision:resnet19", "weights": "w.pt"},
+        "torchvision has no network 'resnet19'",
+    ),
+    "no classifier": ({"arch": "torchvision:fcn_resnet50", "weights": "w.pt"}, "torchvision has no network 'fcn_res"),
+    "wrong arguments": (
+        {"arch": "timm:resnet10t", "weights": "w.pt", "arch_args": {"wings": 2}},
+        "timm:resnet10t cannot be built: TypeError: .*wings",
+    ),
+    "an absent folder": ({"arch": "hf:./nowhere"}, "hf:./nowhere: there is no folder"),
+    "a folder of something else": ({"arch": "hf:."}, "holds no config.json of transformers"),
+    "a zoo network without weights": ({"arch": "kd3:resnet8"}, "'weights' is missing .*name the checkpoint of kd3:re"),
+    "weights that the zoo has not": (
+        {"arch": "kd3:resnet8", "weights": "pretrained"},
+        "kd3:resnet8 comes without weights",
+    ),
+    "an absent file": ({"arch": "torchscript:no.ts"}, "torchscript:no.ts: there is no file"),
+    "a file of another kind": ({"arch": "torchscript:teacher.yaml"}, "cannot be read as torchscript"),
+    "another file of another kind": ({"arch": "torch-export:teacher.yaml"}, "cannot be read as torch-export"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_is_wrong_with_a_teacher_is_told(kind, tmp_path):
+    values, message = WRONG[kind]
+    source = values["arch"].partition(":")[0]
+    if source in ("timm", "torchvision", "hf"):
+        need("transformers" if source == "hf" else source)
+    with pytest.raises(KD3Error, match=message):
+        load_teacher(described(tmp_path, **values))
+
+
+def test_weights_that_cannot_be_fetched_are_told_in_a_sentence(tmp_path, monkeypatch):
+    need("timm")
+    import timm
+
+    def create_model(*_, **__):
+        raise OSError("We couldn't connect to the hub\nand more")
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    with pytest.raises(
+        KD3Error, match=r"the weights of timm:resnet18 cannot be had: OSError: We couldn't connect .* fi"
+    ):
+        load_teacher("timm:resnet18")
+
+
+def test_a_network_in_a_file_cannot_be_a_student(teacher_file, pool_folder, tmp_path):
+    torchscript_file(tmp_path)
+    with pytest.raises(KD3Error, match="is a finished network and cannot be a student"):
+        kd3.distill(teacher_file, f"torchscript:{tmp_path}/t.ts", pool_folder, tmp_path / "run", **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ("sys.modules['timm'] = None", "timm is not installed: pip install 'kd3[timm]'; timm imports torchvision"),
+        ("sys.modules['torchvision'] = None", "timm is installed but cannot be imported"),
+    ],
+)
+def test_a_missing_or_broken_library_is_told_without_a_traceback(block, message, tmp_path):
+    path = described(tmp_path, arch="timm:resnet10t", weights="w.pt")
+    code = f"import sys; {block}; from kd3.cli import main; sys.exit(main(['inspect', '--teacher', {str(path)!r}]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

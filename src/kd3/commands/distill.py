@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from kd3 import console
-from kd3.commands.fitting import check_sizes
+from kd3.commands.fitting import check_sizes, normalisation_on
 from kd3.compute import Compute, resolve
 from kd3.config.commands import DEFAULT_IMAGES, DistillConfig
 from kd3.config.distill_layers import layered, resumed
@@ -150,6 +150,8 @@ def _distill(
     teacher = teacher or load_teacher(config.teacher)
     pool = pool or ImagePool.open(config.pool)
     check_sizes(teacher, pool)
+    if state == "absent" and (doubt := normalisation_on(teacher, pool, compute, _split(config, pool).train).warning):
+        console.warn(doubt)
     if config.train.fold_batch_norms:
         teacher = teacher.folded()
     data = _labelled(config, teacher)

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
+
+from kd3.compute import Compute
+from kd3.domain_shift.normalisation import NormalisationCheck, check_normalisation
 from kd3.errors import KD3Error
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
+
+LOOKED_AT = 256  # images
+SMALL_SIDE = 64  # pixels
 
 
 def check_sizes(teacher: Teacher, pool: ImagePool) -> None:
@@ -21,6 +29,17 @@ def check_sizes(teacher: Teacher, pool: ImagePool) -> None:
             f"the pool {pool.path or ''} has images of {pool.image_size} pixels but the teacher takes "
             f"{teacher.input_size}; ingest the crawl with --image-size {teacher.input_size}"
         )
+
+
+def normalisation_on(teacher: Teacher, pool: ImagePool, compute: Compute, places: np.ndarray) -> NormalisationCheck:
+    """Return what the teacher makes of some of a pool's images under its own mean and std, and under others.
+
+    `places` are positions in the pool, the first of which are taken.
+    """
+    few = LOOKED_AT if pool.image_size <= SMALL_SIDE else LOOKED_AT // 4  # large ones have pixels enough
+    images = torch.from_numpy(pool.read(places[:few])).to(compute.device)
+    compute.place(teacher)
+    return check_normalisation(teacher, images)
 
 
 def check_student(student: Student, teacher: Teacher, pool: ImagePool, *, name: str) -> None:

@@ -131,12 +131,15 @@ Needs the extra for ONNX: pip install 'kd3[export]'""",
         (),
         "kd3 inspect --teacher TEACHER [options]",
         """\
-example:
-  kd3 inspect --teacher teacher.yaml
+examples:
+  kd3 inspect --teacher teacher.yaml --pool pool
+  kd3 inspect --teacher hf:./vit-finetuned
+  kd3 inspect --teacher timm:resnet18.a1_in1k
 
 teacher.yaml:
-  arch: kd3:resnet56          # or path/to/net.py:build, or package.module:build
-  weights: resnet56.pt        # relative to this file; .pt .pth .th .safetensors
+  arch: kd3:resnet56          # or timm:NAME, torchvision:NAME, hf:NAME_OR_FOLDER, torchscript:FILE,
+                              # torch-export:FILE, path/to/net.py:build, package.module:build
+  weights: resnet56.pt        # relative to this file; .pt .pth .th .safetensors; or pretrained: the library's own
   num_classes: 10
   mean: [0.485, 0.456, 0.406] # of RGB in [0, 1]
   std: [0.229, 0.224, 0.225]

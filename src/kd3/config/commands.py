@@ -122,8 +122,14 @@ class TrainSettings(Settings):
 class DistillConfig(Settings):
     """Distil a teacher into a student on a pool of web images."""
 
-    teacher: str = Field(description="teacher description (YAML): arch, weights, num_classes, mean, std, input_size")
-    student: str = Field(description="student architecture: kd3:resnet20, path/to/net.py:build or package.module:build")
+    teacher: str = Field(
+        description="teacher description (YAML): arch, weights, num_classes, mean, std, input_size; or timm:NAME, "
+        "torchvision:NAME, hf:NAME_OR_FOLDER"
+    )
+    student: str = Field(
+        description="student architecture: kd3:resnet20, timm:NAME, torchvision:NAME, hf:NAME_OR_FOLDER, "
+        "path/to/net.py:build or package.module:build"
+    )
     student_args: dict[str, Any] = Field({}, description="arguments of the student's builder (YAML only)")
     pool: str = Field(description="pool made by `kd3 ingest`")
     out: str = Field(description="folder of the run")
@@ -219,9 +225,12 @@ class ExportConfig(Settings):
 
 
 class InspectConfig(Settings):
-    """Show what was found in a teacher: classifier, features, shapes, parameters."""
+    """Show what was found in a teacher: classifier, features, shapes, parameters, normalisation."""
 
-    teacher: str = Field(description="teacher description (YAML)")
+    teacher: str = Field(description="teacher description (YAML), or timm:NAME, torchvision:NAME, hf:NAME_OR_FOLDER")
+    pool: str | None = Field(
+        None, description="pool made by `kd3 ingest`: looks whether mean, std and the order of colours fit the teacher"
+    )
 
 
 class MethodsConfig(Settings):

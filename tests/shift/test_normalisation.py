@@ -8,7 +8,7 @@ from torch import nn
 
 import kd3
 from kd3.commands.inspect import inspect
-from kd3.domain_shift.normalisation import COLOURS, check_normalisation
+from kd3.domain_shift.normalisation import COLOURS, NormalisationCheck, Reading, check_normalisation
 from kd3.models.teacher import Teacher
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -43,7 +43,6 @@ def network(images, normalisation, *, norms=True):
         ]
         net = nn.Sequential(*(one for one in layers if norms or not isinstance(one, nn.BatchNorm2d)))
         net.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)])
-        net[-1].weight.data *= 1 if norms else 30  # opinions
     net.train()
     mean, std = (torch.tensor(normalisation[name])[:, None, None] for name in ("mean", "std"))
     with torch.no_grad():
@@ -85,9 +84,11 @@ def test_grey_pictures_have_no_order_of_colours(images):
 
 def test_without_batch_norms_only_what_is_beyond_all_measure_is_noticed(images):
     assert check(images, norms=False, given=WRONG["half"]).warning is None
-    found = check(images, norms=False, given=WRONG["from 0 to 255"])
-    assert found.given.distance is None
-    assert "sees one class in nearly all images" in found.warning
+    assert check(images, norms=False).given.distance is None
+    collapsed = Reading("as given", None, confidence=0.998, effective_classes=1.1)
+    assert "sees one class in nearly all images and is 100 % sure" in NormalisationCheck(collapsed, []).warning
+    for confidence, classes in ((0.9, 1.1), (0.998, 4.0)):
+        assert NormalisationCheck(Reading("as given", None, confidence, classes), []).warning is None
 
 
 def described(folder, images, **given):

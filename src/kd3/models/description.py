@@ -64,7 +64,9 @@ class TeacherDescription(Settings):
         return self
 
 
-def read_description(path: Path, known: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> TeacherDescription:
+def read_description(
+    path: Path, known: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda values: {}
+) -> TeacherDescription:
     """Return a teacher description, what it leaves out filled in by what is `known` of its architecture.
 
     Raises:

@@ -6,7 +6,6 @@ interrupted; 1: a fault of kd3 (a traceback).
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import json
 import os
@@ -14,26 +13,19 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from kd3 import console
-from kd3.config.command_table import COMMANDS, Command
-from kd3.config.distill_layers import layered, presets, resumed
+from kd3.config.command_table import COMMANDS
+from kd3.config.distill_layers import layered, resumed
 from kd3.config.flags import add_flags, nested
+from kd3.config.parser import Parser, build_parser
 from kd3.config.settings import Settings, build
 from kd3.errors import KD3Error, unknown_name
-from kd3.version import __version__
 
 EXIT_WRONG_INPUT = 2
 EXIT_INTERRUPTED = 130
 WHERE = "command line"
-
-
-class _Parser(argparse.ArgumentParser):
-    """Reports wrong flags as KD3Error, with the nearest right one."""
-
-    def error(self, message: str) -> NoReturn:
-        raise KD3Error(f"{message}; see '{self.prog} --help'")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    parser = _build_parser()
+    parser = build_parser()
     if not arguments:
         parser.print_help()
         return 0
@@ -92,56 +84,12 @@ def _distill_settings(given: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:
     return layered(flags, config=path, preset=preset, where=WHERE), {"resume": False}
 
 
-def _build_parser() -> _Parser:
-    parser = _Parser(
-        prog="kd3",
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Turn a trained image classifier whose training data is gone into a small, fast one,\n"
-        "using nothing but images crawled from the web.",
-        epilog="the main job:\n"
-        "  kd3 ingest crawl/ --out pool --image-size 32\n"
-        "  kd3 distill --teacher teacher.yaml --student kd3:resnet20 --pool pool --out runs/a\n"
-        "  kd3 evaluate runs/a --data test/ --teacher teacher.yaml\n\n"
-        "'kd3 COMMAND --help' tells of each command; 'kd3 demo' shows it all on data made here.",
-    )
-    parser.add_argument("--version", action="version", version=f"kd3 {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
-    for name, command in COMMANDS.items():
-        _add_command(commands, name, command)
-    return parser
-
-
-def _add_command(commands: Any, name: str, command: Command) -> None:
-    parser = commands.add_parser(
-        name,
-        usage=command.usage,
-        help=command.summary,
-        description=command.summary + ".",
-        epilog=command.examples,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_flags(parser, command.settings, command.positional)
-    if name == "distill":
-        parser.add_argument("--config", metavar="FILE", help="YAML file of settings; flags win over it")
-        parser.add_argument("--preset", metavar="NAME", help=f"named settings to start from: {', '.join(presets())}")
-        parser.add_argument(
-            "--resume",
-            action="store_true",
-            help="continue the interrupted run in --out, with its own settings",
-        )
-    if command.json:
-        parser.add_argument("--json", action="store_true", help="print JSON alone on standard output")
-    parser.add_argument("--quiet", action="store_true", help="no progress, no news; warnings stay")
-
-
 def _unknown_flag(command: str | None, flag: str) -> KD3Error:
     if not flag.startswith("-"):
         return KD3Error(f"unexpected argument {flag!r}; see 'kd3 {command or ''} --help'")
     known = ["--quiet", "--help"]
     if command:
-        probe = _Parser(add_help=False)
+        probe = Parser(add_help=False)
         add_flags(probe, COMMANDS[command].settings, COMMANDS[command].positional)
         known += [option for action in probe._actions for option in action.option_strings]
         known += ["--config", "--preset", "--resume"] if command == "distill" else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kd3.config.commands import (
+    CompletionConfig,
     DemoConfig,
     DistillConfig,
     EvaluateConfig,
@@ -13,6 +14,7 @@ from kd3.config.commands import (
     InspectConfig,
     MethodsConfig,
     PredictConfig,
+    SchemaConfig,
     SelectConfig,
     ShiftConfig,
     StudyConfig,
@@ -178,6 +180,29 @@ Many runs on one pool go faster with --fixed-views 8: they share the teacher's f
 studies: """
         + ", ".join(studies()),
         json=True,
+    ),
+    "schema": Command(
+        SchemaConfig,
+        "kd3.commands.schema:run",
+        ("file",),
+        "kd3 schema {distill,teacher,study}",
+        """\
+example:
+  kd3 schema teacher > teacher.schema.json
+
+Then, in the first line of teacher.yaml, for editors with a YAML language server (VS Code, Neovim, ...):
+  # yaml-language-server: $schema=./teacher.schema.json""",
+    ),
+    "completion": Command(
+        CompletionConfig,
+        "kd3.commands.completion:run",
+        ("shell",),
+        "kd3 completion {bash,zsh,tcsh}",
+        """\
+examples:
+  source <(kd3 completion bash)
+  kd3 completion bash > ~/.local/share/bash-completion/completions/kd3
+  kd3 completion zsh > ~/.zfunc/_kd3""",
     ),
     "demo": Command(
         DemoConfig,

@@ -237,6 +237,20 @@ class MethodsConfig(Settings):
     """List the distillation methods."""
 
 
+class SchemaConfig(Settings):
+    """Print the JSON schema of a file, by which editors complete and check it."""
+
+    file: Literal["distill", "teacher", "study"] = Field(
+        description="distill: a file for --config; teacher: a teacher's description; study: a study of your own"
+    )
+
+
+class CompletionConfig(Settings):
+    """Print what makes a shell complete the commands and flags of kd3."""
+
+    shell: Literal["bash", "zsh", "tcsh"] = Field(description="the shell")
+
+
 class StudyConfig(Settings):
     """Run a grid of distillations at an equal budget and compare them in a table."""
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 import pydantic
 import yaml
-from pydantic import BeforeValidator, ConfigDict
+from pydantic import BeforeValidator, ConfigDict, WithJsonSchema
 
 from kd3.errors import KD3Error
 
@@ -40,7 +40,14 @@ def parse_count(value: Any) -> Any:
     return value
 
 
-Count = Annotated[int, BeforeValidator(parse_count)]
+# In a file 200k is as good as 200000.
+Count = Annotated[
+    int,
+    BeforeValidator(parse_count),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer"}, {"type": "string", "pattern": r"^[0-9][0-9_]*\.?[0-9]*(e[0-9]+|\s*[kKmM])?$"}]}
+    ),
+]
 
 S = TypeVar("S", bound=Settings)
 

@@ -14,8 +14,7 @@ from pool_pictures import folder_of, some_files, tar_of, zip_of
 
 from kd3.errors import KD3Error
 from kd3.pool.record import FILE_LIMIT, Record, Unreadable, Unusable
-from kd3.pool.sources import counts, expand, list_records, records
-from kd3.pool.sources.expansion import expand_braces
+from kd3.pool.sources import counts, expand, expand_braces, list_records, records
 from kd3.pool.sources.names import is_sidecar
 
 

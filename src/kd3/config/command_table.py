@@ -51,22 +51,24 @@ COMMANDS: dict[str, Command] = {
 examples:
   kd3 ingest crawl/ --out pool --image-size 32
   kd3 ingest 'shards/{00000..00023}.tar' more.zip --out pool --image-size 224
-  kd3 ingest 's3://bucket/crawl/*.tar' https://host/a.parquet --out pool --image-size 224
-  kd3 ingest data_batch_1 images.npz list-of-paths.txt --out pool --image-size 32
+  kd3 ingest 'data/train-*.parquet' cifar-10-batches-py/ images.npy --out pool --image-size 32
+  kd3 ingest paths.txt --out pool --image-size 224
+  kd3 ingest 's3://bucket/crawl/{00000..00099}.tar' hf://datasets/USER/NAME/data/ --out pool --image-size 224
 
 sources:
-  folders           every regular file is tried, whatever its name says; metadata (.json, .txt, .csv, ...) and
-                    hidden files are skipped, archives and tables in them opened
-  .tar .tgz .zip    of anything: WebDataset, img2dataset
-  .parquet .arrow   rows with image bytes, or structs of bytes and path: img2dataset, Hugging Face datasets
-  .npy .npz         uint8 arrays (N, H, W, 3), (N, 3, H, W) or (N, H, W)
-  batches           of CIFAR-10/100 and ImageNet-32/64, read without running what a pickle may hold
-  .txt .csv         a list of paths or URLs, one a line, relative to the list
-  URLs              of all these: https://, s3://, gs://, hf://, whatever fsspec reads; archives are copied one at a
-                    time to a temporary file
+  FOLDER .tar .tgz .zip  every file is tried, whatever its name says (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, ...);
+                         hidden files and sidecars (.json .txt .csv .xml ...) are skipped
+  .parquet .arrow        a column of bytes, or of {bytes, path}: img2dataset, Hugging Face datasets, save_to_disk
+  .npy .npz              uint8 (N, H, W, 3), (N, 3, H, W) or (N, H, W); also of 1 or 4 channels
+  data_batch_1 ...       CIFAR (python, binary) and ImageNet-16/32/64 batches; code in a pickle is never run
+  .txt .lst .csv .tsv    as a source itself: a path or URL a line, or in a column named path, file, url, ...;
+                         relative ones lie beside the list
+  PROTOCOL://...         a file, an archive, a glob or a folder (of a web server with a slash at its end). https works
+                         at once, others need pip install 'kd3[s3]', 'kd3[gcs]' or 'kd3[hf]'. Credentials come from
+                         where these libraries look for them and are never written to the pool
 
-What cannot be used is counted by reason and listed in POOL/rejected.csv.
-Run the same command again to continue after an interruption.""",
+What cannot be used, damaged archives and dead links too, is counted by reason and listed in POOL/rejected.csv.
+Run the same command again to continue after an interruption. More: docs/sources.md""",
         json=True,
     ),
     "distill": Command(

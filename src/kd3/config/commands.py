@@ -27,8 +27,8 @@ class IngestConfig(Settings):
 
     sources: list[str] = Field(
         min_length=1,
-        description="folders, tar shards, zip, parquet, Arrow, .npy, .npz, CIFAR or ImageNet-32 batches, lists of "
-        "paths (.txt, .csv), or URLs of them; globs and {00000..00010} braces work",
+        description="folders; tar, zip, parquet, arrow, npy and npz files; CIFAR and ImageNet batches; lists of paths "
+        "(.txt .csv .lst); any of them as a URL, too (https, s3, gs, hf, ...); globs and {00000..00010} braces work",
     )
     out: str = Field(description="folder of the pool; made if absent, continued if interrupted")
     image_size: int = Field(

@@ -7,11 +7,12 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any
 
 from kd3.pool.decode import Decoded, DecodeSettings, Rejected, decode
+from kd3.pool.read_ahead import read_ahead
 from kd3.pool.record import InMemory, Record
 from kd3.pool.worker import Answer, answer, attempt, prepare_worker, question, results
 
@@ -49,8 +50,9 @@ def decode_records(
     chunks = _chunks(iter(records), max(1, min(CHUNK, CHUNK_BYTES // (3 * settings.image_size**2))))
     first = list(islice(chunks, FEW_CHUNKS))
     if workers == 0 or len(first) < FEW_CHUNKS:
-        for record in chain.from_iterable(chain(first, chunks)):
-            yield Outcome(record, read_and_decode(record, settings))
+        for record, location in read_ahead(chain.from_iterable(chain(first, chunks)), lambda record: record.location):
+            coming = replace(record, location=location) if location is not record.location else record
+            yield Outcome(record, read_and_decode(coming, settings))
     else:
         yield from _in_processes(chain(first, chunks), settings, workers)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kd3.errors import KD3Error
+from kd3.pool.course import Place
 from kd3.pool.decode import Decoded
 from kd3.pool.index_file import writing_index
 from kd3.pool.manifest import Part
@@ -50,6 +51,9 @@ class IngestState:
         self.files: int = stored.get("files", 0)  # records consumed, sidecars among them
         self.skipped: int = stored.get("skipped", 0)
         self.seconds: float = stored.get("seconds", 0.0)
+        # Where in the sources that is (see `Course`); None where an earlier version of kd3 counted the files alone.
+        place = stored.get("place", None if self.files else Place())
+        self.place: Place | None = None if place is None else Place(*place)
         # As it was begun, whatever this version of kd3 would take.
         per_part: int = stored.get("images_per_part", images_per_part(image_size, part_bytes))
         try:
@@ -89,7 +93,7 @@ class IngestState:
         """Make everything so far survive a crash."""
         self._flush()
         self._packed.sync()
-        for name in ("files", "skipped", "seconds", "images"):
+        for name in ("files", "skipped", "seconds", "images", "place"):
             self._put(name, getattr(self, name))
         self.database.execute("COMMIT")
         self.database.execute("BEGIN")

@@ -15,6 +15,7 @@ from kd3.config.commands import IngestConfig
 from kd3.config.settings import build
 from kd3.errors import KD3Error
 from kd3.pool.counting import count_in_background
+from kd3.pool.course import Course, Place
 from kd3.pool.decode import DecodeSettings, Rejected
 from kd3.pool.decoding import Outcome, decode_records
 from kd3.pool.image_pool import DUPLICATES, REJECTED, ImagePool
@@ -24,9 +25,9 @@ from kd3.pool.manifest import NAME, Counts, content_hash, read_manifest, write_m
 from kd3.pool.output_folder import LOCK, check_place, check_settings, remove_pool
 from kd3.pool.packed import PART_BYTES
 from kd3.pool.reasons import SIDECAR
-from kd3.pool.record import printable
-from kd3.pool.sources import expand, records
-from kd3.pool.sources.remote import is_url, without_secrets
+from kd3.pool.remote import is_remote
+from kd3.pool.sources import check_given, expand
+from kd3.pool.sources.names import shown
 from kd3.storage.lock import exclusive
 
 COMMIT_SECONDS = 2.0
@@ -39,6 +40,7 @@ def ingest(
 ) -> ImagePool:
     """Make a pool of a crawl and return it.
 
+    `sources` are paths and URLs: folders, archives, tables, arrays, lists of paths; `docs/sources.md` tells of each.
     `settings` are those of `kd3 ingest --help`: fit, min_side, max_pixels, workers, limit. Files
     that cannot be used are listed in the pool's `rejected.csv`, exact duplicates in
     `duplicates.csv`. An interrupted ingest goes on when called again with the same sources
@@ -60,6 +62,7 @@ def ingest_with(config: IngestConfig, *, part_bytes: int = PART_BYTES) -> ImageP
         if (folder / NAME).is_file():
             return _finished(folder, config)  # also where the crawl is gone by now
         check_place(folder, expand(config.sources))  # what is wrong is told before anything is made
+        check_given(config.sources)
         made = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         if made:
@@ -123,15 +126,17 @@ def _request(config: IngestConfig) -> dict[str, Any]:
     """Return what must be equal for an ingest to go on; the number of workers may change."""
     values = config.model_dump(mode="json", exclude={"sources", "out", "workers"})
     values["sources"] = [
-        without_secrets(source) if is_url(source) else printable(str(Path(source).absolute()))
-        for source in config.sources
+        shown(source if is_remote(source) else str(Path(source).absolute())) for source in config.sources
     ]
     return values
 
 
 def _consume(state: IngestState, config: IngestConfig) -> None:
     settings = DecodeSettings(config.image_size, config.fit, config.min_side, config.max_pixels)
-    files = islice(records(config.sources), state.files, config.limit)
+    course = Course(config.sources, state.place or Place())
+    before_it = state.files if state.place else 0  # files that are not drawn again
+    limit = None if config.limit is None else config.limit - before_it
+    files = islice(course, state.files - before_it, limit)
     committed = started = time.monotonic()
     before = state.seconds
     with (
@@ -148,9 +153,11 @@ def _consume(state: IngestState, config: IngestConfig) -> None:
             if state.files % COMMIT_FILES == 0 or time.monotonic() - committed > COMMIT_SECONDS:
                 committed = time.monotonic()
                 state.seconds = before + committed - started
+                state.place = course.place(state.files - before_it)
                 state.commit()
         bar.advance(state.files - told)
     state.seconds = before + time.monotonic() - started
+    state.place = course.place(state.files - before_it)
     state.commit()
 
 
@@ -180,7 +187,7 @@ def _finish(state: IngestState, folder: Path, config: IngestConfig) -> None:
             skipped=state.skipped,
         ),
         parts=state.parts(),
-        sources=[without_secrets(source) if is_url(source) else printable(source) for source in config.sources],
+        sources=[shown(source) for source in config.sources],
         settings=_request(config),
         seconds=state.seconds,
     )
@@ -188,7 +195,7 @@ def _finish(state: IngestState, folder: Path, config: IngestConfig) -> None:
 
 def _nothing_usable(state: IngestState, config: IngestConfig) -> str:
     rejected = state.rejected_counts()
-    where = ", ".join(without_secrets(source) if is_url(source) else source for source in config.sources)
+    where = ", ".join(map(shown, config.sources))
     if not rejected:
         return f"{where} holds no file that could be an image"
     reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())

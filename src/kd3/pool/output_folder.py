@@ -11,6 +11,7 @@ from kd3.errors import KD3Error
 from kd3.pool.ingest_state import DATABASE
 from kd3.pool.manifest import NAME
 from kd3.pool.packed import PARTS
+from kd3.pool.remote import is_remote
 
 LOCK = ".lock"
 
@@ -29,7 +30,7 @@ def check_place(folder: Path, sources: Sequence[str], *, ours: Sequence[str] = (
         present = {entry.name for entry in folder.iterdir()}
         if present - {LOCK} and present.isdisjoint(ours):
             raise KD3Error(f"{folder} is not empty and holds no pool; choose another --out")
-    for source in map(Path, sources):
+    for source in (Path(source) for source in sources if not is_remote(source)):
         if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
             raise KD3Error(f"{folder} lies in the source {source}, which it would change; choose another --out")
 

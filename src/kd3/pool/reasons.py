@@ -13,8 +13,11 @@ Reason = Literal[
     "file too large",
     "archive damaged",
     "encrypted",
-    "not downloaded",
     "decoder crashed",
+    "no images",  # a container of something else, such as an array of floats
+    "unsafe pickle",  # it asks for code
+    "not downloaded",  # the crawler noted that it failed
+    "unreachable",  # the network or the server failed, again and again
     "sidecar",  # metadata by its name: skipped and counted, never in rejected.csv
 ]
 REASONS: tuple[str, ...] = get_args(Reason)

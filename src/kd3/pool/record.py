@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
+from kd3.pool.pixels import Layout
 from kd3.pool.reasons import Reason
 
 FILE_LIMIT = 256 << 20  # bytes; no photograph is larger, and a worker must hold it in memory
@@ -51,7 +52,26 @@ class InFile:
 
     def read(self) -> bytes:
         """Return the range's bytes; a file beyond the limit is refused unread."""
-        return read_range(self.path, self.offset, self.size)
+        handle = _open_at_once(self.path)
+        try:
+            return _range(handle, self.offset, self.size)
+        finally:
+            os.close(handle)
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """An image of an array: a range of a file, and how its pixels lie there."""
+
+    range: InFile
+    layout: Layout
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Pixels, (self.range, self.layout)
+
+    def read(self) -> bytes:
+        """Return the image as the bytes of a file."""
+        return self.layout.as_file(self.range.read())
 
 
 class Reader:
@@ -70,6 +90,8 @@ class Reader:
 
     def read(self, location: Location) -> bytes:
         """Return the bytes at a location; raises as its own `read` does."""
+        if isinstance(location, Pixels):
+            return location.layout.as_file(self.read(location.range))
         if not isinstance(location, InFile) or location.size is None:
             return location.read()
         if location.path != self._path:
@@ -78,20 +100,6 @@ class Reader:
                 os.close(self._handle)
             self._path, self._handle = location.path, handle
         return _range(self._handle, location.offset, location.size)
-
-
-def read_range(path: str, offset: int = 0, size: int | None = None) -> bytes:
-    """Return a file's bytes, or a range of them.
-
-    Raises:
-        Unreadable: there are fewer, or more than the limit of a file.
-        OSError: it cannot be read.
-    """
-    handle = _open_at_once(path)
-    try:
-        return _range(handle, offset, size)
-    finally:
-        os.close(handle)
 
 
 def _open_at_once(path: str) -> int:
@@ -128,14 +136,23 @@ class InZip:
         """Return the member's bytes, uncompressed."""
         try:
             archive = open_zip(self.path)
-            with archive.open(archive.infolist()[self.place]) as handle:
-                data = handle.read(FILE_LIMIT + 1)
+            contents = unpacked(archive, archive.infolist()[self.place])
         except Exception as problem:
-            # zlib, lzma, bz2 and zipfile each raise their own.
             raise Unreadable("archive damaged", f"{type(problem).__name__}: {problem}") from None
-        if len(data) > FILE_LIMIT:
-            raise too_large()
-        return data
+        return contents.read()
+
+
+def unpacked(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> InMemory | Unusable:
+    """Return a zip's member uncompressed, or why that cannot be."""
+    try:
+        with archive.open(member) as handle:
+            data = handle.read(FILE_LIMIT + 1)
+    except Unreadable:
+        raise  # it is the network
+    except Exception as problem:
+        # zlib, lzma, bz2 and zipfile each raise their own.
+        return Unusable("archive damaged", f"{type(problem).__name__}: {problem}")
+    return InMemory(data) if len(data) <= FILE_LIMIT else Unusable("file too large", too_large().detail)
 
 
 def open_zip(path: str) -> zipfile.ZipFile:

@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 
 from kd3.pool.decode import Decoded, DecodeSettings, Rejected, decode_without_limits, lift_limits_for_good
+from kd3.pool.read_ahead import read_ahead
 from kd3.pool.reasons import Reason
 from kd3.pool.record import Location, Reader, Record, Unreadable
 
@@ -53,7 +54,7 @@ def answer(message: bytes, settings: DecodeSettings) -> Answer:
     rows: list[Row] = []
     kept = 0
     with Reader() as reader:
-        for location in locations:
+        for _, location in read_ahead(locations, lambda location: location):
             result = attempt(partial(reader.read, location), settings, decode_without_limits)
             if isinstance(result, Rejected):
                 rows.append((result.reason, result.detail))

@@ -1,60 +1,68 @@
-"""Where crawled files come from: folders, archives, arrays, tables, lists, and all of them elsewhere.
+"""Where crawled files come from: folders, tars, zips, tables, arrays, lists, URLs. A new kind is a file and an entry.
 
 The rule for names: every regular file is tried, whatever its extension says, since crawls lie
-about it. Skipped without a look are sidecars and hidden files (`names.NAME_RULE`). Archives in a
-folder are opened in their place of the sorted order; archives inside archives are not. A new kind of
-archive is one file and one entry here.
+about it. Skipped without a look are hidden files and sidecars (`names.SIDECAR_SUFFIXES`). Archives in a
+folder are opened in their place of the sorted order, and are all that is not told by each file alone: tables, arrays
+and batches of images are archives here. Archives inside archives are not opened. A list of paths is one where it is
+given as a source; in a folder it is a sidecar.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
+from kd3.errors import KD3Error
 from kd3.pool.reasons import SIDECAR
-from kd3.pool.record import InFile, InMemory, Location, Record, Unreadable, Unusable, printable
-from kd3.pool.sources import remote
-from kd3.pool.sources.arrays import npy_count, npy_images, npz_count, npz_images
-from kd3.pool.sources.batches import batch_count, batch_images, could_be_batch, is_batch
-from kd3.pool.sources.expansion import expand
+from kd3.pool.record import FILE_LIMIT, InFile, Record, Unreadable, Unusable, printable, too_large
+from kd3.pool.remote import Remote, is_remote
+from kd3.pool.sources.batches import batch_kind, cifar_count, cifar_members, pickle_count, pickle_members
+from kd3.pool.sources.containers import beside, unusable
+from kd3.pool.sources.elsewhere import is_folder, walk_remote
+from kd3.pool.sources.expand import expand, expand_braces
 from kd3.pool.sources.folder import is_regular, walk
-from kd3.pool.sources.lists import is_list, listed
-from kd3.pool.sources.names import archive_kind, is_hidden, is_sidecar
-from kd3.pool.sources.tables import arrow_count, arrow_images, parquet_count, parquet_images
+from kd3.pool.sources.lists import check_list, is_text, listed
+from kd3.pool.sources.names import archive_kind, base_name, is_hidden, is_list, is_sidecar, shown
+from kd3.pool.sources.numpy_files import npy_count, npy_members, npz_count, npz_members
+from kd3.pool.sources.tables import arrow_count, arrow_members, parquet_count, parquet_members
 from kd3.pool.sources.tar import tar_count, tar_members
 from kd3.pool.sources.zip import zip_count, zip_members
 
-__all__ = ["ARCHIVES", "counts", "expand", "list_records", "records"]
+__all__ = ["check_given", "contents", "counts", "expand", "expand_braces", "find", "list_records", "records"]
 
 
 class Archive(NamedTuple):
-    """An archive among the sources, or in a folder that is one: its members' keys begin with `prefix`."""
+    """An archive among the sources, or in a folder or list that is one: its members' keys begin with `prefix`.
+
+    The prefix is empty where the archive is a source itself.
+    """
 
     kind: str
-    path: str  # or a URL
+    path: str
     source: str
     prefix: str
 
 
-@dataclass(frozen=True)
-class Reader:
+class Reader(NamedTuple):
     """How a kind of archive is read."""
 
     members: Callable[[str, str, str], Iterator[Record]]  # (path, source, prefix)
-    count: Callable[[str], int | None]
+    count: Callable[[str], int]
 
 
 ARCHIVES = {
     "tar": Reader(tar_members, tar_count),
     "zip": Reader(zip_members, zip_count),
-    "npy": Reader(npy_images, npy_count),
-    "npz": Reader(npz_images, npz_count),
-    "parquet": Reader(parquet_images, parquet_count),
-    "arrow": Reader(arrow_images, arrow_count),
-    "batch": Reader(batch_images, batch_count),
+    "parquet": Reader(parquet_members, parquet_count),
+    "arrow": Reader(arrow_members, arrow_count),
+    "npy": Reader(npy_members, npy_count),
+    "npz": Reader(npz_members, npz_count),
+    "pickle": Reader(pickle_members, pickle_count),
+    "cifar": Reader(cifar_members, cifar_count),
 }
+UNLIKE_IMAGES = ("no images", "unsafe pickle")
 
 
 def records(sources: Sequence[str]) -> Iterator[Record]:
@@ -63,13 +71,8 @@ def records(sources: Sequence[str]) -> Iterator[Record]:
     Raises:
         KD3Error: a source does not exist.
     """
-    for found in _files(sources):
-        if not isinstance(found, Archive):
-            yield found
-        elif remote.is_url(found.path):
-            yield from _elsewhere(found)
-        else:
-            yield from ARCHIVES[found.kind].members(found.path, found.source, found.prefix)
+    for found in find(sources):
+        yield from contents(found)
 
 
 def list_records(sources: Sequence[str]) -> Iterator[Record]:
@@ -79,18 +82,24 @@ def list_records(sources: Sequence[str]) -> Iterator[Record]:
             yield record
 
 
+def contents(found: Record | Archive) -> Iterator[Record]:
+    """Yield the records of what `find` found."""
+    if isinstance(found, Archive):
+        yield from ARCHIVES[found.kind].members(found.path, found.source, found.prefix)
+    else:
+        yield found
+
+
 def counts(sources: Sequence[str]) -> Iterator[int | None]:
     """Yield about how many records each file or archive has, quicker than listing them.
 
-    None stands for one that would have to be fetched or unpacked to know.
+    None stands for one that would have to be unpacked or fetched to know.
     """
-    for found in _files(sources):
-        if not isinstance(found, Archive):
-            yield 1
-        elif remote.is_url(found.path) or is_compressed(found):
-            yield None
+    for found in find(sources):
+        if isinstance(found, Archive):
+            yield None if is_remote(found.path) or is_compressed(found) else ARCHIVES[found.kind].count(found.path)
         else:
-            yield ARCHIVES[found.kind].count(found.path)
+            yield 1
 
 
 def is_compressed(archive: Archive) -> bool:
@@ -98,37 +107,43 @@ def is_compressed(archive: Archive) -> bool:
     return archive.kind == "tar" and not archive.path.lower().endswith(".tar")
 
 
-def _files(sources: Sequence[str]) -> Iterator[Record | Archive]:
+def check_given(sources: Sequence[str]) -> None:
+    """Look into files that are sources themselves, where a look is enough to know that they hold no images.
+
+    Raises:
+        KD3Error: one holds no images, is no pickle of arrays alone, or is a list without a path.
+    """
+    for source in sources:
+        path = source.removeprefix("file://")
+        kind = _kind(path) if os.path.isfile(path) else None
+        if kind == "list":
+            check_list(path)
+        elif kind:
+            for record in islice(ARCHIVES[kind].members(path, shown(path), ""), 1):
+                if isinstance(record.location, Unusable) and record.location.reason in UNLIKE_IMAGES:
+                    raise KD3Error(f"{shown(path)} holds no images that kd3 can read: {record.location.detail}")
+
+
+def find(sources: Sequence[str]) -> Iterator[Record | Archive]:
+    """Yield the files and archives of the sources in a stable order; archives are not opened.
+
+    Raises:
+        KD3Error: a source does not exist.
+    """
     for path in expand(sources):
-        # A list is one because the user names it; what a crawl holds under such a name is a sidecar.
-        if is_list(path) and not remote.is_url(path) and is_regular(path):
-            source = printable(path)
-            for place in listed(path):
-                if remote.is_url(place):
-                    shown = printable(remote.without_secrets(place))
-                    yield _one_remote(place, source, shown, prefix=f"{shown}/")
-                else:
-                    yield _one(place, source, place)
-        elif remote.is_url(path):
-            yield from _remote(path)
-        elif os.path.isdir(path):
-            yield from _in_folder(path)
-        else:
-            yield _one(path, printable(path), _name(path), prefix="")
+        yield from _of_remote(path) if is_remote(path) else _of_path(path)
 
 
-def _one(path: str, source: str, key: str, *, prefix: str | None = None) -> Record | Archive:
-    """Return a file that is named itself, by the user or by a list."""
-    key = printable(key)
-    if not is_regular(path):
-        absent = not os.path.exists(path)
-        return Record(source, key, Unusable("unreadable", "no such file") if absent else Unusable("not a regular file"))
-    kind = _kind(path)
-    return (
-        Archive(kind, path, source, f"{key}/" if prefix is None else prefix)
-        if kind
-        else Record(source, key, InFile(path))
-    )
+def _of_path(path: str) -> Iterator[Record | Archive]:
+    source = printable(path)
+    if os.path.isdir(path):
+        yield from _in_folder(path)
+    elif not is_regular(path):
+        yield Record(source, _name(path), Unusable("not a regular file"))
+    elif _kind(path) == "list":
+        yield from _in_list(path)
+    else:
+        yield _file(path, source, _name(path), "")
 
 
 def _in_folder(folder: str) -> Iterator[Record | Archive]:
@@ -138,68 +153,58 @@ def _in_folder(folder: str) -> Iterator[Record | Archive]:
             yield Record(source, key, Unusable("not a regular file"))
         elif what == "unreadable":
             yield Record(source, key, Unusable("unreadable", "the folder cannot be listed"))
-        elif not is_hidden(key) and (kind := _kind(path)):
-            yield Archive(kind, path, source, key + "/")
-        elif is_sidecar(key):
-            yield Record(source, key, Unusable(SIDECAR))
         else:
-            yield Record(source, key, InFile(path))
+            yield _in_place(path, source, key)
+
+
+def _of_remote(url: str) -> Iterator[Record | Archive]:
+    source = shown(url)
+    try:
+        if is_folder(url):
+            for path, key, size in walk_remote(url):
+                large = size is not None and size > FILE_LIMIT and archive_kind(path) is None
+                refused = Record(source, key, Unusable("file too large", too_large().detail))
+                yield refused if large else _in_place(path, source, shown(key))
+        elif is_list(url) and is_text(url):
+            yield from _in_list(url)
+        else:
+            yield _file(url, source, _name(url), "")
+    except Unreadable as problem:
+        yield Record(source, _name(url), Unusable(problem.reason, problem.detail))
+
+
+def _in_list(path: str) -> Iterator[Record | Archive]:
+    source = shown(path)
+    try:
+        for entry in listed(path):
+            where, key = beside(path, entry.removeprefix("file://")), shown(entry)
+            found = _file(where, source, key, key + "/")
+            if isinstance(found, Archive) and not is_remote(where) and not is_regular(where):
+                found = Record(source, key, Unusable("unreadable", "there is no such file"))
+            yield found
+    except Exception as problem:
+        yield Record(source, _name(path), unusable(problem))
+
+
+def _in_place(path: str, source: str, key: str) -> Record | Archive:
+    """Return what a file in a folder is: sidecars are known by their names, archives come before them."""
+    if is_hidden(key) or (is_sidecar(key) and archive_kind(path) is None):
+        return Record(source, key, Unusable(SIDECAR))
+    return _file(path, source, key, key + "/")
+
+
+def _file(path: str, source: str, key: str, prefix: str) -> Record | Archive:
+    kind = archive_kind(path) or batch_kind(path)
+    if kind:
+        return Archive(kind, path, source, prefix)
+    return Record(source, key, Remote(path) if is_remote(path) else InFile(path))
 
 
 def _kind(path: str) -> str | None:
-    return archive_kind(path) or ("batch" if could_be_batch(path) and is_batch(path) else None)
+    if is_list(path):
+        return "list" if is_text(path) else None
+    return archive_kind(path) or batch_kind(path)
 
 
 def _name(path: str) -> str:
-    return printable(os.path.basename(path))
-
-
-def _remote(url: str) -> Iterator[Record | Archive]:
-    """Yield what a URL among the sources stands for: a file, an archive, or all that is in a folder."""
-    found, is_folder = remote.find(url)
-    for place, name in found:
-        key = printable(name)
-        if (is_folder and is_hidden(key)) or (is_folder and not _kind_by_name(name) and is_sidecar(key)):
-            yield Record(remote.without_secrets(url), key, Unusable(SIDECAR))
-        else:
-            source = remote.without_secrets(url if is_folder else place)
-            yield _one_remote(place, source, key, prefix=f"{key}/" if is_folder else "")
-
-
-def _one_remote(url: str, source: str, key: str, *, prefix: str) -> Record | Archive:
-    if kind := _kind_by_name(remote.last_part(url)):
-        return Archive(kind, url, source, prefix)
-    location = remote.Remote(url)
-    # Other processes have another memory.
-    return Record(source, key, _at_hand(location) if url.startswith("memory://") else location)
-
-
-def _kind_by_name(name: str) -> str | None:
-    return archive_kind(name) or ("batch" if could_be_batch(name) else None)
-
-
-def _elsewhere(found: Archive) -> Iterator[Record]:
-    """Yield a remote archive's members with their bytes, from a copy that is removed at the end."""
-    name = found.prefix.rstrip("/") or printable(remote.last_part(found.path))
-    with remote.temporary_folder() as folder:
-        try:
-            path = remote.copied(found.path, folder)
-        except Unreadable as problem:
-            yield Record(found.source, name, Unusable(problem.reason, problem.detail))
-            return
-        if found.kind == "batch" and not is_batch(path):  # only its name was one
-            yield Record(found.source, name, _at_hand(InFile(path)))
-            return
-        for record in ARCHIVES[found.kind].members(path, found.source, found.prefix):
-            yield Record(record.source, record.key, _at_hand(record.location))
-
-
-def _at_hand(location: Location) -> Location:
-    if isinstance(location, Unusable):
-        return location
-    try:
-        return InMemory(location.read())
-    except Unreadable as problem:
-        return Unusable(problem.reason, problem.detail)
-    except OSError as problem:
-        return Unusable("unreadable", problem.strerror or str(problem))
+    return shown(base_name(path))

@@ -1,148 +1,120 @@
-"""The batch files that CIFAR-10, CIFAR-100 and ImageNet-32/64 are published in, pickled or plain.
-
-A pickle may hold code. These are read by an unpickler that knows numpy's arrays and the plain types and nothing
-else: whatever else a file asks for, it is refused, unexecuted.
-"""
+"""Images in batch files: the pickles of CIFAR and of small ImageNet, and CIFAR's binary version."""
 
 from __future__ import annotations
 
 import os
-import pickle
-import re
 from collections.abc import Iterator
-from typing import IO, Any
+from functools import partial
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from kd3.pool.plain_pixels import InArray, Layout
-from kd3.pool.record import InMemory, Record, Unusable, printable
+from kd3.pool.pixels import Layout
+from kd3.pool.reasons import SIDECAR
+from kd3.pool.record import InMemory, Location, Record, Unreadable, Unusable
+from kd3.pool.remote import is_remote
+from kd3.pool.sources.arrays import NamedArray, array_count, array_records
+from kd3.pool.sources.containers import guarded, opened, ranges
+from kd3.pool.sources.folder import is_regular
+from kd3.pool.sources.names import base_name, may_be_batch, shown
+from kd3.pool.sources.pickle_commands import Damaged, Span
+from kd3.pool.sources.safe_pickle import Array, read_pickle
 
-# As they are published, and anything that calls itself a pickle.
-NAME = re.compile(
-    r"((train_|val_|test_)?data(_batch)?(_\d+)?|(train|val|test)_batch(_\d+)?|train|test|.*\.(pkl|pickle))", re.I
-)
-PLAIN_NAME = re.compile(r"(data_batch_\d+|test_batch|train|test)\.bin", re.I)
-PICKLE = tuple(b"\x80" + bytes([protocol]) for protocol in (2, 3, 4, 5))
-# What numpy's arrays are pickled with, by numpy 1, numpy 2 and Python 2.
-KNOWN = {
-    ("numpy.core.multiarray", "_reconstruct"): "numpy._core.multiarray",
-    ("numpy._core.multiarray", "_reconstruct"): "numpy._core.multiarray",
-    ("numpy.core.numeric", "_frombuffer"): "numpy._core.numeric",
-    ("numpy._core.numeric", "_frombuffer"): "numpy._core.numeric",
-    ("numpy.core.multiarray", "scalar"): "numpy._core.multiarray",
-    ("numpy._core.multiarray", "scalar"): "numpy._core.multiarray",
-    ("numpy", "ndarray"): "numpy",
-    ("numpy", "dtype"): "numpy",
-    ("_codecs", "encode"): "_codecs",  # bytes of Python 2 in a pickle of Python 3
-}
+PICKLE, FIRST_PROTOCOL, LAST_PROTOCOL = 0x80, 2, 5
+CIFAR = Layout(32, 32, 3, planes=True)
+# Bytes of a row before its pixels, and how many classes each of them may name: CIFAR-10's, CIFAR-100's.
+CIFAR_ROWS = ((10,), (20, 100))
+LOOKED_AT = 100  # rows, whose labels tell a batch from other files of its length
 
 
-class Refused(Exception):
-    """A batch file that holds something else than images and numbers."""
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in KNOWN:
-            raise Refused(f"a pickle that asks for {module}.{name}, which could be code; kd3 does not run it")
-        if module == "_codecs":
-            return _encode
-        place = KNOWN[module, name]
-        try:
-            return super().find_class(place, name)
-        except (ImportError, AttributeError):  # numpy 1
-            return super().find_class(place.replace("numpy._core", "numpy.core"), name)
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise Refused(f"a pickle with text in {encoding!r}")
-    return text.encode("latin-1")
-
-
-def could_be_batch(path: str) -> bool:
-    """Say whether a name is one of a batch; most have an extension of another kind."""
-    name = path[path.rfind("/") + 1 :]
-    if "." in name and not name.endswith((".pkl", ".pickle", ".bin")):
-        return False
-    return (PLAIN_NAME if name.endswith(".bin") else NAME).fullmatch(name) is not None
-
-
-def is_batch(path: str) -> bool:
-    """Say whether a file has the name of a batch and begins as one."""
-    name = os.path.basename(path)
-    if PLAIN_NAME.fullmatch(name):
-        return _plain_label_bytes(path) > 0
-    if not NAME.fullmatch(name):
-        return False
+def batch_kind(path: str) -> str | None:
+    """Return "pickle" or "cifar" where the contents are such; only what has a likely name is opened."""
+    if not may_be_batch(path) or not (is_remote(path) or is_regular(path)):
+        return None
     try:
-        with open(path, "rb") as handle:
-            return handle.read(2) in PICKLE
-    except OSError:
-        return False
+        with opened(path) as file:
+            head = file.read(2)
+            if len(head) == 2 and head[0] == PICKLE and FIRST_PROTOCOL <= head[1] <= LAST_PROTOCOL:
+                return "pickle"
+            return "cifar" if base_name(path).endswith(".bin") and _labels_before(file) else None
+    except (OSError, Unreadable):
+        return None  # where it is read it is told
 
 
-def batch_images(path: str, source: str, prefix: str) -> Iterator[Record]:
-    """Yield a batch's images; one that cannot be read gives one record that says why.
-
-    A pickled one is held in memory while it is read (ImageNet-64: 1.6 GB), a plain one is not.
-    """
-    if labels := _plain_label_bytes(path):
-        yield from _plain(path, source, prefix, labels)
-        return
-    try:
-        with open(path, "rb") as handle:
-            data, layout = _pixels(_unpickled(handle))
-    except Refused as problem:
-        yield Record(source, _name(path, prefix), Unusable("not an image", str(problem)))
-        return
-    for place, image in enumerate(data):
-        yield Record(source, f"{prefix}{place:09d}", InMemory(layout.as_file(image.tobytes())))
+def pickle_members(path: str, source: str, prefix: str) -> Iterator[Record]:
+    """Yield the images of a pickled batch; a damaged or unfit one gives one record that says so."""
+    return guarded(_of_pickle(path, source, prefix), path, source, prefix)
 
 
-def batch_count(path: str) -> int | None:
-    """Return how many images a plain batch has; None for a pickled one, which would have to be read."""
-    labels = _plain_label_bytes(path)
-    return os.path.getsize(path) // (3 * 32 * 32 + labels) if labels else None
+def pickle_count(path: str) -> int:
+    """Return about how many records `pickle_members` yields."""
+    with opened(path) as file:
+        return array_count(_arrays(path, file)) or 1
 
 
-def _unpickled(handle: IO[bytes]) -> Any:
-    try:
-        return _PlainUnpickler(handle, encoding="latin1").load()
-    except Refused:
-        raise
-    except Exception as problem:  # whatever its opcodes make Python and numpy raise
-        raise Refused(f"a damaged pickle ({type(problem).__name__}: {problem})") from None
+def cifar_members(path: str, source: str, prefix: str) -> Iterator[Record]:
+    """Yield the images of a binary batch."""
+    return guarded(_of_cifar(path, source, prefix), path, source, prefix)
 
 
-def _pixels(content: Any) -> tuple[np.ndarray, Layout]:
-    """Return (N, 3 * S * S) uint8 and how an image lies in it."""
-    data = content.get("data", content.get(b"data")) if isinstance(content, dict) else None
-    if isinstance(data, list) and all(isinstance(row, np.ndarray) for row in data) and data:
-        data = np.stack(data)
-    if not isinstance(data, np.ndarray):
-        raise Refused("a pickle without an array named 'data', as the batches of CIFAR and ImageNet-32 have")
-    data = data.reshape(len(data), -1) if data.ndim == 4 and data.shape[1] == 3 else data
-    side = round((data.shape[1] / 3) ** 0.5) if data.ndim == 2 else 0
-    if data.dtype != np.uint8 or side < 1 or data.shape[1] != 3 * side * side:
-        raise Refused(f"'data' is {data.shape} of {data.dtype}, not (N, 3 * S * S) of uint8")
-    return data, Layout(side, side, 3, True)
+def cifar_count(path: str) -> int:
+    """Return how many images a binary batch has."""
+    with opened(path) as file:
+        labels = _labels_before(file)
+        return file.seek(0, os.SEEK_END) // (labels + CIFAR.size)
 
 
-def _plain_label_bytes(path: str) -> int:
-    """Return how many label bytes stand before each image: 1 in CIFAR-10, 2 in CIFAR-100, 0 in what is neither."""
-    if not PLAIN_NAME.fullmatch(os.path.basename(path)):
-        return 0
-    size = os.path.getsize(path)
-    return next((labels for labels in (1, 2) if size and size % (3 * 32 * 32 + labels) == 0), 0)
+def _of_cifar(path: str, source: str, prefix: str) -> Iterator[Record]:
+    with opened(path) as file:
+        labels = _labels_before(file)
+        count = file.seek(0, os.SEEK_END) // (labels + CIFAR.size)
+        for number, location in enumerate(ranges(path, file, labels, CIFAR, count, between=labels)):
+            yield Record(source, f"{prefix}{number}", location)
 
 
-def _plain(path: str, source: str, prefix: str, labels: int) -> Iterator[Record]:
-    layout = Layout(32, 32, 3, True)
-    step = layout.size + labels
-    for place in range(os.path.getsize(path) // step):
-        yield Record(source, f"{prefix}{place:09d}", InArray(path, place * step + labels, layout))
+def _of_pickle(path: str, source: str, prefix: str) -> Iterator[Record]:
+    with opened(path) as file:
+        arrays = _arrays(path, file)
+        if not arrays and prefix:  # the names of the classes, beside the batches
+            yield Record(source, prefix.rstrip("/"), Unusable(SIDECAR))
+        else:
+            yield from array_records(arrays, source, prefix)
 
 
-def _name(path: str, prefix: str) -> str:
-    return prefix.rstrip("/") or printable(os.path.basename(path))
+def _arrays(path: str, file: BinaryIO) -> list[NamedArray]:
+    found = read_pickle(file)
+    named = found.items() if isinstance(found, dict) else [("", found)]
+    return [
+        NamedArray(_text(name), array.shape, array.dtype, array.fortran, partial(_images, path, file, array))
+        for name, array in named
+        if isinstance(array, Array)
+    ]
+
+
+def _images(path: str, file: BinaryIO, array: Array, layout: Layout, count: int) -> Iterator[Location]:
+    data = array.data
+    size = data.size if isinstance(data, Span) else len(data) if isinstance(data, (bytes, bytearray)) else -1
+    if size != count * layout.size:
+        raise Damaged("an array has more or fewer bytes than its shape says")
+    if isinstance(data, Span):
+        yield from ranges(path, file, data.offset, layout, count)
+    else:
+        for start in range(0, size, layout.size):
+            yield InMemory(layout.as_file(bytes(data[start : start + layout.size])))
+
+
+def _text(name: Any) -> str:
+    return shown(name.decode("latin-1") if isinstance(name, bytes) else str(name))
+
+
+def _labels_before(file: BinaryIO) -> int:
+    """Return how many label bytes come before the pixels of each row of a CIFAR binary file, 0 where it is none."""
+    size = file.seek(0, os.SEEK_END)
+    for classes in CIFAR_ROWS:
+        row = CIFAR.size + len(classes)
+        if size and size % row == 0:
+            file.seek(0)
+            first = np.frombuffer(file.read(min(size, LOOKED_AT * row)), dtype=np.uint8).reshape(-1, row)
+            if (first[:, : len(classes)] < classes).all():
+                return len(classes)
+    return 0

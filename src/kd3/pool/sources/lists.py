@@ -1,74 +1,81 @@
-"""Lists of images: a text file with a path or a URL on each line, or a table of them as CSV."""
+"""Lists of paths and URLs, one a line: a text, or a table with a column of them."""
 
 from __future__ import annotations
 
 import csv
-import os
+import io
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
 
 from kd3.errors import KD3Error
-from kd3.pool.record import printable
-from kd3.pool.sources.remote import is_url
+from kd3.pool.record import Unreadable
+from kd3.pool.remote import filesystem, is_remote, protocol
+from kd3.pool.sources.containers import opened
 
-SUFFIXES = (".txt", ".lst", ".list", ".csv", ".tsv")
-COLUMNS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "url", "key")
-LINE_LIMIT = 1 << 16
-
-
-def is_list(path: str) -> bool:
-    """Say whether a file that is given as a source is a list of images, by its name."""
-    return path.lower().endswith(SUFFIXES)
+COLUMNS = ("path", "file", "file_path", "filepath", "file_name", "filename", "image_path", "url", "image_url", "image")
+FIRST_BYTES = 1 << 12
+FIRST_LINES = 10_000
 
 
-def check_list(path: str) -> None:
-    """Read a list through once, so that what is wrong with it is told before anything is made.
-
-    Raises:
-        KD3Error: as `listed`; or it names nothing.
-    """
-    if not sum(1 for _ in listed(path)):
-        raise KD3Error(f"the list {printable(path)} names nothing")
+def is_text(path: str) -> bool:
+    """Say whether a file is text, not an image whose name lies; raises OSError, or as `opened_remote`."""
+    with opened(path) as file:
+        return b"\0" not in file.read(FIRST_BYTES)
 
 
 def listed(path: str) -> Iterator[str]:
-    """Yield the places that a list names, relative ones from the list's own folder; empty lines and # are passed over.
+    """Yield the paths and URLs of a list, in order, as they stand there.
+
+    In a .csv or .tsv whose first row has one of the names of `COLUMNS` they are that column, else the first; of a .lst
+    with tabs, as MXNet writes it, they are the last. Empty lines and those that begin with "#" are none.
 
     Raises:
-        KD3Error: it is no text, or a CSV of several columns of which none is called path, file, image or url.
+        KD3Error: the package for a URL's protocol is missing; one sentence is better than a row of each line.
     """
-    folder = os.path.dirname(path)
-    try:
-        # Names that are no UTF-8 come back as they are on disk.
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as handle:
-            entries = _column(handle, path) if path.lower().endswith((".csv", ".tsv")) else _lines(handle, path)
-            for entry in entries:
-                yield entry if is_url(entry) else os.path.join(folder, entry)
-    except csv.Error as problem:
-        raise KD3Error(f"the list {printable(path)} is not CSV: {problem}") from None
-
-
-def _lines(handle: Iterator[str], path: str) -> Iterator[str]:
-    for number, line in enumerate(handle, start=1):
-        entry = line.strip()
-        if "\0" in entry or len(entry) > LINE_LIMIT:
-            raise KD3Error(f"the list {printable(path)} is no text: line {number} holds what no path can")
+    known: set[str] = set()
+    for entry in _entries(path):
         if entry and not entry.startswith("#"):
+            if is_remote(entry) and protocol(entry) not in known:
+                known.add(protocol(entry))
+                with suppress(Unreadable):  # what else is wrong with it costs this line alone
+                    filesystem(entry)
             yield entry
 
 
-def _column(handle: Iterator[str], path: str) -> Iterator[str]:
-    reader = csv.reader(_lines(handle, path), delimiter="\t" if path.lower().endswith(".tsv") else ",")
-    header = next(reader, [])
-    names = [name.strip().lower() for name in header]
+def check_list(path: str) -> None:
+    """Look at a list's first lines.
+
+    Raises:
+        KD3Error: it is empty, or as `listed`.
+    """
+    if sum(1 for _ in islice(listed(path), FIRST_LINES)) == 0:
+        raise KD3Error(f"{path} is a list without a path")
+
+
+def _entries(path: str) -> Iterator[str]:
+    lower = path.partition("?")[0].lower()
+    with opened(path) as file:
+        # Names need not be UTF-8.
+        lines = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline=None)
+        if lower.endswith((".csv", ".tsv")):
+            yield from _column(csv.reader(_without_nulls(lines), delimiter="\t" if lower.endswith(".tsv") else ","))
+        elif lower.endswith(".lst"):
+            yield from (line.rpartition("\t")[2].strip() for line in lines)
+        else:
+            yield from (line.strip() for line in lines)
+
+
+def _column(rows: Iterator[list[str]]) -> Iterator[str]:
+    first = next(rows, [])
+    names = [name.strip().lower() for name in first]
     place = next((names.index(name) for name in COLUMNS if name in names), None)
-    if place is None:
-        if len(header) != 1:
-            raise KD3Error(
-                f"the list {printable(path)} has the columns {', '.join(header[:10])}; "
-                f"one must be called {', '.join(COLUMNS)}"
-            )
-        place = 0
-        yield header[0].strip()
-    for row in reader:
-        if len(row) > place and row[place].strip():
-            yield row[place].strip()
+    if place is None and first:
+        yield first[0].strip()
+    for row in rows:
+        if len(row) > (place or 0):
+            yield row[place or 0].strip()
+
+
+def _without_nulls(lines: Iterator[str]) -> Iterator[str]:
+    return (line.replace("\0", "") for line in lines)

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
+
+from kd3.pool.record import printable
+from kd3.pool.remote import is_http, is_remote
+from kd3.pool.without_secrets import without_secrets
+
 SIDECAR_SUFFIXES = (
     ".json", ".jsonl", ".txt", ".csv", ".tsv", ".parquet", ".md", ".xml", ".yaml", ".yml", ".log", ".cls", ".url",
 )  # fmt: skip
@@ -12,30 +19,60 @@ ARCHIVE_SUFFIXES = {
     ".tar.bz2": "tar",
     ".tar.xz": "tar",
     ".zip": "zip",
-    ".npy": "npy",
-    ".npz": "npz",
     ".parquet": "parquet",
     ".arrow": "arrow",
+    ".npy": "npy",
+    ".npz": "npz",
 }
+LIST_SUFFIXES = (".txt", ".lst", ".csv", ".tsv")
 _ARCHIVE_ENDS = tuple(ARCHIVE_SUFFIXES)
-NAME_RULE = (
-    "Every regular file is tried as an image, whatever its extension. Skipped and counted are hidden files, "
-    "__MACOSX folders and metadata: " + " ".join(SIDECAR_SUFFIXES) + ", tables without images among them. "
-    "Archives in a folder ("
-    + " ".join(ARCHIVE_SUFFIXES)
-    + ", the batches of CIFAR and ImageNet-32) are opened; archives "
-    "inside archives are not."
-)
+_BATCH_ENDS = (".pkl", ".pickle", ".meta", ".bin")
+# The names of CIFAR-10, CIFAR-100 and of ImageNet in 16, 32 and 64 pixels.
+_BATCH_NAME = re.compile(r"(?:train_)?data_batch_\d+|test_batch|val_data|train|test")
 
 
 def archive_kind(path: str) -> str | None:
-    """Return "tar", "zip", "npy", "npz", "parquet" or "arrow" for a name that says so."""
-    lower = path[-8:].lower()  # the end will do, and most names end otherwise
+    """Return the kind of archive that a name tells of, such as "tar"."""
+    lower = _named(path)[-8:].lower()  # the end will do, and most names end otherwise
     return (
         None
         if not lower.endswith(_ARCHIVE_ENDS)
         else next((kind for suffix, kind in ARCHIVE_SUFFIXES.items() if lower.endswith(suffix)), None)
     )
+
+
+def may_be_batch(path: str) -> bool:
+    """Say whether a name is such that a look inside must tell whether it is a batch file.
+
+    Of files that lie elsewhere, where a look is a request, only the common names are.
+    """
+    name = base_name(path)
+    if is_remote(path):
+        return _BATCH_NAME.fullmatch(name) is not None or name.lower().endswith(_BATCH_ENDS)
+    return "." not in name or name.lower().endswith(_BATCH_ENDS)
+
+
+def is_list(path: str) -> bool:
+    """Say whether a name is that of a list of paths, where it is given as a source."""
+    return _named(path).lower().endswith(LIST_SUFFIXES)
+
+
+def base_name(path: str) -> str:
+    """Return the last part of a path or URL."""
+    return os.path.basename(_named(path))
+
+
+def _named(path: str) -> str:
+    """Return what names a file: of a chain of URLs the first with a path, without a query."""
+    if not is_remote(path):
+        return path
+    first = next((url for url in path.split("::") if "://" in url), path)
+    return re.split(r"[?#]", first, maxsplit=1)[0] if is_http(first) else first
+
+
+def shown(path: str) -> str:
+    """Return a path or URL as it may be written down: text that any file can hold, without secrets."""
+    return printable(without_secrets(path))
 
 
 def is_sidecar(key: str) -> bool:
@@ -48,7 +85,7 @@ def is_sidecar(key: str) -> bool:
 
 
 def is_hidden(key: str) -> bool:
-    """Say whether a path is that of something hidden, or in a folder that is."""
+    """Say whether a path lies in something hidden."""
     if "/." not in key and "__MACOSX" not in key and not key.startswith("."):
         return False
     return any(part == "__MACOSX" or (part[:1] == "." and part.strip(".")) for part in key.split("/"))

@@ -6,9 +6,12 @@ import os
 import tarfile
 from collections.abc import Iterator
 from tarfile import HeaderError, TarFile, TarInfo
+from typing import BinaryIO
 
 from kd3.pool.reasons import SIDECAR
 from kd3.pool.record import FILE_LIMIT, InFile, InMemory, Location, Record, Unusable, printable, too_large
+from kd3.pool.remote import is_remote, streamed_remote
+from kd3.pool.sources.containers import guarded
 from kd3.pool.sources.names import is_sidecar
 from kd3.pool.sources.tar_headers import BLOCK, ordinary_member
 
@@ -23,21 +26,23 @@ def tar_members(path: str, source: str, prefix: str) -> Iterator[Record]:
     """Yield a tar's members; of a damaged one those before the damage, and one record that says so.
 
     From an uncompressed tar only positions are kept, and the bytes are read where they are decoded;
-    a compressed one is read in order, here.
+    one that is compressed or lies elsewhere is read in order, here.
     """
-    found = _in_plain(path) if path.lower().endswith(".tar") else _in_compressed(path)
-    try:
-        for name, location in found:
-            yield Record(source, prefix + printable(name.removeprefix("./")), location)
-    except Exception as problem:
-        # Besides its own errors tarfile passes on those of zlib, bz2 and lzma, and IndexError,
-        # RecursionError, MemoryError where headers are made to harm.
-        key = prefix.rstrip("/") or printable(os.path.basename(path))
-        yield Record(source, key, Unusable("archive damaged", str(problem) or type(problem).__name__))
+    if is_remote(path):
+        found = _in_remote(path)
+    else:
+        found = _in_plain(path) if path.lower().endswith(".tar") else _in_stream(path, None)
+    members = (Record(source, prefix + printable(name.removeprefix("./")), location) for name, location in found)
+    return guarded(members, path, source, prefix)
 
 
-def _in_compressed(path: str) -> Iterator[tuple[str, Location]]:
-    with tarfile.open(path, "r|*", tarinfo=_Member) as archive:
+def _in_remote(path: str) -> Iterator[tuple[str, Location]]:
+    with streamed_remote(path) as file:
+        yield from _in_stream(None, file)
+
+
+def _in_stream(path: str | None, file: BinaryIO | None) -> Iterator[tuple[str, Location]]:
+    with tarfile.open(path, "r|*", fileobj=file, tarinfo=_Member) as archive:
         for member in archive:
             archive.members = []  # type: ignore[attr-defined]  # tarfile remembers every member it has read
             if not member.isdir():

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import zipfile
 from collections.abc import Iterator
 
 from kd3.pool.reasons import SIDECAR
-from kd3.pool.record import FILE_LIMIT, InZip, Location, Record, Unusable, open_zip, printable, too_large
+from kd3.pool.record import FILE_LIMIT, InZip, Location, Record, Unusable, open_zip, printable, too_large, unpacked
+from kd3.pool.remote import is_remote, opened_remote
+from kd3.pool.sources.containers import guarded
 from kd3.pool.sources.names import is_sidecar
 
 
 def zip_members(path: str, source: str, prefix: str) -> Iterator[Record]:
     """Yield a zip's members in the order of its directory; a damaged one gives one record that says so."""
-    try:
-        members = open_zip(path).infolist()
-    except Exception as problem:
-        # BadZipFile, and also struct.error, UnicodeError, NotImplementedError, MemoryError.
-        key = prefix.rstrip("/") or printable(os.path.basename(path))
-        yield Record(source, key, Unusable("archive damaged", str(problem) or type(problem).__name__))
-        return
-    for place, member in enumerate(members):
+    found = _in_remote(path) if is_remote(path) else _in_file(path)
+    members = (Record(source, prefix + printable(name.removeprefix("./")), location) for name, location in found)
+    return guarded(members, path, source, prefix)
+
+
+def _in_file(path: str) -> Iterator[tuple[str, Location]]:
+    for place, member in enumerate(open_zip(path).infolist()):
         if not member.is_dir():
-            key = prefix + printable(member.filename.removeprefix("./"))
-            yield Record(source, key, _location(member, path, place))
+            yield member.filename, _unusable(member) or InZip(path, place)
+
+
+def _in_remote(path: str) -> Iterator[tuple[str, Location]]:
+    """Yield names and contents in the order of the directory, which is that of the contents as a rule."""
+    with opened_remote(path) as file, zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            if not member.is_dir():
+                yield member.filename, _unusable(member) or unpacked(archive, member)
 
 
 def zip_count(path: str) -> int:
@@ -32,7 +39,7 @@ def zip_count(path: str) -> int:
     return sum(not member.is_dir() for member in open_zip(path).infolist())
 
 
-def _location(member: zipfile.ZipInfo, path: str, place: int) -> Location:
+def _unusable(member: zipfile.ZipInfo) -> Unusable | None:
     mode = member.external_attr >> 16
     if is_sidecar(member.filename):
         return Unusable(SIDECAR)
@@ -42,4 +49,4 @@ def _location(member: zipfile.ZipInfo, path: str, place: int) -> Location:
         return Unusable("encrypted")
     if member.file_size > FILE_LIMIT:
         return Unusable("file too large", too_large().detail)
-    return InZip(path, place)
+    return None

@@ -1,0 +1,60 @@
+"""The way through the sources: which archive a count of files has come to, so that work can go on from there."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from kd3.pool.record import Record, Unusable
+from kd3.pool.sources import contents, find
+
+
+class Place(NamedTuple):
+    """A place in the sources: so many files and archives are done with, and so many records of the one after them."""
+
+    found: int = 0
+    inside: int = 0
+
+
+class Course:
+    """The records of sources from a place on.
+
+    Archives before it are not opened again: what they hold need not be read, nor be there any more. They are
+    drawn ahead of the work on them; `place` follows the work.
+    """
+
+    def __init__(self, sources: Sequence[str], start: Place) -> None:
+        self._sources, self._start = sources, start
+        self._begun: deque[tuple[int, int]] = deque()  # (records before it, its number) of files and archives
+        self._last = (-start.inside, start.found)
+
+    def __iter__(self) -> Iterator[Record]:
+        drawn = 0
+        for number, found in enumerate(islice(find(self._sources), self._start.found, None), self._start.found):
+            members = contents(found)
+            if number == self._start.found:
+                members = _after(members, self._start.inside)
+            else:
+                self._begun.append((drawn, number))
+            for record in members:
+                drawn += 1
+                yield record
+
+    def place(self, done: int) -> Place:
+        """Return the place behind the first `done` records; the counts of calls must not fall."""
+        while self._begun and self._begun[0][0] <= done:
+            self._last = self._begun.popleft()
+        before, number = self._last
+        return Place(number, done - before)
+
+
+def _after(members: Iterator[Record], count: int) -> Iterator[Record]:
+    """Yield the records behind the first ones; where there are not that many, what the last says of the damage."""
+    number, last = 0, None
+    for number, last in enumerate(members, 1):
+        if number > count:
+            yield last
+    if last is not None and number < count and isinstance(last.location, Unusable):
+        yield last

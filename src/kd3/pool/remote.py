@@ -1,0 +1,265 @@
+"""Files that lie elsewhere, read through fsspec: s3://, gs://, hf://, https:// and whatever else it knows."""
+
+from __future__ import annotations
+
+import io
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO, TypeVar, cast
+
+from kd3.errors import KD3Error
+from kd3.pool.record import FILE_LIMIT, Unreadable, too_large
+from kd3.pool.without_secrets import without_secrets
+from kd3.version import __version__
+
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "hf": "hf"}  # protocol -> extra of kd3
+BLOCK = 1 << 20  # bytes of one request, where something is read from its start to its end more
+STREAM_BLOCK = 8 << 20
+IMAGE_WAITS = (0.5, 2.0)  # seconds before the second and the third attempt: a crawl's servers are many, and often dead
+ARCHIVE_WAITS = (1.0, 4.0, 15.0)  # an archive is worth more
+CONNECT_SECONDS, READ_SECONDS = 15.0, 60.0
+PASSING = (408, 425, 429)  # HTTP's client errors that may be gone the next time
+_PROTOCOL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)(?:://|::)")
+
+T = TypeVar("T")
+
+
+def is_remote(path: str) -> bool:
+    """Say whether a source is a URL or a chain of them, not a path.
+
+    >>> is_remote("s3://bucket/a.tar"), is_remote("zip://a.png::s3://b/c.zip"), is_remote("C:/a"), is_remote("a/b")
+    (True, True, False, False)
+    """
+    return _PROTOCOL.match(path) is not None
+
+
+def is_http(url: str) -> bool:
+    """Say whether a web server is asked."""
+    return url.startswith(("http://", "https://"))
+
+
+def protocol(url: str) -> str:
+    """Return what stands before the first "://" or "::"."""
+    match = _PROTOCOL.match(url)
+    assert match is not None
+    return match[1]
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """Return fsspec's file system for a URL, and the file's path in there.
+
+    Nothing is asked yet, but of a chain of URLs, whose later ones are opened.
+
+    Raises:
+        KD3Error: the protocol's package is not installed.
+        Unreadable: the protocol is unknown, or the URL makes no sense.
+    """
+    import fsspec
+
+    try:
+        system, path = fsspec.core.url_to_fs(url, **(_http_options() if is_http(url) else {}))
+        return system, str(path)
+    except ImportError as problem:
+        name = protocol(url)
+        install = f"pip install 'kd3[{EXTRAS[name]}]'" if name in EXTRAS else str(problem)
+        raise KD3Error(f"{without_secrets(url)} cannot be read: support for {name}:// is missing: {install}") from None
+    except Exception as problem:
+        raise Unreadable("unreachable", told(problem)) from None
+
+
+def _http_options() -> dict[str, Any]:
+    import aiohttp
+
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
+    # Ranges of what was compressed on the way would be ranges of something else.
+    headers = {"Accept-Encoding": "identity", "User-Agent": f"kd3/{__version__}"}
+    return {"client_kwargs": {"timeout": timeout}, "headers": headers}
+
+
+def patiently(attempt: Callable[[], T], waits: Sequence[float]) -> T:
+    """Return what `attempt` does, after some pauses where the network failed.
+
+    Raises:
+        Unreadable: it failed for good, or each time.
+        KD3Error: as the attempt does.
+    """
+    for wait in (*waits, None):
+        try:
+            return attempt()
+        except (KD3Error, Unreadable):
+            raise
+        except Exception as problem:
+            # Each protocol raises its own.
+            if wait is None or not _may_pass(problem):
+                raise Unreadable("unreachable", told(problem)) from None
+            time.sleep(wait)
+    raise AssertionError
+
+
+def _may_pass(problem: Exception) -> bool:
+    status = _status(problem)
+    if status is not None:
+        return status >= 500 or status in PASSING
+    return not isinstance(problem, (FileNotFoundError, PermissionError, IsADirectoryError, ValueError, TypeError))
+
+
+def _status(problem: Exception) -> int | None:
+    status = getattr(problem, "status", None) or getattr(getattr(problem, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def told(problem: Exception) -> str:
+    """Return what went wrong, in few words and without secrets."""
+    status = _status(problem)
+    if status is not None:
+        return f"HTTP status {status} {getattr(problem, 'message', '') or ''}".rstrip()
+    if isinstance(problem, FileNotFoundError):
+        return "it does not exist"
+    return without_secrets(f"{type(problem).__name__}: {problem}".removesuffix(": "))[:200]
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A file of its own that lies elsewhere."""
+
+    url: str
+
+    def read(self) -> bytes:
+        """Return its bytes, after a few attempts; raises Unreadable, or KD3Error where a package is missing."""
+        system, path = filesystem(self.url)
+        data = patiently(lambda: _whole(self.url, system, path), IMAGE_WAITS)
+        if len(data) > FILE_LIMIT:
+            raise too_large()
+        return data
+
+
+def _whole(url: str, system: Any, path: str) -> bytes:
+    if not is_http(url):
+        return bytes(system.cat_file(path))
+    parts: list[bytes] = []
+    with _http_stream(system, path) as stream:  # which says nothing of its length, and may be endless
+        while sum(map(len, parts)) <= FILE_LIMIT and (part := stream.read(BLOCK)):
+            parts.append(part)
+    return b"".join(parts)
+
+
+def _http_stream(system: Any, path: str) -> BinaryIO:
+    return cast(BinaryIO, system.open(path, block_size=0, size=1))  # any size spares a request that asks for it
+
+
+def look(url: str) -> None:
+    """Ask whether a file can be read, reading nothing of it.
+
+    Raises:
+        Unreadable: it cannot.
+        KD3Error: the protocol's package is missing.
+    """
+    system, path = filesystem(url)
+    patiently(lambda: _size(url, system, path), ARCHIVE_WAITS)
+
+
+@contextmanager
+def opened_remote(url: str, *, block: int = BLOCK) -> Iterator[BinaryIO]:
+    """Open a file that lies elsewhere to be read at any place, a block at a time; failed requests are repeated.
+
+    Where a server gives whole files only, it is fetched into a temporary one.
+
+    Raises:
+        Unreadable: when opened or read, it cannot be reached.
+        KD3Error: the protocol's package is missing.
+    """
+    system, path = filesystem(url)
+    size = patiently(lambda: _size(url, system, path), ARCHIVE_WAITS)
+    if size is not None:
+        with io.BufferedReader(_Ranges(system, path, size), block) as file:
+            yield cast(BinaryIO, file)
+        return
+    with tempfile.TemporaryFile() as copy:
+        patiently(lambda: _fetch(system, path, cast(BinaryIO, copy)), ARCHIVE_WAITS)
+        yield cast(BinaryIO, copy)
+
+
+@contextmanager
+def streamed_remote(url: str) -> Iterator[BinaryIO]:
+    """Open a file that lies elsewhere to be read from its start to its end; raises as `opened_remote`."""
+    system, path = filesystem(url)
+    size = patiently(lambda: _size(url, system, path), ARCHIVE_WAITS)
+    if size is not None:
+        with io.BufferedReader(_Ranges(system, path, size), STREAM_BLOCK) as file:
+            yield cast(BinaryIO, file)
+    else:
+        with patiently(lambda: _http_stream(system, path), ARCHIVE_WAITS) as stream:
+            yield stream
+
+
+def _fetch(system: Any, path: str, copy: BinaryIO) -> None:
+    copy.seek(0)
+    copy.truncate()
+    with _http_stream(system, path) as stream:
+        while part := stream.read(BLOCK):
+            copy.write(part)
+    copy.seek(0)
+
+
+def _size(url: str, system: Any, path: str) -> int | None:
+    """Return a file's size, None where parts of it cannot be had."""
+    if not is_http(url):
+        info = system.info(path)
+        if info["type"] == "directory":
+            raise IsADirectoryError(path)
+        size: int | None = info["size"]
+        return size
+    from fsspec.asyn import sync
+
+    asked: int | None = sync(system.loop, _size_of_web_file, system, path)
+    return asked
+
+
+async def _size_of_web_file(system: Any, path: str) -> int | None:
+    # Many servers that know ranges do not say so, and a signed URL allows nothing but GET: so a byte is asked for.
+    session = await system.set_session()
+    options = {**system.kwargs, "headers": {**system.kwargs.get("headers", {}), "Range": "bytes=0-0"}}
+    async with session.get(system.encode_url(path), **options) as answer:
+        if answer.status == 416:  # there is no first byte
+            return 0
+        if answer.status == 404:
+            raise FileNotFoundError(path)
+        answer.raise_for_status()
+        total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+        return int(total) if answer.status == 206 and total.isdigit() else None
+
+
+class _Ranges(io.RawIOBase):
+    """A remote file as Python's readers want one."""
+
+    def __init__(self, system: Any, path: str, size: int) -> None:
+        self._system, self._path, self._size = system, path, size
+        self._place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._place = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence])
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        start, end = self._place, min(self._place + len(buffer), self._size)
+        if end <= start:
+            return 0
+        data = patiently(lambda: self._system.cat_file(self._path, start=start, end=end), ARCHIVE_WAITS)
+        if len(data) != end - start:
+            raise Unreadable("unreachable", f"{end - start:,} bytes were asked for, {len(data):,} came")
+        buffer[: len(data)] = data
+        self._place = end
+        return len(data)

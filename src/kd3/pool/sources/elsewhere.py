@@ -1,0 +1,102 @@
+"""Which files a URL stands for: itself, what matches its stars, or what lies in the folder that it names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from kd3.errors import KD3Error
+from kd3.pool.record import Unreadable
+from kd3.pool.remote import ARCHIVE_WAITS, filesystem, is_http, look, patiently
+from kd3.pool.sources.names import shown
+
+T = TypeVar("T")
+
+
+def matches(url: str) -> list[str]:
+    """Return the URLs that match one with stars, sorted; one without stands for itself.
+
+    Raises:
+        KD3Error: nothing matches, or it cannot be asked.
+    """
+    root, magic = _split(url)
+    if not magic:
+        return [url]
+    found = _told(url, _glob)
+    if not found:
+        raise KD3Error(f"no file matches {shown(url)}")
+    return [_child(root, name) for name in _relative(root, found)]
+
+
+def _glob(url: str) -> list[str]:
+    system, path = filesystem(url)
+    found: list[str] = patiently(lambda: sorted(system.glob(path)), ARCHIVE_WAITS)
+    return found
+
+
+def check_exists(url: str) -> None:
+    """Ask whether a file or folder can be read.
+
+    Raises:
+        KD3Error: it cannot.
+    """
+    _told(url, look if is_http(url) else _info)
+
+
+def _info(url: str) -> Any:
+    system, path = filesystem(url)
+    return patiently(lambda: system.info(path), ARCHIVE_WAITS)
+
+
+def is_folder(url: str) -> bool:
+    """Say whether a URL names a folder: a slash at its end says so, and of a web server's alone; others are asked.
+
+    Raises:
+        Unreadable: it cannot be reached.
+    """
+    if url.partition("::")[0].endswith("/") or (is_http(url) and url.count("/") == 2):
+        return True
+    if is_http(url):
+        return False
+    return bool(_info(url)["type"] == "directory")
+
+
+def walk_remote(url: str) -> Iterator[tuple[str, str, int | None]]:
+    """Yield (URL, key, size where it is known) of all files below a folder, sorted.
+
+    Raises:
+        Unreadable: it cannot be listed.
+    """
+    system, path = filesystem(url)
+    found: dict[str, Any] = patiently(lambda: system.find(path, detail=True), ARCHIVE_WAITS)
+    names = sorted(name for name, entry in found.items() if entry["type"] != "directory" and not name.endswith("/"))
+    for name, key in zip(names, _relative(url, names), strict=True):
+        yield _child(url, key), key, found[name].get("size")
+
+
+def _split(url: str) -> tuple[str, bool]:
+    """Return the folder above the first star in a URL, and whether there is one."""
+    first, chain, rest = url.partition("::")
+    # In the URL of a web page "?" begins the query, and "[" may stand around an address.
+    star = re.search(r"\*" if is_http(url) else r"[*?\[]", first)
+    return (first[: first.rindex("/", 0, star.start()) + 1] + chain + rest, True) if star else (url, False)
+
+
+def _relative(root: str, names: list[str]) -> list[str]:
+    """Return what follows a folder in names of its file system, which know nothing of protocol and password."""
+    start = filesystem(root)[1].rstrip("/") + "/"
+    return [name.removeprefix(start).lstrip("/") for name in names]
+
+
+def _child(root: str, relative: str) -> str:
+    first, chain, rest = root.partition("::")
+    return f"{first}{'' if first.endswith('/') else '/'}{relative}{chain}{rest}"
+
+
+def _told(url: str, ask: Callable[[str], T]) -> T:
+    try:
+        return ask(url)
+    except Unreadable as problem:
+        detail = "does not exist" if problem.detail == "it does not exist" else f"cannot be read: {problem.detail}"
+        raise KD3Error(f"source {shown(url)} {detail}") from None

@@ -1,0 +1,103 @@
+"""Tables of images: which column holds them, and what a row of it stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kd3.pool.pixels import NoImages
+from kd3.pool.record import FILE_LIMIT, InFile, InMemory, Location, Unusable, too_large
+from kd3.pool.remote import Remote, is_remote
+from kd3.pool.sources.containers import beside
+
+NAMES = ("image", "jpg", "jpeg", "png", "webp", "img", "bytes", "content")
+STATUS, PROBLEM = "status", "error_message"  # columns of img2dataset
+SUCCESS = "success"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageColumn:
+    """The column that holds the images: bytes, or a struct of bytes and path as Hugging Face's datasets write it."""
+
+    name: str
+    is_struct: bool
+    notes: tuple[str, ...] = ()  # columns that tell of failed downloads
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns to read."""
+        return [self.name, *self.notes]
+
+    def locations(self, batch: Any, path: str) -> Iterator[Location]:
+        """Yield what each row of a record batch of the file `path` stands for."""
+        batch = batch.select(self.columns)
+        batch.validate(full=True)  # offsets that point elsewhere would end this process
+        column = batch.column(self.name)
+        if self.is_struct:
+            names = [field.name for field in column.type]
+            parts = dict(zip(names, column.flatten(), strict=True))
+            contents, places = parts["bytes"], parts.get("path")
+        else:
+            contents, places = column, None
+        noted = [batch.column(name) for name in self.notes]
+        for row in range(batch.num_rows):
+            failure = _failure([note[row].as_py() for note in noted])
+            data = contents[row].as_py() if failure is None else None
+            place = places[row].as_py() if data is None and places is not None else None
+            yield failure or _location(data, place, path)
+
+
+def _failure(notes: Sequence[Any]) -> Unusable | None:
+    if not notes or notes[0] in (None, SUCCESS):
+        return None
+    words = ": ".join(str(note) for note in notes if note)
+    return Unusable("not downloaded", words[:200])
+
+
+def _location(data: bytes | None, place: Any, path: str) -> Location:
+    if data is not None:
+        return InMemory(data) if len(data) <= FILE_LIMIT else Unusable("file too large", too_large().detail)
+    if not isinstance(place, str) or not place:
+        return Unusable("empty", "the row has no image")
+    where = beside(path, place)
+    return Remote(where) if is_remote(where) else InFile(where)
+
+
+def image_column(schema: Any) -> ImageColumn:
+    """Return the column of a table's schema that holds images.
+
+    It is the first of these names whose type fits: image, jpg, jpeg, png, webp, img, bytes, content; else the only
+    column whose type fits: bytes, or a struct with a field "bytes" of bytes.
+
+    Raises:
+        NoImages: none fits, or several of other names do.
+    """
+    fitting = {
+        field.name: _is_struct(field.type) for field in schema if _is_bytes(field.type) or _is_struct(field.type)
+    }
+    chosen = next((name for wanted in NAMES for name in fitting if name.lower() == wanted), None)
+    if chosen is None and len(fitting) == 1:
+        (chosen,) = fitting
+    if chosen is None:
+        if fitting:
+            raise NoImages(f"several columns hold bytes ({', '.join(fitting)}); name the one of the images 'image'")
+        raise NoImages(f"no column holds the bytes of images; its columns are {', '.join(schema.names)[:200]}")
+    if len(schema.get_all_field_indices(chosen)) > 1:
+        raise NoImages(f"it has several columns {chosen!r}")
+    has_status = STATUS in schema.names and _is_text(schema.field(STATUS).type)
+    notes = [STATUS] if has_status else []
+    notes += [PROBLEM] if has_status and PROBLEM in schema.names else []
+    return ImageColumn(chosen, fitting[chosen], tuple(notes))
+
+
+def _is_bytes(kind: Any) -> bool:
+    return str(kind) in ("binary", "large_binary", "binary_view")
+
+
+def _is_text(kind: Any) -> bool:
+    return str(kind) in ("string", "large_string", "string_view")
+
+
+def _is_struct(kind: Any) -> bool:
+    return str(kind).startswith("struct<") and any(field.name == "bytes" and _is_bytes(field.type) for field in kind)

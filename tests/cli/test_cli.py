@@ -1,6 +1,7 @@
 """The command line in processes of its own: the main job, and one clear sentence for each kind of bad input."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 SMALL = ["--images", "64", "--batch-size", "16", "--holdout", "12", "--precision", "32", "--device", "cpu"]
 
@@ -52,6 +54,18 @@ def test_the_main_job_in_three_commands(crawl, finished_run, teacher_file, label
     assert "top-1" in evaluated.stdout
     assert "agreement with the teacher" in evaluated.stdout
     assert "ship" in evaluated.stdout
+    assert "none is in the student's pool" in evaluated.stdout
+
+
+def test_evaluate_warns_of_images_that_the_pool_holds(finished_run, crawl, labelled, tmp_path):
+    shutil.copytree(labelled, tmp_path / "test")
+    Image.open(crawl / "007.png").save(tmp_path / "test" / "cat" / "again.webp", quality=90)
+    done = kd3("evaluate", finished_run[0], "--data", tmp_path / "test", "--json")
+    assert "warning: 1 of the 25 labelled images are in the pool" in done.stderr
+    assert "007.png is cat/again.webp" in done.stderr
+    assert [pair["test_key"] for pair in json.loads(done.stdout)["leak"]["pairs"]] == ["cat/again.webp"]
+    unasked = kd3("evaluate", finished_run[0], "--data", tmp_path / "test", "--json", "--leak-check", "false")
+    assert (unasked.stderr, json.loads(unasked.stdout)["leak"]) == ("", None)
 
 
 def test_json_stands_alone_on_standard_output(finished_run, teacher_file, labelled):

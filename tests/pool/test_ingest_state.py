@@ -19,6 +19,9 @@ def image(content: int) -> Decoded:
     return Decoded(pixels, hashlib.sha256(bytes([content])).digest(), pixel_digest(pixels), 8, 8, "PNG")
 
 
+NAMES = ("duplicates", "items", "progress", "rejected")
+
+
 def tables(folder: Path, files: list[tuple[str, int]], batch: int, commits: int) -> list[object]:
     """What the state holds after these files (key, content; 0 is rejected), with a restart at each commit."""
     folder.mkdir()
@@ -34,7 +37,7 @@ def tables(folder: Path, files: list[tuple[str, int]], batch: int, commits: int)
                 state.close()
                 state = IngestState(folder, 8)
         state.commit()
-        held = [state.database.execute(f"SELECT * FROM {name}").fetchall() for name in sorted(ingest_state.TABLES)]
+        held = [state.database.execute(f"SELECT * FROM {name}").fetchall() for name in NAMES]
         state.close()
     parts = b"".join(path.read_bytes() for path in sorted(folder.glob("images-*.bin")))
     return [*held, parts]

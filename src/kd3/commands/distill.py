@@ -21,6 +21,7 @@ from kd3.config.settings import to_yaml
 from kd3.config.spread import spread
 from kd3.errors import KD3Error
 from kd3.measure.labelled import LabelledImages
+from kd3.measure.leak import leak
 from kd3.methods.base import Method, build_method
 from kd3.models.arch import build_arch
 from kd3.models.student import Student
@@ -155,6 +156,8 @@ def _distill(
     if config.train.fold_batch_norms:
         teacher = teacher.folded()
     data = _labelled(config, teacher)
+    if data is not None and state == "absent" and (leaked := leak(pool, data).warning):
+        console.warn(leaked)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(config.seed, "initial weights"))
         method = _method(config, teacher, student, pool)

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kd3 import console
 from kd3.compute import Compute, resolve
 from kd3.config.commands import EvaluateConfig
 from kd3.config.settings import build
 from kd3.errors import KD3Error
 from kd3.measure.accuracy import Tally
 from kd3.measure.labelled import LabelledImages
+from kd3.measure.leak import Leak, leak, pool_of_student
 from kd3.models.classifier import load_classifier
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher, load_teacher
@@ -31,6 +33,7 @@ class Evaluation:
     per_class: dict[str, float | None]
     skipped: dict[str, int]  # files that could not be used, by reason
     compute: str
+    leak: dict[str, Any] | None  # which of the images the student's pool holds; None where that is not known
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, for JSON."""
@@ -52,6 +55,11 @@ class Evaluation:
             f"  {name:<{width}}  " + (f"{value:6.2f} %" if value is not None else "no images")
             for name, value in self.per_class.items()
         ]
+        if self.leak is not None:
+            count = len({pair["test_key"] for pair in self.leak["pairs"]})
+            lines.append(
+                f"of these images in the student's pool: {count:,}" if count else "none is in the student's pool"
+            )
         if self.skipped:
             lines.append("left out: " + ", ".join(f"{count} {reason}" for reason, count in self.skipped.items()))
         return "\n".join(lines)
@@ -66,7 +74,7 @@ def evaluate(
 ) -> Evaluation:
     """Measure a model on labelled images.
 
-    `settings` are those of `kd3 evaluate --help`: batch_size, device, precision, workers.
+    `settings` are those of `kd3 evaluate --help`: batch_size, device, precision, leak_check, workers.
 
     Args:
         model: run folder, student folder or teacher description, or a live model of either kind.
@@ -126,10 +134,23 @@ def _evaluate(config: EvaluateConfig, model: Teacher | Student | None, teacher: 
         size=config.batch_size,
         title=f"evaluate {config.model}",
     )
-    return _figures(config, data, tally, compute)
+    found = _leak(config, data)
+    return _figures(config, data, tally, compute, found)
 
 
-def _figures(config: EvaluateConfig, data: LabelledImages, tally: Tally, compute: Compute) -> Evaluation:
+def _leak(config: EvaluateConfig, data: LabelledImages) -> Leak | None:
+    pool = pool_of_student(config.model) if config.leak_check else None
+    if pool is None:
+        return None
+    found = leak(pool, data)
+    if found.warning:
+        console.warn(found.warning)
+    return found
+
+
+def _figures(
+    config: EvaluateConfig, data: LabelledImages, tally: Tally, compute: Compute, found: Leak | None
+) -> Evaluation:
     return Evaluation(
         model=config.model,
         data=config.data,
@@ -141,6 +162,7 @@ def _figures(config: EvaluateConfig, data: LabelledImages, tally: Tally, compute
         per_class=dict(zip(data.names, tally.per_class_percent(), strict=True)),
         skipped=dict(data.skipped),
         compute=str(compute),
+        leak=None if found is None else found.to_dict(),
     )
 
 

@@ -40,6 +40,16 @@ class IngestConfig(Settings):
     )
     min_side: int = Field(16, ge=1, description="refuse images with a shorter side than this, in pixels")
     max_pixels: Count = Field(100_000_000, ge=1, description="refuse images with more pixels than this, undecoded")
+    dedup: Literal["exact", "near"] = Field(
+        "exact",
+        description="'exact': of files that are the same byte for byte one stays; 'near': also of images that look the "
+        "same, such as re-encoded, rescaled, brightened or slightly cropped copies (the first stays)",
+    )
+    keep_out: list[str] = Field(
+        [],
+        description="images that the student will be tested on (folder, archive, ... as SOURCE; repeat it for more): "
+        "what is the same as one of them, or a near copy of it, stays out of the pool",
+    )
     workers: int | None = Field(None, ge=0, description="decoding processes (default: one a core; 0: none)")
     limit: Count | None = Field(None, ge=1, description="stop after this many files")
 
@@ -173,6 +183,9 @@ class EvaluateConfig(Settings):
     batch_size: int = Field(256, ge=1, description="images per forward pass")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     precision: Precision = Field("32", description="32 by default, so that figures compare across machines")
+    leak_check: bool = Field(
+        True, description="of a run's student: look whether its pool holds these images, and warn where it does"
+    )
     workers: int | None = Field(None, ge=0, description="decoding processes (default: one a core; 0: none)")
 
 

@@ -47,10 +47,17 @@ def _add_flag(
     parser.add_argument(
         "--" + flag.replace("_", "-"),
         dest=path,
+        action="append" if _is_repeated(field) else "store",
         metavar=_metavar(field, flag),
         default=argparse.SUPPRESS,
         help=_escape(_help(field)),
     )
+
+
+def _is_repeated(field: FieldInfo) -> bool:
+    """Say whether a flag is given once for each value: a list that is no list by commas."""
+    by_commas = any(isinstance(part, pydantic.BeforeValidator) for part in field.metadata)
+    return typing.get_origin(field.annotation) is list and not by_commas
 
 
 def _escape(text: str) -> str:
@@ -59,7 +66,7 @@ def _escape(text: str) -> str:
 
 def _help(field: FieldInfo) -> str:
     text = field.description or ""
-    if field.is_required() or field.default is None or "(default" in text:
+    if field.is_required() or field.default in (None, []) or "(default" in text:
         return text
     default = field.default
     if isinstance(default, bool):

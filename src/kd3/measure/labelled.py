@@ -17,10 +17,12 @@ from kd3.measure.accuracy import Tally
 from kd3.models.preprocessing import Normalisation
 from kd3.pool import Decoded, DecodeSettings, decode_records, list_records
 from kd3.pool.changes import change_images, find_change
+from kd3.pool.kept_out import KnownImages
 from kd3.pool.record import Record
 
 KEEP_BYTES = 1 << 30
 FIRST = 16
+BATCH = 256
 
 
 class LabelledImages:
@@ -59,6 +61,7 @@ class LabelledImages:
         # Who labelled an image wants it judged, however small it is.
         self._settings = DecodeSettings(image_size, min_side=1)
         self._kept: list[tuple[Tensor, Tensor]] | None = None
+        self._known: KnownImages | None = None  # once all were decoded
         self._check_first()
 
     def batches(self, size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
@@ -75,6 +78,14 @@ class LabelledImages:
         if keep:
             self._kept = kept
 
+    def known(self) -> KnownImages:
+        """Return the images, as they are without a change, by what tells copies of them."""
+        if self._known is None:
+            for _ in self._decoded(BATCH) if self._kept is None else ():
+                pass
+        assert self._known is not None
+        return self._known
+
     def _check_first(self) -> None:
         """Refuse at once data of which nothing can be used."""
         outcomes = list(decode_records(self.records[:FIRST], self._settings, workers=0))
@@ -84,29 +95,33 @@ class LabelledImages:
             raise KD3Error(f"the first {len(outcomes)} files in {self.source} are no usable images: {words}")
 
     def _decoded(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        images: list[np.ndarray] = []
-        labels: list[int] = []
-        places: list[int] = []
+        known = KnownImages()
+        waiting: list[tuple[int, Record, Decoded]] = []
         self.skipped.clear()
         outcomes = decode_records(self.records, self._settings, workers=self.workers)
         for place, outcome in enumerate(outcomes):
             if not isinstance(outcome.result, Decoded):
                 self.skipped[outcome.result.reason] += 1
                 continue
-            images.append(outcome.result.pixels)
-            labels.append(self.labels[_class_of(outcome.record.key)])
-            places.append(place)
-            if len(images) == size:
-                yield self._changed(images, places), torch.tensor(labels)
-                images, labels, places = [], [], []
-        if images:
-            yield self._changed(images, places), torch.tensor(labels)
+            waiting.append((place, outcome.record, outcome.result))
+            if len(waiting) == size:
+                yield self._batch(waiting, known)
+                waiting = []
+        if waiting:
+            yield self._batch(waiting, known)
+        self._known = known
 
-    def _changed(self, images: list[np.ndarray], places: list[int]) -> Tensor:
-        batch = np.stack(images)
+    def _batch(self, waiting: list[tuple[int, Record, Decoded]], known: KnownImages) -> tuple[Tensor, Tensor]:
+        images = np.stack([decoded.pixels for _, _, decoded in waiting])
+        known.add(
+            [(record.source, record.key) for _, record, _ in waiting],
+            [decoded.sha256 for _, _, decoded in waiting],
+            images,
+        )
         if self.change is not None:
-            batch = change_images(*self.change, batch, np.array(places))
-        return torch.from_numpy(batch)
+            images = change_images(*self.change, images, np.array([place for place, _, _ in waiting]))
+        labels = [self.labels[_class_of(record.key)] for _, record, _ in waiting]
+        return torch.from_numpy(images), torch.tensor(labels)
 
     def tally(
         self,

@@ -12,12 +12,10 @@ from kd3.errors import KD3Error
 from kd3.pool.decode import pixel_digest
 from kd3.pool.index_file import INDEX, checked_rows
 from kd3.pool.key_labels import labels_of_keys
+from kd3.pool.left_out import DUPLICATES, KEPT_OUT, NEAR_DUPLICATES, REJECTED
 from kd3.pool.manifest import Manifest, content_hash, read_manifest
 from kd3.pool.record import printable
 from kd3.pool.verify import part_problem, problems
-
-REJECTED = "rejected.csv"
-DUPLICATES = "duplicates.csv"
 
 
 class ImagePool:
@@ -185,8 +183,16 @@ class ImagePool:
             f"  files       {counts.found:,} in {manifest.seconds:,.1f} s ({rate:,.0f}/s)",
             f"  kept        {counts.kept:,}",
             f"  duplicates  {counts.duplicates:,}" + (f" (listed in {DUPLICATES})" if counts.duplicates else ""),
-            f"  rejected    {rejected:,}" + (f" (listed in {REJECTED})" if rejected else ""),
         ]
+        if counts.near_duplicates:
+            lines.append(f"  near copies {counts.near_duplicates:,} (in groups in {NEAR_DUPLICATES})")
+        if manifest.kept_out:
+            tested = sum(known.images for known in manifest.kept_out)
+            lines.append(
+                f"  kept out    {counts.kept_out:,} like one of {tested:,} test images"
+                + (f" (pairs in {KEPT_OUT})" if counts.kept_out else "")
+            )
+        lines.append(f"  rejected    {rejected:,}" + (f" (listed in {REJECTED})" if rejected else ""))
         lines += [f"    {reason:<20} {n:,}" for reason, n in sorted(counts.rejected.items(), key=lambda x: -x[1])]
         if counts.skipped:
             lines.append(f"  skipped     {counts.skipped:,} metadata and hidden files")

@@ -5,32 +5,30 @@ from __future__ import annotations
 import csv
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from kd3.errors import KD3Error
 from kd3.pool.course import Place
 from kd3.pool.decode import Decoded
 from kd3.pool.index_file import writing_index
+from kd3.pool.ingest_tables import SCHEMA, TABLES, Rows
+from kd3.pool.kept_out import KnownImages
+from kd3.pool.left_out import DUPLICATES, KEPT_OUT, NEAR_DUPLICATES, REJECTED
 from kd3.pool.manifest import Part
 from kd3.pool.packed import PART_BYTES, PackedImages, images_per_part
+from kd3.pool.perceptual_hash import looks
 from kd3.pool.record import Record
+from kd3.pool.sieve import Sieve
 from kd3.storage.atomic import replacing
 
 DATABASE = "ingest.sqlite"
 BATCH = 256  # rows that go to the database together
 BATCH_BYTES = 8 << 20  # of pixels that wait with them
 CACHE_BYTES = 32 << 20  # hashes go all over their index: what does not fit is read and written again and again
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS progress (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS items (
-    position INTEGER PRIMARY KEY, source TEXT, key TEXT, sha256 BLOB UNIQUE,
-    width INTEGER, height INTEGER, format TEXT, digest BLOB);
-CREATE TABLE IF NOT EXISTS rejected (source TEXT, key TEXT, reason TEXT, detail TEXT);
-CREATE TABLE IF NOT EXISTS duplicates (source TEXT, key TEXT, position INTEGER);
-"""
-TABLES = {"progress", "items", "rejected", "duplicates"}
 
 
 class IngestState:
@@ -41,7 +39,15 @@ class IngestState:
     disk, so memory does not grow with the pool.
     """
 
-    def __init__(self, folder: Path, image_size: int, *, part_bytes: int = PART_BYTES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        image_size: int,
+        *,
+        part_bytes: int = PART_BYTES,
+        keep_out: Sequence[KnownImages] = (),
+        near: bool = False,
+    ) -> None:
         self.folder, self.image_size = folder, image_size
         self.database = sqlite3.connect(folder / DATABASE, isolation_level=None)
         self.database.execute("PRAGMA synchronous = FULL")
@@ -64,6 +70,11 @@ class IngestState:
         self._batch = max(1, min(BATCH, BATCH_BYTES // self._packed.image_bytes))
         self._waiting: list[tuple[Record, Decoded]] = []
         self._rejected: list[tuple[str, str, str, str]] = []
+        self._sieve: Sieve | None = None
+        if keep_out or near:
+            self._sieve = Sieve(keep_out, self._looks_at if near else None)
+        if self._sieve and self._sieve.knows_pool:
+            self._sieve.learn(self.hashes())
         self.database.execute("BEGIN")
 
     def begin(self, request: dict[str, Any]) -> None:
@@ -113,9 +124,22 @@ class IngestState:
         """Return how many files were rejected, by reason."""
         return dict(self.database.execute("SELECT reason, COUNT(*) FROM rejected GROUP BY reason ORDER BY 1"))
 
-    def duplicates(self) -> int:
-        """Return how many files were duplicates."""
-        return int(self.database.execute("SELECT COUNT(*) FROM duplicates").fetchone()[0])
+    def left_out(self) -> tuple[int, int, int]:
+        """Return how many files were duplicates, near copies, and kept out."""
+        counts = (
+            self.database.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0]
+            for table in ("duplicates", "near_copies", "kept_out")
+        )
+        duplicates, near_copies, kept_out = map(int, counts)
+        return duplicates, near_copies, kept_out
+
+    def hashes(self) -> np.ndarray:
+        """Return the images' perceptual hashes, in order, as far as near copies are looked for: (n,) uint64."""
+        rows = self.database.execute("SELECT hash FROM hashes ORDER BY position")
+        return np.fromiter((value for (value,) in rows), dtype=np.uint64)
+
+    def _looks_at(self, positions: np.ndarray) -> np.ndarray:
+        return looks(self._packed.read(positions))
 
     def first_rejected(self, count: int) -> list[tuple[str, str, str]]:
         """Return the keys, reasons and details of the first rejected files."""
@@ -135,14 +159,33 @@ class IngestState:
             while batch := rows.fetchmany(8_192):
                 index.write(batch)
 
-    def write_lists(self, rejected: Path, duplicates: Path) -> None:
-        """Write the rejected files and the duplicates as CSV."""
-        self._write_csv(rejected, "source,key,reason,detail", "SELECT * FROM rejected ORDER BY rowid")
+    def write_lists(self, folder: Path) -> None:
+        """Write as CSV what was left out: rejected files, duplicates, and what a sieve held back."""
+        self._write_csv(folder / REJECTED, "source,key,reason,detail", "SELECT * FROM rejected ORDER BY rowid")
         self._write_csv(
-            duplicates,
+            folder / DUPLICATES,
             "source,key,duplicate_of_source,duplicate_of_key",
             "SELECT d.source, d.key, i.source, i.key FROM duplicates d JOIN items i USING (position) ORDER BY d.rowid",
         )
+        if self._sieve and self._sieve.knows_pool:
+            # Groups, each begun by the image that stayed.
+            self._write_csv(
+                folder / NEAR_DUPLICATES,
+                "group,kept,source,key,bits,similarity",
+                """
+                SELECT dense_rank() OVER (ORDER BY position), kept, source, key, bits, round(similarity, 4) FROM (
+                    SELECT position, 1 AS kept, source, key, 0 AS bits, 1.0 AS similarity, 0 AS place FROM items
+                    WHERE position IN (SELECT position FROM near_copies)
+                    UNION ALL SELECT position, 0, source, key, bits, similarity, rowid FROM near_copies
+                ) ORDER BY position, kept DESC, place
+                """,
+            )
+        if self._sieve and self._sieve.keep_out:
+            self._write_csv(
+                folder / KEPT_OUT,
+                "source,key,test_source,test_key,bits,similarity",
+                "SELECT source, key, known_source, known_key, bits, round(similarity, 4) FROM kept_out ORDER BY rowid",
+            )
 
     def _write_csv(self, path: Path, header: str, query: str) -> None:
         with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
@@ -158,40 +201,48 @@ class IngestState:
         """
         waiting, self._waiting = self._waiting, []
         known = self._known([decoded.sha256 for _, decoded in waiting])
-        added: list[tuple[Any, ...]] = []
-        duplicates: list[tuple[str, str, int]] = []
-        renamed: list[tuple[str, str, int]] = []
-        for record, decoded in waiting:
-            kept = known.get(decoded.sha256)
-            if kept is None:
-                known[decoded.sha256] = (self.images, record.source, record.key)
-                added.append(
-                    (
-                        self.images,
-                        record.source,
-                        record.key,
-                        decoded.sha256,
-                        decoded.width,
-                        decoded.height,
-                        decoded.format,
-                        decoded.digest,
-                    )
-                )
-                self._packed.append(decoded.pixels)
-                continue
-            position, source, key = kept
-            if (len(record.key), record.key) < (len(key), key):
-                known[decoded.sha256] = (position, record.source, record.key)
-                renamed.append((record.source, record.key, position))
-            else:
-                source, key = record.source, record.key
-            duplicates.append((source, key, position))
-        run = self.database.executemany
-        run("INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?)", added)
-        run("UPDATE items SET source = ?, key = ? WHERE position = ?", renamed)
-        run("INSERT INTO duplicates VALUES (?, ?, ?)", duplicates)
-        run("INSERT INTO rejected VALUES (?, ?, ?, ?)", self._rejected)
+        sieved = self._sieve.sift([decoded for _, decoded in waiting]) if self._sieve and waiting else None
+        rows = Rows(rejected=self._rejected)
         self._rejected = []
+        stays: dict[int, int] = {}  # place in the batch -> position
+        for place, (record, decoded) in enumerate(waiting):
+            if sieved and (found := sieved.kept_out.get(place)):
+                rows.kept_out.append((record.source, record.key, found.source, found.key, found.bits, found.similarity))
+                continue
+            kept = known.get(decoded.sha256)
+            if kept is not None:
+                position, source, key = kept
+                if (len(record.key), record.key) < (len(key), key):
+                    known[decoded.sha256] = (position, record.source, record.key)
+                    rows.renamed.append((record.source, record.key, position))
+                else:
+                    source, key = record.source, record.key
+                rows.duplicates.append((source, key, position))
+                continue
+            if sieved and (copy := sieved.copy_at(place)):
+                position = copy.place if place in sieved.of_pool else stays[copy.place]
+                rows.near_copies.append((record.source, record.key, position, copy.bits, copy.similarity))
+                continue
+            stays[place] = self.images
+            known[decoded.sha256] = (self.images, record.source, record.key)
+            rows.items.append(
+                (
+                    self.images,
+                    record.source,
+                    record.key,
+                    decoded.sha256,
+                    decoded.width,
+                    decoded.height,
+                    decoded.format,
+                    decoded.digest,
+                )
+            )
+            self._packed.append(decoded.pixels)
+        if self._sieve and self._sieve.knows_pool and sieved:
+            hashes = sieved.hashes[list(stays)]
+            self._sieve.learn(hashes)
+            rows.hashes = list(zip(stays.values(), hashes.tolist(), strict=True))
+        rows.write(self.database)
 
     def _known(self, hashes: list[bytes]) -> dict[bytes, tuple[int, str, str]]:
         """Return position, source and key of the images that the pool has of these files, by hash."""

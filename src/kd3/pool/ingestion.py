@@ -18,10 +18,11 @@ from kd3.pool.counting import count_in_background
 from kd3.pool.course import Course, Place
 from kd3.pool.decode import DecodeSettings, Rejected
 from kd3.pool.decoding import Outcome, decode_records
-from kd3.pool.image_pool import DUPLICATES, REJECTED, ImagePool
+from kd3.pool.image_pool import ImagePool
 from kd3.pool.index_file import INDEX
 from kd3.pool.ingest_state import DATABASE, IngestState, begun_with
-from kd3.pool.manifest import NAME, Counts, content_hash, read_manifest, write_manifest
+from kd3.pool.kept_out import KnownImages, read_known
+from kd3.pool.manifest import NAME, Counts, KeptOut, content_hash, read_manifest, write_manifest
 from kd3.pool.output_folder import LOCK, check_place, check_settings, remove_pool
 from kd3.pool.packed import PART_BYTES
 from kd3.pool.reasons import SIDECAR
@@ -41,10 +42,10 @@ def ingest(
     """Make a pool of a crawl and return it.
 
     `sources` are paths and URLs: folders, archives, tables, arrays, lists of paths; `docs/sources.md` tells of each.
-    `settings` are those of `kd3 ingest --help`: fit, min_side, max_pixels, workers, limit. Files
-    that cannot be used are listed in the pool's `rejected.csv`, exact duplicates in
-    `duplicates.csv`. An interrupted ingest goes on when called again with the same sources
-    and settings; a finished one is returned as it is.
+    `settings` are those of `kd3 ingest --help`: fit, min_side, max_pixels, dedup, keep_out, workers, limit.
+    What is left out is listed in the pool: files that cannot be used in `rejected.csv`, exact duplicates in
+    `duplicates.csv`, near ones in `near-duplicates.csv`, copies of test images in `kept-out.csv`. An interrupted
+    ingest goes on when called again with the same sources and settings; a finished one is returned as it is.
 
     Raises:
         KD3Error: a source is missing, the output belongs to something else or to other settings, or
@@ -61,15 +62,20 @@ def ingest_with(config: IngestConfig, *, part_bytes: int = PART_BYTES) -> ImageP
     try:
         if (folder / NAME).is_file():
             return _finished(folder, config)  # also where the crawl is gone by now
-        check_place(folder, expand(config.sources))  # what is wrong is told before anything is made
-        check_given(config.sources)
+        # What is wrong is told before anything is made.
+        check_place(folder, expand([*config.sources, *config.keep_out]))
+        check_given([*config.sources, *config.keep_out])
+        keep_out = [
+            read_known(source, image_size=config.image_size, fit=config.fit, workers=config.workers)
+            for source in config.keep_out
+        ]
         made = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         if made:
             _check_again(folder, config, made)
         with exclusive(folder / LOCK, what=f"pool {folder}"):
             if not (folder / NAME).is_file():  # another process may have finished it meanwhile
-                _fill(folder, config, made, part_bytes)
+                _fill(folder, config, keep_out, made, part_bytes)
     except (OSError, sqlite3.OperationalError) as problem:
         # Files of the crawl that cannot be read are rejections by now: this is about the output.
         raise KD3Error(
@@ -99,10 +105,14 @@ def _finished(folder: Path, config: IngestConfig) -> ImagePool:
     return pool
 
 
-def _fill(folder: Path, config: IngestConfig, made: list[Path], part_bytes: int) -> None:
+def _fill(
+    folder: Path, config: IngestConfig, keep_out: Sequence[KnownImages], made: list[Path], part_bytes: int
+) -> None:
     begun = begun_with(folder)
     check_settings(folder, begun or {}, _request(config))
-    state = IngestState(folder, config.image_size, part_bytes=part_bytes)
+    state = IngestState(
+        folder, config.image_size, part_bytes=part_bytes, keep_out=keep_out, near=config.dedup == "near"
+    )
     try:
         if begun is None:
             state.begin(_request(config))
@@ -114,7 +124,7 @@ def _fill(folder: Path, config: IngestConfig, made: list[Path], part_bytes: int)
             state.close()
             remove_pool(folder, made)
             raise KD3Error(message)
-        _finish(state, folder, config)
+        _finish(state, folder, config, keep_out)
     finally:
         state.close()
     (folder / DATABASE).unlink(missing_ok=True)
@@ -124,10 +134,11 @@ def _fill(folder: Path, config: IngestConfig, made: list[Path], part_bytes: int)
 
 def _request(config: IngestConfig) -> dict[str, Any]:
     """Return what must be equal for an ingest to go on; the number of workers may change."""
-    values = config.model_dump(mode="json", exclude={"sources", "out", "workers"})
-    values["sources"] = [
-        shown(source if is_remote(source) else str(Path(source).absolute())) for source in config.sources
-    ]
+    values = config.model_dump(mode="json", exclude={"sources", "keep_out", "out", "workers"})
+    for name in ("sources", "keep_out"):
+        values[name] = [
+            shown(source if is_remote(source) else str(Path(source).absolute())) for source in getattr(config, name)
+        ]
     return values
 
 
@@ -172,9 +183,10 @@ def _take(outcome: Outcome, state: IngestState) -> None:
     state.files += 1
 
 
-def _finish(state: IngestState, folder: Path, config: IngestConfig) -> None:
+def _finish(state: IngestState, folder: Path, config: IngestConfig, keep_out: Sequence[KnownImages]) -> None:
+    duplicates, near_duplicates, kept_out = state.left_out()
     state.write_index(folder / INDEX)
-    state.write_lists(folder / REJECTED, folder / DUPLICATES)
+    state.write_lists(folder)
     write_manifest(
         folder,
         image_size=config.image_size,
@@ -182,13 +194,19 @@ def _finish(state: IngestState, folder: Path, config: IngestConfig) -> None:
         counts=Counts(
             found=state.files - state.skipped,
             kept=state.images,
-            duplicates=state.duplicates(),
+            duplicates=duplicates,
+            near_duplicates=near_duplicates,
+            kept_out=kept_out,
             rejected=state.rejected_counts(),
             skipped=state.skipped,
         ),
         parts=state.parts(),
         sources=[shown(source) for source in config.sources],
         settings=_request(config),
+        kept_out=[
+            KeptOut(source=shown(source), images=len(known), content=known.fingerprint())
+            for source, known in zip(config.keep_out, keep_out, strict=True)
+        ],
         seconds=state.seconds,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +37,16 @@ class Counts(Settings):
     duplicates: int
     rejected: dict[str, int]  # by reason
     skipped: int  # sidecars and hidden files
+    near_duplicates: int = 0
+    kept_out: int = 0  # like an image that is tested on
+
+
+class KeptOut(Settings):
+    """Images that the pool was kept clear of."""
+
+    source: str
+    images: int
+    content: str  # hash of their files, in any order: `fingerprint`
 
 
 class Manifest(Settings):
@@ -51,6 +61,7 @@ class Manifest(Settings):
     parts: list[Part]
     sources: list[str]
     settings: dict[str, Any]
+    kept_out: tuple[KeptOut, ...] = ()
     kd3: str
     created: str
     seconds: float
@@ -70,6 +81,7 @@ def write_manifest(
     sources: list[str],
     settings: dict[str, Any],
     seconds: float,
+    kept_out: Sequence[KeptOut] = (),
 ) -> None:
     """Finish a pool: write its manifest, atomically, with this version of kd3 and the time."""
     manifest = Manifest(
@@ -82,6 +94,7 @@ def write_manifest(
         parts=parts,
         sources=sources,
         settings=settings,
+        kept_out=tuple(kept_out),
         kd3=__version__,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         seconds=round(seconds, 3),

@@ -28,7 +28,7 @@ class PackedImages:
 
     def __init__(self, folder: Path, image_size: int, *, images_per_part: int, images: int = 0) -> None:
         self.folder, self.images, self.images_per_part = folder, images, images_per_part
-        self.image_bytes = 3 * image_size * image_size
+        self.image_size, self.image_bytes = image_size, 3 * image_size * image_size
         self._handle: IO[bytes] | None = None
         self._cut()
 
@@ -39,6 +39,18 @@ class PackedImages:
         assert self._handle is not None
         self._handle.write(pixels.data)
         self.images += 1
+
+    def read(self, positions: np.ndarray) -> np.ndarray:
+        """Return images by position: (n,) integers -> (n, 3, N, N) uint8; those too that are not synced yet."""
+        if self._handle is not None:
+            self._handle.flush()
+        images = np.empty((len(positions), self.image_bytes), dtype=np.uint8)
+        numbers = positions // self.images_per_part
+        for number in np.unique(numbers):
+            here = numbers == number
+            part = np.memmap(self.folder / part_name(int(number)), dtype=np.uint8, mode="r")
+            images[here] = part.reshape(-1, self.image_bytes)[positions[here] % self.images_per_part]
+        return images.reshape(len(positions), 3, self.image_size, self.image_size)
 
     def sync(self) -> None:
         """Return once everything so far is on disk."""

@@ -28,7 +28,11 @@ def overlap(pool: ImagePool, tested: KnownImages) -> dict[int, Found]:
     hashes = pool_hashes(pool)
     found: dict[int, Found] = {}
     for start in range(0, len(pool), HASHES):
-        near = tested.near(hashes[start : start + HASHES], lambda places, start=start: looks(pool.read(places + start)))
+
+        def looks_of(places: np.ndarray, start: int = start) -> np.ndarray:
+            return looks(pool.read(places + start))
+
+        near = tested.near(hashes[start : start + HASHES], looks_of)
         found |= {start + place: known for place, known in near.items()}
     if pool.path is not None:
         for position, (file,) in enumerate(pool.index_rows(("sha256",))):

@@ -23,6 +23,7 @@ _PUBLIC = {
     "load_student": "kd3.models.student_files",
     "load_teacher": "kd3.models.teacher",
     "predict": "kd3.commands.predict",
+    "report": "kd3.commands.report",
     "study": "kd3.commands.study",
     "select": "kd3.commands.select",
     "shift": "kd3.commands.shift",
@@ -41,6 +42,7 @@ __all__ = [
     "load_student",
     "load_teacher",
     "predict",
+    "report",
     "select",
     "shift",
     "study",
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from kd3.commands.evaluate import evaluate
     from kd3.commands.export import export
     from kd3.commands.predict import predict
+    from kd3.commands.report import report
     from kd3.commands.select import select
     from kd3.commands.shift import shift
     from kd3.commands.study import study

@@ -14,6 +14,7 @@ from kd3.config.commands import (
     InspectConfig,
     MethodsConfig,
     PredictConfig,
+    ReportConfig,
     SchemaConfig,
     SelectConfig,
     ShiftConfig,
@@ -110,6 +111,22 @@ examples:
         """\
 example:
   kd3 predict runs/a cat.jpg photos/ --top 5""",
+        json=True,
+    ),
+    "report": Command(
+        ReportConfig,
+        "kd3.commands.report:run",
+        ("runs",),
+        "kd3 report RUN... [--out FILE.html] [options]",
+        """\
+examples:
+  kd3 report runs/a
+  kd3 report runs/a runs/b runs/c --out comparison.html
+  kd3 report runs/a --images 0 --latency false
+
+One run: the verdict, what it cost, losses, selection, images kept, refused and disagreed on, how far the pool is, how
+to load and repeat it. Several: the comparison. The file needs no network and nothing beside it; open it in any
+browser, send it, or print it.""",
         json=True,
     ),
     "export": Command(

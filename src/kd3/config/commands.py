@@ -237,6 +237,20 @@ class ExportConfig(Settings):
         return self
 
 
+class ReportConfig(Settings):
+    """Write one HTML file that tells what a run did, or how several compare."""
+
+    runs: list[str] = Field(min_length=1, description="folders of finished runs")
+    out: str | None = Field(None, description="file to write (default: report.html in the folder of the first run)")
+    teacher: str | None = Field(None, description="the teacher, where it is no longer where the run found it")
+    pool: str | None = Field(None, description="the pool, where it is no longer where the run found it")
+    images: Count = Field(
+        1000, ge=0, description="pool images to look at with both networks, for pictures, map and shift; 0: none"
+    )
+    latency: bool = Field(True, description="measure how long teacher and student take on this machine's CPU")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N, for looking at the pool")
+
+
 class InspectConfig(Settings):
     """Show what was found in a teacher: classifier, features, shapes, parameters, normalisation."""
 

@@ -46,6 +46,7 @@ def describe(folder: Path, summary: dict[str, Any]) -> str:
     if not live_student:
         teacher = "" if live_teacher else f" --teacher {summary['teacher']}"
         lines.append(f"  kd3 evaluate {folder} --data TEST{teacher}")
+        lines.append(f"  kd3 report {folder}")
     lines.append(f"  python -c \"import kd3; student = kd3.load_student('{folder}'{module})\"")
     return "\n".join(lines)
 

@@ -1,0 +1,124 @@
+"""`kd3 report`: finished runs in, one HTML file out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kd3 import console
+from kd3.compute import resolve
+from kd3.config.commands import ReportConfig
+from kd3.config.settings import build
+from kd3.errors import KD3Error
+from kd3.models.student import Student
+from kd3.models.student_files import load_student
+from kd3.models.teacher import Teacher, load_teacher
+from kd3.pool import ImagePool
+from kd3.run_report.networks import costs
+from kd3.run_report.page import RunFindings, page
+from kd3.run_report.pool_look import look_at_pool
+from kd3.run_report.records import RunRecords, read_run
+from kd3.run_report.verdict import verdict
+from kd3.runs.origin import processor
+from kd3.storage.atomic import write_text
+
+NAME = "report.html"
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report that was written."""
+
+    path: Path
+    verdicts: dict[str, list[str]]  # of each run: the sentence, and what should be known beside it
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {"report": str(self.path), "verdicts": self.verdicts}
+
+    def __str__(self) -> str:
+        lines = []
+        for name, (sentence, *notes) in self.verdicts.items():
+            lines += [f"{name}: {sentence}", *(f"  {note}" for note in notes)]
+        return "\n".join([*lines, f"written: {self.path} ({self.path.stat().st_size / 1e6:.1f} MB)"])
+
+
+def report(runs: str | Path | Sequence[str | Path], **settings: Any) -> Report:
+    """Write one HTML file on a finished run, or on several side by side, and return where it is.
+
+    `settings` are those of `kd3 report --help`: out, teacher, pool, images, latency, device.
+
+    Args:
+        runs: run folders.
+
+    Raises:
+        KD3Error: a folder is no finished run, or the file cannot be written.
+    """
+    listed = [str(run) for run in ([runs] if isinstance(runs, (str, Path)) else runs)]
+    values = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+    return run(build(ReportConfig, {"runs": listed, **values}, where="kd3.report"))
+
+
+def run(config: ReportConfig) -> Report:
+    """Run the command line's settings."""
+    records = [read_run(path) for path in config.runs]
+    out = Path(config.out) if config.out else records[0].folder.path / NAME
+    if out.is_dir():
+        raise KD3Error(f"--out {out} is a folder; give the name of a file")
+    found = [_findings(one, config, alone=len(records) == 1) for one in records]
+    try:
+        write_text(out, page(found))
+    except OSError as problem:
+        raise KD3Error(f"{out} cannot be written: {problem.strerror or problem}") from None
+    judged = [verdict(one) for one in records]
+    return Report(
+        out, {str(one.folder.path): [said.sentence, *said.notes] for one, said in zip(records, judged, strict=True)}
+    )
+
+
+def _findings(records: RunRecords, config: ReportConfig, *, alone: bool) -> RunFindings:
+    missing: list[str] = []
+    student = _or_missing(lambda: _student(records), "its student", missing)
+    teacher = _or_missing(lambda: _teacher(records, config), "its teacher", missing)
+    if student is None:
+        return RunFindings(records, missing=missing)
+    console.say(f"{records.name}: measures teacher and student")
+    theirs, own = costs(teacher, student, latency=config.latency)
+    timing = f"Times on one thread of {processor()}, float32, PyTorch as it is; kd3 export makes it faster."
+    look = None
+    if alone and config.images and teacher is not None:
+        pool = _or_missing(lambda: _pool(records, config), "its pool", missing)
+        if pool is not None:
+            console.say(f"{records.name}: looks at the pool")
+            compute = resolve(config.device, "auto")
+            look = look_at_pool(records, teacher, student, pool, compute, images=config.images)
+    return RunFindings(records, theirs, own, timing, look, missing)
+
+
+def _or_missing(load: Any, what: str, missing: list[str]) -> Any:
+    """Return what can be loaded; else None, and note why."""
+    try:
+        return load()
+    except KD3Error as problem:
+        missing.append(f"Not shown, since {what} cannot be had: {problem}")
+        return None
+
+
+def _student(records: RunRecords) -> Student:
+    return load_student(records.folder.path)
+
+
+def _teacher(records: RunRecords, config: ReportConfig) -> Teacher:
+    teacher = load_teacher(config.teacher or str(records.summary["teacher"]))
+    if teacher.fingerprint() != records.origin.get("teacher"):
+        raise KD3Error(f"{config.teacher or records.summary['teacher']} is not the teacher that the run had")
+    return teacher
+
+
+def _pool(records: RunRecords, config: ReportConfig) -> ImagePool:
+    pool = ImagePool.open(config.pool or str(records.summary["pool"]))
+    if pool.content_hash != records.origin.get("pool"):
+        raise KD3Error(f"{pool.path} is not the pool that the run learned from")
+    return pool

@@ -1,0 +1,211 @@
+"""From what is known of runs to the text of a page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from kd3.console import clock
+from kd3.domain_shift.measure import Measurement
+from kd3.run_report import sections
+from kd3.run_report.charts import Line, scatter
+from kd3.run_report.networks import Cost
+from kd3.run_report.pool_look import FeatureMap, Grid, PoolLook, Tile
+from kd3.run_report.records import RunRecords
+from kd3.run_report.verdict import verdict
+from kd3.version import __version__
+
+LARGEST_TILE = 104  # pixels; images of pools with larger ones are scaled down
+SMALL_TILE = 48  # up to here pixels are shown as squares
+JPEG_QUALITY = 85
+
+
+@dataclass(frozen=True)
+class RunFindings:
+    """A run's records, and what was found by running its networks, where that could be."""
+
+    records: RunRecords
+    teacher: Cost | None = None
+    student: Cost | None = None
+    timing: str = ""  # on what the times were taken, in words
+    look: PoolLook | None = None
+    missing: list[str] = field(default_factory=list)  # what could not be shown, in words
+
+
+def page(found: Sequence[RunFindings]) -> str:
+    """Return the HTML of a report on one run or several."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_unbroken
+    )
+    here = files("kd3.run_report")
+    template = environment.from_string((here / "page.html").read_text(encoding="utf-8"))
+    first = found[0].records
+    several = len(found) > 1
+    comparison = sections.comparison([one.records for one in found]) if several else None
+    return template.render(
+        version=__version__,
+        style=Markup((here / "style.css").read_text(encoding="utf-8")),
+        title=f"{len(found)} runs" if several else f"{first.summary['student']} by {first.summary['method']}",
+        subtitle=_subtitle(first) if not several else ", ".join(one.records.name for one in found),
+        lead=None if comparison is None else comparison.lead,
+        table=comparison,
+        runs=[_run(one, with_name=several) for one in found],
+    )
+
+
+def _unbroken(value: Any) -> Any:
+    """Return a line of text with its percent signs held to their numbers."""
+    is_line = isinstance(value, str) and not isinstance(value, Markup) and "\n" not in value
+    return value.replace(" %", "\u00a0%") if is_line else value
+
+
+def _subtitle(run: RunRecords) -> str:
+    summary = run.summary
+    return (
+        f"from {_short_path(str(summary['teacher']))} on {summary['pool_images']:,} web images, "
+        f"seed {summary['seed']}, {str(run.origin.get('started', ''))[:10]}, run {run.name}"
+    )
+
+
+def _short_path(path: str) -> str:
+    return path if path.startswith("live:") else Path(path).name
+
+
+def _run(found: RunFindings, *, with_name: bool) -> dict[str, Any]:
+    run, look = found.records, found.look
+    return {
+        "name": run.name,
+        "verdict": verdict(run),
+        "missing": found.missing,
+        "tiles": _tiles(run),
+        "costs": _costs(found.teacher, found.student),
+        "timed": found.timing if found.student is not None and found.student.one is not None else "",
+        "training": sections.training(run),
+        "selection": sections.selection(run),
+        "grids": [_grid(grid) for grid in look.grids] if look else [],
+        "map": _map(look.map) if look and look.map else None,
+        "shift": _shift(look.shift, look.looked_at) if look else None,
+        "load": sections.how_to_load(run),
+        "again": sections.how_to_repeat(run),
+        "origin": sections.origin(run),
+        "config": sections.settings(run),
+        "with_name": with_name,
+    }
+
+
+def _tiles(run: RunRecords) -> list[dict[str, str]]:
+    summary = run.summary
+    tiles = [{"name": "agreement", "value": f"{summary['agreement']:.1f} %", "more": "held-out web images"}]
+    if run.accuracy is not None:
+        tiles.append({"name": "accuracy", "value": f"{run.accuracy:.1f} %", "more": "labelled images"})
+    tiles.append(
+        {"name": "trained on", "value": f"{summary['images']:,}", "more": f"images, in {summary['steps']:,} steps"}
+    )
+    tiles.append(
+        {
+            "name": "training time",
+            "value": clock(summary["seconds"]),
+            "more": f"{summary['images_per_second']:,.0f} images/s, {summary['compute']}",
+        }
+    )
+    if run.selections:
+        last = run.selections[-1]
+        tiles.append(
+            {"name": "kept at the end", "value": f"{100 * last['kept'] / last['of']:.0f} %", "more": "of the pool"}
+        )
+    return tiles
+
+
+def _costs(teacher: Cost | None, student: Cost | None) -> list[list[str]]:
+    if student is None:
+        return []
+    rows = [_cost("student", student)]
+    if teacher is not None:
+        rows = [_cost("teacher", teacher), *rows, _times_less(teacher, student)]
+    return rows
+
+
+def _cost(name: str, cost: Cost) -> list[str]:
+    row = [name, f"{cost.parameters / 1e6:.2f} M", f"{cost.multiply_adds / 1e6:,.1f} M"]
+    if cost.one is not None:
+        row.append(f"{cost.one:.2f} ms")
+        row.append("" if cost.many is None else f"{cost.many:.1f} ms")
+    return row
+
+
+def _times_less(teacher: Cost, student: Cost) -> list[str]:
+    def ratio(whole: float | None, part: float | None) -> str:
+        return f"{whole / part:.1f} x" if whole and part else ""
+
+    row = [
+        "smaller, faster",
+        ratio(teacher.parameters, student.parameters),
+        ratio(teacher.multiply_adds, student.multiply_adds),
+    ]
+    return row if student.one is None else [*row, ratio(teacher.one, student.one), ratio(teacher.many, student.many)]
+
+
+def _grid(grid: Grid) -> dict[str, Any]:
+    tiles = [_tile(tile) for tile in grid.tiles]
+    small = bool(grid.tiles) and grid.tiles[0].pixels.shape[-1] <= SMALL_TILE
+    return {"title": grid.title, "about": grid.about, "tiles": tiles, "small": small}
+
+
+def _tile(tile: Tile) -> dict[str, Any]:
+    source, side = _source(tile.pixels)
+    return {
+        "source": source,
+        "side": side,
+        "position": tile.position,
+        "caption": tile.caption,
+        "lines": tile.caption.split(" | "),
+    }
+
+
+def _source(pixels: np.ndarray) -> tuple[str, int]:
+    """Return an image as a data URL, and its side."""
+    image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    buffer = io.BytesIO()
+    if image.width > SMALL_TILE:
+        side = min(image.width, 2 * LARGEST_TILE)
+        image.resize((side, side), Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=JPEG_QUALITY)
+        kind = "jpeg"
+    else:
+        image.save(buffer, "PNG", optimize=True)
+        kind = "png"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}", min(image.width, LARGEST_TILE)
+
+
+def _map(found: FeatureMap) -> dict[str, Any]:
+    groups = [
+        Line("kept at the end", [(float(x), float(y)) for x, y in found.kept]),
+        Line("refused", [(float(x), float(y)) for x, y in found.refused]),
+    ]
+    if not len(found.refused):
+        groups = [Line("trained on", groups[0].points)]
+    first, second = (100 * share for share in found.explained)
+    count = len(found.kept) + len(found.refused)
+    about = (
+        f"The two main directions of the teacher's {found.of} (PCA): they show {first + second:.0f} % of the variance "
+        f"({first:.0f} + {second:.0f} %), so that points close here may be far apart. {count:,} images of the pool, "
+        f"drawn at random."
+    )
+    return {"chart": scatter("The pool as the teacher sees it", groups, x="first direction", y=""), "about": about}
+
+
+def _shift(found: Measurement, looked_at: int) -> dict[str, Any]:
+    return {
+        "headline": found.verdict.sentence,
+        "reasons": found.verdict.reasons,
+        "about": f"By {looked_at:,} images of the pool, drawn at random; kd3 shift looks at all of them.",
+    }

@@ -1,0 +1,97 @@
+"""What a run wrote down of itself, read once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kd3.errors import KD3Error
+from kd3.runs.folder import RunFolder, read_summary
+from kd3.runs.metrics import read_metrics
+
+NOT_TERMS = ("event", "step", "images", "seconds", "lr", "images_per_second")
+
+
+@dataclass(frozen=True)
+class RunRecords:
+    """A finished run's summary, settings, origin and events."""
+
+    folder: RunFolder
+    summary: dict[str, Any]
+    config: dict[str, Any]
+    origin: dict[str, Any]
+    events: list[dict[str, Any]]
+    input_size: int | None  # the student's, in pixels
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.folder.path.resolve().name
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes."""
+        return [str(name) for name in self.summary["classes"]]
+
+    @cached_property
+    def training(self) -> list[dict[str, Any]]:
+        """Losses and speed, every few steps."""
+        return self._of("train")
+
+    @cached_property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Looks at the held-out images (and the labelled ones)."""
+        return self._of("evaluation")
+
+    @cached_property
+    def selections(self) -> list[dict[str, Any]]:
+        """What each round kept."""
+        return self._of("selection")
+
+    @property
+    def terms(self) -> list[str]:
+        """The names of the loss's terms."""
+        names: dict[str, None] = {}
+        for event in self.training:
+            names |= dict.fromkeys(name for name in event if name not in NOT_TERMS and name != "loss")
+        return list(names)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Percent of the labelled images that the student kept gets right; None where the run had none."""
+        kept = [event for event in self.evaluations if "accuracy" in event]
+        at_best = [event for event in kept if event["step"] == self.summary["best_step"]]
+        return float((at_best or kept)[-1]["accuracy"]) if kept else None
+
+    def _of(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["event"] == kind]
+
+
+def read_run(path: str | Path) -> RunRecords:
+    """Return the records of a finished run.
+
+    Raises:
+        KD3Error: it is no run, not finished, or its files are damaged.
+    """
+    folder = RunFolder(Path(path))
+    if not folder.path.is_dir():
+        raise KD3Error(f"{path} is no run folder; give one that `kd3 distill --out` made")
+    if not folder.summary.is_file():
+        if folder.config.is_file():
+            raise KD3Error(f"the run {path} is not finished; finish it with: kd3 distill --resume --out {path}")
+        raise KD3Error(f"{path} is no run folder; give one that `kd3 distill --out` made")
+    try:
+        config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+        origin = json.loads(folder.origin.read_text(encoding="utf-8"))
+        events = list(read_metrics(folder.metrics))
+        student = json.loads((folder.student / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, yaml.YAMLError) as problem:
+        raise KD3Error(f"the run {path} is damaged: {problem}") from None
+    if not isinstance(config, dict) or not isinstance(origin, dict):
+        raise KD3Error(f"the run {path} is damaged: {folder.config.name} or {folder.origin.name} holds no settings")
+    return RunRecords(folder, read_summary(folder.path), config, origin, events, student.get("input_size"))

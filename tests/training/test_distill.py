@@ -256,8 +256,15 @@ def test_resuming_with_another_setting_is_refused(teacher_file, pool_folder, tmp
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_in_a_sentence(teacher_file, pool_folder, tmp_path):
-    with pytest.raises(KD3Error, match="the loss is not finite at step"):
+    with pytest.raises(KD3Error, match=r"the loss is not finite at one of the steps 1 to \d+ \(of its terms: "):
         run(teacher_file, pool_folder, tmp_path / "r", method="kd", lr=1e18, warmup_steps=0)
+    left = json.loads((tmp_path / "r" / "not-finite.json").read_text())
+    first, last = left["steps"]
+    assert list(map(int, left["positions"])) == list(range(first, last + 1))
+    pool = kd3.ImagePool.open(pool_folder)
+    seen = {place for batch in left["positions"].values() for place in batch}
+    assert seen <= set(range(len(pool)))
+    assert {len(batch) for batch in left["positions"].values()} == {SMALL["batch_size"]}
 
 
 def test_a_second_signal_leaves_the_checkpoint_before_it(finished, teacher_file, pool_folder, tmp_path, monkeypatch):

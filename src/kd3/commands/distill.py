@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -33,6 +34,7 @@ from kd3.runs.origin import origin
 from kd3.runs.summary import describe
 from kd3.storage.atomic import write_json
 from kd3.storage.lock import exclusive
+from kd3.tracking.trackers import Trackers, check_installed
 from kd3.training.fit import Fit, FitResult
 from kd3.training.fixed_views import check_fixed_views
 from kd3.training.pool_batches import PoolBatches
@@ -145,6 +147,7 @@ def _distill(
     if state == "interrupted" and not resume:
         raise KD3Error(f"{folder.path} holds an interrupted run; add --resume to continue it, or choose another --out")
 
+    check_installed(config.trackers)
     compute = resolve(config.device, config.precision)
     config = _resolved(config, compute)
     live_teacher, live_pool = teacher, pool
@@ -175,6 +178,14 @@ def _distill(
             folder.check_origin(**identities, compute=str(compute))
         console.say(_announcement(config, teacher, method, pool, compute))
         batches = PoolBatches(pool, compute)
+        tracked = ExitStack()
+
+        def track(images: int) -> list[Trackers]:
+            values = config.model_dump(mode="json")
+            trackers = Trackers(config.trackers, folder.path, values, teacher.classes, images=images)
+            tracked.callback(trackers.close)
+            return [trackers]
+
         fit = Fit(
             method,
             batches=batches,
@@ -186,6 +197,7 @@ def _distill(
             folder=folder,
             evaluate=(lambda trained: {"accuracy": data.accuracy(trained.student, compute)}) if data else None,
             labels=labels,
+            listeners=track,
         )
         try:
             result = fit.run(resume=resume)
@@ -197,6 +209,8 @@ def _distill(
             raise KeyboardInterrupt(
                 f"interrupted after {fit.at.step:,} of {fit.total_steps:,} steps; continue with: {again}"
             ) from None
+        finally:
+            tracked.close()
         summary = _finish(config, folder, method, student, result, compute, pool)
     return Run(folder.path, summary, student)
 

@@ -148,6 +148,10 @@ class DistillConfig(Settings):
         None,
         description="labelled images to report accuracy on, with each look at the held-out images; they choose nothing",
     )
+    track: Annotated[list[Literal["tensorboard", "wandb", "mlflow", "none"]], BeforeValidator(_split_commas)] = Field(
+        ["tensorboard"],
+        description="where curves go, too: tensorboard (files in the run folder), wandb, mlflow, by commas; or 'none'",
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="seed of everything random")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     precision: Precision = Field(
@@ -166,6 +170,11 @@ class DistillConfig(Settings):
         if name not in METHODS:
             raise ValueError(str(unknown_name("method", name, METHODS)))
         return name
+
+    @property
+    def trackers(self) -> list[str]:
+        """The trackers asked for."""
+        return [name for name in dict.fromkeys(self.track) if name != "none"]
 
     @property
     def method_options(self) -> Settings:

@@ -54,6 +54,11 @@ class RunRecords:
         return self._of("selection")
 
     @property
+    def warnings(self) -> list[str]:
+        """What the training warned of."""
+        return [str(event["words"]) for event in self._of("warning")]
+
+    @property
     def terms(self) -> list[str]:
         """The names of the loss's terms."""
         names: dict[str, None] = {}

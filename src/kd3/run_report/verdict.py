@@ -30,7 +30,8 @@ def verdict(run: RunRecords) -> Verdict:
     )
     if run.accuracy is not None:
         sentence += f", and is right on {run.accuracy:.1f} % of the labelled ones"
-    return Verdict(sentence + ".", [*_of_agreement(run, agreement, chance), *_of_selection(run)])
+    warned = [f"Warned in training: {words}." for words in run.warnings]
+    return Verdict(sentence + ".", [*_of_agreement(run, agreement, chance), *_of_selection(run), *warned])
 
 
 def _of_agreement(run: RunRecords, agreement: float, chance: float) -> list[str]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+Listener = Callable[[str, Mapping[str, Any]], None]
 
 
 class MetricsFile:
     """Appends events to `metrics.jsonl`.
 
     A checkpoint keeps `size`; resuming cuts the file back to it, so that no event is there twice.
+    `listeners` are told each event once it is written.
     """
 
-    def __init__(self, path: Path, *, size: int = 0) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, size: int = 0, listeners: Sequence[Listener] = ()) -> None:
+        self.path, self._listeners = path, listeners
         path.touch()
         with path.open("r+b") as handle:
             handle.truncate(size)
@@ -28,6 +31,8 @@ class MetricsFile:
             handle.write(line.encode())
             handle.flush()
             self.size = handle.tell()
+        for listener in self._listeners:
+            listener(event, values)
 
 
 def read_metrics(path: Path, event: str | None = None) -> Iterator[dict[str, Any]]:

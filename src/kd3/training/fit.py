@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
@@ -19,19 +19,23 @@ from kd3.errors import KD3Error
 from kd3.methods.base import Method
 from kd3.models.fold import foldable
 from kd3.runs.folder import RunFolder
-from kd3.runs.metrics import MetricsFile
+from kd3.runs.metrics import Listener
 from kd3.selection.balance import weighted_order
 from kd3.storage.atomic import replacing
+from kd3.training import display
 from kd3.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from kd3.training.fixed_views import fixed_views
+from kd3.training.health import Health
+from kd3.training.history import History
 from kd3.training.interruption import Stopped, StopRequest, stopping_between_steps
 from kd3.training.latest import LatestPredictions
 from kd3.training.learner import Learner
+from kd3.training.not_finite import not_finite
 from kd3.training.pool_batches import PoolBatches
 from kd3.training.pool_scan import PoolScan
 from kd3.training.pool_split import PoolSplit
 from kd3.training.randomness import generator_for
-from kd3.training.scan import agreement, score
+from kd3.training.scan import agreement, commonest_class, score
 from kd3.training.schedule import learning_rate, total_steps
 
 LOG_STEPS = 20
@@ -68,11 +72,12 @@ class Fit:
         folder: RunFolder,
         evaluate: Evaluate | None = None,
         labels: Tensor | None = None,
+        listeners: Callable[[int], Sequence[Listener]] = lambda images: (),
     ) -> None:
         self.method, self.batches, self.split = method, batches, split
         self.teacher_logits = teacher_logits
         self.settings, self.seed, self.compute, self.folder = settings, seed, compute, folder
-        self.evaluate = evaluate
+        self.evaluate, self.listeners = evaluate, listeners
         self.total_steps = total_steps(settings, len(split.train))
         teacher = compute.place(method.teacher)
         self.learner = Learner(
@@ -89,8 +94,7 @@ class Fit:
         self.foldable = foldable(student, student.input_size) if settings.fold_batch_norms else []
         self.holdout_logits = score(teacher, batches, split.holdout, method.teacher.normalise, compute)
         self.at = Progress()
-        self.metrics: MetricsFile
-        self.told: set[str] = set()
+        self.history: History
 
     def run(self, *, resume: bool) -> FitResult:
         """Train to the end of the budget.
@@ -111,15 +115,19 @@ class Fit:
                     f"run began? ({str(problem).splitlines()[0]})"
                 ) from problem
         self.latest.round = self.at.round
-        self.metrics = MetricsFile(self.folder.metrics, size=self.at.metrics_size)
         batch = self.settings.batch_size
+        classes, budget = self.method.teacher.classes, self.total_steps * batch
         self.saved_at = time.monotonic()
         self.method.train()
         with (
-            console.progress("distil", self.total_steps * batch, "images", done=self.at.step * batch) as bar,
+            display.shown(budget, self.at.step * batch, classes) as bar,
             torch.random.fork_rng(devices=[self.compute.device] if self.compute.device.type == "cuda" else []),
             stopping_between_steps() as stop,
         ):
+            listeners: list[Listener] = [bar, *self.listeners(self.at.step * batch)]
+            self.history = History(
+                self.folder.metrics, Health(classes, budget), size=self.at.metrics_size, listeners=listeners
+            )
             try:
                 while self.at.step < self.total_steps:
                     if self.at.step >= self.at.round_end:
@@ -156,10 +164,6 @@ class Fit:
             self.at.round_start = self.at.step
             length = max(1, int(len(selection.index) * passes) // batch)
             self.at.round_end = min(self.at.step + length, self.total_steps)
-        for words in selection.warnings(self.method.teacher.classes):
-            if words not in self.told:
-                self.told.add(words)
-                console.warn(f"selection of round {self.at.round}: {words}")
         self.folder.selections.mkdir(exist_ok=True)
         with (
             replacing(self.folder.selections / f"{self.at.round:05d}.npy") as path,
@@ -174,7 +178,7 @@ class Fit:
                 ("kept_per_class", selection.kept_per_class),
             )
         }
-        self.metrics.write(
+        self.history.tell(
             "selection",
             round=self.at.round,
             **self._place(),
@@ -184,6 +188,8 @@ class Fit:
             filled=selection.filled,
             **counts,
         )
+        for words in selection.warnings(self.method.teacher.classes):
+            self.history.warn(words, before=f"selection of round {self.at.round}: ", **self._place())
 
     def _scan(self) -> PoolScan:
         return PoolScan(
@@ -196,7 +202,7 @@ class Fit:
             self.foldable,
         )
 
-    def _round(self, bar: console.Progress, stop: StopRequest) -> None:
+    def _round(self, bar: display.Display, stop: StopRequest) -> None:
         """Take the steps of the current round that are still to be taken."""
         batch = self.settings.batch_size
         order = self._order()[(self.at.step - self.at.round_start) * batch :]
@@ -216,6 +222,15 @@ class Fit:
                 self.at.step += 1
                 if self.at.step % LOG_STEPS == 0 or self.at.step == self.at.round_end:
                     means = {name: float(value) / summed for name, value in sums.items()}
+                    if not math.isfinite(means["loss"]):
+                        raise not_finite(
+                            self.folder,
+                            seed=self.seed,
+                            lr=self.settings.lr,
+                            first_step=self.at.step - summed + 1,
+                            means=means,
+                            batches=np.split(positions[start + batch - summed * batch : start + batch], summed),
+                        )
                     rate = summed * batch / (time.monotonic() - since)
                     self._log(means, rate)
                     kept = len(self.at.selected)
@@ -256,7 +271,8 @@ class Fit:
             self._keep_best()
         labelled = self.evaluate(self.method) if self.evaluate else {}
         self.method.train()
-        self.metrics.write("evaluation", **self._place(), agreement=self.at.agreement, **labelled)
+        said = commonest_class(logits, self.holdout_logits)
+        self.history.tell("evaluation", **self._place(), agreement=self.at.agreement, **said, **labelled)
         shown = "".join(f", {name} {value:.2f} %" for name, value in labelled.items())
         console.say(
             f"round {self.at.round}: {self.at.step * self.settings.batch_size:,} images, "
@@ -271,20 +287,15 @@ class Fit:
             save_file(state, path)
 
     def _save(self) -> None:
-        self.at.metrics_size = self.metrics.size
+        self.at.metrics_size = self.history.size
         self.at.latest = self.latest.state()
         optimizer = self.learner.optimizer.state_dict()
         save_checkpoint(self.folder.last, self.at, method=self.method.state_dict(), optimizer=optimizer)
         self.saved_at = time.monotonic()
 
     def _log(self, means: dict[str, float], rate: float) -> None:
-        if not math.isfinite(means["loss"]):
-            raise KD3Error(
-                f"the loss is not finite at step {self.at.step}; start in another --out with a lower --lr (now "
-                f"{self.settings.lr}) or --precision 32"
-            )
         lr = learning_rate(self.at.step - 1, self.total_steps, self.settings)
-        self.metrics.write("train", **self._place(), **means, lr=lr, images_per_second=round(rate, 1))
+        self.history.tell("train", **self._place(), **means, lr=lr, images_per_second=round(rate, 1))
 
     def _place(self) -> dict[str, float]:
         images = self.at.step * self.settings.batch_size

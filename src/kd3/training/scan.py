@@ -68,3 +68,13 @@ def score(
 def agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:
     """Return the share of images on which both networks' first classes are the same, in percent."""
     return float((student_logits.argmax(1) == teacher_logits.argmax(1)).double().mean() * 100)
+
+
+def commonest_class(student_logits: Tensor, teacher_logits: Tensor) -> dict[str, float]:
+    """Return the share of images of which the student says its commonest class, and of which the teacher says it."""
+    said = student_logits.argmax(dim=1)
+    commonest = said.mode().values
+    return {
+        "commonest": round(float((said == commonest).double().mean()), 4),
+        "teachers_share_of_it": round(float((teacher_logits.argmax(dim=1) == commonest).double().mean()), 4),
+    }

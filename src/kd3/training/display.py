@@ -1,0 +1,162 @@
+"""What a terminal shows of a run: how far it is, its losses, its agreement, and what is kept of each class."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from kd3 import console
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+REFRESHES = 4  # a second
+MOST_CLASSES = 10  # with a bar each; of more, those of which least is kept
+NARROW = 60  # columns, under which there are no bars
+BAR = 24  # columns
+NOT_TERMS = ("step", "images", "seconds", "lr", "images_per_second")
+
+
+class Display(Protocol):
+    """Counts training images, and is told the run's events."""
+
+    def advance(self, amount: int, note: str = "") -> None:
+        """Count training images as done."""
+
+    def __call__(self, event: str, values: Mapping[str, Any]) -> None:
+        """Take an event of the run."""
+
+
+@contextmanager
+def shown(total: int, done: int, classes: Sequence[str]) -> Iterator[Display]:
+    """Show a run of so many training images, of which some are done: live on a terminal, else as lines in a log."""
+    if console.is_quiet() or not _is_live():
+        with console.progress("distil", total, "images", done=done) as bar:
+            yield _Lines(bar)
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    panel = Panel(total, done, classes)
+    with Live(panel, console=Console(stderr=True), refresh_per_second=REFRESHES):
+        yield panel
+
+
+def _is_live() -> bool:
+    from rich.console import Console
+
+    # A terminal that cannot move its cursor (TERM=dumb) gets lines, too.
+    return sys.stderr.isatty() and not Console(stderr=True).is_dumb_terminal
+
+
+class _Lines:
+    """A log file: the progress lines alone."""
+
+    def __init__(self, bar: console.Progress) -> None:
+        self._bar = bar
+
+    def advance(self, amount: int, note: str = "") -> None:
+        self._bar.advance(amount, note)
+
+    def __call__(self, event: str, values: Mapping[str, Any]) -> None:
+        pass
+
+
+class Panel:
+    """The live picture; rich draws it when it refreshes."""
+
+    def __init__(self, total: int, done: int, classes: Sequence[str]) -> None:
+        self._total, self._begun_with, self._done = total, done, done
+        self._classes = ["".join(sign if sign.isprintable() else "?" for sign in name) for name in classes]
+        self._start = time.monotonic()
+        self._train: Mapping[str, Any] = {}
+        self._selection: Mapping[str, Any] = {}
+        self._looks: list[float] = []
+        self._accuracy: float | None = None
+
+    def advance(self, amount: int, note: str = "") -> None:
+        """Count training images as done."""
+        self._done += amount
+
+    def __call__(self, event: str, values: Mapping[str, Any]) -> None:
+        """Take an event of the run."""
+        if event == "train":
+            self._train = values
+        elif event == "selection":
+            self._selection = values
+        elif event == "evaluation":
+            self._looks.append(values["agreement"])
+            self._accuracy = values.get("accuracy")
+
+    def __rich_console__(self, screen: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        line = Table.grid(padding=(0, 1))
+        line.add_row(
+            Text("distil", style="bold"),
+            ProgressBar(
+                total=self._total, completed=min(self._done, self._total), width=min(30, options.max_width // 4)
+            ),
+            Text(self._progress(), overflow="ellipsis", no_wrap=True),
+        )
+        yield line
+        for words in (self._losses(), self._agreement()):
+            if words:
+                yield Text(words, style="dim" if words.startswith("loss") else "", overflow="ellipsis", no_wrap=True)
+        kept = self._selection.get("kept_per_class")
+        if kept and options.max_width >= NARROW:
+            yield self._bars(kept)
+
+    def _progress(self) -> str:
+        rate = (self._done - self._begun_with) / max(time.monotonic() - self._start, 1e-9)
+        words = f"{self._done:,}/{self._total:,} images"
+        if rate > 0:
+            words += f", {console.speed(rate)}, {console.clock((self._total - self._done) / rate)} left"
+        return words
+
+    def _losses(self) -> str:
+        terms = [f"{name} {value:.3g}" for name, value in self._train.items() if name not in NOT_TERMS]
+        rate = [f"lr {self._train['lr']:.3g}"] if "lr" in self._train else []
+        return ", ".join([*terms, *rate]).replace("_", " ")
+
+    def _agreement(self) -> str:
+        parts = []
+        if self._looks:
+            best = max(self._looks)
+            parts.append(
+                f"agreement {self._looks[-1]:.1f} %" + (f" (best {best:.1f})" if best > self._looks[-1] else "")
+            )
+        if self._accuracy is not None:
+            parts.append(f"accuracy {self._accuracy:.2f} %")
+        if self._selection:
+            kept, of = self._selection["kept"], self._selection["of"]
+            parts.append(f"round {self._selection['round']}: {kept:,} of {of:,} images kept ({100 * kept / of:.0f} %)")
+        return ", ".join(parts)
+
+    def _bars(self, kept: Sequence[int]) -> Any:
+        from rich.table import Table
+        from rich.text import Text
+
+        labels = sorted(range(len(kept)), key=lambda label: kept[label])[:MOST_CLASSES]
+        most = max(max(kept), 1)
+        table = Table.grid(padding=(0, 1))
+        table.add_column(max_width=20, no_wrap=True, overflow="ellipsis")
+        table.add_column(width=BAR)
+        table.add_column(justify="right")
+        table.add_column(justify="right", style="dim")
+        for label in sorted(labels):
+            length = -(-BAR * kept[label] // most)
+            table.add_row(
+                Text(self._classes[label]),
+                Text("━" * length, style="green" if kept[label] else "red"),
+                Text(f"{kept[label]:,}", style="" if kept[label] else "red"),
+                Text(f"> {self._selection['thresholds'][label]:.2f}"),
+            )
+        if len(kept) > len(labels):
+            table.add_row(Text(f"... {len(kept) - len(labels):,} with more", style="dim"))
+        return table

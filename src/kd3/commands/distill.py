@@ -94,7 +94,8 @@ def distill(
         pool: folder made by `kd3.ingest`, or a live pool.
         out: folder of the run.
         resume: continue the interrupted run in `out`, with its own settings.
-        config, preset: settings to start from, as on the command line.
+        config: file of settings to start from, as on the command line.
+        preset: settings by name to start from.
 
     Raises:
         KD3Error: something in the input is wrong, and nothing has been written; or the training
@@ -105,7 +106,7 @@ def distill(
     names = {
         "teacher": f"live:{teacher.name}" if isinstance(teacher, Teacher) else str(teacher),
         "student": f"live:{type(student).__name__}" if isinstance(student, nn.Module) else student,
-        "pool": f"live:{pool.path or 'memory'}" if isinstance(pool, ImagePool) else str(pool),
+        "pool": str(pool.path or "live:memory") if isinstance(pool, ImagePool) else str(pool),
         "out": str(out),
     }
     given = spread(DistillConfig, settings)
@@ -202,9 +203,8 @@ def _distill(
         try:
             result = fit.run(resume=resume)
         except KeyboardInterrupt:
-            live = any(
-                isinstance(given, (Teacher, nn.Module, ImagePool)) for given in (live_teacher, student, live_pool)
-            )
+            live = isinstance(live_teacher, Teacher) or isinstance(student, nn.Module)
+            live = live or (live_pool is not None and live_pool.path is None)
             again = "the same call and resume=True" if live else f"kd3 distill --resume --out {folder.path}"
             raise KeyboardInterrupt(
                 f"interrupted after {fit.at.step:,} of {fit.total_steps:,} steps; continue with: {again}"

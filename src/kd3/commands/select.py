@@ -82,7 +82,7 @@ def select(
     """
     values = {
         "teacher": f"live:{teacher.name}" if isinstance(teacher, Teacher) else str(teacher),
-        "pool": f"live:{pool.path or 'memory'}" if isinstance(pool, ImagePool) else str(pool),
+        "pool": str(pool.path or "live:memory") if isinstance(pool, ImagePool) else str(pool),
         "out": str(out),
         "student": None if student is None else "live:Student" if isinstance(student, Student) else str(student),
     }

@@ -71,7 +71,7 @@ def shift(
     live_pool, live_teacher = isinstance(pool, ImagePool), isinstance(teacher, Teacher)
     values = {
         "teacher": f"live:{teacher.name}" if isinstance(teacher, Teacher) else str(teacher),
-        "pool": f"live:{pool.path or 'memory'}" if isinstance(pool, ImagePool) else str(pool),
+        "pool": str(pool.path or "live:memory") if isinstance(pool, ImagePool) else str(pool),
         "reference": None if reference is None else str(reference),
     }
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}

@@ -35,7 +35,8 @@ class Teacher(nn.Module):
 
     Args:
         module: any classifier, normalised images (B, 3, H, W) -> logits (B, K).
-        mean, std: its normalisation, per channel of RGB in [0, 1].
+        mean: its normalisation, per channel of RGB in [0, 1].
+        std: of the same.
         input_size: side of its input in pixels; None takes the pool's.
         classes: names in the order of the logits; None numbers them.
 

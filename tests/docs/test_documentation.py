@@ -1,0 +1,125 @@
+"""What the documentation shows works: command lines, blocks of Python, examples, quoted messages."""
+
+import re
+import runpy
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+import kd3
+from kd3.cli import _distill_settings
+from kd3.config.command_table import COMMANDS
+from kd3.config.flags import nested
+from kd3.config.parser import build_parser
+from kd3.config.settings import build
+
+REPOSITORY = Path(__file__).parents[2]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+EXAMPLES = sorted((REPOSITORY / "examples").glob("*.py"))
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def blocks(page, language=None):
+    found = BLOCK.findall(page.read_text(encoding="utf-8"))
+    return [text for name, text in found if language is None or name == language]
+
+
+def command_lines(page):
+    """The lines of a page's blocks that call kd3, whole, with what stands for a shell's variables filled in."""
+    for text in blocks(page):
+        if "usage: kd3" in text:
+            continue
+        for line in text.replace("\\\n", " ").splitlines():
+            called = re.search(r"(?:^|[\s;(])(kd3 (?!COMMAND)[a-z]+ .*)", line)
+            if called and not line.lstrip().startswith(("#", "import")):
+                yield re.sub(r"\$\{?seed\}?", "0", called.group(1)).replace("$method", "kd3")
+
+
+COMMAND_LINES = [(page, line) for page in PAGES for line in command_lines(page)]
+
+
+def test_there_are_commands_to_check():
+    assert len(COMMAND_LINES) > 25
+    used = {line.split()[1] for _, line in COMMAND_LINES}
+    assert used >= {"ingest", "distill", "evaluate", "report", "export", "study"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_every_command_on_a_page_has_flags_that_exist_and_values_that_are_allowed(page):
+    for line in command_lines(page):
+        words = shlex.split(line, comments=True)
+        words = words[1 : next((place for place, word in enumerate(words) if word in (";", "|", "&&", ">")), None)]
+        given = vars(build_parser().parse_args([word.rstrip(";") for word in words]))
+        name = given.pop("command")
+        given.pop("quiet")
+        given.pop("json", None)
+        if name == "distill":
+            if not given["config"] and not given["resume"]:
+                _distill_settings(given)
+        else:
+            build(COMMANDS[name].settings, nested(given), where=line)
+
+
+@pytest.fixture(scope="module")
+def place(crawl, labelled, teacher_file, tmp_path_factory):
+    """A folder with what the examples expect: crawl/, test/, teacher.yaml; a tiny network, 120 pictures."""
+    folder = tmp_path_factory.mktemp("examples")
+    shutil.copytree(crawl, folder / "crawl")
+    shutil.copytree(labelled, folder / "test")
+    description = yaml.safe_load(teacher_file.read_text())
+    weights = str(teacher_file.parent / "weights.pt")
+    (folder / "teacher.yaml").write_text(yaml.safe_dump({**description, "weights": weights, "input_size": 32}))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_runs(example, place, monkeypatch, capsys):
+    if example.stem == "ship":
+        pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(place)
+    runpy.run_path(str(example), run_name="__main__")
+    assert capsys.readouterr().out.strip()
+
+
+def test_every_block_of_python_runs(place, monkeypatch, capsys):
+    """Those that make something from nothing; with a small budget in the place of a real one."""
+    shown = {text for page in PAGES for text in blocks(page, "python") if "kd3.ingest(" in text}
+    assert shown
+    for number, text in enumerate(sorted(shown)):
+        folder = place / f"block{number}"
+        folder.mkdir()
+        for name in ("crawl", "test"):
+            (folder / name).symlink_to(place / name)
+        shutil.copy(place / "teacher.yaml", folder)
+        monkeypatch.chdir(folder)
+        exec(compile(text.replace('"200k"', '"320"').replace("resnet20", "resnet8"), "documentation", "exec"), {})
+    assert "top-1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_blocks_of_python_use_names_that_exist(page):
+    for text in blocks(page, "python"):
+        compile(text, str(page), "exec")
+        for name in re.findall(r"\bkd3\.(\w+)\(", text):
+            assert hasattr(kd3, name), name
+
+
+def test_messages_that_are_explained_are_messages_of_the_code():
+    """The page quotes them in comments; in the code a message may be cut over lines and hold values."""
+    page = (REPOSITORY / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"<!-- message: (.*?) -->", page)
+    assert len(quoted) > 12
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "src" / "kd3").rglob("*.py"))
+    whole = re.sub(r'"\s*\n\s*f?"', "", code)
+    for message in quoted:
+        assert message in whole, message
+
+
+def test_examples_are_short():
+    assert len(EXAMPLES) >= 6
+    for example in EXAMPLES:
+        assert len(example.read_text().splitlines()) <= 15

@@ -11,6 +11,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from in_process import here
+
 SMALL = ["--images", "64", "--batch-size", "16", "--holdout", "12", "--precision", "32", "--device", "cpu"]
 
 
@@ -60,11 +62,11 @@ def test_the_main_job_in_three_commands(crawl, finished_run, teacher_file, label
 def test_evaluate_warns_of_images_that_the_pool_holds(finished_run, crawl, labelled, tmp_path):
     shutil.copytree(labelled, tmp_path / "test")
     Image.open(crawl / "007.png").save(tmp_path / "test" / "cat" / "again.webp", quality=90)
-    done = kd3("evaluate", finished_run[0], "--data", tmp_path / "test", "--json")
+    done = here("evaluate", finished_run[0], "--data", tmp_path / "test", "--json")
     assert "warning: 1 of the 25 labelled images are in the pool" in done.stderr
     assert "007.png is cat/again.webp" in done.stderr
     assert [pair["test_key"] for pair in json.loads(done.stdout)["leak"]["pairs"]] == ["cat/again.webp"]
-    unasked = kd3("evaluate", finished_run[0], "--data", tmp_path / "test", "--json", "--leak-check", "false")
+    unasked = here("evaluate", finished_run[0], "--data", tmp_path / "test", "--json", "--leak-check", "false")
     assert (unasked.stderr, json.loads(unasked.stdout)["leak"]) == ("", None)
 
 
@@ -78,22 +80,22 @@ def test_json_stands_alone_on_standard_output(finished_run, teacher_file, labell
 
 
 def test_the_teacher_agrees_with_itself(teacher_file, labelled):
-    done = kd3("evaluate", teacher_file, "--data", labelled, "--teacher", teacher_file, "--json")
+    done = here("evaluate", teacher_file, "--data", labelled, "--teacher", teacher_file, "--json")
     assert json.loads(done.stdout)["agreement"] == 100
 
 
 def test_predict_names_classes_and_unusable_files(finished_run, crawl):
-    done = kd3("predict", finished_run[0], crawl / "000.png", crawl / "page.jpg", "--top", 2)
+    done = here("predict", finished_run[0], crawl / "000.png", crawl / "page.jpg", "--top", 2)
     first, second = done.stdout.strip().splitlines()
     assert first.startswith("000.png")
     assert first.count("%") == 2
     assert second.endswith("unusable: not an image")
-    as_json = json.loads(kd3("predict", finished_run[0], crawl / "000.png", "--json").stdout)
+    as_json = json.loads(here("predict", finished_run[0], crawl / "000.png", "--json").stdout)
     assert sum(c["probability"] for c in as_json["images"][0]["classes"]) == pytest.approx(1, abs=1e-4)
 
 
 def test_inspect_tells_what_was_found(teacher_file):
-    done = kd3("inspect", "--teacher", teacher_file)
+    done = here("inspect", "--teacher", teacher_file)
     for words in ("0.07 M parameters", "'linear'", "output of 'layer3'", "can be shared", "cat, dog, ship"):
         assert words in done.stdout
 
@@ -166,7 +168,7 @@ def scene(tmp_path, teacher_file, pool_folder):
         def distill(self, *more, **changes):
             flags = {**self.flags, **{f"--{name}": value for name, value in changes.items()}}
             words = [word for pair in flags.items() if pair[1] is not None for word in pair]
-            return kd3("distill", *words, *SMALL, *more, cwd=tmp_path)
+            return here("distill", *words, *SMALL, *more, cwd=tmp_path)
 
         def nothing_written(self):
             return not (tmp_path / "run").exists()
@@ -214,8 +216,8 @@ def test_unknown_and_mistyped_settings(scene):
     refused(scene.distill("--config", config), "unknown setting 'lr'", "c.yaml", "'train.lr'")
     config.write_text("train: [")
     refused(scene.distill("--config", config), "c.yaml is not valid YAML (line 1)")
-    refused(kd3("distil"), "unknown command 'distil'; did you mean 'distill'")
-    refused(kd3("distill"), "'teacher' is missing (command line)")
+    refused(here("distil"), "unknown command 'distil'; did you mean 'distill'")
+    refused(here("distill"), "'teacher' is missing (command line)")
     assert scene.nothing_written()
 
 
@@ -224,19 +226,19 @@ def test_an_output_folder_in_use_is_refused(scene, finished_run):
     refused(scene.distill(out=scene.folder), "is not empty and holds no kd3 run") if any(
         scene.folder.iterdir()
     ) else None
-    done = kd3("distill", "--resume", "--out", finished_run[0])
+    done = here("distill", "--resume", "--out", finished_run[0])
     assert done.returncode == 0
     assert "there is nothing to resume" in done.stderr
-    refused(kd3("distill", "--resume", "--out", scene.folder / "none"), "holds no run to resume")
+    refused(here("distill", "--resume", "--out", scene.folder / "none"), "holds no run to resume")
 
 
 def test_evaluation_data_that_do_not_belong_to_the_model(finished_run, labelled, crawl, tmp_path):
-    refused(kd3("evaluate", finished_run[0], "--data", crawl), "has no class folders")
-    refused(kd3("evaluate", tmp_path, "--data", labelled), "holds neither a run, nor a student")
-    refused(kd3("evaluate", "gone", "--data", labelled), "model gone does not exist")
+    refused(here("evaluate", finished_run[0], "--data", crawl), "has no class folders")
+    refused(here("evaluate", tmp_path, "--data", labelled), "holds neither a run, nor a student")
+    refused(here("evaluate", "gone", "--data", labelled), "model gone does not exist")
     (tmp_path / "data" / "cow").mkdir(parents=True)
     (tmp_path / "data" / "cow" / "1.png").write_bytes((crawl / "000.png").read_bytes())
-    refused(kd3("evaluate", finished_run[0], "--data", tmp_path / "data"), "'cow'", "'cat', 'dog', 'ship'")
+    refused(here("evaluate", finished_run[0], "--data", tmp_path / "data"), "'cow'", "'cat', 'dog', 'ship'")
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_preset(scene):

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import kd3
+from in_process import here
 
 ROWS = [
     {"name": "KD3", "settings": {"method": "kd3"}},
@@ -42,8 +43,8 @@ def command(teacher_file, pool_folder, study, out, *more):
     ]
 
 
-def call(*arguments, **options):
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=200, **options)
+def call(*arguments):
+    return here(*command(*arguments)[3:])
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,8 @@ def finished(teacher_file, pool_folder, labelled_pictures, tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     study = write(folder, changed_tests={"grey": ["greyscale", 1.0]})
     out = folder / "out"
-    done = call(teacher_file, pool_folder, study, out, "--eval-data", str(labelled_pictures), "--json")
+    words = command(teacher_file, pool_folder, study, out, "--eval-data", str(labelled_pictures), "--json")
+    done = subprocess.run(words, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     return study, out, json.loads(done.stdout)
 

@@ -148,7 +148,15 @@ def test_manifest_has_these_entries(crawl: Path, tmp_path: Path) -> None:
         "version": 1,
         "image_size": 16,
         "images": 3,
-        "counts": {"found": 3, "kept": 3, "duplicates": 0, "rejected": {}, "skipped": 0},
+        "counts": {
+            "found": 3,
+            "kept": 3,
+            "duplicates": 0,
+            "near_duplicates": 0,
+            "kept_out": 0,
+            "rejected": {},
+            "skipped": 0,
+        },
         "parts": [{"file": "images-00000.bin", "images": 3}],
         "sources": [str(crawl)],
         "settings": {
@@ -158,7 +166,10 @@ def test_manifest_has_these_entries(crawl: Path, tmp_path: Path) -> None:
             "min_side": 16,
             "max_pixels": 100_000_000,
             "limit": None,
+            "dedup": "exact",
+            "keep_out": [],
         },
+        "kept_out": [],
     }
 
 

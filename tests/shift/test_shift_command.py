@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageFilter
 
 import kd3
+from in_process import here
 from kd3.domain_shift import figures
 from kd3.models.arch import build_arch
 
@@ -139,7 +140,7 @@ def test_everything_is_written_and_printed(teacher_file, pool_folder, labelled, 
 
 
 def test_help_names_the_flags():
-    done = command("--help")
+    done = here("shift", "--help")
     assert done.returncode == 0
     for word in ("--teacher", "--pool", "--reference", "--out", "--limit", "--device", "--precision", "--json"):
         assert word in done.stdout
@@ -161,7 +162,7 @@ def test_bad_input_is_one_sentence_and_status_two(flags, words, teacher_file, po
     (tmp_path / "empty").mkdir()
     save(tmp_path / "one", pictures(1))
     places = {"teacher": teacher_file, "pool": pool_folder, "empty": tmp_path / "empty", "one": tmp_path / "one"}
-    done = command(*(flag.format(**places) for flag in flags))
+    done = here("shift", *(flag.format(**places) for flag in flags))
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""

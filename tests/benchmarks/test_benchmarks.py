@@ -166,7 +166,7 @@ def test_made_shards_are_ingested_whole_and_a_made_teacher_loads(tmp_path):
     shards = material.make_shards(tmp_path / "crawl", 30)
     pool = kd3.ingest([str(shard) for shard in shards], tmp_path / "pool", image_size=32, workers=0)
     assert len(pool) == 30
-    assert kd3.load_teacher(material.make_teacher(tmp_path, "resnet34")).num_classes == 10
+    assert kd3.load_teacher(material.make_teacher(tmp_path, "resnet20")).num_classes == 10
 
 
 @pytest.mark.slow

@@ -40,7 +40,9 @@ def torchvision_usable() -> bool:
 
 def need(name: str) -> None:
     """Skip a test where a library of models is not there."""
-    pytest.importorskip(name) if name == "transformers" else None
+    if name == "transformers":
+        pytest.importorskip(name)
+        torchvision_usable()  # the tests' own use of transformers would fail beside a broken one
     if name in ("torchvision", "timm"):
         if not torchvision_usable():
             pytest.skip("torchvision is not installed, or does not fit this torch")

@@ -23,7 +23,8 @@ from kd3.models.fold import fold, foldable
 from kd3.models.head import Head, HeadNotFound, ModelOutput, as_logits, find_head, logits_of_a_blank, run_with_features
 from kd3.models.preprocessing import Normalisation
 from kd3.models.signature import Signature
-from kd3.models.sources import SOURCES
+from kd3.models.sources import FILES, SOURCES
+from kd3.models.sources.model_file import check_settled
 
 PRETRAINED = "pretrained"  # weights that a library has itself
 
@@ -273,6 +274,8 @@ def _loaded(description: TeacherDescription, folder: Path, *, where: str) -> Tea
     elif entry is not None and (entry.carries_weights or description.weights == PRETRAINED):
         module = entry.load().trained(reference.target, description.arch_args, folder=folder)
         loaded = f"as {description.arch} has them"
+        if reference.source in FILES:
+            check_settled(module.eval(), reference.source, description.input_size)
     else:
         raise KD3Error(f"'weights' is missing ({where}); name the checkpoint of {description.arch}")
     teacher = Teacher(

@@ -61,3 +61,4 @@ SOURCES = {
     "torchscript": Entry("kd3.models.sources.torchscript", "FILE", True),
     "torch-export": Entry("kd3.models.sources.torch_export", "FILE", True),
 }
+FILES = ("torchscript", "torch-export")  # whose networks are whole, and cannot be changed

@@ -4,13 +4,14 @@ import re
 import runpy
 import shlex
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
 import yaml
 
 import kd3
-from kd3.cli import _distill_settings
+from kd3.cli import _distill_settings, main
 from kd3.config.command_table import COMMANDS
 from kd3.config.flags import nested
 from kd3.config.parser import build_parser
@@ -75,6 +76,39 @@ def place(crawl, labelled, teacher_file, tmp_path_factory):
     weights = str(teacher_file.parent / "weights.pt")
     (folder / "teacher.yaml").write_text(yaml.safe_dump({**description, "weights": weights, "input_size": 32}))
     return folder
+
+
+RUN_WHOLE = ["quickstart", "near-duplicates", "crawl", "watch", "shipping"]
+SMALL = {
+    "distill": ["--images", "640", "--student", "kd3:resnet8"],
+    "inspect": [],
+    "export": ["--check-images", "50", "--min-agreement", "0"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUN_WHOLE)
+def test_every_command_of_a_page_runs(name, place, tmp_path, monkeypatch, capsys):
+    """One after the other, on a tiny crawl and with a small budget; what a page takes for granted is made first."""
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    for part in ("crawl", "test"):
+        shutil.copytree(place / part, part)
+    with tarfile.open("crawl/0.tar", "w") as archive:
+        archive.add("crawl/000.png", "000.png")
+        for number in range(1, 60):
+            archive.add(f"crawl/{number:03d}.png", f"{number:03d}.png")
+    shutil.copy(place / "teacher.yaml", ".")
+    shutil.make_archive("more_tests", "zip", "test")
+    lines = [line for line in command_lines(REPOSITORY / "docs" / f"{name}.md") if "--resume" not in line]
+    used = {line.split()[1] for line in lines}
+    ingests = [line for line in lines if line.startswith("kd3 ingest")]
+    before = ingests or ["kd3 ingest crawl/ --out pool --image-size 32"]
+    if "distill" not in used:
+        before += [f"kd3 distill --teacher teacher.yaml --pool pool --out runs/{run} --student x" for run in "ab"]
+    for line in [*before, *(line for line in lines if line not in ingests)]:
+        words = shlex.split(line, comments=True)[1:]
+        assert main([*words, *SMALL.get(words[0], [])]) == 0, (line, capsys.readouterr().err)
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: help setup demo test test-slow bench lint docs format clean
+.PHONY: help setup demo test test-slow bench lint docs dist format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ lint: $(READY)  ## style, types, and which room may import which
 
 docs: $(READY)  ## the documentation as a site in ./site, warnings being errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir site
+
+dist: $(READY)  ## a wheel in ./dist; the same commit gives the same bytes
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --wheel --no-isolation
 
 format: $(READY)  ## put the code into its style
 	$(BIN)/ruff check --fix src tests benchmarks examples docs

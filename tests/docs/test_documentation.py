@@ -16,6 +16,8 @@ from kd3.config.command_table import COMMANDS
 from kd3.config.flags import nested
 from kd3.config.parser import build_parser
 from kd3.config.settings import build
+from kd3.experiments.plan import read_study
+from kd3.models.description import read_description
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
@@ -142,6 +144,15 @@ def test_blocks_of_python_use_names_that_exist(page):
         compile(text, str(page), "exec")
         for name in re.findall(r"\bkd3\.(\w+)\(", text):
             assert hasattr(kd3, name), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_files_that_are_shown_are_accepted(page, tmp_path):
+    """Teachers' descriptions and studies, by what reads them."""
+    for text in blocks(page, "yaml"):
+        path = tmp_path / "shown.yaml"
+        path.write_text(text)
+        read_study(str(path)) if "rows:" in text else read_description(path)
 
 
 def test_messages_that_are_explained_are_messages_of_the_code():

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from kd3.run_report.charts import Line, line_chart, spark
 from kd3.run_report.records import RunRecords
+from kd3.tracking.trackers import flat
 
 MOST_CLASSES = 30  # with a row of their own; of more, those of which least is kept
 NOT_COMPARED = ("out",)
@@ -170,7 +171,7 @@ def _curves(order: Sequence[RunRecords], with_accuracy: bool) -> list[Markup]:
 
 
 def _differences(runs: Sequence[RunRecords]) -> list[tuple[str, list[str]]]:
-    flat = [_flat(run.config) for run in runs]
+    flat = [flat(run.config) for run in runs]
     methods = {str(run.summary["method"]) for run in runs}
     names = dict.fromkeys(name for one in flat for name in one)
     found = []
@@ -181,16 +182,6 @@ def _differences(runs: Sequence[RunRecords]) -> list[tuple[str, list[str]]]:
         values = [str(one.get(name, "")) for one in flat]
         if len(set(values)) > 1:
             found.append((name, values))
-    return found
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = value
     return found
 
 

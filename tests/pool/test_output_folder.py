@@ -168,6 +168,7 @@ def test_manifest_has_these_entries(crawl: Path, tmp_path: Path) -> None:
             "limit": None,
             "dedup": "exact",
             "keep_out": [],
+            "shard": None,
         },
         "kept_out": [],
     }

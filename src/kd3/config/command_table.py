@@ -13,6 +13,7 @@ from kd3.config.commands import (
     IngestConfig,
     InspectConfig,
     MethodsConfig,
+    PoolConfig,
     PredictConfig,
     ReportConfig,
     SchemaConfig,
@@ -70,6 +71,24 @@ sources:
 
 What cannot be used, damaged archives and dead links too, is counted by reason and listed in POOL/rejected.csv.
 Run the same command again to continue after an interruption. More: docs/sources.md""",
+        json=True,
+    ),
+    "pool": Command(
+        PoolConfig,
+        "kd3.commands.pool:run",
+        ("action", "pools"),
+        "kd3 pool {info,verify,merge,sample,filter} POOL... [--out POOL] [options]",
+        """\
+examples:
+  kd3 pool info pool
+  kd3 pool verify pool
+  kd3 pool merge part1 part2 part3 --out pool
+  kd3 pool sample pool --share 0.1 --out tenth
+  kd3 pool filter pool --keep selection/kept.txt --out clean
+  kd3 pool filter pool --drop unwanted.txt --out clean
+
+A crawl on N machines: each runs `kd3 ingest SOURCE... --out partI --shard I/N`; merged in order, the parts give the
+content hash of an ingest of the whole.""",
         json=True,
     ),
     "distill": Command(

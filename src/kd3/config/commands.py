@@ -52,6 +52,27 @@ class IngestConfig(Settings):
     )
     workers: int | None = Field(None, ge=0, description="decoding processes (default: one a core; 0: none)")
     limit: Count | None = Field(None, ge=1, description="stop after this many files")
+    shard: str | None = Field(
+        None,
+        pattern=r"^[1-9]\d*/[1-9]\d*$",
+        description="I/N: the I-th of N equal parts of the files and archives alone, for N machines; `kd3 pool merge` "
+        "makes one pool of the parts",
+    )
+
+    @field_validator("shard")
+    @classmethod
+    def _part_of_the_whole(cls, shard: str | None) -> str | None:
+        if shard is not None and int(shard.partition("/")[0]) > int(shard.partition("/")[2]):
+            raise ValueError(f"{shard} is no part of a whole: I/N has I from 1 to N")
+        return shard
+
+    @property
+    def part(self) -> tuple[int, int] | None:
+        """The shard as (I, N)."""
+        if self.shard is None:
+            return None
+        number, _, of = self.shard.partition("/")
+        return int(number), int(of)
 
 
 class TrainSettings(Settings):
@@ -244,6 +265,24 @@ class ExportConfig(Settings):
         if self.int8 and "onnx" not in self.format:
             raise ValueError("int8 is made from ONNX; add onnx to format")
         return self
+
+
+class PoolConfig(Settings):
+    """Look at pools, verify them, and make pools of pools."""
+
+    action: Literal["info", "verify", "merge", "sample", "filter"] = Field(
+        description="info: what a pool holds; verify: read all, say what is damaged; merge: one pool of several; "
+        "sample: a random part; filter: without some images"
+    )
+    pools: list[str] = Field(min_length=1, description="pools")
+    out: str | None = Field(None, description="folder of the new pool (merge, sample, filter)")
+    share: float | None = Field(None, gt=0, le=1, description="of sample: the part to take; a small lies in a large")
+    seed: int = Field(0, ge=0, lt=2**31, description="of sample: another one draws others")
+    keep: str | None = Field(
+        None,
+        description="of filter: file with a key a line, or a source, a tab and a key; such as kept.txt of kd3 select",
+    )
+    drop: str | None = Field(None, description="of filter: the same, of images to leave out")
 
 
 class ReportConfig(Settings):

@@ -11,13 +11,15 @@ from kd3.pool.sources import counts
 
 
 @contextmanager
-def count_in_background(sources: Sequence[str], limit: int | None, bar: Progress) -> Iterator[None]:
+def count_in_background(
+    sources: Sequence[str], limit: int | None, bar: Progress, part: tuple[int, int] | None = None
+) -> Iterator[None]:
     """Tell the bar its total as soon as the files have been counted.
 
     A compressed tar would have to be unpacked for it; with one among the sources the total stays unknown.
     """
     stop = threading.Event()
-    thread = threading.Thread(target=_count, args=(sources, limit, bar, stop), daemon=True)
+    thread = threading.Thread(target=_count, args=(sources, part, limit, bar, stop), daemon=True)
     thread.start()
     try:
         yield
@@ -26,10 +28,12 @@ def count_in_background(sources: Sequence[str], limit: int | None, bar: Progress
         thread.join()
 
 
-def _count(sources: Sequence[str], limit: int | None, bar: Progress, stop: threading.Event) -> None:
+def _count(
+    sources: Sequence[str], part: tuple[int, int] | None, limit: int | None, bar: Progress, stop: threading.Event
+) -> None:
     total = 0
     try:
-        for count in counts(sources):
+        for count in counts(sources, part):
             if stop.is_set() or count is None:
                 return
             total += count

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from kd3.pool.record import Record, Unusable
-from kd3.pool.sources import contents, find
+from kd3.pool.sources import contents, find_part
 
 
 class Place(NamedTuple):
@@ -22,17 +22,18 @@ class Course:
     """The records of sources from a place on.
 
     Archives before it are not opened again: what they hold need not be read, nor be there any more. They are
-    drawn ahead of the work on them; `place` follows the work.
+    drawn ahead of the work on them; `place` follows the work. With `part` (I, N) it is the I-th of N parts.
     """
 
-    def __init__(self, sources: Sequence[str], start: Place) -> None:
-        self._sources, self._start = sources, start
+    def __init__(self, sources: Sequence[str], start: Place, part: tuple[int, int] | None = None) -> None:
+        self._sources, self._start, self._part = sources, start, part
         self._begun: deque[tuple[int, int]] = deque()  # (records before it, its number) of files and archives
         self._last = (-start.inside, start.found)
 
     def __iter__(self) -> Iterator[Record]:
         drawn = 0
-        for number, found in enumerate(islice(find(self._sources), self._start.found, None), self._start.found):
+        ahead = islice(find_part(self._sources, self._part), self._start.found, None)
+        for number, found in enumerate(ahead, self._start.found):
             members = contents(found)
             if number == self._start.found:
                 members = _after(members, self._start.inside)

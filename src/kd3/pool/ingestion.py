@@ -27,7 +27,7 @@ from kd3.pool.output_folder import LOCK, check_place, check_settings, remove_poo
 from kd3.pool.packed import PART_BYTES
 from kd3.pool.reasons import SIDECAR
 from kd3.pool.remote import is_remote
-from kd3.pool.sources import check_given, expand
+from kd3.pool.sources import check_given, check_part, expand
 from kd3.pool.sources.names import shown
 from kd3.storage.lock import exclusive
 
@@ -42,7 +42,7 @@ def ingest(
     """Make a pool of a crawl and return it.
 
     `sources` are paths and URLs: folders, archives, tables, arrays, lists of paths; `docs/sources.md` tells of each.
-    `settings` are those of `kd3 ingest --help`: fit, min_side, max_pixels, dedup, keep_out, workers, limit.
+    `settings` are those of `kd3 ingest --help`: fit, min_side, max_pixels, dedup, keep_out, shard, workers, limit.
     What is left out is listed in the pool: files that cannot be used in `rejected.csv`, exact duplicates in
     `duplicates.csv`, near ones in `near-duplicates.csv`, copies of test images in `kept-out.csv`. An interrupted
     ingest goes on when called again with the same sources and settings; a finished one is returned as it is.
@@ -65,6 +65,7 @@ def ingest_with(config: IngestConfig, *, part_bytes: int = PART_BYTES) -> ImageP
         # What is wrong is told before anything is made.
         check_place(folder, expand([*config.sources, *config.keep_out]))
         check_given([*config.sources, *config.keep_out])
+        check_part(config.sources, config.part)
         keep_out = [
             read_known(source, image_size=config.image_size, fit=config.fit, workers=config.workers)
             for source in config.keep_out
@@ -144,7 +145,7 @@ def _request(config: IngestConfig) -> dict[str, Any]:
 
 def _consume(state: IngestState, config: IngestConfig) -> None:
     settings = DecodeSettings(config.image_size, config.fit, config.min_side, config.max_pixels)
-    course = Course(config.sources, state.place or Place())
+    course = Course(config.sources, state.place or Place(), config.part)
     before_it = state.files if state.place else 0  # files that are not drawn again
     limit = None if config.limit is None else config.limit - before_it
     files = islice(course, state.files - before_it, limit)
@@ -152,7 +153,7 @@ def _consume(state: IngestState, config: IngestConfig) -> None:
     before = state.seconds
     with (
         console.progress("ingest", None, "files", done=state.files) as bar,
-        count_in_background(config.sources, config.limit, bar),
+        count_in_background(config.sources, config.limit, bar, config.part),
         closing(decode_records(files, settings, workers=config.workers)) as outcomes,
     ):
         told = state.files

@@ -82,6 +82,31 @@ def list_records(sources: Sequence[str]) -> Iterator[Record]:
             yield record
 
 
+def find_part(sources: Sequence[str], part: tuple[int, int] | None) -> Iterator[Record | Archive]:
+    """Yield what `find` finds, or the I-th of N parts of it, which lie one after the other."""
+    if part is None:
+        yield from find(sources)
+        return
+    number, of = part
+    total = sum(1 for _ in find(sources))
+    yield from islice(find(sources), (number - 1) * total // of, number * total // of)
+
+
+def check_part(sources: Sequence[str], part: tuple[int, int] | None) -> None:
+    """Look whether there is enough to be divided.
+
+    Raises:
+        KD3Error: there are fewer files and archives than parts.
+    """
+    if part is None:
+        return
+    total = sum(1 for _ in islice(find(sources), part[1]))
+    if total < part[1]:
+        raise KD3Error(
+            f"the sources are {total:,} files and archives, too few for {part[1]:,} parts; an archive is never divided"
+        )
+
+
 def contents(found: Record | Archive) -> Iterator[Record]:
     """Yield the records of what `find` found."""
     if isinstance(found, Archive):
@@ -90,12 +115,12 @@ def contents(found: Record | Archive) -> Iterator[Record]:
         yield found
 
 
-def counts(sources: Sequence[str]) -> Iterator[int | None]:
+def counts(sources: Sequence[str], part: tuple[int, int] | None = None) -> Iterator[int | None]:
     """Yield about how many records each file or archive has, quicker than listing them.
 
     None stands for one that would have to be unpacked or fetched to know.
     """
-    for found in find(sources):
+    for found in find_part(sources, part):
         if isinstance(found, Archive):
             yield None if is_remote(found.path) or is_compressed(found) else ARCHIVES[found.kind].count(found.path)
         else:

@@ -1,0 +1,124 @@
+"""`kd3 pool`: look at pools, verify them, make pools of pools."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kd3.config.commands import PoolConfig
+from kd3.errors import KD3Error
+from kd3.pool import ImagePool, derive_pool
+from kd3.pool.merge import merge_pools
+
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Pools:
+    """What was found out about pools, or the pool that was made."""
+
+    pools: list[ImagePool]
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return their manifests."""
+        return {"pools": [pool.manifest.to_dict() for pool in self.pools]}
+
+    def __str__(self) -> str:
+        return "\n".join([*(pool.summary() for pool in self.pools), *([self.note] if self.note else [])])
+
+
+def run(config: PoolConfig) -> Pools:
+    """Run the command line's settings."""
+    return ACTIONS[config.action](config)
+
+
+def _info(config: PoolConfig) -> Pools:
+    _only(config)
+    return Pools([ImagePool.open(path) for path in config.pools])
+
+
+def _verify(config: PoolConfig) -> Pools:
+    _only(config)
+    pools = [ImagePool.open(path) for path in config.pools]
+    for pool in pools:
+        problems = pool.verify()
+        if problems:
+            more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+            raise KD3Error(f"pool {pool.path} is damaged: {'; '.join(problems[:SHOWN])}{more}")
+    return Pools(pools, "every image is as it was when its pool was made")
+
+
+def _merge(config: PoolConfig) -> Pools:
+    _only(config, "out")
+    return Pools([merge_pools([*config.pools], _out(config))])
+
+
+def _sample(config: PoolConfig) -> Pools:
+    _only(config, "out", "share", "seed")
+    if config.share is None:
+        raise KD3Error("pool sample needs --share, such as --share 0.1")
+    return Pools([derive_pool(_one(config), _out(config), share=config.share, seed=config.seed)])
+
+
+def _filter(config: PoolConfig) -> Pools:
+    _only(config, "out", "keep", "drop")
+    if (config.keep is None) == (config.drop is None):
+        raise KD3Error("pool filter needs either --keep or --drop, a file that lists images")
+    pool = _one(config)
+    listed = _listed(str(config.keep or config.drop))
+    found = np.zeros(len(pool), dtype=bool)
+    for position, (source, key) in enumerate(pool.index_rows(("source", "key"))):
+        found[position] = key in listed or f"{source}\t{key}" in listed
+    if not found.any():
+        raise KD3Error(f"{config.keep or config.drop} lists no image of pool {pool.path}")
+    without = np.flatnonzero(~found if config.keep else found)
+    if len(without) == len(pool):
+        raise KD3Error(f"{config.drop} lists every image of pool {pool.path}; nothing would be left")
+    return Pools([derive_pool(pool, _out(config), without=without)])
+
+
+ACTIONS: dict[str, Callable[[PoolConfig], Pools]] = {
+    "info": _info,
+    "verify": _verify,
+    "merge": _merge,
+    "sample": _sample,
+    "filter": _filter,
+}
+
+
+def _only(config: PoolConfig, *allowed: str) -> None:
+    """Refuse flags that an action has no use for."""
+    defaults = {name: field.default for name, field in PoolConfig.model_fields.items()}
+    for name in ("out", "share", "seed", "keep", "drop"):
+        if name not in allowed and getattr(config, name) != defaults[name]:
+            raise KD3Error(f"pool {config.action} has no use for --{name}")
+
+
+def _one(config: PoolConfig) -> ImagePool:
+    if len(config.pools) > 1:
+        raise KD3Error(f"pool {config.action} takes one pool; merge them first: kd3 pool merge POOL... --out POOL")
+    return ImagePool.open(config.pools[0])
+
+
+def _out(config: PoolConfig) -> str:
+    if config.out is None:
+        raise KD3Error(f"pool {config.action} needs --out, the folder of the new pool")
+    return config.out
+
+
+def _listed(path: str) -> set[str]:
+    """Return the lines of a list of images.
+
+    Raises:
+        KD3Error: it cannot be read.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeError) as problem:
+        raise KD3Error(f"the list {path} cannot be read: {problem}") from None
+    return {line for line in lines if line.strip()}

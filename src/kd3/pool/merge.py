@@ -1,0 +1,171 @@
+"""Make one pool of several, such as the parts that machines made of one crawl."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from kd3 import console
+from kd3.errors import KD3Error
+from kd3.pool.decode import Decoded
+from kd3.pool.image_pool import ImagePool
+from kd3.pool.index_file import INDEX
+from kd3.pool.ingest_state import DATABASE, IngestState, begun_with
+from kd3.pool.left_out import DUPLICATES, KEPT_OUT, NEAR_DUPLICATES, REJECTED
+from kd3.pool.manifest import NAME, Counts, content_hash, read_manifest, write_manifest
+from kd3.pool.output_folder import LOCK, check_place, check_settings, remove_pool
+from kd3.pool.packed import PART_BYTES
+from kd3.pool.record import InMemory, Record
+from kd3.storage.atomic import replacing
+from kd3.storage.lock import exclusive
+
+READ_BYTES = 32 << 20
+COLUMNS = ("source", "key", "sha256", "width", "height", "format", "digest")
+SAME_IN_ALL = ("fit", "min_side", "max_pixels", "dedup")  # settings of an ingest that make images what they are
+LISTS = (REJECTED, DUPLICATES, NEAR_DUPLICATES, KEPT_OUT)
+
+
+def merge_pools(pools: Sequence[ImagePool | str | Path], out: str | Path) -> ImagePool:
+    """Make a pool of the images of pools, one after the other, and return it.
+
+    Of files that are the same byte for byte one stays, and of near copies the first, where the pools were made so. The
+    parts that `kd3 ingest --shard 1/N` to `N/N` make, merged in this order, give the content hash of an ingest of the
+    whole. A merge that was killed begins anew; a finished one is returned as it is.
+
+    Raises:
+        KD3Error: a pool cannot be read, they do not belong together, or the output belongs to something else.
+    """
+    opened = [pool if isinstance(pool, ImagePool) else ImagePool.open(pool) for pool in pools]
+    _check_together(opened)
+    folder = Path(out)
+    request = {"merged": [pool.content_hash for pool in opened]}
+    if (folder / NAME).is_file():
+        _check_same(folder, read_manifest(folder).settings, request)
+        console.say(f"pool {folder} is finished; there is nothing to do")
+        return ImagePool.open(folder)
+    check_place(folder, [str(pool.path) for pool in opened])
+    try:
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        with exclusive(folder / LOCK, what=f"pool {folder}"):
+            if (begun := begun_with(folder)) is not None:
+                _check_same(folder, begun, request)
+                remove_pool(folder, [])
+            try:
+                _fill(folder, opened, request)
+            except KD3Error:
+                remove_pool(folder, made)
+                raise
+    except OSError as problem:
+        raise KD3Error(f"cannot write pool {folder}: {problem}") from problem
+    (folder / LOCK).unlink(missing_ok=True)
+    return ImagePool.open(folder)
+
+
+def _check_same(folder: Path, before: dict[str, Any], request: dict[str, Any]) -> None:
+    if "merged" not in before:
+        raise KD3Error(f"pool {folder} was not made by a merge; choose another --out")
+    check_settings(folder, before, request)
+
+
+def _check_together(pools: Sequence[ImagePool]) -> None:
+    if len(pools) < 2:
+        raise KD3Error("a merge takes at least two pools")
+    first = pools[0]
+    for pool in pools:
+        if pool.path is None:
+            raise KD3Error("a pool in memory has no index to be merged by")
+    for pool in pools[1:]:
+        if pool.image_size != first.image_size:
+            raise KD3Error(
+                f"pool {pool.path} has images of {pool.image_size} pixels, which cannot be merged with the "
+                f"{first.image_size} of {first.path}"
+            )
+        for name in SAME_IN_ALL:
+            one, other = first.manifest.settings.get(name), pool.manifest.settings.get(name)
+            if one != other:
+                raise KD3Error(
+                    f"pool {pool.path} was made with {name} = {other!r} and {first.path} with {one!r}; merge pools "
+                    f"that were made alike"
+                )
+
+
+def _fill(folder: Path, pools: Sequence[ImagePool], request: dict[str, Any]) -> None:
+    started = time.monotonic()
+    near = pools[0].manifest.settings.get("dedup") == "near"
+    state = IngestState(folder, pools[0].image_size, part_bytes=PART_BYTES, near=near)
+    try:
+        state.begin(request)
+        with console.progress("merge", sum(map(len, pools)), "images") as bar:
+            for pool in pools:
+                for record, decoded in _images(pool):
+                    state.add(record, decoded)
+                    bar.advance()
+        state.commit()
+        state.write_index(folder / INDEX)
+        state.write_lists(folder)
+        _add_lists(folder, pools)
+        duplicates, near_duplicates, _ = state.left_out()
+        counts = [pool.manifest.counts for pool in pools]
+        write_manifest(
+            folder,
+            image_size=state.image_size,
+            content_hash=content_hash(state.image_size, state.digests()),
+            counts=Counts(
+                found=sum(one.found for one in counts),
+                kept=state.images,
+                duplicates=duplicates + sum(one.duplicates for one in counts),
+                near_duplicates=near_duplicates + sum(one.near_duplicates for one in counts),
+                kept_out=sum(one.kept_out for one in counts),
+                rejected=dict(sum((Counter(one.rejected) for one in counts), Counter())),
+                skipped=sum(one.skipped for one in counts),
+            ),
+            parts=state.parts(),
+            sources=list(dict.fromkeys(source for pool in pools for source in pool.manifest.sources)),
+            settings={**request, **{name: pools[0].manifest.settings.get(name) for name in SAME_IN_ALL}},
+            kept_out=_kept_out_of_all(pools),
+            seconds=time.monotonic() - started,
+        )
+    finally:
+        state.close()
+    (folder / DATABASE).unlink(missing_ok=True)
+
+
+def _images(pool: ImagePool) -> Iterator[tuple[Record, Decoded]]:
+    """Yield a pool's images as an ingest has them."""
+    rows = pool.index_rows(COLUMNS)
+    block = max(1, READ_BYTES // (3 * pool.image_size**2))
+    for start in range(0, len(pool), block):
+        for pixels in pool.read(slice(start, min(start + block, len(pool)))):
+            source, key, sha256, width, height, name, digest = next(rows)
+            decoded = Decoded(pixels, bytes.fromhex(sha256), digest, width, height, name)
+            yield Record(source, key, InMemory(b"")), decoded
+
+
+def _add_lists(folder: Path, pools: Sequence[ImagePool]) -> None:
+    """Put what the parts left out before what the merge did; groups of near copies are counted on."""
+    for name in LISTS:
+        rows: list[list[str]] = []
+        header: list[str] = []
+        for path in [*(Path(str(pool.path)) / name for pool in pools), folder / name]:
+            if not path.is_file():
+                continue
+            with path.open(newline="", encoding="utf-8") as handle:
+                header, *found = list(csv.reader(handle)) or [[]]
+            if name == NEAR_DUPLICATES:
+                before = max((int(row[0]) for row in rows), default=0)
+                found = [[str(before + int(row[0])), *row[1:]] for row in found]
+            rows += found
+        if header:
+            with replacing(folder / name) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
+                csv.writer(handle).writerows([header, *rows])
+
+
+def _kept_out_of_all(pools: Sequence[ImagePool]) -> list[Any]:
+    """Return the test images that every one of the pools was kept clear of."""
+    contents = [{known.content for known in pool.manifest.kept_out} for pool in pools]
+    return [known for known in pools[0].manifest.kept_out if all(known.content in one for one in contents)]

@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: help setup demo test test-slow bench lint docs dist format clean
+.PHONY: help setup demo test test-slow chaos bench lint docs dist format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ test: $(READY)  ## the tests, in parallel
 
 test-slow: $(READY)  ## the slow tests
 	$(BIN)/python -m pytest -m slow
+
+chaos: $(READY)  ## kill every kind of work at random moments, 200 times and more; look whether it ends the same
+	KD3_KILLS=80 $(BIN)/python -m pytest -s tests/chaos
 
 bench: $(READY)  ## how fast, beside the common way and the bare bound: ten minutes (BENCH=--quick: two)
 	$(BIN)/python -m benchmarks $(BENCH)

@@ -32,6 +32,8 @@ class Progress:
     seconds: float = 0.0  # of training and selection, labelled evaluation left out
     metrics_size: int = 0  # bytes
     latest: dict[str, Tensor] = field(default_factory=dict)  # `LatestPredictions.state`
+    sums: dict[str, Tensor] = field(default_factory=dict)  # of the loss and its terms, since they were last told
+    summed: int = 0  # steps in these
 
 
 def save_checkpoint(path: Path, progress: Progress, *, method: dict[str, Any], optimizer: dict[str, Any]) -> None:

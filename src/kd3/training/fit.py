@@ -206,8 +206,7 @@ class Fit:
         """Take the steps of the current round that are still to be taken."""
         batch = self.settings.batch_size
         order = self._order()[(self.at.step - self.at.round_start) * batch :]
-        sums: dict[str, Tensor] = {}
-        summed, since = 0, time.monotonic()
+        taken, since = 0, time.monotonic()  # here, since the losses were last told
         positions = self.split.train[order]
         with closing(self.batches.iterate(positions, batch)) as images:
             for start in range(0, len(order), batch):
@@ -217,26 +216,29 @@ class Fit:
                     if result.predictions is not None:
                         self.latest.note(torch.from_numpy(order[start : start + batch]), result.predictions)
                 for name, value in {"loss": result.loss, **result.terms}.items():
-                    sums[name] = sums[name] + value if name in sums else value
-                summed += 1
+                    before = self.at.sums.get(name)
+                    self.at.sums[name] = value if before is None else before.to(value.device) + value
+                self.at.summed += 1
+                taken += 1
                 self.at.step += 1
                 if self.at.step % LOG_STEPS == 0 or self.at.step == self.at.round_end:
-                    means = {name: float(value) / summed for name, value in sums.items()}
+                    means = {name: float(value) / self.at.summed for name, value in self.at.sums.items()}
                     if not math.isfinite(means["loss"]):
                         raise not_finite(
                             self.folder,
                             seed=self.seed,
                             lr=self.settings.lr,
-                            first_step=self.at.step - summed + 1,
+                            first_step=self.at.step - taken + 1,
                             means=means,
-                            batches=np.split(positions[start + batch - summed * batch : start + batch], summed),
+                            batches=np.split(positions[start + batch - taken * batch : start + batch], taken),
                         )
-                    rate = summed * batch / (time.monotonic() - since)
+                    rate = taken * batch / (time.monotonic() - since)
                     self._log(means, rate)
                     kept = len(self.at.selected)
                     told = f"loss {means['loss']:.3f}, {kept:,} kept, {self._agreement_words()}"
-                    bar.advance(summed * batch, told)
-                    sums, summed, since = {}, 0, time.monotonic()
+                    bar.advance(taken * batch, told)
+                    self.at.sums, self.at.summed = {}, 0
+                    taken, since = 0, time.monotonic()
                 if self.at.step == self.at.round_end:
                     return  # looked at and saved as a whole, by the caller
                 if time.monotonic() - self.saved_at > 60 * self.settings.checkpoint_minutes:

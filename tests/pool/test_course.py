@@ -8,7 +8,7 @@ from pool_containers import KINDS, files_of, npy_of, parquet_of, pictures, struc
 from pool_pictures import folder_of, some_files, tar_of
 
 import kd3
-from kd3.config.commands import IngestConfig
+from kd3.config.pool_commands import IngestConfig
 from kd3.pool import ingestion
 from kd3.pool.course import Course, Place
 from kd3.pool.ingest_state import IngestState

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pool_pictures import folder_of, some_files
 
-from kd3.config.commands import IngestConfig
+from kd3.config.pool_commands import IngestConfig
 from kd3.errors import KD3Error
 from kd3.pool import ImagePool
 from kd3.pool.ingestion import ingest_with

@@ -13,7 +13,7 @@ import pytest
 from pool_pictures import encoded, folder_of, noise, some_files, tar_of, zip_of
 
 import kd3
-from kd3.config.commands import IngestConfig
+from kd3.config.pool_commands import IngestConfig
 from kd3.errors import KD3Error
 from kd3.pool import ImagePool, ingestion
 from kd3.pool.ingest_state import DATABASE
@@ -104,7 +104,7 @@ def test_duplicates_are_dropped_and_the_plainest_name_kept(tmp_path: Path) -> No
 
 SLOW_INGEST = """
 import sys, time
-from kd3.config.commands import IngestConfig
+from kd3.config.pool_commands import IngestConfig
 from kd3.pool import ingestion, decoding
 ingestion.COMMIT_FILES = 7
 read = decoding.read_and_decode

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pool_pictures import encoded, folder_of, noise, some_files, tar_of
 
 import kd3
-from kd3.config.commands import IngestConfig
+from kd3.config.pool_commands import IngestConfig
 from kd3.errors import KD3Error
 from kd3.pool.ingest_state import DATABASE
 from kd3.pool.ingestion import ingest_with

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kd3.config.commands import PoolConfig
+from kd3.config.pool_commands import PoolConfig
 from kd3.errors import KD3Error
 from kd3.pool import ImagePool, derive_pool
 from kd3.pool.merge import merge_pools

@@ -12,7 +12,7 @@ import numpy as np
 from kd3 import console
 from kd3.commands.fitting import check_sizes, check_student
 from kd3.compute import Compute, resolve
-from kd3.config.commands import SelectConfig
+from kd3.config.pool_commands import SelectConfig
 from kd3.config.settings import build
 from kd3.errors import KD3Error
 from kd3.models.checkpoint import weights_hash

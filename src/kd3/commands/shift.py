@@ -8,7 +8,7 @@ from typing import Any
 
 from kd3 import console
 from kd3.compute import resolve
-from kd3.config.commands import ShiftConfig
+from kd3.config.pool_commands import ShiftConfig
 from kd3.config.settings import build
 from kd3.domain_shift import figures, report
 from kd3.domain_shift.measure import Measurement, measure

@@ -10,18 +10,15 @@ from kd3.config.commands import (
     DistillConfig,
     EvaluateConfig,
     ExportConfig,
-    IngestConfig,
     InspectConfig,
     MethodsConfig,
-    PoolConfig,
     PredictConfig,
     ReportConfig,
     SchemaConfig,
-    SelectConfig,
-    ShiftConfig,
     StudyConfig,
 )
 from kd3.config.methods import METHODS
+from kd3.config.pool_commands import IngestConfig, PoolConfig, SelectConfig, ShiftConfig
 from kd3.config.settings import Settings
 from kd3.config.studies import studies
 

@@ -4,75 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from kd3.config.kinds import Precision, split_commas, split_semicolons
 from kd3.config.methods import METHODS, DFNDOptions, KD3Options, KDOptions, LabelsOptions, SimKDOptions
 from kd3.config.settings import Count, Settings
 from kd3.errors import unknown_name
 
-Precision = Literal["auto", "32", "bf16", "16"]
 DEFAULT_IMAGES = 200_000
-
-
-def _split_commas(value: Any) -> Any:
-    return [part for part in value.split(",") if part] if isinstance(value, str) else value
-
-
-def _split_semicolons(value: Any) -> Any:
-    return [part.strip() for part in value.split(";") if part.strip()] if isinstance(value, str) else value
-
-
-class IngestConfig(Settings):
-    """Make a pool of equal-sized images from a crawl."""
-
-    sources: list[str] = Field(
-        min_length=1,
-        description="folders; tar, zip, parquet, arrow, npy and npz files; CIFAR and ImageNet batches; lists of paths "
-        "(.txt .csv .lst); any of them as a URL, too (https, s3, gs, hf, ...); globs and {00000..00010} braces work",
-    )
-    out: str = Field(description="folder of the pool; made if absent, continued if interrupted")
-    image_size: int = Field(
-        ge=8, le=1024, description="side of the images in the pool, in pixels: the teacher's input size"
-    )
-    fit: Literal["crop", "squash"] = Field(
-        "crop",
-        description="'crop': shorter side to size, then the centre; 'squash': the whole image, distorted",
-    )
-    min_side: int = Field(16, ge=1, description="refuse images with a shorter side than this, in pixels")
-    max_pixels: Count = Field(100_000_000, ge=1, description="refuse images with more pixels than this, undecoded")
-    dedup: Literal["exact", "near"] = Field(
-        "exact",
-        description="'exact': of files that are the same byte for byte one stays; 'near': also of images that look the "
-        "same, such as re-encoded, rescaled, brightened or slightly cropped copies (the first stays)",
-    )
-    keep_out: list[str] = Field(
-        [],
-        description="images that the student will be tested on (folder, archive, ... as SOURCE; repeat it for more): "
-        "what is the same as one of them, or a near copy of it, stays out of the pool",
-    )
-    workers: int | None = Field(None, ge=0, description="decoding processes (default: one a core; 0: none)")
-    limit: Count | None = Field(None, ge=1, description="stop after this many files")
-    shard: str | None = Field(
-        None,
-        pattern=r"^[1-9]\d*/[1-9]\d*$",
-        description="I/N: the I-th of N equal parts of the files and archives alone, for N machines; `kd3 pool merge` "
-        "makes one pool of the parts",
-    )
-
-    @field_validator("shard")
-    @classmethod
-    def _part_of_the_whole(cls, shard: str | None) -> str | None:
-        if shard is not None and int(shard.partition("/")[0]) > int(shard.partition("/")[2]):
-            raise ValueError(f"{shard} is no part of a whole: I/N has I from 1 to N")
-        return shard
-
-    @property
-    def part(self) -> tuple[int, int] | None:
-        """The shard as (I, N)."""
-        if self.shard is None:
-            return None
-        number, _, of = self.shard.partition("/")
-        return int(number), int(of)
 
 
 class TrainSettings(Settings):
@@ -103,7 +42,7 @@ class TrainSettings(Settings):
     schedule: Literal["cosine", "step"] = Field(
         "cosine", description="'cosine' falls to 0 over the budget; 'step' divides by 10 at each milestone"
     )
-    milestones: Annotated[list[float], BeforeValidator(_split_commas)] = Field(
+    milestones: Annotated[list[float], BeforeValidator(split_commas)] = Field(
         [0.625, 0.75, 0.875], description="of 'step': parts of the budget, comma separated"
     )
     warmup_steps: int = Field(50, ge=0, description="steps over which the learning rate rises from 0")
@@ -169,7 +108,7 @@ class DistillConfig(Settings):
         None,
         description="labelled images to report accuracy on, with each look at the held-out images; they choose nothing",
     )
-    track: Annotated[list[Literal["tensorboard", "wandb", "mlflow", "none"]], BeforeValidator(_split_commas)] = Field(
+    track: Annotated[list[Literal["tensorboard", "wandb", "mlflow", "none"]], BeforeValidator(split_commas)] = Field(
         ["tensorboard"],
         description="where curves go, too: tensorboard (files in the run folder), wandb, mlflow, by commas; or 'none'",
     )
@@ -234,7 +173,7 @@ class ExportConfig(Settings):
     run: str = Field(description="finished run, or a student/ folder")
     out: str = Field(description="folder to write; must be absent or empty")
     format: Annotated[
-        list[Literal["onnx", "torch-export", "torchscript", "safetensors"]], BeforeValidator(_split_commas)
+        list[Literal["onnx", "torch-export", "torchscript", "safetensors"]], BeforeValidator(split_commas)
     ] = Field(["onnx"], min_length=1, description="onnx, torch-export, torchscript, safetensors; several by commas")
     preprocessing: Literal["inside", "outside"] = Field(
         "inside",
@@ -265,24 +204,6 @@ class ExportConfig(Settings):
         if self.int8 and "onnx" not in self.format:
             raise ValueError("int8 is made from ONNX; add onnx to format")
         return self
-
-
-class PoolConfig(Settings):
-    """Look at pools, verify them, and make pools of pools."""
-
-    action: Literal["info", "verify", "merge", "sample", "filter"] = Field(
-        description="info: what a pool holds; verify: read all, say what is damaged; merge: one pool of several; "
-        "sample: a random part; filter: without some images"
-    )
-    pools: list[str] = Field(min_length=1, description="pools")
-    out: str | None = Field(None, description="folder of the new pool (merge, sample, filter)")
-    share: float | None = Field(None, gt=0, le=1, description="of sample: the part to take; a small lies in a large")
-    seed: int = Field(0, ge=0, lt=2**31, description="of sample: another one draws others")
-    keep: str | None = Field(
-        None,
-        description="of filter: file with a key a line, or a source, a tab and a key; such as kept.txt of kd3 select",
-    )
-    drop: str | None = Field(None, description="of filter: the same, of images to leave out")
 
 
 class ReportConfig(Settings):
@@ -335,7 +256,7 @@ class StudyConfig(Settings):
     student: str = Field(description="student architecture, as for kd3 distill")
     pool: str = Field(description="pool of the crawl, made by `kd3 ingest`")
     original: str | None = Field(None, description="pool of the original data, for rows that are bounds")
-    other: Annotated[list[str], BeforeValidator(_split_commas)] = Field(
+    other: Annotated[list[str], BeforeValidator(split_commas)] = Field(
         [],
         description="pools of other kinds of images (off-topic, another style): POOL, for rows that mix it in, and "
         "NAME=POOL for each that the study names; comma separated",
@@ -349,19 +270,19 @@ class StudyConfig(Settings):
         description="as for kd3 distill: runs on one pool then share the teacher's features (default: the study's)",
     )
     looks: int | None = Field(None, ge=1, description="as for kd3 distill (default: the study's)")
-    seeds: Annotated[list[int], BeforeValidator(_split_commas)] = Field(
+    seeds: Annotated[list[int], BeforeValidator(split_commas)] = Field(
         [], description="seeds of every row, comma separated (default: the study's)"
     )
-    rows: Annotated[list[str], BeforeValidator(_split_semicolons)] = Field(
+    rows: Annotated[list[str], BeforeValidator(split_semicolons)] = Field(
         [], description="only these rows or series, separated by semicolons"
     )
-    known: Annotated[list[str], BeforeValidator(_split_commas)] = Field(
+    known: Annotated[list[str], BeforeValidator(split_commas)] = Field(
         [],
         description="results.json of this study from another machine or an earlier day, comma separated: what was run "
         "there with the same settings, teacher and pool is not run again",
     )
     jobs: int = Field(1, ge=1, description="runs at the same time; they share the devices")
-    devices: Annotated[list[str], BeforeValidator(_split_commas)] = Field(
+    devices: Annotated[list[str], BeforeValidator(split_commas)] = Field(
         [], description="devices that take turns, comma separated, such as cuda:0,cuda:1 (default: --device)"
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
@@ -377,59 +298,3 @@ class DemoConfig(Settings):
         6_000, ge=256, description="training images of each of the two runs; with 20k plain KD catches up here"
     )
     seed: int = Field(0, ge=0, lt=2**31, description="seed of everything random")
-
-
-class SelectConfig(Settings):
-    """Show which images of a pool KD3 would learn from, and which it would leave."""
-
-    teacher: str = Field(description="teacher description (YAML)")
-    pool: str = Field(description="pool made by `kd3 ingest`")
-    out: str = Field(description="folder for the lists and pictures; must be absent or empty")
-    student: str | None = Field(
-        None, description="run folder or student/ folder of the same classes: its opinion is mixed with the teacher's"
-    )
-    teacher_weight: float | None = Field(
-        None, ge=0, le=1, description="alpha: the teacher's share in the score (default: 1; with a student 0.5)"
-    )
-    threshold: float = Field(0.95, ge=0, le=1, description="tau: confidence that the commonest class must exceed")
-    at_least: Count = Field(1, ge=1, description="keep this many images; the most confident others fill the gap")
-    images_per_grid: int = Field(64, ge=0, le=1024, description="images on a picture of a class; 0: no such pictures")
-    grid_classes: Count = Field(200, ge=1, description="draw pictures of at most this many classes, the most kept ones")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    precision: Precision = Field(
-        "auto", description="auto takes bfloat16 where the hardware has it, else 32; 16 needs a GPU"
-    )
-
-    @field_validator("teacher_weight")
-    @classmethod
-    def _a_student_to_ask(cls, weight: float | None, info: ValidationInfo) -> float | None:
-        if weight is not None and weight < 1 and info.data.get("student") is None:
-            raise ValueError(f"a weight of {weight:g} leaves a share to a student; give one, or leave the weight out")
-        return weight
-
-    @property
-    def alpha(self) -> float:
-        """The teacher's share in the score, in [0, 1]."""
-        if self.teacher_weight is not None:
-            return self.teacher_weight
-        return 1.0 if self.student is None else 0.5
-
-
-class ShiftConfig(Settings):
-    """Measure how far a pool is from what its teacher was trained on."""
-
-    teacher: str = Field(description="teacher description (YAML)")
-    pool: str = Field(description="pool made by `kd3 ingest`")
-    reference: str | None = Field(
-        None,
-        description="images like the teacher's training data: folder, zip, tar or pool, in class folders or not; a few "
-        "hundred are enough",
-    )
-    out: str | None = Field(None, description="folder for shift.json, shift.md and figures (default: none is written)")
-    limit: Count = Field(
-        10_000, ge=2, description="images of either side in the feature space; statistics take the whole pool"
-    )
-    seed: int = Field(0, ge=0, lt=2**31, description="seed of everything random")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    precision: Precision = Field("32", description="32 by default, so that figures compare across machines")
-    workers: int | None = Field(None, ge=0, description="processes that decode the reference (default: one a core)")

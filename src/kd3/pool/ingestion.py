@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kd3 import console
-from kd3.config.commands import IngestConfig
+from kd3.config.pool_commands import IngestConfig
 from kd3.config.settings import build
 from kd3.errors import KD3Error
 from kd3.pool.counting import count_in_background

@@ -171,15 +171,15 @@ def _curves(order: Sequence[RunRecords], with_accuracy: bool) -> list[Markup]:
 
 
 def _differences(runs: Sequence[RunRecords]) -> list[tuple[str, list[str]]]:
-    flat = [flat(run.config) for run in runs]
+    settings_of = [flat(run.config) for run in runs]
     methods = {str(run.summary["method"]) for run in runs}
-    names = dict.fromkeys(name for one in flat for name in one)
+    names = dict.fromkeys(name for one in settings_of for name in one)
     found = []
     for name in names:
         group = name.partition(".")[0]
         if name in NOT_COMPARED or (group in ("kd3", "kd", "dfnd", "simkd", "labels") and group not in methods):
             continue
-        values = [str(one.get(name, "")) for one in flat]
+        values = [str(one.get(name, "")) for one in settings_of]
         if len(set(values)) > 1:
             found.append((name, values))
     return found

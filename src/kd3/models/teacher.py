@@ -20,9 +20,10 @@ from kd3.models.checkpoint import load_weights, weights_hash
 from kd3.models.compiled import CompiledTeacher
 from kd3.models.description import TeacherDescription, read_description
 from kd3.models.fold import fold, foldable
-from kd3.models.head import Head, HeadNotFound, ModelOutput, as_logits, find_head, logits_of_a_blank, run_with_features
+from kd3.models.head import Head, HeadNotFound, ModelOutput, as_logits, find_head, run_with_features
 from kd3.models.preprocessing import Normalisation
 from kd3.models.signature import Signature
+from kd3.models.soundness import sound_logits
 from kd3.models.sources import SOURCES
 
 PRETRAINED = "pretrained"  # weights that a library has itself
@@ -31,7 +32,8 @@ PRETRAINED = "pretrained"  # weights that a library has itself
 class Teacher(nn.Module):
     """A trained classifier with what it expects of its input.
 
-    Always in evaluation mode, without gradients. The module is copied: the caller's stays as it is.
+    Always in evaluation mode, without gradients, its weights in float32. The module is copied: the caller's stays as it
+    is.
 
     Args:
         module: any classifier, normalised images (B, 3, H, W) -> logits (B, K).
@@ -40,7 +42,7 @@ class Teacher(nn.Module):
         classes: names in the order of the logits; None numbers them.
 
     Raises:
-        KD3Error: the module does not run on an image of `input_size`, or returns no logits.
+        KD3Error: the module does not run on an image of `input_size`, or what it returns are no sound logits.
     """
 
     def __init__(
@@ -79,10 +81,10 @@ class Teacher(nn.Module):
         """Run the network once at its input size, count its classes and find its head.
 
         Raises:
-            KD3Error: it does not run, returns no logits, or disagrees with its class names.
+            KD3Error: it does not run, returns no sound logits (see `soundness`), or disagrees with its class names.
         """
         self.input_size = input_size
-        logits = logits_of_a_blank(self.module, input_size, what=f"teacher {self.name}")
+        logits = sound_logits(self.module, input_size, what=f"teacher {self.name}")
         self.num_classes = logits.shape[1]
         if self._class_names is not None and len(self._class_names) != self.num_classes:
             raise KD3Error(
@@ -133,22 +135,35 @@ class Teacher(nn.Module):
         """
         path = self.shared_head().classifier
         own = self.module.get_submodule(path)
-        assert isinstance(own, nn.Linear)
-        weight = own.weight.detach()
+        assert isinstance(own, nn.Linear | nn.Conv2d)
+        weight = own.weight.detach().flatten(1)  # a convolution of 1 x 1 is one, too
+        count, channels = weight.shape
         # Without random initial values, which would shift every later draw of the caller's.
-        plain = nn.Linear(own.in_features, own.out_features, bias=own.bias is not None, device="meta")
+        plain = nn.Linear(channels, count, bias=own.bias is not None, device="meta")
         plain = plain.to(weight.dtype).to_empty(device=weight.device).requires_grad_(False)
         plain.weight.copy_(weight)
         if own.bias is not None:
             plain.bias.copy_(own.bias)
-        probe = torch.randn(4, own.in_features, generator=torch.Generator().manual_seed(0)).to(weight)
+        probe = torch.randn(4, channels, generator=torch.Generator().manual_seed(0)).to(weight)
         with torch.no_grad():
-            if not torch.allclose(plain(probe), own(probe), rtol=1e-4, atol=1e-5):
+            theirs = own(probe) if isinstance(own, nn.Linear) else own(probe[:, :, None, None]).flatten(1)
+            if not torch.allclose(plain(probe), theirs, rtol=1e-4, atol=1e-5):
                 raise KD3Error(
                     f"the classifier '{path}' of teacher {self.name} is more than a linear layer "
                     f"({type(own).__name__}) and cannot be shared; use --method kd, which gives the student its own"
                 )
         return plain
+
+    def sharing_problem(self) -> str | None:
+        """Return why the student cannot take the classifier over; None where it can."""
+        if self.head is None:
+            return self.head_problem
+        try:
+            self.classifier()
+        except KD3Error:
+            layer = type(self.module.get_submodule(self.head.classifier)).__name__
+            return f"the classifier '{self.head.classifier}' is more than a linear layer ({layer})"
+        return None
 
     def signature(self) -> Signature:
         """Return what it takes and what its logits mean."""
@@ -198,7 +213,7 @@ class Teacher(nn.Module):
 
 def _frozen_copy(module: nn.Module) -> nn.Module:
     if not isinstance(module, torch.jit.ScriptModule):
-        return copy.deepcopy(module).requires_grad_(False)
+        return _in_float32(copy.deepcopy(module)).requires_grad_(False)
     # TorchScript knows no such copy: its parameters would come out as results of a computation.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -208,7 +223,13 @@ def _frozen_copy(module: nn.Module) -> nn.Module:
         found: nn.Module = torch.jit.load(buffer)  # type: ignore[no-untyped-call]
     for parameter in found.parameters():
         parameter.requires_grad_(False)
-    return found
+    return _in_float32(found)
+
+
+def _in_float32(module: nn.Module) -> nn.Module:
+    """Return it in float32 where it was saved in half precision: images come in that, and kd3 sets the precision."""
+    halves = (torch.float16, torch.bfloat16)
+    return module.float() if any(parameter.dtype in halves for parameter in module.parameters()) else module
 
 
 def load_teacher(path: str | Path) -> Teacher:

@@ -208,14 +208,14 @@ def test_labels_that_nobody_named_are_numbers(tmp_path):
 @pytest.mark.parametrize("kind", ["torchscript", "torch-export"])
 def test_a_network_in_a_file_says_what_the_network_said(kind, tmp_path):
     images = torch.rand(5, 3, 16, 16)
-    teacher = load_teacher(teacher_from(kind, tmp_path))
+    description = teacher_from(kind, tmp_path)
+    teacher = load_teacher(description)
     torch.testing.assert_close(teacher(images), plain_net()(images).detach())
-    other = load_teacher(teacher_from(kind, tmp_path))
-    assert teacher.fingerprint() == other.fingerprint()
+    assert teacher.fingerprint() == load_teacher(description).fingerprint()
 
 
 def test_an_export_for_a_fixed_number_of_images_is_explained(tmp_path):
-    with pytest.raises(KD3Error, match=r"torch-export:t\.pt2 .* exported for batches of 1, and got 2"):
+    with pytest.raises(KD3Error, match=r"torch-export:t\.pt2 .* exported for batches of 1, and got 4"):
         load_teacher(torch_export_file(tmp_path, dynamic=False))
 
 
@@ -273,17 +273,25 @@ def test_a_network_in_a_file_cannot_be_a_student(teacher_file, pool_folder, tmp_
         kd3.distill(teacher_file, f"torchscript:{tmp_path}/t.ts", pool_folder, tmp_path / "run", **SMALL)
 
 
-@pytest.mark.parametrize(
-    ("block", "message"),
-    [
-        ("sys.modules['timm'] = None", "timm is not installed: pip install 'kd3[timm]'; timm imports torchvision"),
-        ("sys.modules['torchvision'] = None", "timm is installed but cannot be imported"),
-    ],
-)
-def test_a_missing_or_broken_library_is_told_without_a_traceback(block, message, tmp_path):
-    path = described(tmp_path, arch="timm:resnet10t", weights="w.pt")
-    code = f"import sys; {block}; from kd3.cli import main; sys.exit(main(['inspect', '--teacher', {str(path)!r}]))"
+def test_a_library_that_is_missing_is_told_with_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(KD3Error, match=r"timm is not installed: pip install 'kd3\[timm\]'; timm imports torchvision"):
+        load_teacher(described(tmp_path, arch="timm:resnet10t", weights="w.pt"))
+
+
+def test_beside_a_torchvision_that_cannot_be_imported_timm_says_so_and_transformers_does_without(tmp_path):
+    need("transformers")
+    need("timm")
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text("raise RuntimeError('operator nms does not exist')")
+    folder = hf_folder(tmp_path / "vit")
+    timm = described(tmp_path, arch="timm:resnet10t", weights="w.pt")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from kd3.cli import main\n"
+        f"for teacher in ('hf:{folder}', {str(timm)!r}): print(main(['inspect', '--teacher', teacher]))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "can be shared" in done.stdout
+    assert done.stdout.splitlines()[-1] == "2"
+    assert done.stderr.splitlines() == [line for line in done.stderr.splitlines() if "timm is installed but" in line]
+    assert "cannot be imported (RuntimeError: operator nms does not exist); timm imports torchvision" in done.stderr

@@ -1,4 +1,4 @@
-"""What any classifier must do before it is worth an hour: give logits, the same for the same image, whatever is beside it.
+"""What any classifier must do: give logits, the same ones for the same image, whatever lies beside it in the batch.
 
 Found by running it, which also sees into files whose training mode was frozen when they were saved.
 """
@@ -38,12 +38,12 @@ def sound_logits(network: nn.Module, input_size: int, *, what: str) -> Tensor:
     if not _same(_run(network, others, what)[:-1], logits[:-1]):
         if _same(_run(network, images, what)[:-1], logits[:-1]):
             raise KD3Error(
-                f"{what} judges an image by the others beside it, as batch norms do in training mode; call .eval() before "
-                f"it is saved or traced, and keep running statistics"
+                f"{what} judges an image by the others beside it, as batch norms do in training mode; call .eval() "
+                f"before it is saved or traced, and keep running statistics"
             )
         raise KD3Error(
-            f"{what} says something else of the same image each time, as dropout does in training mode; call .eval() before "
-            f"it is saved or traced, and give functional dropout its training flag"
+            f"{what} says something else of the same image each time, as dropout does in training mode; call .eval() "
+            f"before it is saved or traced, and give functional dropout its training flag"
         )
     return logits
 

@@ -237,7 +237,30 @@ WRONG = {
         {"arch": "kd3:resnet8", "weights": "pretrained"},
         "kd3:resnet8 comes without weights",
     ),
+    "nothing said of whose weights": (
+        {"arch": "timm:resnet10t"},
+        "'weights' is missing .*name the checkpoint of timm:resnet10t, or write weights: pretrained for those that timm",
+    ),
+    "nor here": ({"arch": "torchvision:resnet18"}, "'weights' is missing .*weights: pretrained for those that torchvi"),
+    "features alone": (
+        {"arch": "timm:vit_small_patch14_dinov2", "weights": "pretrained"},
+        "timm's weights of vit_small_patch14_dinov2 are of features without a classifier",
+    ),
+    "a class count for trained weights": (
+        {"arch": "timm:resnet10t", "weights": "pretrained", "arch_args": {"num_classes": 3}},
+        "trained weights have the classes that they have; take 'num_classes' out",
+    ),
+    "the same for torchvision": (
+        {"arch": "torchvision:resnet18", "weights": "pretrained", "arch_args": {"num_classes": 3}},
+        "trained weights have the classes that they have; take 'num_classes' out",
+    ),
+    "colours that nothing reads": (
+        {"arch": "torchscript:t.ts", "colours": "bgr"},
+        "says colours: bgr, but no convolution in it reads the three colours",
+    ),
     "an absent file": ({"arch": "torchscript:no.ts"}, "torchscript:no.ts: there is no file"),
+    "a checkpoint for a network": ({"arch": "torchscript:w.pt"}, "as torchscript: it is a checkpoint; name it under we"),
+    "TorchScript for an export": ({"arch": "torch-export:t.ts"}, "it is TorchScript; write torchscript:t.ts"),
     "a file of another kind": ({"arch": "torchscript:teacher.yaml"}, "cannot be read as torchscript"),
     "another file of another kind": ({"arch": "torch-export:teacher.yaml"}, "cannot be read as torch-export"),
 }
@@ -249,8 +272,75 @@ def test_what_is_wrong_with_a_teacher_is_told(kind, tmp_path):
     source = values["arch"].partition(":")[0]
     if source in ("timm", "torchvision", "hf"):
         need("transformers" if source == "hf" else source)
+    torch.save({"a": torch.zeros(1)}, tmp_path / "w.pt")
+    if "t.ts" in values["arch"]:
+        torchscript_file(tmp_path)
     with pytest.raises(KD3Error, match=message):
         load_teacher(described(tmp_path, **values))
+
+
+@pytest.mark.parametrize("arch", ["timm:resnet10t", "torchvision:shufflenet_v2_x0_5"])
+def test_a_checkpoint_without_its_classifier_is_refused(arch, tmp_path):
+    need(arch.partition(":")[0])
+    path = library_file(tmp_path, arch)
+    weights = torch.load(tmp_path / "w.pt")
+    torch.save({name: value for name, value in weights.items() if not name.startswith("fc.")}, tmp_path / "w.pt")
+    with pytest.raises(KD3Error, match=r"does not fit the architecture .*2 missing \(fc.weight, fc.bias\)"):
+        load_teacher(path)
+
+
+def test_a_network_that_was_trained_on_bgr_takes_rgb_where_its_description_says_so(tmp_path):
+    own_file(tmp_path)
+    plain = load_teacher(tmp_path / "teacher.yaml")
+    values = yaml.safe_load((tmp_path / "teacher.yaml").read_text())
+    turned = load_teacher(described(tmp_path, **{**values, "colours": "bgr"}))
+    images = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(turned(images), plain(images.flip(1)))
+    assert turned.head == plain.head
+
+
+def test_weights_and_networks_are_no_descriptions(tmp_path):
+    torch.save({}, tmp_path / "w.pt")
+    with pytest.raises(KD3Error, match=r"w\.pt is no description of a teacher but weights or a network; name it in one"):
+        load_teacher(tmp_path / "w.pt")
+    torchscript_file(tmp_path)
+    with pytest.raises(KD3Error, match=r"'num_classes' is missing .*describe it in a YAML file"):
+        load_teacher(f"torchscript:{tmp_path}/t.ts")
+
+
+def test_what_a_library_says_of_its_own_weights_is_taken_for_others_and_named(tmp_path):
+    need("timm")
+    path = library_file(tmp_path, "timm:resnet10t")
+    values = yaml.safe_load(path.read_text())
+    del values["mean"]
+    path.write_text(yaml.safe_dump(values))
+    teacher = load_teacher(path)
+    assert teacher.normalise.mean == pytest.approx((0.485, 0.456, 0.406))
+    assert teacher.assumed == ["mean"]
+
+
+def test_frozen_programs_are_told_apart_by_their_files(tmp_path):
+    prints = set()
+    for number, scale in enumerate((1.0, 2.0)):
+        network = plain_net()
+        network[0].weight.data *= scale
+        with pytest.warns(DeprecationWarning):
+            torch.jit.save(torch.jit.freeze(torch.jit.script(network)), tmp_path / f"{number}.ts")
+        prints.add(load_teacher(described(tmp_path, arch=f"torchscript:{number}.ts")).fingerprint())
+    assert len(prints) == 2
+
+
+def test_a_student_that_began_from_its_librarys_weights_loads_without_them(tmp_path):
+    from kd3.models.signature import Signature
+    from kd3.models.student import own_head
+    from kd3.models.student_files import save_student
+
+    need("timm")
+    network = build_arch("timm:test_resnet", num_classes=3, input_size=32)
+    student = own_head(network, Signature([0] * 3, [1] * 3, 32, ["a", "b", "c"]), name="x")
+    save_student(student, tmp_path, arch="timm:test_resnet", arch_args={"pretrained": True, "drop_rate": 0.1}, about={})
+    assert json.loads((tmp_path / "config.json").read_text())["arch_args"] == {"drop_rate": 0.1}
+    assert kd3.load_student(tmp_path).num_classes == 3
 
 
 def test_weights_that_cannot_be_fetched_are_told_in_a_sentence(tmp_path, monkeypatch):

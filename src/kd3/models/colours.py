@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kd3.errors import KD3Error
 from kd3.models.head import as_logits, evaluating, probe_images
@@ -25,23 +26,37 @@ def turned(network: nn.Module, input_size: int, *, what: str) -> nn.Module:
     if isinstance(network, torch.jit.ScriptModule):
         raise _cannot(what)
     other = copy.deepcopy(network)
-    readers = [module for module in other.modules() if isinstance(module, nn.Conv2d) and _reads_colours(module)]
-    with torch.no_grad():
-        for module in readers:
-            module.weight.copy_(module.weight.flip(1))
-        images = probe_images(network, input_size, images=2, seed=3)
-        try:
-            with evaluating(network), evaluating(other):
-                expected, found = as_logits(network(images.flip(1))), as_logits(other(images))
-        except Exception:
-            return network  # that it does not run is told, with more words, where it is tried next
+    images = probe_images(network, input_size, images=2, seed=3)
+    try:
+        with evaluating(network), evaluating(other), torch.no_grad():
+            expected = as_logits(network(images.flip(1)))
+            readers = _readers(other, images)
+            for module in readers:
+                module.weight.copy_(module.weight.flip(1))
+            found = as_logits(other(images))
+    except Exception:
+        return network  # that it does not run is told, with more words, where it is tried next
     if not readers or bool((found - expected).abs().max() > SAME * expected.abs().max()):
         raise _cannot(what)
     return other
 
 
-def _reads_colours(module: nn.Conv2d) -> bool:
-    return module.in_channels == 3 and module.groups == 1
+def _readers(network: nn.Module, images: Tensor) -> set[nn.Conv2d]:
+    """Return the convolutions that read images, or what was made of them place by place."""
+    readers = set()
+
+    def watch(module: nn.Module, inputs: Any) -> None:
+        if inputs and isinstance(inputs[0], Tensor) and inputs[0].shape == images.shape:
+            readers.add(module)
+
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d) and module.groups == 1]
+    handles = [module.register_forward_pre_hook(watch) for module in convolutions]
+    try:
+        network(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return readers & set(convolutions)
 
 
 def _cannot(what: str) -> KD3Error:

@@ -7,7 +7,6 @@ import hashlib
 import io
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -297,8 +296,7 @@ def _known(values: Mapping[str, Any], folder: Path) -> Facts:
     if values.get("weights") in (None, PRETRAINED):
         return facts
     # Other weights may be of other classes; what the network takes is likely to be the same.
-    likely = {name: value for name, value in facts.settings.items() if name in LIKELY}
-    return replace(facts, settings=likely)
+    return Facts({name: value for name, value in facts.settings.items() if name in LIKELY})
 
 
 def _loaded(

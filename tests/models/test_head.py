@@ -6,6 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from kd3.models.head import HeadNotFound, as_logits, find_head, pool, run_with_features
+from kd3.models.student import shared_head
+from kd3.models.teacher import Teacher
 
 
 class Convnet(nn.Module):
@@ -99,19 +101,98 @@ def test_max_pooling_is_not_average_pooling():
     assert check(network, head).features.shape[2:] == (1, 1)
 
 
-def test_says_why_scaled_logits_cannot_be_shared():
-    class Scaled(Convnet):
-        def forward(self, x):
-            return super().forward(x) * 10
-
-    with pytest.raises(HeadNotFound, match=r"no nn.Linear puts out the 3 logits themselves .*\[3\]"):
-        find_head(Scaled(), 8)
+def flat(*tail):
+    return sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), *tail)
 
 
-def test_says_so_where_there_is_no_linear_layer():
-    network = sequential(nn.Conv2d(8, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    with pytest.raises(HeadNotFound, match="there is no linear layer"):
+class Scaled(Convnet):
+    def forward(self, x):
+        return super().forward(x) * 10
+
+
+class TwoHeads(Attention):
+    """As distilled DeiT: the mean of what two tokens are classified as."""
+
+    def __init__(self):
+        super().__init__()
+        self.head_dist = nn.Linear(8, 3)
+
+    def forward(self, x):
+        tokens = self.patch(x).flatten(2).transpose(1, 2)
+        return (self.head(tokens[:, 0]) + self.head_dist(tokens[:, 1])) / 2
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (Scaled, "no layer puts out the 3 logits themselves: 'fc' puts out 3 values, and something follows"),
+        (TwoHeads, "its 3 logits are the mean of 2 heads, 'head' and 'head_dist', each with an input of its own"),
+        (lambda: flat(nn.Linear(8, 5), nn.Linear(5, 3), nn.Sigmoid()), r"'7' puts out 3 values, and something follows"),
+        (lambda: sequential(nn.Conv2d(8, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), "there is no linear layer"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 6), nn.GLU()), r"\(the linear layers put out 6 values\)"),
+    ],
+)
+def test_says_why_a_head_cannot_be_shared(make, why):
+    torch.manual_seed(0)
+    network = make()
+    with pytest.raises(HeadNotFound, match=why):
         find_head(network, 8)
+
+
+@pytest.mark.parametrize(
+    ("tail", "map_is_seen"),
+    [
+        ([nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 3, 1), nn.Flatten()], True),  # after the pooling
+        ([nn.Conv2d(8, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()], True),  # before it: they commute
+        ([nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(8), nn.Conv2d(8, 3, 1), nn.Flatten()], True),
+        ([nn.AdaptiveMaxPool2d(1), nn.Conv2d(8, 3, 1, bias=False), nn.Flatten()], False),
+    ],
+)
+def test_a_convolution_of_one_by_one_is_a_classifier(tail, map_is_seen):
+    network = sequential(*tail)
+    head = find_head(network, 8)
+    assert (head.channels, head.num_classes) == (8, 3)
+    network.eval()
+    images = torch.randn(2, 3, 8, 8)
+    teacher = Teacher(network, mean=[0] * 3, std=[1] * 3, input_size=8)
+    assert teacher.sharing_problem() is None
+    seen = teacher.outputs(images)
+    assert (seen.features.shape[2] > 1) is map_is_seen
+    torch.testing.assert_close(teacher.classifier()(pool(seen.features)), network(images).detach())
+    # And such a network is a student, whose own classifier goes.
+    student = shared_head(
+        network, teacher.signature(), name="x", classifier=nn.Linear(6, 3), projector_width=None, final_relu=True
+    )
+    assert student.eval()(images).shape == (2, 3)
+    assert isinstance(student.backbone.get_submodule(head.classifier), nn.Identity)
+
+
+def test_a_convolution_with_an_activation_behind_it_is_no_classifier():
+    network = sequential(nn.Conv2d(8, 3, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(HeadNotFound, match="'4' puts out 3 values, and something follows"):
+        find_head(network, 8)
+
+
+@pytest.mark.parametrize("tail", [[nn.Dropout(0.5)], [nn.BatchNorm1d(8)], [nn.LayerNorm(8)]])
+def test_dropout_and_norms_before_the_classifier_leave_it_shareable(tail):
+    network = flat(*tail, nn.Linear(8, 1000)).train()
+    head = find_head(network, 8)
+    assert (head.classifier, head.num_classes) == (str(len(network) - 1), 1000)
+    check(network, head)
+
+
+def test_an_untrained_network_whose_values_fade_is_matched_by_what_it_does():
+    network = sequential(nn.Conv2d(8, 8, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    with torch.no_grad():
+        network[0].weight *= 1e-28
+        network[-1].bias.zero_()
+        network[0].bias.zero_()
+        network[4].bias.zero_()
+    head = find_head(network, 8)
+    assert (head.features, head.side) == ("5", "input")
+    with torch.no_grad():
+        network[0].weight.zero_()
+    assert find_head(network, 8).features is None  # all zeros: nothing tells one map from another
 
 
 def test_reads_the_logits_out_of_what_models_return():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,10 @@ from kd3.domain_shift.normalisation import NormalisationCheck
 from kd3.models.teacher import load_teacher
 from kd3.pool import ImagePool
 
-OWN_CLASSIFIER = "--kd3.classifier own --kd3.alignment none --kd3.logit-weight 1"
+WITHOUT_FEATURES = "--kd3.classifier own --kd3.alignment none --kd3.logit-weight 1"
+WITH_FEATURES = "--kd3.classifier own"
+SHOWN = 10  # class names
+PROBED = 2  # images; programs may be exported for more than one
 
 
 @dataclass(frozen=True)
@@ -27,16 +30,19 @@ class Inspection:
     arch: str
     loaded: str
     parameters: int
-    multiply_adds: int
+    multiply_adds: int  # an image
     input_size: int
     num_classes: int
     classes: list[str]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    colours: Literal["rgb", "bgr"]  # what it was trained on; it takes RGB in any case
+    assumed: list[str]  # settings that the description left to its library
+    preparation: str  # how its library makes squares of pictures; empty where that is not known
     classifier: str | None
     features: str | None
     feature_shape: tuple[int, ...] | None
-    head_problem: str | None
+    head_problem: str | None  # why the classifier cannot be shared
     normalisation: NormalisationCheck | None  # on a pool
 
     def to_dict(self) -> dict[str, Any]:
@@ -47,30 +53,48 @@ class Inspection:
         return found
 
     def __str__(self) -> str:
-        more = ", ..." if self.num_classes > 10 else ""
+        more = ", ..." if self.num_classes > SHOWN else ""
+        frozen = "a frozen program, whose parameters cannot be counted"
+        size = f"{_spoken(self.parameters)} parameters" if self.parameters else frozen
         lines = [
             f"{self.arch} ({self.teacher})",
             f"  weights     {self.loaded}",
-            f"  size        {self.parameters / 1e6:.2f} M parameters, "
-            f"{self.multiply_adds / 1e6:.0f} M multiply-adds an image",
-            f"  input       {self.input_size} x {self.input_size} RGB in [0, 1], mean {self.mean}, std {self.std}",
-            f"  classes     {self.num_classes}: {', '.join(self.classes[:10])}{more}",
+            f"  size        {size}, {_spoken(self.multiply_adds)} multiply-adds an image",
+            f"  input       {self.input_size} x {self.input_size} RGB in [0, 1], mean {_short(self.mean)}, "
+            f"std {_short(self.std)}",
         ]
-        if self.head_problem:
-            lines += [
-                f"  head        cannot be shared: {self.head_problem}",
-                f"              so the student needs a classifier of its own: {OWN_CLASSIFIER}, or --method kd",
-            ]
-        else:
-            shape = " x ".join(map(str, self.feature_shape or ()))
-            lines += [
-                f"  classifier  '{self.classifier}'",
-                f"  features    {self.features}: {shape}",
-                "  head        can be shared (verified: classifier(pool(features)) gives the model's own logits)",
-            ]
+        if self.assumed:
+            is_or_are = "is" if len(self.assumed) == 1 else "are"
+            lines.append(
+                f"              {', '.join(self.assumed)} {is_or_are} not in the description, but as the library's own "
+                f"weights have it: is that so for these?"
+            )
+        if self.colours == "bgr":
+            lines.append("              it was trained on B, G, R; its first layer is turned, so that it takes R, G, B")
+        if self.preparation:
+            lines.append(f"  pictures    {self.preparation}")
+        lines.append(f"  classes     {self.num_classes}: {', '.join(self.classes[:SHOWN])}{more}")
+        lines += self._head_lines()
         if self.normalisation is not None:
             lines += self._normalisation_lines(self.normalisation)
         return "\n".join(lines)
+
+    def _head_lines(self) -> list[str]:
+        lines = []
+        if self.features is not None:
+            shape = " x ".join(map(str, self.feature_shape or ()))
+            lines += [f"  classifier  '{self.classifier}'", f"  features    {self.features}: {shape}"]
+        if self.head_problem is None:
+            return [
+                *lines,
+                "  head        can be shared (verified: classifier(pool(features)) gives the model's own logits)",
+            ]
+        instead = WITHOUT_FEATURES if self.features is None else WITH_FEATURES
+        return [
+            *lines,
+            f"  head        cannot be shared: {self.head_problem}",
+            f"              so the student needs a classifier of its own: {instead}, or --method kd",
+        ]
 
     def _normalisation_lines(self, check: NormalisationCheck) -> list[str]:
         lines = ["  on the pool                                      batch norms  confidence  classes"]
@@ -82,7 +106,7 @@ class Inspection:
         return [*lines, f"    {verdict}"]
 
 
-def inspect(path: str, *, pool: str | Path | ImagePool | None = None) -> Inspection:
+def inspect(path: str | Path, *, pool: str | Path | ImagePool | None = None) -> Inspection:
     """Return what was found in the teacher that a description tells of, or that a library has under a name.
 
     Args:
@@ -102,27 +126,40 @@ def inspect(path: str, *, pool: str | Path | ImagePool | None = None) -> Inspect
         places = np.sort(np.random.default_rng(0).permutation(len(opened))[:LOOKED_AT])
         check = normalisation_on(teacher, opened, resolve("cpu", "32"), places)
     assert teacher.input_size is not None
-    probe = torch.zeros(1, 3, teacher.input_size, teacher.input_size)
+    probe = torch.zeros(PROBED, 3, teacher.input_size, teacher.input_size)
     with FlopCounterMode(display=False) as counter:
         teacher(probe)
     head = teacher.head
     return Inspection(
-        teacher=path,
+        teacher=str(path),
         arch=teacher.name,
         loaded=teacher.loaded,
         parameters=sum(p.numel() for p in teacher.parameters()),
-        multiply_adds=counter.get_total_flops() // 2,
+        multiply_adds=counter.get_total_flops() // (2 * PROBED),
         input_size=teacher.input_size,
         num_classes=teacher.num_classes,
         classes=teacher.classes,
         mean=teacher.normalise.mean,
         std=teacher.normalise.std,
+        colours="bgr" if teacher.is_turned else "rgb",
+        assumed=teacher.assumed,
+        preparation=teacher.preparation,
         classifier=head.classifier if head else None,
         features=str(head) if head else None,
         feature_shape=tuple(teacher.outputs(probe).features.shape[1:]) if head else None,
-        head_problem=teacher.head_problem,
+        head_problem=teacher.sharing_problem(),
         normalisation=check,
     )
+
+
+def _spoken(count: int) -> str:
+    if count < 1e5:
+        return f"{count:,}"
+    return f"{count / 1e6:.3g} M" if count < 1e9 else f"{count / 1e6:,.0f} M"
+
+
+def _short(values: tuple[float, ...]) -> str:
+    return f"({', '.join(f'{value:.4g}' for value in values)})"
 
 
 def run(config: InspectConfig) -> Inspection:

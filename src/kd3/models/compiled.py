@@ -52,7 +52,6 @@ class _Tapped(nn.Module):
     def __init__(self, network: nn.Module, head: Head | None) -> None:
         super().__init__()
         self.network = _twin(network)
-        self.is_vector = head is not None and head.features is None
         self.seen: Tensor | None = None
         if head is None:
             return
@@ -71,7 +70,7 @@ class _Tapped(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         logits = as_logits(self.network(images))
         features = images.new_empty(len(images), 0, 1, 1) if self.seen is None else self.seen
-        return features[:, :, None, None] if self.is_vector else features, logits
+        return features[:, :, None, None] if features.ndim == 2 else features, logits
 
 
 def _twin(network: nn.Module) -> nn.Module:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -21,12 +20,17 @@ class TeacherDescription(Settings):
     arch_args: dict[str, Any] = Field({}, description="arguments of the builder")
     weights: str | None = Field(
         None,
-        description=".pt, .pth, .th or .safetensors file, relative to the description; left out or 'pretrained': those "
-        "that timm, torchvision, hf or the model file has itself",
+        description=".pt, .pth, .th or .safetensors file, relative to the description; 'pretrained': those that timm "
+        "or torchvision has itself; left out: those that arch itself names (hf, torchscript, torch-export)",
     )
     num_classes: int = Field(ge=2, description="number of classes")
     mean: list[float] = Field(description="per channel, of RGB in [0, 1]")
     std: list[float] = Field(description="per channel, of RGB in [0, 1]")
+    colours: Literal["rgb", "bgr"] = Field(
+        "rgb",
+        description="order of the channels that the network was trained on; bgr (OpenCV): its first layer is turned, "
+        "and all else, mean and std too, is in the order R, G, B",
+    )
     input_size: int = Field(ge=8, le=1024, description="side of the input, in pixels")
     classes: list[str] | None = Field(None, description="class names, in the order of the logits")
 
@@ -64,13 +68,10 @@ class TeacherDescription(Settings):
         return self
 
 
-def read_description(
-    path: Path, known: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda values: {}
-) -> TeacherDescription:
-    """Return a teacher description, what it leaves out filled in by what is `known` of its architecture.
+def read_description(path: Path) -> TeacherDescription:
+    """Return a teacher description that says everything itself.
 
     Raises:
         KD3Error: the file is missing, not YAML, or a setting in it is missing, unknown or wrong.
     """
-    values = read_yaml(path, what="teacher description")
-    return build(TeacherDescription, {**known(values), **values}, where=str(path))
+    return build(TeacherDescription, read_yaml(path, what="teacher description"), where=str(path))

@@ -14,8 +14,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kd3.errors import KD3Error
-
 RELATIVE_TOLERANCE = 1e-4
 
 
@@ -23,7 +21,7 @@ RELATIVE_TOLERANCE = 1e-4
 class Head:
     """Where a network's classifier and features are, by module path."""
 
-    classifier: str  # the nn.Linear whose output is the logits
+    classifier: str  # the linear layer whose output is the logits: an nn.Linear, or a convolution of 1 x 1
     features: str | None  # the module at which the feature map is seen; None: no map, a vector
     side: Literal["output", "input"]  # seen coming out of that module, or going in
     relu: bool  # the map is pooled after a ReLU that is no module of its own
@@ -61,35 +59,16 @@ def as_logits(output: Any) -> Tensor:
     return output
 
 
-def logits_of_a_blank(network: nn.Module, input_size: int, *, what: str) -> Tensor:
-    """Return the network's logits of two blank images, (2, K), in evaluation mode.
-
-    Raises:
-        KD3Error: it does not run on images of this size, or returns no logits; told of `what`.
-    """
-    parameter = next(network.parameters(), torch.zeros(()))
-    try:
-        with evaluating(network), torch.no_grad():
-            return as_logits(network(torch.zeros(2, 3, input_size, input_size, device=parameter.device)))
-    except HeadNotFound as problem:
-        raise KD3Error(f"{what}: {problem}") from None
-    except Exception as problem:
-        first = str(problem).splitlines()[0] if str(problem) else ""
-        raise KD3Error(
-            f"{what} does not run on an image of {input_size} x {input_size} pixels: {type(problem).__name__}: {first}"
-        ) from problem
-
-
 def find_head(network: nn.Module, input_size: int) -> Head:
     """Return the head of a classifier, found and verified.
 
-    The classifier is the `nn.Linear` whose output is the network's own logits. The feature map is
-    the last (B, C, h, w) that passes into or out of a module and whose mean over h, w is the
-    classifier's input; where there is none (vision transformers, a norm or a layer in between),
+    The classifier is the layer whose output is the network's own logits: an `nn.Linear`, or a convolution of 1 x 1
+    before or after the pooling. The feature map is the last (B, C, h, w) that passes into or out of a module and whose
+    mean over h, w is the classifier's input; where there is none (vision transformers, a norm or a layer in between),
     the classifier's input vector serves.
 
     Raises:
-        HeadNotFound: no linear layer makes the logits; the message says what was seen.
+        HeadNotFound: no such layer makes the logits; the message says what was seen.
     """
     if isinstance(network, torch.jit.ScriptModule):
         raise HeadNotFound("it is TorchScript, inside of which features cannot be watched")
@@ -126,7 +105,7 @@ def run_with_features(network: nn.Module, head: Head, images: Tensor) -> ModelOu
     finally:
         handle.remove()
     features = seen[-1]
-    if head.features is None:
+    if features.ndim == 2:
         features = features[:, :, None, None]
     return ModelOutput(torch.relu(features) if head.relu else features, logits)
 
@@ -136,13 +115,31 @@ def pool(features: Tensor) -> Tensor:
     return features.mean(dim=(2, 3))
 
 
+def is_pointwise(module: nn.Module) -> bool:
+    """Say whether a module is a convolution that is a linear layer at each place: 1 x 1, whole, not moved."""
+    return (
+        isinstance(module, nn.Conv2d)
+        and module.kernel_size == module.stride == (1, 1)
+        and module.groups == 1
+        and module.padding in ((0, 0), "valid")
+    )
+
+
+class _Layer(NamedTuple):
+    """A linear layer in one run. What a convolution of 1 x 1 reads and makes is pooled, which it commutes with."""
+
+    name: str
+    vector: Tensor  # (B, C)
+    output: Tensor  # (B, K)
+
+
 class _Trace:
     """Records what passes through a network's modules, in order of execution."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         self.maps: list[tuple[str, Literal["output", "input"], Tensor]] = []
-        self.linears: list[tuple[str, Tensor, Tensor]] = []
+        self.layers: list[_Layer] = []
 
     def __enter__(self) -> None:
         self.handles: list[Any] = []
@@ -157,7 +154,9 @@ class _Trace:
         def record(module: nn.Module, inputs: Any, output: Any) -> None:
             first = inputs[0] if inputs else None
             if isinstance(module, nn.Linear) and isinstance(first, Tensor) and first.ndim == 2:
-                self.linears.append((name, first, output))
+                self.layers.append(_Layer(name, first, output))
+            if is_pointwise(module) and isinstance(first, Tensor) and first.ndim == 4:
+                self.layers.append(_Layer(name, pool(first), pool(output)))
             if name and isinstance(first, Tensor) and first.ndim == 4:
                 self.maps.append((name, "input", first))
             if name and isinstance(output, Tensor) and output.ndim == 4:
@@ -167,18 +166,16 @@ class _Trace:
 
 
 def _match(trace: _Trace, logits: Tensor) -> Head:
-    makers = [(n, i) for n, i, o in trace.linears if o.shape == logits.shape and _close(o, logits)]
+    makers = [layer for layer in trace.layers if _close(layer.output, logits)]
     if not makers:
-        sizes = sorted({o.shape[1] for _, _, o in trace.linears})
-        seen = f"the linear layers put out {sizes} values" if sizes else "there is no linear layer"
-        raise HeadNotFound(f"no nn.Linear puts out the {logits.shape[1]} logits themselves ({seen})")
-    name, vector = makers[-1]
+        raise HeadNotFound(_why_none(trace, logits))
+    name, vector, _ = makers[-1]
     if name == "":
         raise HeadNotFound("the network is a single linear layer; there are no features to share")
-    if not bool(vector.abs().max() > 0):
-        raise HeadNotFound(f"the input of the classifier '{name}' is all zeros")
     size = {"channels": vector.shape[1], "num_classes": logits.shape[1]}
-    for path, side, values in reversed(trace.maps):
+    # Of an untrained network it may be all zeros, as which any map would do.
+    maps = reversed(trace.maps) if bool(vector.abs().max() > 0) else []
+    for path, side, values in maps:
         if values.shape[1] != vector.shape[1] or values.shape[2] * values.shape[3] == 1:
             continue
         for relu in (False, True):
@@ -187,18 +184,47 @@ def _match(trace: _Trace, logits: Tensor) -> Head:
     return Head(name, None, "input", False, **size)
 
 
+def _why_none(trace: _Trace, logits: Tensor) -> str:
+    """Return what was seen instead of a layer that makes the logits."""
+    count = logits.shape[1]
+    alike = [layer for layer in trace.layers if layer.output.shape == logits.shape]
+    linear = [layer for layer in alike if isinstance(trace.network.get_submodule(layer.name), nn.Linear)]
+    heads = linear or alike
+    names = " and ".join(f"'{layer.name}'" for layer in heads)
+    if len(heads) > 1 and _close(torch.stack([layer.output for layer in heads]).mean(0), logits):
+        return f"its {count} logits are the mean of {len(heads)} heads, {names}, each with an input of its own"
+    if heads:
+        return (
+            f"no layer puts out the {count} logits themselves: {names} {'put' if len(heads) > 1 else 'puts'} out "
+            f"{count} values, and something follows"
+        )
+    if any(isinstance(module, torch.fx.GraphModule) for module in trace.network.modules()):
+        return "it is an exported program, inside of which layers cannot be told apart"
+    if any(isinstance(module, torch.jit.ScriptModule) for module in trace.network.modules()):
+        return "it is TorchScript inside, where features cannot be watched"
+    sizes = sorted({layer.output.shape[1] for layer in trace.layers})
+    seen = f"the linear layers put out {_some(sizes)} values" if sizes else "there is no linear layer"
+    return f"no layer puts out the {count} logits themselves ({seen})"
+
+
+def _some(sizes: list[int]) -> str:
+    return ", ".join(map(str, sizes[:8])) + (", ..." if len(sizes) > 8 else "")
+
+
 def _verify(network: nn.Module, head: Head, images: Tensor) -> None:
     output = run_with_features(network, head, images)
     classifier = network.get_submodule(head.classifier)
-    if not _close(classifier(pool(output.features)), output.logits):
+    pooled = pool(output.features)
+    made = classifier(pooled) if isinstance(classifier, nn.Linear) else classifier(pooled[:, :, None, None]).flatten(1)
+    if not _close(made, output.logits):
         raise HeadNotFound(
             f"pooling the features ({head}) and applying '{head.classifier}' does not give the network's logits"
         )
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
-    scale = float(b.abs().max()) + 1e-12
-    return a.shape == b.shape and bool((a - b).abs().max() <= RELATIVE_TOLERANCE * scale)
+    # Relative alone: what an untrained network puts out may be of the size 1e-29.
+    return a.shape == b.shape and bool((a - b).abs().max() <= RELATIVE_TOLERANCE * b.abs().max())
 
 
 def probe_images(network: nn.Module, input_size: int, *, images: int, seed: int) -> Tensor:

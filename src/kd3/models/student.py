@@ -13,13 +13,13 @@ from kd3.models.head import (
     ModelOutput,
     as_logits,
     find_head,
-    logits_of_a_blank,
     pool,
     run_with_features,
 )
 from kd3.models.preprocessing import Normalisation
 from kd3.models.projector import Projector
 from kd3.models.signature import Signature
+from kd3.models.soundness import sound_logits
 
 
 class Student(nn.Module):
@@ -88,7 +88,7 @@ def own_head(network: nn.Module, signature: Signature, *, name: str) -> Student:
     Raises:
         KD3Error: its number of logits is not the number of classes.
     """
-    logits = logits_of_a_blank(network, signature.input_size, what=f"student {name}")
+    logits = sound_logits(network, signature.input_size, what=f"student {name}")
     if logits.shape[1] != len(signature.classes):
         raise KD3Error(
             f"student {name} has {logits.shape[1]} logits but the teacher knows {len(signature.classes)} classes"
@@ -116,7 +116,7 @@ def shared_head(
     Raises:
         KD3Error: the student's features cannot be found.
     """
-    logits_of_a_blank(network, signature.input_size, what=f"student {name}")
+    sound_logits(network, signature.input_size, what=f"student {name}")
     try:
         head = find_head(network, signature.input_size)
     except HeadNotFound as problem:

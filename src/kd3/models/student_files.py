@@ -11,10 +11,11 @@ from typing import Any
 from torch import nn
 
 from kd3.errors import KD3Error
-from kd3.models.arch import build_arch
+from kd3.models.arch import build_arch, parse_arch
 from kd3.models.head import Head
 from kd3.models.projector import Projector
 from kd3.models.signature import Signature
+from kd3.models.sources import SOURCES
 from kd3.models.student import Student
 from kd3.storage.atomic import replacing, write_json
 from kd3.storage.versioned import read_versioned
@@ -41,6 +42,9 @@ def save_student(
     if arch is not None and arch.startswith("hf:"):
         arch, arch_args = _bring_configuration(student.backbone, folder), {}
     elif arch is not None:
+        entry = SOURCES.get(parse_arch(arch).source)
+        # The weights that it started from are no matter any more, and may lie in a network.
+        arch_args = {name: value for name, value in arch_args.items() if entry is None or name not in entry.starts_from}
         arch = _bring_code(arch, folder)
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in student.state_dict().items()}
     with replacing(folder / WEIGHTS) as temporary:

@@ -13,26 +13,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kd3.config.settings import build
+from kd3.config.settings import build, read_yaml
 from kd3.errors import KD3Error
 from kd3.models.arch import build_arch, parse_arch
 from kd3.models.checkpoint import load_weights, weights_hash
+from kd3.models.colours import turned
 from kd3.models.compiled import CompiledTeacher
-from kd3.models.description import TeacherDescription, read_description
+from kd3.models.description import TeacherDescription
 from kd3.models.fold import fold, foldable
-from kd3.models.head import Head, HeadNotFound, ModelOutput, as_logits, find_head, logits_of_a_blank, run_with_features
+from kd3.models.head import Head, HeadNotFound, ModelOutput, as_logits, find_head, run_with_features
 from kd3.models.preprocessing import Normalisation
 from kd3.models.signature import Signature
-from kd3.models.sources import FILES, SOURCES
-from kd3.models.sources.model_file import check_settled
+from kd3.models.soundness import sound_logits
+from kd3.models.sources import SOURCES
+from kd3.models.sources.facts import Facts
+from kd3.models.sources.model_file import file_hash
 
 PRETRAINED = "pretrained"  # weights that a library has itself
+LIKELY = ("mean", "std", "input_size", "colours")  # what other weights of the same network are likely to share
+FILES = ("torchscript", "torch-export")  # sources whose name is one file with the whole network
+MODEL_FILES = (".pt", ".pth", ".th", ".safetensors", ".ts", ".pt2")
 
 
 class Teacher(nn.Module):
     """A trained classifier with what it expects of its input.
 
-    Always in evaluation mode, without gradients. The module is copied: the caller's stays as it is.
+    Always in evaluation mode, without gradients, its weights in float32. The module is copied: the caller's stays as it
+    is.
 
     Args:
         module: any classifier, normalised images (B, 3, H, W) -> logits (B, K).
@@ -42,7 +49,7 @@ class Teacher(nn.Module):
         classes: names in the order of the logits; None numbers them.
 
     Raises:
-        KD3Error: the module does not run on an image of `input_size`, or returns no logits.
+        KD3Error: the module does not run on an image of `input_size`, or what it returns are no sound logits.
     """
 
     def __init__(
@@ -61,6 +68,9 @@ class Teacher(nn.Module):
         self.input_size = input_size
         self.name = name or type(module).__name__
         self.loaded = "a live module"
+        self.preparation = ""  # how its library makes squares of pictures, in words
+        self.assumed: list[str] = []  # settings that nobody gave, taken from its library's own weights
+        self.is_turned = False  # it was trained on B, G, R
         self.head: Head | None = None
         self.head_problem: str | None = None
         self.num_classes = 0
@@ -81,10 +91,10 @@ class Teacher(nn.Module):
         """Run the network once at its input size, count its classes and find its head.
 
         Raises:
-            KD3Error: it does not run, returns no logits, or disagrees with its class names.
+            KD3Error: it does not run, returns no sound logits (see `soundness`), or disagrees with its class names.
         """
         self.input_size = input_size
-        logits = logits_of_a_blank(self.module, input_size, what=f"teacher {self.name}")
+        logits = sound_logits(self.module, input_size, what=f"teacher {self.name}")
         self.num_classes = logits.shape[1]
         if self._class_names is not None and len(self._class_names) != self.num_classes:
             raise KD3Error(
@@ -135,22 +145,35 @@ class Teacher(nn.Module):
         """
         path = self.shared_head().classifier
         own = self.module.get_submodule(path)
-        assert isinstance(own, nn.Linear)
-        weight = own.weight.detach()
+        assert isinstance(own, nn.Linear | nn.Conv2d)
+        weight = own.weight.detach().flatten(1)  # a convolution of 1 x 1 is one, too
+        count, channels = weight.shape
         # Without random initial values, which would shift every later draw of the caller's.
-        plain = nn.Linear(own.in_features, own.out_features, bias=own.bias is not None, device="meta")
+        plain = nn.Linear(channels, count, bias=own.bias is not None, device="meta")
         plain = plain.to(weight.dtype).to_empty(device=weight.device).requires_grad_(False)
         plain.weight.copy_(weight)
         if own.bias is not None:
             plain.bias.copy_(own.bias)
-        probe = torch.randn(4, own.in_features, generator=torch.Generator().manual_seed(0)).to(weight)
+        probe = torch.randn(4, channels, generator=torch.Generator().manual_seed(0)).to(weight)
         with torch.no_grad():
-            if not torch.allclose(plain(probe), own(probe), rtol=1e-4, atol=1e-5):
+            theirs = own(probe) if isinstance(own, nn.Linear) else own(probe[:, :, None, None]).flatten(1)
+            if not torch.allclose(plain(probe), theirs, rtol=1e-4, atol=1e-5):
                 raise KD3Error(
                     f"the classifier '{path}' of teacher {self.name} is more than a linear layer "
                     f"({type(own).__name__}) and cannot be shared; use --method kd, which gives the student its own"
                 )
         return plain
+
+    def sharing_problem(self) -> str | None:
+        """Return why the student cannot take the classifier over; None where it can."""
+        if self.head is None:
+            return self.head_problem
+        try:
+            self.classifier()
+        except KD3Error:
+            layer = type(self.module.get_submodule(self.head.classifier)).__name__
+            return f"the classifier '{self.head.classifier}' is more than a linear layer ({layer})"
+        return None
 
     def signature(self) -> Signature:
         """Return what it takes and what its logits mean."""
@@ -200,7 +223,7 @@ class Teacher(nn.Module):
 
 def _frozen_copy(module: nn.Module) -> nn.Module:
     if not isinstance(module, torch.jit.ScriptModule):
-        return copy.deepcopy(module).requires_grad_(False)
+        return _in_float32(copy.deepcopy(module)).requires_grad_(False)
     # TorchScript knows no such copy: its parameters would come out as results of a computation.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -210,7 +233,13 @@ def _frozen_copy(module: nn.Module) -> nn.Module:
         found: nn.Module = torch.jit.load(buffer)  # type: ignore[no-untyped-call]
     for parameter in found.parameters():
         parameter.requires_grad_(False)
-    return found
+    return _in_float32(found)
+
+
+def _in_float32(module: nn.Module) -> nn.Module:
+    """Return it in float32 where it was saved in half precision: images come in that, and kd3 sets the precision."""
+    halves = (torch.float16, torch.bfloat16)
+    return module.float() if any(parameter.dtype in halves for parameter in module.parameters()) else module
 
 
 def load_teacher(path: str | Path) -> Teacher:
@@ -224,60 +253,59 @@ def load_teacher(path: str | Path) -> Teacher:
         KD3Error: the description, the architecture or the weights are missing or do not fit.
     """
     if is_named(path):
-        values = {"arch": str(path)}
-        description = build(TeacherDescription, {**_known(values, Path()), **values}, where=f"teacher {path}")
-        return _loaded(description, Path(), where=f"teacher {path}")
+        arch, where = str(path), f"teacher {path}"
+        weights = PRETRAINED if SOURCES[arch.partition(":")[0]].weights == "asked for" else None
+        said: dict[str, Any] = {"arch": arch, "weights": weights}
+        facts = _known(said, Path())
+        try:
+            description = build(TeacherDescription, {**facts.settings, **said}, where=where)
+        except KD3Error as problem:
+            raise KD3Error(f"{problem}; describe it in a YAML file, as `kd3 inspect --help` shows") from None
+        return _loaded(description, Path(), said, facts, where=where)
     path = Path(path)
     if path.is_dir():
         candidates = sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
         if len(candidates) != 1:
             raise KD3Error(f"{path} is a folder with {len(candidates)} YAML files; name the teacher's own")
         path = candidates[0]
-    description = read_description(path, lambda values: _known(values, path.parent))
-    return _loaded(description, path.parent, where=str(path))
+    if path.suffix.lower() in MODEL_FILES and path.is_file():
+        raise KD3Error(
+            f"{path} is no description of a teacher but weights or a network; name it in one, a YAML file, as "
+            f"`kd3 inspect --help` shows"
+        )
+    said = read_yaml(path, what="teacher description")
+    facts = _known(said, path.parent)
+    description = build(TeacherDescription, {**facts.settings, **said}, where=str(path))
+    return _loaded(description, path.parent, said, facts, where=str(path))
 
 
 def is_named(path: str | Path) -> bool:
     """Say whether a teacher is named by what a library calls it, and not by a file."""
     prefix, colon, name = str(path).partition(":")
-    return bool(colon and name) and prefix in SOURCES and SOURCES[prefix].carries_weights and not Path(path).exists()
+    return bool(colon and name) and prefix in SOURCES and SOURCES[prefix].is_trained and not Path(path).exists()
 
 
-def _known(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _known(values: Mapping[str, Any], folder: Path) -> Facts:
     """Return what the library of an architecture knows of its own trained network."""
     arch, arch_args = values.get("arch"), values.get("arch_args") or {}
     if not isinstance(arch, str) or not isinstance(arch_args, Mapping):
-        return {}
+        return Facts()
     reference = parse_arch(arch)
     if reference.source not in SOURCES:
-        return {}
+        return Facts()
     facts = SOURCES[reference.source].load().facts(reference.target, arch_args, folder=folder)
-    if values.get("weights") not in (None, PRETRAINED):
-        # Other weights may be of other classes; what the network takes is likely to be the same.
-        facts = {name: value for name, value in facts.items() if name in ("mean", "std", "input_size")}
-    return facts
+    if values.get("weights") in (None, PRETRAINED):
+        return facts
+    # Other weights may be of other classes; what the network takes is likely to be the same.
+    return Facts({name: value for name, value in facts.settings.items() if name in LIKELY})
 
 
-def _loaded(description: TeacherDescription, folder: Path, *, where: str) -> Teacher:
-    reference = parse_arch(description.arch)
-    entry = SOURCES.get(reference.source)
-    if description.weights not in (None, PRETRAINED):
-        assert description.weights is not None
-        module = build_arch(
-            description.arch,
-            num_classes=description.num_classes,
-            arch_args=description.arch_args,
-            relative_to=folder,
-            input_size=description.input_size,
-        )
-        loaded = load_weights(module, folder / description.weights, where=where)
-    elif entry is not None and (entry.carries_weights or description.weights == PRETRAINED):
-        module = entry.load().trained(reference.target, description.arch_args, folder=folder)
-        loaded = f"as {description.arch} has them"
-        if reference.source in FILES:
-            check_settled(module.eval(), reference.source, description.input_size)
-    else:
-        raise KD3Error(f"'weights' is missing ({where}); name the checkpoint of {description.arch}")
+def _loaded(
+    description: TeacherDescription, folder: Path, said: Mapping[str, Any], facts: Facts, *, where: str
+) -> Teacher:
+    module, loaded = _module(description, folder, where=where)
+    if description.colours == "bgr":
+        module = turned(module, description.input_size, what=where)
     teacher = Teacher(
         module,
         mean=description.mean,
@@ -291,5 +319,40 @@ def _loaded(description: TeacherDescription, folder: Path, *, where: str) -> Tea
             f"{teacher.num_classes} logits"
         )
     teacher.loaded = loaded
+    teacher.preparation = facts.preparation
+    if description.weights not in (None, PRETRAINED):
+        teacher.assumed = [name for name in facts.settings if said.get(name) is None]
+    teacher.is_turned = description.colours == "bgr"
     teacher._class_names = description.classes
+    reference = parse_arch(description.arch)
+    if reference.source in FILES and description.weights is None:
+        # A frozen program has its weights in its code, where no state dict shows them.
+        teacher._weights_hash = file_hash(reference.target, folder)
     return teacher
+
+
+def _module(description: TeacherDescription, folder: Path, *, where: str) -> tuple[nn.Module, str]:
+    """Return the trained network, and a sentence on its weights."""
+    arch, weights = description.arch, description.weights
+    reference = parse_arch(arch)
+    entry = SOURCES.get(reference.source)
+    if weights not in (None, PRETRAINED):
+        assert weights is not None
+        module = build_arch(
+            arch,
+            num_classes=description.num_classes,
+            arch_args=description.arch_args,
+            relative_to=folder,
+            input_size=description.input_size,
+        )
+        return module, load_weights(module, folder / weights, where=where)
+    if entry is None or entry.weights == "none":
+        if weights == PRETRAINED:
+            raise KD3Error(f"{arch} comes without weights ({where}); name a file of them under weights")
+        raise KD3Error(f"'weights' is missing ({where}); name the checkpoint of {arch}")
+    if weights is None and entry.weights == "asked for":
+        raise KD3Error(
+            f"'weights' is missing ({where}); name the checkpoint of {arch}, or write weights: pretrained for those "
+            f"that {reference.source} has itself"
+        )
+    return entry.load().trained(reference.target, description.arch_args, folder=folder), f"as {arch} has them"

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import nn
+
+from kd3.models.sources.facts import Facts
 
 
 class Source(Protocol):
@@ -30,10 +32,8 @@ class Source(Protocol):
             KD3Error: there are none, or they cannot be had.
         """
 
-    def facts(self, name: str, arch_args: Mapping[str, Any], *, folder: Path) -> dict[str, Any]:
-        """Return what the source knows of its own trained network, by the names of a teacher's description.
-
-        Any of num_classes, mean, std, input_size, classes.
+    def facts(self, name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
+        """Return what the source knows of its own trained network.
 
         Raises:
             KD3Error: the library is missing, or has no such network.
@@ -46,7 +46,11 @@ class Entry:
 
     module: str
     what: str  # stands for NAME in messages
-    carries_weights: bool  # the name stands for a trained network, so that a teacher needs no file of weights
+    is_trained: bool  # the name alone stands for a trained network, so that a teacher needs no description
+    weights: Literal["none", "asked for", "its own"]
+    # What a description means that names no weights: a network without any; nothing until it asks for the library's by
+    # 'pretrained', since the name of an architecture is also that of users' own checkpoints; or what the name holds.
+    starts_from: tuple[str, ...] = ()  # arguments that only say from which weights a student starts
 
     def load(self) -> Source:
         """Import it."""
@@ -54,11 +58,10 @@ class Entry:
 
 
 SOURCES = {
-    "kd3": Entry("kd3.models.sources.zoo", "NAME", False),
-    "timm": Entry("kd3.models.sources.timm", "NAME", True),
-    "torchvision": Entry("kd3.models.sources.torchvision", "NAME", True),
-    "hf": Entry("kd3.models.sources.transformers", "NAME_OR_FOLDER", True),
-    "torchscript": Entry("kd3.models.sources.torchscript", "FILE", True),
-    "torch-export": Entry("kd3.models.sources.torch_export", "FILE", True),
+    "kd3": Entry("kd3.models.sources.zoo", "NAME", False, "none"),
+    "timm": Entry("kd3.models.sources.timm", "NAME", True, "asked for", ("pretrained", "checkpoint_path")),
+    "torchvision": Entry("kd3.models.sources.torchvision", "NAME", True, "asked for", ("weights", "weights_backbone")),
+    "hf": Entry("kd3.models.sources.transformers", "NAME_OR_FOLDER", True, "its own"),
+    "torchscript": Entry("kd3.models.sources.torchscript", "FILE", True, "its own"),
+    "torch-export": Entry("kd3.models.sources.torch_export", "FILE", True, "its own"),
 }
-FILES = ("torchscript", "torch-export")  # whose networks are whole, and cannot be changed

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -33,8 +35,34 @@ def library(name: str, *, extra: str, needs: str = "") -> Any:
 
 
 def _broken(name: str, problem: Exception, needs: str) -> KD3Error:
-    first = str(problem).splitlines()[0] if str(problem) else ""
-    return KD3Error(f"{name} is installed but cannot be imported ({type(problem).__name__}: {first}){needs}")
+    said = f"{type(problem).__name__}: {first_line(problem)}"
+    return KD3Error(f"{name} is installed but cannot be imported ({said}){needs}")
+
+
+def first_line(problem: BaseException, *, at_most: int = 300) -> str:
+    """Return the first line of what an exception says; those of libraries may be pages long."""
+    said = str(problem).strip()
+    return said.splitlines()[0][:at_most] if said else ""
+
+
+@contextmanager
+def hidden_if_broken(name: str) -> Iterator[None]:
+    """Let libraries that look for another one find none where it is installed but cannot be imported."""
+    if name in sys.modules or importlib.util.find_spec(name) is None:
+        yield
+        return
+    try:
+        import_module(name)
+    except Exception:
+        for half_imported in [other for other in sys.modules if other.partition(".")[0] == name]:
+            del sys.modules[half_imported]
+        sys.modules[name] = None  # type: ignore[assignment]  # as Python itself marks what is not to be found
+        try:
+            yield
+        finally:
+            del sys.modules[name]
+        return
+    yield
 
 
 def check_name(prefix: str, name: str, known: Collection[str]) -> None:
@@ -70,8 +98,17 @@ def made(
             if attempt is attempts[0] and hints and any(key in str(problem) for key in hints):
                 continue
             break
-    first = str(failure).splitlines()[0] if str(failure) else ""
-    raise KD3Error(f"{arch} cannot be built: {type(failure).__name__}: {first}") from failure
+    raise KD3Error(f"{arch} cannot be built: {type(failure).__name__}: {first_line(failure)}") from failure
+
+
+def refuse_class_count(arch: str, arch_args: Mapping[str, Any], argument: str) -> None:
+    """Refuse another number of classes than a trained network has: its library would make up a classifier.
+
+    Raises:
+        KD3Error: the arguments hold one.
+    """
+    if argument in arch_args:
+        raise KD3Error(f"{arch}: trained weights have the classes that they have; take {argument!r} out of arch_args")
 
 
 @contextmanager
@@ -82,8 +119,7 @@ def fetching(arch: str) -> Iterator[None]:
     except KD3Error:
         raise
     except Exception as problem:  # of requests, urllib, huggingface_hub: each has its own
-        first = str(problem).splitlines()[0][:300] if str(problem) else ""
         raise KD3Error(
-            f"the weights of {arch} cannot be had: {type(problem).__name__}: {first}; without a network, bring the "
-            f"file and name it under weights"
+            f"the weights of {arch} cannot be had: {type(problem).__name__}: {first_line(problem)}; without a network, "
+            f"bring the file and name it under weights"
         ) from problem

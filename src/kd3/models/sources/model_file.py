@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kd3.errors import KD3Error
+from kd3.models.sources.library import first_line
+
+CHECKPOINT = "checkpoint"
+SPOKEN = {CHECKPOINT: "a checkpoint", "torchscript": "TorchScript", "torch-export": "an exported program"}
 
 
 def no_student(kind: str, name: str) -> KD3Error:
@@ -25,38 +30,44 @@ def read(
     Raises:
         KD3Error: there is no such file, or it is of another kind.
     """
-    path = (folder / Path(name).expanduser()).resolve()
+    path = _path(name, folder)
     if arch_args:
         raise KD3Error(f"{kind}:{name} takes no arch_args: the file holds a finished network")
     if not path.is_file():
         raise KD3Error(f"{kind}:{name}: there is no file {path}")
+    found = _what_it_is(path)
+    if found is not None and found != kind:
+        hint = "name it under weights, with the arch of its network" if found == CHECKPOINT else f"write {found}:{name}"
+        raise KD3Error(f"{path} cannot be read as {kind}: it is {SPOKEN[found]}; {hint}")
     try:
-        network = load(str(path))
+        return load(str(path))
     except Exception as problem:  # of zip, of pickle, of torch's own readers
-        first = str(problem).strip().splitlines()[0][:200] if str(problem).strip() else ""
-        raise KD3Error(f"{path} cannot be read as {kind}: {type(problem).__name__}: {first}") from problem
-    return network
+        said = first_line(problem, at_most=200)
+        raise KD3Error(f"{path} cannot be read as {kind}: {type(problem).__name__}: {said}") from problem
 
 
-def check_settled(network: nn.Module, kind: str, size: int) -> None:
-    """Refuse a network that was saved as it behaves in training: batch norms or dropout that cannot be switched off.
+def _what_it_is(path: Path) -> str | None:
+    """Return the kind of a file by what its archive holds; None for what is none of ours."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.partition("/")[2] or name for name in archive.namelist()}
+    except (zipfile.BadZipFile, OSError):
+        return None
+    if names & {"archive_format", "serialized_exported_program.json"}:
+        return "torch-export"
+    if "constants.pkl" in names:
+        return "torchscript"
+    return CHECKPOINT if "data.pkl" in names else None
 
-    Raises:
-        KD3Error: an image's logits change from run to run, or with the images beside it.
-    """
-    images = torch.rand(4, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    with torch.inference_mode():
-        try:
-            together, again = network(images), network(images)
-        except Exception:  # it takes one number of images, or another size: told elsewhere
-            return
-        if not isinstance(together, Tensor) or together.ndim != 2:
-            return
-        beside = network(torch.cat([images[:1], 3 * images[1:]]))[:1]
-    tolerance = 1e-2 * float(together.abs().max()) + 1e-6
-    for other, words in ((again, "from one run to the next"), (beside, "with the images beside it")):
-        if float((other - together[: len(other)]).abs().max()) > tolerance:
-            raise KD3Error(
-                f"the {kind} file holds a network in training mode: what it says of an image changes {words}; save it "
-                f"after .eval()"
-            )
+
+def file_hash(name: str, folder: Path) -> str:
+    """Return the SHA-256 of a network's file, in hex."""
+    digest = hashlib.sha256()
+    with _path(name, folder).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _path(name: str, folder: Path) -> Path:
+    return (folder / Path(name).expanduser()).resolve()

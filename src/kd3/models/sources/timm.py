@@ -9,7 +9,9 @@ from typing import Any
 from torch import nn
 
 from kd3.errors import KD3Error
-from kd3.models.sources.library import check_name, fetching, library, made
+from kd3.models.sources.facts import Facts, cropped, squashed
+from kd3.models.sources.image_processor import side_of
+from kd3.models.sources.library import check_name, fetching, library, made, refuse_class_count
 
 NEEDS = "; timm imports torchvision, in the build that belongs to your torch"
 
@@ -27,21 +29,33 @@ def build(
 def trained(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> nn.Module:
     """Return the network with timm's own weights."""
     timm = _timm(name)
-    if not timm.is_model_pretrained(name):
+    known = timm.get_pretrained_cfg(name)
+    if not timm.is_model_pretrained(name) or known is None:
         raise KD3Error(f"timm has no weights for {name}; name a file of them under weights")
+    if known.num_classes == 0:
+        raise KD3Error(f"timm's weights of {name} are of features without a classifier, which cannot teach classes")
+    refuse_class_count(f"timm:{name}", arch_args, "num_classes")
     with fetching(f"timm:{name}"):
-        network: nn.Module = timm.create_model(name, pretrained=True, **arch_args)
+        network: nn.Module = timm.create_model(name, **{**arch_args, "pretrained": True})
     return network
 
 
-def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> dict[str, Any]:
-    """Return what timm says of its weights: size, mean, std, the number of classes."""
+def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
+    """Return what timm says of its weights: size, mean, std, the number of classes, how pictures become squares."""
     known = _timm(name).get_pretrained_cfg(name)
-    found = {"num_classes": known.num_classes, "mean": list(known.mean), "std": list(known.std)}
-    found["input_size"] = arch_args.get("img_size") or known.input_size[-1]
+    if known is None:
+        return Facts()
+    found = {"num_classes": known.num_classes, "mean": list(known.mean or ()), "std": list(known.std or ())}
+    found["input_size"] = side_of(arch_args.get("img_size")) or (known.input_size or (None,))[-1]
     if known.label_names:
         found["classes"] = list(known.label_names)
-    return {key: value for key, value in found.items() if value}
+    side = found["input_size"]
+    preparation = ""
+    if side and known.crop_mode == "squash":
+        preparation = squashed(side, known.interpolation or "")
+    elif side and known.crop_pct:
+        preparation = cropped(int(side / known.crop_pct), side, known.interpolation or "")
+    return Facts({key: value for key, value in found.items() if value}, preparation)
 
 
 def _timm(name: str) -> Any:

@@ -1,7 +1,8 @@
-"""`torch-export:FILE`: a network that was saved by `torch.export.save`."""
+"""`torch-export:FILE`: a network that was saved by `torch.export.save`. Loading one may run code: it holds pickles."""
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kd3.models.sources.facts import Facts
 from kd3.models.sources.model_file import no_student, read
 
 
@@ -25,9 +27,9 @@ def trained(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> nn.Modu
     return read("torch-export", name, arch_args, folder, _load)
 
 
-def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> dict[str, Any]:
+def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
     """Return nothing: the file does not say what it expects."""
-    return {}
+    return Facts()
 
 
 class Exported(nn.Module):
@@ -62,6 +64,12 @@ class Exported(nn.Module):
 
 
 def _load(path: str) -> nn.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return Exported(torch.export.load(path))
+    log = logging.getLogger("torch.export")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # a traceback, which we tell in a sentence
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return Exported(torch.export.load(path))
+    finally:
+        log.setLevel(level)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from kd3.models.sources.facts import Facts
 from kd3.models.sources.model_file import no_student, read
 
 
@@ -25,9 +26,9 @@ def trained(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> nn.Modu
     return read("torchscript", name, arch_args, folder, _load)
 
 
-def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> dict[str, Any]:
+def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
     """Return nothing: the file does not say what it expects."""
-    return {}
+    return Facts()
 
 
 def _load(path: str) -> nn.Module:

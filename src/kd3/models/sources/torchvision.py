@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from kd3.models.sources.library import check_name, fetching, library, made
+from kd3.models.sources.facts import Facts, cropped
+from kd3.models.sources.image_processor import side_of
+from kd3.models.sources.library import check_name, fetching, library, made, refuse_class_count
 
 NEEDS = "; it must be the build that belongs to your torch"
 
@@ -26,23 +28,26 @@ def build(
 def trained(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> nn.Module:
     """Return the network with torchvision's newest weights for it."""
     models = _models(name)
+    refuse_class_count(f"torchvision:{name}", arch_args, "num_classes")
     with fetching(f"torchvision:{name}"):
-        network: nn.Module = models.get_model(name, weights="DEFAULT", **arch_args)
+        network: nn.Module = models.get_model(name, **{"weights": "DEFAULT", **arch_args})
     return network
 
 
-def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> dict[str, Any]:
+def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
     """Return what torchvision says of its newest weights: size, mean, std, the classes by name."""
     newest = _models(name).get_model_weights(name).DEFAULT
     transforms, classes = newest.transforms(), list(newest.meta["categories"])
-    size = transforms.crop_size
-    return {
+    side, shorter = side_of(transforms.crop_size), side_of(transforms.resize_size)
+    found = {
         "num_classes": len(classes),
         "classes": _distinct(classes),
         "mean": list(transforms.mean),
         "std": list(transforms.std),
-        "input_size": size[0] if isinstance(size, (list, tuple)) else size,
+        "input_size": side_of(arch_args.get("image_size")) or side,
     }
+    preparation = cropped(shorter, side, transforms.interpolation.value) if shorter and side else ""
+    return Facts({key: value for key, value in found.items() if value}, preparation)
 
 
 def _models(name: str) -> Any:

@@ -1,153 +1,226 @@
 """`hf:NAME_OR_FOLDER`: image classifiers of transformers, from a folder or from the hub.
 
-What the images must be like is read from the model's own `preprocessor_config.json`: the library's image processors
-need torchvision, and fail without it.
+What a name stands for is looked for in the library's cache first, then in the network. Code that a repository brings
+is never run, and weights that a file lacks are never made up.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
+from kd3.console import say
 from kd3.errors import KD3Error
-from kd3.models.sources.beside_torchvision import transformers as imported
-from kd3.models.sources.library import fetching, library
-from kd3.models.sources.preprocessor import normalisation, side, takes_bgr
+from kd3.models.sources.facts import Facts
+from kd3.models.sources.image_processor import facts_of_processor, side_of
+from kd3.models.sources.library import first_line, hidden_if_broken, library
 
 PROCESSOR = "preprocessor_config.json"
-NO_CODE = {"trust_remote_code": False}  # else transformers asks on the terminal
+SHOWN = 3  # names in a message
 
 
 def build(
     name: str, num_classes: int, arch_args: Mapping[str, Any], *, input_size: int | None, folder: Path
 ) -> nn.Module:
     """Return a new network of the kind that the folder's or hub model's configuration describes."""
-    config = _config(name, folder)
-    sized = {"image_size": input_size} if input_size is not None and hasattr(config, "image_size") else {}
-    for key, value in {**sized, **arch_args}.items():
-        if not hasattr(config, key):
-            raise KD3Error(f"hf:{name} ({config.model_type}) has no setting {key!r}; take it out of arch_args")
-        setattr(config, key, value)
+    config = _config(name, folder, arch_args)
+    if input_size is not None and "image_size" not in arch_args:
+        # Of models that see and read, one part sees.
+        seeing = config if hasattr(config, "image_size") else getattr(config, "vision_config", config)
+        if hasattr(seeing, "image_size"):
+            seeing.image_size = input_size
     if config.num_labels != num_classes:
         config.num_labels = num_classes
-    return _built(name, lambda auto: auto.from_config(config))
-
-
-def trained(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> nn.Module:
-    """Return the network with the weights of the folder or the hub model; one that takes BGR is turned to RGB."""
-    _config(name, folder)  # what is wrong with the name is told by it
-    missing: set[str] = set()
-
-    def make(auto: Any) -> nn.Module:
-        found, info = auto.from_pretrained(_place(name, folder), output_loading_info=True, **NO_CODE, **arch_args)
-        missing.update(str(key) for key in info["missing_keys"])
-        missing.update(str(key[0] if isinstance(key, tuple) else key) for key in info.get("mismatched_keys", ()))
-        network: nn.Module = found
-        return network
-
-    with fetching(f"hf:{name}"):
-        network = _built(name, make)
-    # transformers would draw them at random, and only warn.
-    drawn = sorted(missing & {key for key, _ in network.named_parameters()})
-    if drawn:
-        shown = ", ".join(drawn[:3]) + (", ..." if len(drawn) > 3 else "")
-        raise KD3Error(
-            f"hf:{name} holds no trained classifier of this kind: {shown} are not in its files, or of another shape"
-        )
-    return _rgb_first(name, network) if takes_bgr(_processor(name, folder)) else network
-
-
-def _rgb_first(name: str, network: nn.Module) -> nn.Module:
-    """Swap the inputs of the first convolution, so that the network takes RGB."""
-    first = [module for module in network.modules() if isinstance(module, nn.Conv2d) and module.in_channels == 3]
-    if len(first) != 1 or first[0].groups != 1:
-        raise KD3Error(f"hf:{name} takes images as blue, green, red, and its first layer cannot be turned to RGB")
-    with torch.no_grad():
-        first[0].weight.copy_(first[0].weight.flip(1))
+    if getattr(config, "architectures", None) is None:
+        config.architectures = []  # where there are several classes for a kind, it looks here, and takes the first
+    with _explaining(name, "cannot be built"), _quiet():
+        network: nn.Module = transformers_library().AutoModelForImageClassification.from_config(config)
     return network
 
 
-def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> dict[str, Any]:
-    """Return what the model's files say: classes, mean, std, size."""
-    config = _config(name, folder)
+def trained(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> nn.Module:
+    """Return the network with the weights of the folder or the hub model.
+
+    Raises:
+        KD3Error: they cannot be had, or are not all there.
+    """
+    config, place = _config(name, folder, arch_args), _place(name, folder)
+    if getattr(config, "architectures", None) is None:
+        config.architectures = []
+
+    def load(local_files_only: bool) -> Any:
+        return transformers_library().AutoModelForImageClassification.from_pretrained(
+            place,
+            config=config,
+            output_loading_info=True,
+            trust_remote_code=False,
+            local_files_only=local_files_only,
+        )
+
+    with _explaining(name, f"cannot be loaded from {place}"), _quiet():
+        network, report = _from_cache_or_hub(name, place, load)
+    # Of these the library would make random numbers.
+    missing = sorted(map(str, report["missing_keys"]))
+    if missing:
+        more = ", ..." if len(missing) > SHOWN else ""
+        raise KD3Error(
+            f"hf:{name} has no weights for {len(missing)} of its tensors ({', '.join(missing[:SHOWN])}{more}): it is "
+            f"not a trained {type(network).__name__}"
+        )
+    trained_network: nn.Module = network
+    return trained_network
+
+
+def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
+    """Return what the model's files say: classes, mean, std, size, colours, and how pictures become squares."""
+    config = _config(name, folder, arch_args)
     labels = [config.id2label[place] for place in sorted(config.id2label)]
     # Names that nobody gave: LABEL_0, LABEL_1, ...
     named = labels != [f"LABEL_{place}" for place in range(len(labels))] and len(set(labels)) == len(labels)
     found: dict[str, Any] = {"num_classes": len(labels), "classes": labels if named else None}
-    found["input_size"] = arch_args.get("image_size") or side(getattr(config, "image_size", None))
-    processor = _processor(name, folder)
-    found |= normalisation(processor)
-    found["input_size"] = side(processor.get("crop_size")) or side(processor.get("size")) or found["input_size"]
-    return {key: value for key, value in found.items() if value is not None}
+    seeing = getattr(config, "vision_config", config)
+    found["input_size"] = side_of(getattr(config, "image_size", None)) or side_of(getattr(seeing, "image_size", None))
+    wrapped = getattr(config, "pretrained_cfg", None)  # of timm, inside transformers
+    if isinstance(wrapped, Mapping):
+        found |= {"mean": wrapped.get("mean"), "std": wrapped.get("std")}
+        found["input_size"] = (wrapped.get("input_size") or [None])[-1] or found["input_size"]
+    processor = facts_of_processor(said) if (said := _processor(name, folder)) else Facts()
+    found |= processor.settings
+    if "image_size" in arch_args:
+        found["input_size"] = side_of(arch_args["image_size"])
+    return Facts({key: value for key, value in found.items() if value is not None}, processor.preparation)
+
+
+def _config(name: str, folder: Path, arch_args: Mapping[str, Any]) -> Any:
+    """Return the model's configuration, changed as the arguments say."""
+    place = _place(name, folder)
+    auto = transformers_library().AutoConfig
+    if Path(place).is_dir() and not (Path(place) / "config.json").is_file():
+        raise KD3Error(f"hf:{name}: {place} holds no config.json of transformers")
+
+    def load(local_files_only: bool) -> Any:
+        return auto.from_pretrained(place, trust_remote_code=False, local_files_only=local_files_only)
+
+    with _explaining(name, f"cannot be read from {place}"), _quiet():
+        config = _from_cache_or_hub(name, place, load)
+    for key, value in arch_args.items():
+        if key in ("num_labels", "id2label", "label2id"):
+            raise KD3Error(f"hf:{name}: num_classes is a setting of its own; take {key!r} out of arch_args")
+        if not hasattr(config, key):
+            raise KD3Error(f"hf:{name} ({config.model_type}) has no setting {key!r}; take it out of arch_args")
+        with _explaining(name, f"cannot take {key}: {value!r}"):
+            setattr(config, key, value)
+    return config
 
 
 def _processor(name: str, folder: Path) -> dict[str, Any]:
     place = Path(_place(name, folder))
-    if place.is_dir():
-        path = place / PROCESSOR
-    else:
-        hub = library("huggingface_hub", extra="hf")
-        try:
-            path = Path(hub.hf_hub_download(name, PROCESSOR))
-        except Exception:  # the model has none: its description must say what it expects
-            return {}
+    path: Path | None = place / PROCESSOR
+    if not place.is_dir():
+        path = _downloaded_processor(name)
+    if path is None:
+        return {}
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as problem:
         raise KD3Error(f"{path} cannot be read: {problem}") from None
-    return found
+    if not isinstance(found, dict):
+        raise KD3Error(f"{path} does not describe an image processor: {type(found).__name__}")
+    # A model that sees and reads may keep its two processors in one file.
+    inner = found.get("image_processor")
+    return inner if isinstance(inner, dict) else found
+
+
+def _downloaded_processor(name: str) -> Path | None:
+    """Return the file of a hub model; None where it has none, or the hub cannot be reached: then its user must say."""
+    hub = library("huggingface_hub", extra="hf")
+    for local_files_only in (True, False):
+        try:
+            return Path(hub.hf_hub_download(name, PROCESSOR, local_files_only=local_files_only))
+        except Exception:
+            continue
+    return None
 
 
 def _place(name: str, folder: Path) -> str:
     local = (folder / Path(name).expanduser()).resolve()
     if local.is_dir():
         return str(local)
-    if name.startswith((".", "/", "~")):
+    if local.is_file():
+        raise KD3Error(f"hf:{name}: {local} is a file; name the folder that holds it and its config.json")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise KD3Error(f"hf:{name}: there is no folder {local}")
     return name
 
 
-def _config(name: str, folder: Path) -> Any:
-    place = _place(name, folder)
-    transformers = imported()
-    if Path(place).is_dir() and not (Path(place) / "config.json").is_file():
-        raise KD3Error(f"hf:{name}: {place} holds no config.json of transformers")
-    with fetching(f"hf:{name}"):
-        try:
-            return transformers.AutoConfig.from_pretrained(place, **NO_CODE)
-        except ValueError as problem:
-            if "trust_remote_code" in str(problem):
-                raise KD3Error(
-                    f"hf:{name} needs code of its own, which kd3 does not run; load it yourself and give it as "
-                    f"kd3.Teacher(module, ...), or by path/to/net.py:build"
-                ) from None
-            raise
-
-
-def _built(name: str, make: Any) -> nn.Module:
-    transformers = imported()
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
+def _from_cache_or_hub(name: str, place: str, load: Callable[[bool], Any]) -> Any:
+    if Path(place).is_dir():
+        return load(True)
     try:
-        network: nn.Module = make(transformers.AutoModelForImageClassification)
-    except (ImportError, RuntimeError) as problem:
-        if not isinstance(problem, ImportError) and "import" not in str(problem):
-            raise
+        return load(True)
+    except OSError:  # not all of it is in the cache
+        say(f"asking the Hugging Face hub for {name}")
+    try:
+        return load(False)
+    except OSError as problem:
         raise KD3Error(
-            f"hf:{name}: transformers cannot import this kind of network ({str(problem).splitlines()[0][:120]}); a "
-            f"torchvision beside it must be the build that belongs to your torch: install that, or uninstall it"
+            f"hf:{name} is no folder here, not in the library's cache, and cannot be had from the hub: "
+            f"{first_line(problem)}"
         ) from problem
-    except ValueError as problem:
-        if "Unrecognized configuration class" in str(problem):
+
+
+@contextmanager
+def _explaining(name: str, what: str) -> Iterator[None]:
+    """Turn whatever the library raises into a sentence."""
+    try:
+        yield
+    except KD3Error:
+        raise
+    except Exception as problem:  # from JSON to safetensors and torch: each has its own
+        said = str(problem)
+        if "trust_remote_code" in said:
+            raise KD3Error(
+                f"hf:{name} needs code of its own, which kd3 does not run; name a function of yours that builds it "
+                f"(path/to/net.py:build), or save it with torch.export"
+            ) from None
+        if "Unrecognized configuration class" in said:
             raise KD3Error(f"hf:{name} is no image classifier of transformers") from None
-        raise KD3Error(f"hf:{name} cannot be built: {str(problem).splitlines()[0]}") from problem
+        if "ignore_mismatched_sizes" in said:
+            raise KD3Error(f"hf:{name} {what}: the weights have other shapes than the configuration") from None
+        raise KD3Error(f"hf:{name} {what}: {type(problem).__name__}: {first_line(problem)}") from problem
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the library: what it warns of is told in our words, or is no matter."""
+    logging = transformers_library().logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
     finally:
-        transformers.logging.set_verbosity(level)
-    return network
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@cache
+def transformers_library() -> Any:
+    """Return the library. It asks once whether there is a torchvision, and believes in one that cannot be imported."""
+    with hidden_if_broken("torchvision"):
+        found = library("transformers", extra="hf")
+        asked = getattr(found.utils.import_utils, "is_torchvision_available", None)
+        if asked is not None:
+            if hasattr(asked, "cache_clear"):
+                asked.cache_clear()
+            asked()
+    return found

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from kd3.errors import KD3Error
+from kd3.models.sources.facts import Facts
 from kd3.models.zoo.build import build as build_from_zoo
 
 
@@ -24,6 +25,6 @@ def trained(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> nn.Modu
     raise KD3Error(f"kd3:{name} comes without weights; name a file of them under weights")
 
 
-def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> dict[str, Any]:
+def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
     """Return nothing: what a network of the zoo was trained on is its user's to say."""
-    return {}
+    return Facts()

@@ -96,7 +96,7 @@ def test_predict_names_classes_and_unusable_files(finished_run, crawl):
 
 def test_inspect_tells_what_was_found(teacher_file):
     done = here("inspect", "--teacher", teacher_file)
-    for words in ("0.07 M parameters", "'linear'", "output of 'layer3'", "can be shared", "cat, dog, ship"):
+    for words in ("74,835 parameters", "'linear'", "output of 'layer3'", "can be shared", "cat, dog, ship"):
         assert words in done.stdout
 
 

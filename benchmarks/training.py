@@ -20,9 +20,10 @@ from benchmarks.bounds import bare_scoring, bare_step, counted
 from benchmarks.context import Context
 from benchmarks.material import SIZE
 from benchmarks.reference import Reference, Transformed, loader
-from kd3.config.commands import DistillConfig, TrainSettings
+from kd3.config.commands import DistillConfig
 from kd3.config.distill_layers import layered
 from kd3.config.methods import KD3Options
+from kd3.config.training import TrainSettings
 from kd3.measure.labelled import LabelledImages
 from kd3.methods.base import Method, build_method
 from kd3.models.arch import build_arch

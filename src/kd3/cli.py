@@ -1,7 +1,7 @@
 """The command line: parse, import one command, print its result or its error, choose the exit status.
 
-Status 0: done; 2: the input is wrong and can be mended (one sentence, no traceback); 130:
-interrupted; 1: a fault of kd3 (a traceback).
+Status 0: done; 2: the input is wrong and can be mended (one sentence, no traceback); 130: interrupted by Ctrl-C;
+75: ended by SIGTERM or SIGUSR1, what was done is kept and can be gone on with; 1: a fault of kd3 (a traceback).
 """
 
 from __future__ import annotations
@@ -21,23 +21,32 @@ from kd3.config.distill_layers import layered, resumed
 from kd3.config.flags import add_flags, nested
 from kd3.config.parser import Parser, build_parser
 from kd3.config.settings import Settings, build
-from kd3.errors import KD3Error, unknown_name
+from kd3.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    EXIT_WRONG_INPUT,
+    KD3Error,
+    ToldByAnotherError,
+    unknown_name,
+)
+from kd3.interruption import Terminated, ended_by_signals
 
-EXIT_WRONG_INPUT = 2
-EXIT_INTERRUPTED = 130
 WHERE = "command line"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     try:
-        return _run(list(sys.argv[1:] if arguments is None else arguments))
+        with ended_by_signals():
+            return _run(list(sys.argv[1:] if arguments is None else arguments))
+    except ToldByAnotherError:
+        return 0  # of several processes the one that told ends with the status that counts
     except KD3Error as problem:
         print(f"kd3: {problem}", file=sys.stderr)
         return EXIT_WRONG_INPUT
     except KeyboardInterrupt as interrupt:
         print(f"kd3: {interrupt or 'interrupted'}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return EXIT_TERMINATED if isinstance(interrupt, Terminated) else EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away (`kd3 ... | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -69,6 +78,8 @@ def _run(arguments: list[str]) -> int:
         settings = build(command.settings, nested(given), where=WHERE)
     module, _, function = command.location.partition(":")
     result = getattr(import_module(module), function)(settings, **extra)
+    if console.is_silent():
+        return 0
     print(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if as_json else str(result))
     return 0
 

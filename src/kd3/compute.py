@@ -11,25 +11,37 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from kd3.errors import KD3Error
+from kd3.ranks import ALONE, Ranks
 
 _FABRIC_PRECISION: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
 @dataclass(frozen=True)
 class Compute:
-    """A device and a precision, both resolved."""
+    """A device and a precision, both resolved, and the processes that compute together."""
 
     device: torch.device
     precision: str  # "32", "bf16" or "16"
+    ranks: Ranks = ALONE
+    launched: Fabric | None = None  # the engine, where it has started several processes
 
     def fabric(self) -> Fabric:
-        """Return the engine that places modules and autocasts."""
+        """Return the engine that places modules, autocasts and averages gradients over ranks."""
+        index: Any = [self.device.index or 0] if self.device.type == "cuda" else 1
+        return self.launched or self.new_fabric(devices=index)
+
+    def new_fabric(self, *, devices: Any, nodes: int = 1, strategy: Any = "auto") -> Fabric:
+        """Return an engine for so many devices."""
         # Its notes on the precision repeat ours.
         logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-        accelerator = "cuda" if self.device.type == "cuda" else "cpu"
-        devices: Any = [self.device.index or 0] if accelerator == "cuda" else 1
-        return Fabric(accelerator=accelerator, devices=devices, precision=_FABRIC_PRECISION[self.precision])
+        return Fabric(
+            accelerator="cuda" if self.device.type == "cuda" else "cpu",
+            devices=devices,
+            num_nodes=nodes,
+            strategy=strategy,
+            precision=_FABRIC_PRECISION[self.precision],
+        )
 
     def autocast(self) -> torch.autocast:
         """Return the context that runs matrix products in this precision."""
@@ -42,7 +54,8 @@ class Compute:
 
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
-        return f"{name}, {'float32' if self.precision == '32' else self.precision + ' autocast'}"
+        several = f"{self.ranks.count} x " if self.ranks.count > 1 else ""
+        return f"{several}{name}, {'float32' if self.precision == '32' else self.precision + ' autocast'}"
 
 
 def resolve(device: str, precision: str) -> Compute:

@@ -15,12 +15,24 @@ from typing import Protocol
 LOG_EVERY_SECONDS = 10.0
 
 _quiet = False
+_silent = False
 
 
 def set_quiet(quiet: bool) -> None:
     """Silence messages and progress (warnings stay)."""
     global _quiet
     _quiet = quiet
+
+
+def set_silent() -> None:
+    """Silence warnings, too: of several processes that work together one talks."""
+    global _quiet, _silent
+    _quiet = _silent = True
+
+
+def is_silent() -> bool:
+    """Say whether another process talks for this one."""
+    return _silent
 
 
 def is_quiet() -> bool:
@@ -40,6 +52,8 @@ def warn(message: str) -> None:
 
 
 def _write(line: str) -> None:
+    if _silent:
+        return
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
 

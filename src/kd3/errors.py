@@ -1,9 +1,13 @@
-"""The one error that a user can mend, and the sentences it is made of."""
+"""The one error that a user can mend, the sentences it is made of, and the statuses that a process ends with."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+EXIT_WRONG_INPUT = 2
+EXIT_TERMINATED = 75  # sysexits' EX_TEMPFAIL: try again later; a batch script can tell it from a crash and requeue
+EXIT_INTERRUPTED = 130
 
 
 class KD3Error(Exception):
@@ -12,6 +16,10 @@ class KD3Error(Exception):
     The message is one sentence: what is wrong, where, and what is allowed. The command line
     prints it without a traceback and exits with status 2.
     """
+
+
+class ToldByAnotherError(KD3Error):
+    """Of several processes that work together another tells what is wrong, or that it was stopped."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], *, where: str | None = None) -> KD3Error:

@@ -5,11 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kd3.ranks import ALONE, Ranks
+
 VARIANCE_FLOOR = 1e-6
 
 
 def mix_statistics(
-    images: Tensor, partner: Tensor, mix: Tensor, *, gamma_scale: float = 1.0, beta_scale: float = 1.0
+    images: Tensor,
+    partner: Tensor,
+    mix: Tensor,
+    *,
+    gamma_scale: float = 1.0,
+    beta_scale: float = 1.0,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Return each image re-coloured with a mixture of its own and its partner's statistics.
 
@@ -19,8 +27,8 @@ def mix_statistics(
     partner's statistics whole. `gamma_scale` and `beta_scale` multiply gamma and beta (1: the paper's
     method); how much strength they stand is one of the paper's open questions.
 
-    Shapes: images (B, C, H, W), normalised floats; partner (B,), indices into the batch;
-    mix (B,), in [0, 1] -> (B, C, H, W).
+    Shapes: images (B, C, H, W), normalised floats; partner (B,), indices into the batch, that of all
+    `ranks` where there are several; mix (B,), in [0, 1] -> (B, C, H, W).
 
     Source: KD3 (arXiv 2307.11469), MixDistribution: gamma_mix and beta_mix; MixStyle
     (arXiv 2104.02008) does the same to feature maps. The variance is the biased one over pixels.
@@ -30,8 +38,8 @@ def mix_statistics(
     centred = images - mean
     deviation = (centred.square().mean(dim=(2, 3), keepdim=True) + VARIANCE_FLOOR).sqrt()
     own = mix.view(-1, 1, 1, 1).to(images.dtype)
-    gamma = own * deviation + (1 - own) * deviation[partner]
-    beta = own * mean + (1 - own) * mean[partner]
+    gamma = own * deviation + (1 - own) * ranks.gather_alike(deviation)[partner]
+    beta = own * mean + (1 - own) * ranks.gather_alike(mean)[partner]
     return centred * (gamma_scale * gamma / deviation) + beta_scale * beta
 
 
@@ -42,6 +50,7 @@ def mix_distribution(
     gamma_scale: float = 1.0,
     beta_scale: float = 1.0,
     generator: torch.Generator,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Return the MixDistribution view of a batch, with random partners and mixtures.
 
@@ -50,12 +59,13 @@ def mix_distribution(
     a third take their partner's statistics whole. The scales are those of `mix_statistics`.
 
     Shapes: (B, C, H, W), normalised floats -> the same. beta_parameter > 0. All randomness comes
-    from `generator`, on the device of the images.
+    from `generator`, on the device of the images, the same on all `ranks`, whose parts make up the batch.
     """
-    batch = images.shape[0]
-    partner = torch.randperm(batch, generator=generator, device=images.device)
-    mix = sample_beta(batch, beta_parameter, generator=generator)
-    return mix_statistics(images, partner, mix, gamma_scale=gamma_scale, beta_scale=beta_scale)
+    batch = images.shape[0] * ranks.count
+    mine = ranks.part(batch)
+    partner = torch.randperm(batch, generator=generator, device=images.device)[mine]
+    mix = sample_beta(batch, beta_parameter, generator=generator)[mine]
+    return mix_statistics(images, partner, mix, gamma_scale=gamma_scale, beta_scale=beta_scale, ranks=ranks)
 
 
 def sample_beta(count: int, parameter: float, *, generator: torch.Generator) -> Tensor:

@@ -5,8 +5,8 @@ import torch
 
 import kd3
 from kd3.compute import resolve
-from kd3.config.commands import TrainSettings
 from kd3.config.methods import KD3Options
+from kd3.config.training import TrainSettings
 from kd3.methods.base import build_method
 from kd3.models.arch import build_arch
 from kd3.training.learner import Learner

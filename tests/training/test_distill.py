@@ -277,6 +277,7 @@ def test_a_second_signal_leaves_the_checkpoint_before_it(finished, teacher_file,
         set_learning_rate(optimizer, step, *rest)
 
     monkeypatch.setattr(learner, "set_learning_rate", interrupted_inside_a_step)
+    monkeypatch.setattr("kd3.interruption.ONE_REQUEST_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):
         run(teacher_file, pool_folder, tmp_path / "r", seed=1)
     monkeypatch.undo()

@@ -10,7 +10,7 @@ import torch
 
 import kd3
 from kd3.compute import resolve
-from kd3.config.commands import TrainSettings
+from kd3.config.training import TrainSettings
 from kd3.training.fixed_views import FixedViews, TeacherFeatures, fixed_views
 
 COMPUTE = resolve("cpu", "32")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from kd3.config.commands import TrainSettings
+from kd3.config.training import TrainSettings
 from kd3.training.muon import Muon, is_matrix, orthogonalise
 from kd3.training.optimizer import build_optimizer, set_learning_rate
 

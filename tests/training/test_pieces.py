@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kd3.config.commands import TrainSettings
+from kd3.config.training import TrainSettings
 from kd3.training.augment import augment, resized_crop, shift
 from kd3.training.randomness import seed_for
 from kd3.training.schedule import learning_rate

@@ -21,7 +21,8 @@ from kd3.demo.extras import check_extras
 from kd3.demo.outcome import draw_selection, truth_of_selection
 from kd3.demo.teacher import ARCH as TEACHER
 from kd3.demo.teacher import train_teacher
-from kd3.errors import KD3Error
+from kd3.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, KD3Error
+from kd3.interruption import Terminated
 from kd3.runs.folder import read_summary
 from kd3.storage.atomic import write_json
 
@@ -140,8 +141,10 @@ def _command(*words: str, capture: bool = False) -> str:
         stdout=subprocess.PIPE if capture else sys.stderr,
         text=True,
     )
-    if done.returncode == 130:
+    if done.returncode == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
+    if done.returncode == EXIT_TERMINATED:
+        raise Terminated
     if done.returncode:
         raise KD3Error(f"`kd3 {words[0]}` of the demo ended with status {done.returncode}; its message is above")
     return done.stdout or ""

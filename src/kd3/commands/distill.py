@@ -2,45 +2,28 @@
 
 from __future__ import annotations
 
-import copy
-from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from kd3 import console
-from kd3.commands.fitting import check_sizes, normalisation_on
+from kd3.commands.distilling import Live, train
 from kd3.compute import Compute, resolve
-from kd3.config.commands import DEFAULT_IMAGES, DistillConfig
+from kd3.config.commands import DistillConfig
 from kd3.config.distill_layers import layered, resumed
-from kd3.config.settings import to_yaml
 from kd3.config.spread import spread
+from kd3.config.training import DEFAULT_IMAGES
 from kd3.errors import KD3Error
-from kd3.measure.labelled import LabelledImages
-from kd3.measure.leak import leak
-from kd3.methods.base import Method, build_method
-from kd3.models.arch import build_arch
+from kd3.launch import launched
 from kd3.models.student import Student
-from kd3.models.student_files import load_student, save_student
-from kd3.models.teacher import Teacher, load_teacher
+from kd3.models.student_files import load_student
+from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.runs.folder import RunFolder, read_summary
-from kd3.runs.origin import origin
 from kd3.runs.summary import describe
-from kd3.storage.atomic import write_json
-from kd3.storage.lock import exclusive
-from kd3.tracking.trackers import Trackers, check_installed
-from kd3.training.fit import Fit, FitResult
-from kd3.training.fixed_views import check_fixed_views
-from kd3.training.pool_batches import PoolBatches
-from kd3.training.pool_split import PoolSplit, split_pool
-from kd3.training.randomness import seed_for
-from kd3.training.teacher_logits import teacher_logits
+from kd3.tracking.trackers import check_installed
 
 SAMPLE_IMAGES = 64
 
@@ -116,103 +99,36 @@ def distill(
         resolved = resumed({**names, **given}, where=where)
     else:
         resolved = layered({**names, **given}, config=Path(config) if config else None, preset=preset, where=where)
-    return _distill(
-        resolved,
-        resume=resume,
+    live = Live(
         teacher=teacher if isinstance(teacher, Teacher) else None,
         student=student if isinstance(student, nn.Module) else None,
         pool=pool if isinstance(pool, ImagePool) else None,
     )
+    return _distill(resolved, resume=resume, live=live)
 
 
 def run(config: DistillConfig, *, resume: bool = False) -> Run:
     """Run the command line's settings."""
-    return _distill(config, resume=resume)
+    return _distill(config, resume=resume, live=Live())
 
 
-def _distill(
-    config: DistillConfig,
-    *,
-    resume: bool,
-    teacher: Teacher | None = None,
-    student: nn.Module | None = None,
-    pool: ImagePool | None = None,
-) -> Run:
+def _distill(config: DistillConfig, *, resume: bool, live: Live) -> Run:
     folder = RunFolder(Path(config.out))
     state = folder.state()
     if state == "finished":
         if not resume:
             raise KD3Error(f"{folder.path} holds a finished run; choose another --out")
         console.say(f"{folder.path} is finished; there is nothing to resume")
-        return Run(folder.path, read_summary(folder.path), student)
+        return Run(folder.path, read_summary(folder.path), live.student)
     if state == "interrupted" and not resume:
         raise KD3Error(f"{folder.path} holds an interrupted run; add --resume to continue it, or choose another --out")
 
     check_installed(config.trackers)
     compute = resolve(config.device, config.precision)
     config = _resolved(config, compute)
-    live_teacher, live_pool = teacher, pool
-    teacher = teacher or load_teacher(config.teacher)
-    pool = pool or ImagePool.open(config.pool)
-    check_sizes(teacher, pool)
-    if state == "absent" and (doubt := normalisation_on(teacher, pool, compute, _split(config, pool).train).warning):
-        console.warn(doubt)
-    if config.train.fold_batch_norms:
-        teacher = teacher.folded()
-    data = _labelled(config, teacher)
-    if data is not None and state == "absent" and (leaked := leak(pool, data).warning):
-        console.warn(leaked)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for(config.seed, "initial weights"))
-        method = _method(config, teacher, student, pool)
-    labels = torch.from_numpy(pool.labels(teacher.classes)) if method.needs_labels else None
-    check_fixed_views(config.train, pool)
-
-    folder.make()
-    with exclusive(folder.lock, what=f"run {folder.path}"):
-        if folder.state() != state:
-            raise KD3Error(f"another process has just begun a run in {folder.path}; choose another --out")
-        identities = {"teacher": teacher.fingerprint(), "pool": pool.content_hash}
-        if state == "absent":
-            folder.begin(to_yaml(config), origin(**identities, compute=str(compute)))
-        else:
-            folder.check_origin(**identities, compute=str(compute))
-        console.say(_announcement(config, teacher, method, pool, compute))
-        batches = PoolBatches(pool, compute)
-        tracked = ExitStack()
-
-        def track(images: int) -> list[Trackers]:
-            values = config.model_dump(mode="json")
-            trackers = Trackers(config.trackers, folder.path, values, teacher.classes, images=images)
-            tracked.callback(trackers.close)
-            return [trackers]
-
-        fit = Fit(
-            method,
-            batches=batches,
-            split=_split(config, pool),
-            teacher_logits=cache(lambda: teacher_logits(teacher, batches, compute)),
-            settings=config.train,
-            seed=config.seed,
-            compute=compute,
-            folder=folder,
-            evaluate=(lambda trained: {"accuracy": data.accuracy(trained.student, compute)}) if data else None,
-            labels=labels,
-            listeners=track,
-        )
-        try:
-            result = fit.run(resume=resume)
-        except KeyboardInterrupt:
-            live = isinstance(live_teacher, Teacher) or isinstance(student, nn.Module)
-            live = live or (live_pool is not None and live_pool.path is None)
-            again = "the same call and resume=True" if live else f"kd3 distill --resume --out {folder.path}"
-            raise KeyboardInterrupt(
-                f"interrupted after {fit.at.step:,} of {fit.total_steps:,} steps; continue with: {again}"
-            ) from None
-        finally:
-            tracked.close()
-        summary = _finish(config, folder, method, student, result, compute, pool)
-    return Run(folder.path, summary, student)
+    with launched(compute, devices=config.devices, nodes=config.nodes) as together:
+        summary = train(config, together, state, live)
+    return Run(folder.path, summary, live.student)
 
 
 def _resolved(config: DistillConfig, compute: Compute) -> DistillConfig:
@@ -222,92 +138,3 @@ def _resolved(config: DistillConfig, compute: Compute) -> DistillConfig:
         train = train.model_copy(update={"images": DEFAULT_IMAGES})
     update = {"train": train, "device": str(compute.device), "precision": compute.precision}
     return config.model_copy(update=update)
-
-
-def _labelled(config: DistillConfig, teacher: Teacher) -> LabelledImages | None:
-    if config.eval_data is None:
-        return None
-    assert teacher.input_size is not None
-    return LabelledImages(
-        config.eval_data,
-        image_size=teacher.input_size,
-        num_classes=teacher.num_classes,
-        class_names=teacher.classes,
-    )
-
-
-def _split(config: DistillConfig, pool: ImagePool) -> PoolSplit:
-    return split_pool(pool, config.train.holdout, share=config.train.share)
-
-
-def _method(config: DistillConfig, teacher: Teacher, student: nn.Module | None, pool: ImagePool) -> Method:
-    backbone = copy.deepcopy(student)
-    if backbone is None:
-        backbone = build_arch(
-            config.student,
-            num_classes=teacher.num_classes,
-            arch_args=config.student_args,
-            relative_to=Path(),
-            input_size=teacher.input_size,
-        )
-    images = torch.from_numpy(pool.read(_split(config, pool).train[:SAMPLE_IMAGES]))
-    # A live teacher may already be on a GPU.
-    sample = teacher.normalise(images.to(teacher.normalise.scale.device))
-    return build_method(
-        config.method,
-        config.method_options,
-        teacher=teacher,
-        backbone=backbone,
-        backbone_name=config.student,
-        sample=sample,
-    )
-
-
-def _announcement(config: DistillConfig, teacher: Teacher, method: Method, pool: ImagePool, compute: Compute) -> str:
-    teacher_size = sum(p.numel() for p in teacher.parameters()) / 1e6
-    student_size = sum(p.numel() for p in method.student.parameters()) / 1e6
-    return (
-        f"distil {teacher.name} ({teacher_size:.2f} M parameters) into {config.student} ({student_size:.2f} M) "
-        f"with {config.method} on {len(pool):,} images; {compute}"
-    )
-
-
-def _finish(
-    config: DistillConfig,
-    folder: RunFolder,
-    method: Method,
-    live_student: nn.Module | None,
-    result: FitResult,
-    compute: Compute,
-    pool: ImagePool,
-) -> dict[str, Any]:
-    """Keep the student of the best agreement, and write the summary last: it marks the end."""
-    method.student.load_state_dict(load_file(folder.best))
-    summary = {
-        "method": config.method,
-        "teacher": config.teacher,
-        "student": config.student,
-        "pool": config.pool,
-        "pool_images": len(pool),
-        "classes": method.student.classes,
-        "agreement": result.best_agreement,
-        "agreement_at_end": result.last_agreement,
-        "best_step": result.best_step,
-        "steps": result.steps,
-        "images": result.images,
-        "rounds": result.rounds,
-        "seconds": round(result.seconds, 1),
-        "images_per_second": round(result.images / max(result.seconds, 1e-9), 1),
-        "compute": str(compute),
-        "seed": config.seed,
-    }
-    arch = None if live_student is not None else config.student
-    save_student(
-        method.student.to("cpu").eval(),
-        folder.student,
-        arch=arch,
-        arch_args=config.student_args,
-        about=summary,
-    )
-    write_json(folder.summary, summary)
-    return summary

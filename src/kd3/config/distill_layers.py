@@ -12,6 +12,9 @@ from kd3.config.settings import build, merge, read_yaml
 from kd3.errors import KD3Error, unknown_name
 from kd3.runs.folder import RunFolder
 
+# Where a run goes on and how it is kept: what it learns is the same.
+MAY_CHANGE = ("device", "devices", "nodes", "train.checkpoint_minutes", "train.checkpoint_steps")
+
 
 def presets() -> list[str]:
     """Return the names of the presets that come with kd3."""
@@ -67,7 +70,7 @@ def _replace_budget(layer: Mapping[str, Any], below: list[dict[str, Any]]) -> No
 
 
 def resumed(flags: Mapping[str, Any], *, where: str) -> DistillConfig:
-    """Return the settings of the run to continue, which `flags` must not contradict.
+    """Return the settings of the run to continue; `flags` may only change where it goes on and how often it is saved.
 
     Raises:
         KD3Error: `out` is missing or holds no run, or a flag differs from the run's own setting.
@@ -84,11 +87,13 @@ def resumed(flags: Mapping[str, Any], *, where: str) -> DistillConfig:
     before = build(DistillConfig, saved, where=str(saved_path))
     after = build(DistillConfig, merge(saved, flags), where=where)
     for path, old, new in differences(before.model_dump(), after.model_dump()):
+        if path in MAY_CHANGE:
+            continue
         raise KD3Error(
             f"{path} is {old!r} in the run {flags['out']} and cannot become {new!r} on --resume; "
             f"leave the flag out, or start a new run"
         )
-    return before
+    return after
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -8,9 +8,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from kd3.config.commands import DistillConfig, TrainSettings
+from kd3.config.commands import DistillConfig
 from kd3.config.distill_layers import differences
 from kd3.config.settings import merge
+from kd3.config.training import TrainSettings
 from kd3.errors import KD3Error
 from kd3.experiments.plan import Cell
 from kd3.experiments.table import RunResult, what_was_run

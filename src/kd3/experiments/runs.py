@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,8 +17,9 @@ import yaml
 from kd3.config.commands import DistillConfig
 from kd3.config.distill_layers import differences
 from kd3.config.settings import build, read_yaml
-from kd3.errors import KD3Error
+from kd3.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, KD3Error
 from kd3.experiments.plan import Cell
+from kd3.interruption import Terminated
 from kd3.runs.folder import RunFolder
 from kd3.storage.atomic import write_text
 
@@ -126,16 +128,20 @@ def run_all(
                 else:
                     failures.append(Failure(process.cell, why))
     except BaseException as problem:
-        _stop([process.child for process in running])
+        by_machine = isinstance(problem, Terminated)
+        _stop([process.child for process in running], told=not by_machine)
         if isinstance(problem, KeyboardInterrupt):
-            raise KeyboardInterrupt("interrupted; the same command goes on from here") from None
+            kind = Terminated if by_machine else KeyboardInterrupt
+            raise kind("interrupted; the same command goes on from here") from None
         raise
     return failures
 
 
-def _stop(children: Sequence[subprocess.Popen[bytes]]) -> None:
+def _stop(children: Sequence[subprocess.Popen[bytes]], *, told: bool) -> None:
     """Wait until each has written its checkpoint and ended."""
     # Ctrl-C has reached them already; a second signal would cut the step short that they are in.
+    for child in children if not told else ():
+        child.terminate()
     deadline = time.monotonic() + GRACE_SECONDS
     for child in children:
         try:
@@ -174,8 +180,10 @@ class _Process:
         """Return why the finished process left no student; None where it did."""
         if self.child.returncode == 0 and self.folder.state() == "finished":
             return None
-        if self.child.returncode in (130, -2):
+        if self.child.returncode in (EXIT_INTERRUPTED, -signal.SIGINT):
             raise KeyboardInterrupt
+        if self.child.returncode in (EXIT_TERMINATED, -signal.SIGTERM):
+            raise Terminated
         lines = [line for line in self._log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
         return f"{lines[-1] if lines else 'it said nothing'} (status {self.child.returncode}; see {self._log})"
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kd3.losses.precision import widen
+from kd3.ranks import ALONE, Ranks
 
 
 def alignment_weights(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
@@ -44,6 +45,7 @@ def feature_alignment(
     *,
     weights: Tensor | None = None,
     relative: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Return the mean over images, channels and places of w_i * (r(F_S(x_i)) - F_T(x_i))^2.
 
@@ -54,7 +56,8 @@ def feature_alignment(
     the scale of the teacher's features.
 
     Shapes: (B, C, h, w), (B, C, h', w'), (B,) -> (). The larger map is average-pooled to the
-    smaller one's size. The sum is taken in float32 or wider.
+    smaller one's size. The sum is taken in float32 or wider. The batch whose features are averaged for
+    `relative` is that of all `ranks`.
 
     Raises:
         ValueError: channels or batch sizes differ.
@@ -74,5 +77,5 @@ def feature_alignment(
         per_image = per_image * weights
     loss = per_image.mean()
     if relative:
-        loss = loss / target.square().mean().clamp_min(1e-12)
+        loss = loss / ranks.mean(target.square().mean()).clamp_min(1e-12)
     return loss

@@ -16,6 +16,7 @@ from kd3.errors import unknown_name
 from kd3.models.head import ModelOutput
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
+from kd3.ranks import ALONE, Ranks
 from kd3.selection.predictions import Predictions
 from kd3.selection.select import Selection
 
@@ -60,6 +61,7 @@ class Method(nn.Module, abc.ABC):
 
     student: Student
     needs_labels = False  # of the pool's images, by the folders that they came from
+    ranks: Ranks = ALONE  # processes whose parts make up a batch
 
     def __init__(self, teacher: Teacher, student: Student) -> None:
         super().__init__()
@@ -87,6 +89,8 @@ class Method(nn.Module, abc.ABC):
         labels: Tensor | None = None,
     ) -> StepResult:
         """Return the loss of a batch. Shapes: images (B, 3, H, W), normalised and augmented; labels (B,) int64.
+
+        Of several ranks each has a part of the batch, and the loss is such that their mean is that of the whole batch.
 
         `teacher` is what the teacher says of these very images, where it is known already; `labels` are there for
         a method that needs them.

@@ -126,7 +126,9 @@ class KD3(Method):
             weights = alignment_weights(student.logits, teacher.logits) if options.alignment == "weighted" else None
             projected = student.features if self.projector is None else self.projector(features)
             relative = options.alignment_scale == "relative"
-            alignment = feature_alignment(projected, teacher.features, weights=weights, relative=relative)
+            alignment = feature_alignment(
+                projected, teacher.features, weights=weights, relative=relative, ranks=self.ranks
+            )
             terms["alignment"] = options.alignment_weight * alignment
         if options.logit_weight > 0:
             divergence = soft_target_divergence(student.logits, teacher.logits, temperature=options.temperature)
@@ -158,7 +160,10 @@ class KD3(Method):
             gamma_scale=options.gamma_scale,
             beta_scale=options.beta_scale,
             generator=generator,
+            ranks=self.ranks,
         )
         u = F.normalize(self.embedding(pool(features[:part])).float(), dim=1)
         u_mixed = F.normalize(self.embedding(pool(self.student.features(mixed))).float(), dim=1)
+        # Every rank sees the negatives of all.
+        u, u_mixed = self.ranks.gather_alike(u), self.ranks.gather_alike(u_mixed)
         return nt_xent(u, u_mixed, temperature=options.contrastive_temperature)

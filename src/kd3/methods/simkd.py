@@ -53,5 +53,6 @@ class SimKD(Method):
         target = self.teacher.outputs(images) if teacher is None else teacher
         _, student = self.student.outputs(images)
         relative = self.options.alignment_scale == "relative"
-        loss = self.options.alignment_weight * feature_alignment(student.features, target.features, relative=relative)
+        alignment = feature_alignment(student.features, target.features, relative=relative, ranks=self.ranks)
+        loss = self.options.alignment_weight * alignment
         return StepResult(loss, {"alignment": loss})

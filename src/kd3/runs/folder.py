@@ -64,14 +64,14 @@ class RunFolder:
         """The run's result; its presence says that the run is finished."""
         return self.path / "summary.json"
 
-    def check_origin(self, **identities: str) -> None:
-        """Refuse to go on with something else than what the run was begun with.
+    def check_origin(self, **identities: str) -> dict[str, Any]:
+        """Refuse to go on with something else than what the run was begun with; return what it was begun with.
 
         Raises:
-            KD3Error: an identity (a hash of the teacher or the pool, the device) is another one now.
+            KD3Error: an identity (a hash of the teacher or the pool) is another one now.
         """
         try:
-            before = json.loads(self.origin.read_text(encoding="utf-8"))
+            before: dict[str, Any] = json.loads(self.origin.read_text(encoding="utf-8"))
         except (OSError, ValueError) as problem:
             raise KD3Error(f"{self.origin} cannot be read: {problem}") from None
         for name, now in identities.items():
@@ -80,6 +80,7 @@ class RunFolder:
                     f"the {name} is not what the run {self.path} was begun with (was {_short(before.get(name))}, is "
                     f"{_short(now)}); bring it back, or start a new run in another --out"
                 )
+        return before
 
     def state(self) -> State:
         """Say what is there.

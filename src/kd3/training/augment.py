@@ -9,33 +9,37 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kd3.ranks import ALONE, Ranks
+
 Augmentation = Literal["crop", "resized-crop", "none"]
 
 
-def augment(images: Tensor, kind: Augmentation, *, flip: bool, generator: torch.Generator) -> Tensor:
+def augment(
+    images: Tensor, kind: Augmentation, *, flip: bool, generator: torch.Generator, ranks: Ranks = ALONE
+) -> Tensor:
     """Return a random view of each image, half of them mirrored if `flip`.
 
     Shapes: (B, 3, S, S) uint8 -> the same, in channels_last. All randomness comes from
-    `generator`, on the images' device.
+    `generator`, on the images' device, the same on all `ranks`: it is drawn for the batch that their parts make up.
     """
     if kind == "crop":
-        return shift(images, flip=flip, generator=generator)
+        return shift(images, flip=flip, generator=generator, ranks=ranks)
     if kind == "resized-crop":
-        return resized_crop(images, flip=flip, generator=generator)
-    mirrored = _coin(len(images), images.device, generator) if flip else None
+        return resized_crop(images, flip=flip, generator=generator, ranks=ranks)
+    mirrored = _coin(len(images), images.device, generator, ranks) if flip else None
     views = images if mirrored is None else torch.where(mirrored[:, None, None, None], images.flip(3), images)
     return views.contiguous(memory_format=torch.channels_last)
 
 
-def shift(images: Tensor, *, flip: bool = True, generator: torch.Generator) -> Tensor:
+def shift(images: Tensor, *, flip: bool = True, generator: torch.Generator, ranks: Ranks = ALONE) -> Tensor:
     """Shift each image by up to an eighth of its side, reflected at the border.
 
     For 32 pixels this is the usual crop after a padding of 4, with reflection.
     """
     batch, _, height, width = images.shape
-    down = _offset(batch, height, images.device, generator)
-    across = _offset(batch, width, images.device, generator)
-    mirrored = _coin(batch, images.device, generator) if flip else None
+    down = _offset(batch, height, images.device, generator, ranks)
+    across = _offset(batch, width, images.device, generator, ranks)
+    mirrored = _coin(batch, images.device, generator, ranks) if flip else None
     return shifted(images, down, across, mirrored)
 
 
@@ -53,13 +57,14 @@ def shifted(images: Tensor, down: Tensor, across: Tensor, mirrored: Tensor | Non
     return images[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def _coin(batch: int, device: torch.device, generator: torch.Generator) -> Tensor:
-    return torch.rand(batch, generator=generator, device=device) < 0.5
+def _coin(batch: int, device: torch.device, generator: torch.Generator, ranks: Ranks) -> Tensor:
+    total = batch * ranks.count
+    return torch.rand(total, generator=generator, device=device)[ranks.part(total)] < 0.5
 
 
-def _offset(batch: int, side: int, device: torch.device, generator: torch.Generator) -> Tensor:
-    reach = side // 8
-    return torch.randint(-reach, reach + 1, (batch, 1), generator=generator, device=device)[:, 0]
+def _offset(batch: int, side: int, device: torch.device, generator: torch.Generator, ranks: Ranks) -> Tensor:
+    reach, total = side // 8, batch * ranks.count
+    return torch.randint(-reach, reach + 1, (total, 1), generator=generator, device=device)[ranks.part(total), 0]
 
 
 def _places(side: int, offset: Tensor) -> Tensor:
@@ -74,6 +79,7 @@ def resized_crop(
     generator: torch.Generator,
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Cut a random part of each image, of `scale` times its area, stretch it to full size.
 
@@ -81,7 +87,8 @@ def resized_crop(
     trimmed to the image, where torchvision draws again.
     """
     batch = len(images)
-    uniform = torch.rand(4, batch, generator=generator, device=images.device)
+    total = batch * ranks.count
+    uniform = torch.rand(4, total, generator=generator, device=images.device)[:, ranks.part(total)]
     area = scale[0] + (scale[1] - scale[0]) * uniform[0]
     aspect = torch.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * uniform[1])
     width = (area * aspect).sqrt().clamp_max(1)
@@ -89,7 +96,7 @@ def resized_crop(
     left = (2 * uniform[2] - 1) * (1 - width)
     top = (2 * uniform[3] - 1) * (1 - height)
     if flip:
-        width = torch.where(_coin(batch, images.device, generator), -width, width)
+        width = torch.where(_coin(batch, images.device, generator, ranks), -width, width)
     zero = torch.zeros_like(left)
     affine = torch.stack([torch.stack([width, zero, left], 1), torch.stack([zero, height, top], 1)], 1)
     grid = F.affine_grid(affine, list(images.shape), align_corners=False)

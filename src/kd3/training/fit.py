@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,27 +15,26 @@ from torch import Tensor
 
 from kd3 import console
 from kd3.compute import Compute
-from kd3.config.commands import TrainSettings
+from kd3.config.training import TrainSettings
 from kd3.errors import KD3Error
+from kd3.interruption import Stopped, StopRequest, stopping_between_steps
 from kd3.methods.base import Method
 from kd3.models.fold import foldable
 from kd3.runs.folder import RunFolder
 from kd3.runs.metrics import Listener
 from kd3.selection.balance import weighted_order
-from kd3.storage.atomic import replacing
+from kd3.selection.predictions import Predictions
+from kd3.selection.select import Selection
 from kd3.training import display
-from kd3.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from kd3.training.checkpoint import Progress, load_checkpoint
 from kd3.training.fixed_views import fixed_views
-from kd3.training.health import Health
-from kd3.training.history import History
-from kd3.training.interruption import Stopped, StopRequest, stopping_between_steps
 from kd3.training.latest import LatestPredictions
 from kd3.training.learner import Learner
-from kd3.training.not_finite import not_finite
 from kd3.training.pool_batches import PoolBatches
 from kd3.training.pool_scan import PoolScan
 from kd3.training.pool_split import PoolSplit
 from kd3.training.randomness import generator_for
+from kd3.training.records import Records
 from kd3.training.scan import agreement, commonest_class, score
 from kd3.training.schedule import learning_rate, total_steps
 
@@ -77,7 +77,7 @@ class Fit:
         self.method, self.batches, self.split = method, batches, split
         self.teacher_logits = teacher_logits
         self.settings, self.seed, self.compute, self.folder = settings, seed, compute, folder
-        self.evaluate, self.listeners = evaluate, listeners
+        self.evaluate, self.listeners, self.ranks = evaluate, listeners, compute.ranks
         self.total_steps = total_steps(settings, len(split.train))
         teacher = compute.place(method.teacher)
         self.learner = Learner(
@@ -94,7 +94,7 @@ class Fit:
         self.foldable = foldable(student, student.input_size) if settings.fold_batch_norms else []
         self.holdout_logits = score(teacher, batches, split.holdout, method.teacher.normalise, compute)
         self.at = Progress()
-        self.history: History
+        self.records: Records
 
     def run(self, *, resume: bool) -> FitResult:
         """Train to the end of the budget.
@@ -117,29 +117,34 @@ class Fit:
         self.latest.round = self.at.round
         batch = self.settings.batch_size
         classes, budget = self.method.teacher.classes, self.total_steps * batch
-        self.saved_at = time.monotonic()
         self.method.train()
         with (
             display.shown(budget, self.at.step * batch, classes) as bar,
             torch.random.fork_rng(devices=[self.compute.device] if self.compute.device.type == "cuda" else []),
             stopping_between_steps() as stop,
+            self.ranks.connected(),
         ):
-            listeners: list[Listener] = [bar, *self.listeners(self.at.step * batch)]
-            self.history = History(
-                self.folder.metrics, Health(classes, budget), size=self.at.metrics_size, listeners=listeners
+            self.records = Records(
+                self.folder,
+                self.ranks,
+                self.at,
+                batch=batch,
+                budget=budget,
+                classes=classes,
+                listeners=lambda: [bar, *self.listeners(self.at.step * batch)],
             )
             try:
                 while self.at.step < self.total_steps:
                     if self.at.step >= self.at.round_end:
                         self._select()
-                        stop.check()
+                        self._heed(stop)
                     self._round(bar, stop)
                     self._look()
                     self._save()
-                    stop.check()
+                    self._heed(stop)
             except Stopped:
                 self._save()
-                raise
+                raise stop.interruption("") from None
             # A second signal interrupts inside a step: the checkpoint before it is the good one.
         return FitResult(
             steps=self.at.step,
@@ -155,7 +160,9 @@ class Fit:
         """Ask the method what to learn from next, and open a round of it."""
         with self._timed():
             batch = self.settings.batch_size
+            self.learner.agree_on_buffers()
             selection = self.method.select(self._scan(), self.at.step / self.total_steps, at_least=batch)
+            selection = self._agreed(selection)
             self.method.train()
             passes = self.method.passes_per_selection
             self.at.round += 1
@@ -164,32 +171,14 @@ class Fit:
             self.at.round_start = self.at.step
             length = max(1, int(len(selection.index) * passes) // batch)
             self.at.round_end = min(self.at.step + length, self.total_steps)
-        self.folder.selections.mkdir(exist_ok=True)
-        with (
-            replacing(self.folder.selections / f"{self.at.round:05d}.npy") as path,
-            path.open("wb") as handle,
-        ):
-            np.save(handle, self.split.train[selection.index.numpy()])
-        counts = {
-            name: None if values is None else values.tolist()
-            for name, values in (
-                ("thresholds", selection.thresholds),
-                ("predicted_per_class", selection.predicted_per_class),
-                ("kept_per_class", selection.kept_per_class),
-            )
-        }
-        self.history.tell(
-            "selection",
-            round=self.at.round,
-            **self._place(),
-            of=len(self.split.train),
-            kept=len(selection.index),
-            rescued_classes=list(selection.rescued_classes),
-            filled=selection.filled,
-            **counts,
-        )
-        for words in selection.warnings(self.method.teacher.classes):
-            self.history.warn(words, before=f"selection of round {self.at.round}: ", **self._place())
+        self.records.selection(selection, self.split.train[selection.index.numpy()], of=len(self.split.train))
+
+    def _agreed(self, selection: Selection) -> Selection:
+        """Return the first rank's selection, where ranks differ by a rounding."""
+        if self.ranks.count == 1:
+            return selection
+        digests = self.ranks.from_each(hashlib.sha256(selection.index.numpy().tobytes()).digest())
+        return selection if len(set(digests)) == 1 else self.ranks.from_first(selection)
 
     def _scan(self) -> PoolScan:
         return PoolScan(
@@ -208,13 +197,14 @@ class Fit:
         order = self._order()[(self.at.step - self.at.round_start) * batch :]
         taken, since = 0, time.monotonic()  # here, since the losses were last told
         positions = self.split.train[order]
-        with closing(self.batches.iterate(positions, batch)) as images:
-            for start in range(0, len(order), batch):
+        mine = positions.reshape(-1, batch)[:, self.ranks.part(batch)]
+        with closing(self.batches.iterate(mine.ravel(), mine.shape[1])) as images:
+            for number, places in enumerate(mine):
+                start = number * batch
                 with self._timed():
-                    places = torch.from_numpy(positions[start : start + batch])
-                    result = self.learner.step(self.at.step, next(images), places)
+                    result = self.learner.step(self.at.step, next(images), torch.from_numpy(places))
                     if result.predictions is not None:
-                        self.latest.note(torch.from_numpy(order[start : start + batch]), result.predictions)
+                        self._note(order[start : start + batch], result.predictions)
                 for name, value in {"loss": result.loss, **result.terms}.items():
                     before = self.at.sums.get(name)
                     self.at.sums[name] = value if before is None else before.to(value.device) + value
@@ -222,18 +212,17 @@ class Fit:
                 taken += 1
                 self.at.step += 1
                 if self.at.step % LOG_STEPS == 0 or self.at.step == self.at.round_end:
+                    self._share_sums()
                     means = {name: float(value) / self.at.summed for name, value in self.at.sums.items()}
                     if not math.isfinite(means["loss"]):
-                        raise not_finite(
-                            self.folder,
-                            seed=self.seed,
-                            lr=self.settings.lr,
-                            first_step=self.at.step - taken + 1,
-                            means=means,
-                            batches=np.split(positions[start + batch - taken * batch : start + batch], taken),
+                        seen = positions[start + batch - taken * batch : start + batch]
+                        raise self.records.not_finite(
+                            seed=self.seed, lr=self.settings.lr, means=means, batches=np.split(seen, taken)
                         )
                     rate = taken * batch / (time.monotonic() - since)
-                    self._log(means, rate)
+                    self.records.train(
+                        means, lr=learning_rate(self.at.step - 1, self.total_steps, self.settings), rate=rate
+                    )
                     kept = len(self.at.selected)
                     told = f"loss {means['loss']:.3f}, {kept:,} kept, {self._agreement_words()}"
                     bar.advance(taken * batch, told)
@@ -241,9 +230,30 @@ class Fit:
                     taken, since = 0, time.monotonic()
                 if self.at.step == self.at.round_end:
                     return  # looked at and saved as a whole, by the caller
-                if time.monotonic() - self.saved_at > 60 * self.settings.checkpoint_minutes:
-                    self._save()
-                stop.check()
+                self._heed(stop, save=self._is_save_due())
+
+    def _note(self, index: np.ndarray, predictions: Predictions) -> None:
+        """Keep what a step has predicted of its images, of all ranks."""
+        confidence = self.ranks.gather_alike(predictions.confidence)
+        label = self.ranks.gather_alike(predictions.label)
+        self.latest.note(torch.from_numpy(index), predictions._replace(confidence=confidence, label=label))
+
+    def _is_save_due(self) -> bool:
+        steps = self.settings.checkpoint_steps
+        due = time.monotonic() - self.records.saved_at > 60 * self.settings.checkpoint_minutes
+        return due or (steps is not None and self.at.step - self.records.saved_step >= steps)
+
+    def _heed(self, stop: StopRequest, *, save: bool = False) -> None:
+        """Save a checkpoint if it is due for the first rank; stop, all together, if one of them was asked to."""
+        stopping, by_machine, saving = self.ranks.any(stop.requested, stop.by_machine, save and self.ranks.is_first)
+        if saving:
+            self._save()
+        stop.requested, stop.by_machine = stopping, by_machine
+        stop.check()
+
+    def _share_sums(self) -> None:
+        """Make the sums of losses those of the whole batches."""
+        self.at.sums = {name: self.ranks.mean(value) for name, value in self.at.sums.items()}
 
     def _order(self) -> np.ndarray:
         """Return the training images of the whole round, in the order of their use, as positions in the split."""
@@ -264,44 +274,27 @@ class Fit:
             return
         self.at.evaluated_step = self.at.step
         student = self.method.student
+        self.learner.agree_on_buffers()
         with self._timed():
             logits = score(student, self.batches, self.split.holdout, student.normalise, self.compute)
             self.at.agreement = agreement(logits, self.holdout_logits)
             self.method.train()
         if self.at.agreement >= self.at.best_agreement:
             self.at.best_agreement, self.at.best_step = self.at.agreement, self.at.step
-            self._keep_best()
-        labelled = self.evaluate(self.method) if self.evaluate else {}
+            self.records.best(student)
+        labelled = self.evaluate(self.method) if self.evaluate and self.ranks.is_first else {}
         self.method.train()
         said = commonest_class(logits, self.holdout_logits)
-        self.history.tell("evaluation", **self._place(), agreement=self.at.agreement, **said, **labelled)
+        self.records.evaluation(**said, **labelled)
         shown = "".join(f", {name} {value:.2f} %" for name, value in labelled.items())
         console.say(
             f"round {self.at.round}: {self.at.step * self.settings.batch_size:,} images, "
             f"{len(self.at.selected):,} of {len(self.split.train):,} kept, {self._agreement_words()}{shown}"
         )
 
-    def _keep_best(self) -> None:
-        from safetensors.torch import save_file
-
-        state = {name: value.detach().cpu().contiguous() for name, value in self.method.student.state_dict().items()}
-        with replacing(self.folder.best) as path:
-            save_file(state, path)
-
     def _save(self) -> None:
-        self.at.metrics_size = self.history.size
-        self.at.latest = self.latest.state()
-        optimizer = self.learner.optimizer.state_dict()
-        save_checkpoint(self.folder.last, self.at, method=self.method.state_dict(), optimizer=optimizer)
-        self.saved_at = time.monotonic()
-
-    def _log(self, means: dict[str, float], rate: float) -> None:
-        lr = learning_rate(self.at.step - 1, self.total_steps, self.settings)
-        self.history.tell("train", **self._place(), **means, lr=lr, images_per_second=round(rate, 1))
-
-    def _place(self) -> dict[str, float]:
-        images = self.at.step * self.settings.batch_size
-        return {"step": self.at.step, "images": images, "seconds": round(self.at.seconds, 2)}
+        self._share_sums()
+        self.records.checkpoint(self.method, self.learner.optimizer, self.latest.state())
 
     def _agreement_words(self) -> str:
         return f"agreement {self.at.agreement:.1f} %" if self.at.agreement >= 0 else ""

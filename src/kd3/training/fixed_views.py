@@ -10,11 +10,12 @@ from torch import Tensor
 
 from kd3 import console
 from kd3.compute import Compute
-from kd3.config.commands import TrainSettings
+from kd3.config.training import TrainSettings
 from kd3.errors import KD3Error
 from kd3.models.head import ModelOutput, pool
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
+from kd3.ranks import ALONE, Ranks
 from kd3.training.augment import shifted
 from kd3.training.kept_outputs import COMPARED, name_for, reserve, says_the_same
 from kd3.training.randomness import generator_for
@@ -44,9 +45,14 @@ class FixedViews:
         self._offsets = torch.randint(-reach, reach + 1, (images, views, 2), generator=generator, dtype=torch.int8)
         self._mirrored = torch.randint(0, 2, (images, views), generator=generator, dtype=torch.int8)
 
-    def choose(self, positions: Tensor, generator: torch.Generator) -> Tensor:
-        """Return a view of each image, as a row: position * V + view. Shapes: (B,) -> (B,) int64."""
-        return positions * self.views + torch.randint(0, self.views, (len(positions),), generator=generator)
+    def choose(self, positions: Tensor, generator: torch.Generator, ranks: Ranks = ALONE) -> Tensor:
+        """Return a view of each image, as a row: position * V + view. Shapes: (B,) -> (B,) int64.
+
+        The generator is the same on all `ranks`, whose parts make up the batch.
+        """
+        total = len(positions) * ranks.count
+        views = torch.randint(0, self.views, (total,), generator=generator)
+        return positions * self.views + views[ranks.part(total)]
 
     def of(self, images: Tensor, rows: Tensor) -> Tensor:
         """Return the chosen views, in channels_last.

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from kd3.compute import Compute
-from kd3.config.commands import TrainSettings
+from kd3.config.training import TrainSettings
 from kd3.methods.base import Method, StepResult
 from kd3.models.head import ModelOutput
 from kd3.training.augment import augment
 from kd3.training.fixed_views import FixedViews, TeacherFeatures
 from kd3.training.optimizer import build_optimizer, set_learning_rate
 from kd3.training.randomness import generator_for, seed_for
+from kd3.training.together import make_ready
 
 
 class Learner:
@@ -42,8 +43,10 @@ class Learner:
         self.fixed = fixed
         self.method, self.settings, self.seed, self.total_steps = method, settings, seed, total_steps
         self.compute = compute
+        self.ranks = compute.ranks
         compute.place(method)
         compute.place(method.teacher)
+        make_ready(method, settings, compute)
         if settings.compile_teacher:
             # Scoring keeps the plain one: its batches have other sizes.
             object.__setattr__(method, "teacher", method.teacher.compiled())
@@ -55,10 +58,12 @@ class Learner:
         """Learn from a batch and return its loss, without a graph.
 
         Shapes: images (B, 3, S, S), uint8, on the device; positions (B,) int64 in the pool, on the
-        CPU, needed for fixed views and labels. 0 <= number < total_steps.
+        CPU, needed for fixed views and labels. 0 <= number < total_steps. Of several ranks each has its
+        part of the batch, and the loss is that of the part.
         """
         set_learning_rate(self.optimizer, number, self.total_steps, self.settings)
-        torch.manual_seed(seed_for(self.seed, "network", number))  # dropout and the like
+        # Dropout and the like: other numbers on each rank.
+        torch.manual_seed(seed_for(self.seed, "network", number, *([self.ranks.rank] if self.ranks.rank else [])))
         generator = generator_for(self.compute.device, self.seed, "step", number)
         views, teacher = self._views(number, images, positions, generator)
         labels = None
@@ -72,16 +77,23 @@ class Learner:
         terms = {name: term.detach() for name, term in result.terms.items()}
         return StepResult(result.loss.detach(), terms, result.predictions)
 
+    def agree_on_buffers(self) -> None:
+        """Give all ranks the first one's batch-norm statistics, which differ where these are not synced."""
+        if self.ranks.count > 1 and self.settings.batch_norm == "local":
+            for buffer in self.method.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
     def _views(
         self, number: int, images: Tensor, positions: Tensor | None, generator: torch.Generator
     ) -> tuple[Tensor, ModelOutput | None]:
         """Return normalised views, and what the teacher says of them where that is kept."""
         normalise = self.method.student.normalise
         if self.fixed is None:
-            views = augment(images, self.settings.augmentation, flip=self.settings.flip, generator=generator)
+            how, flip = self.settings.augmentation, self.settings.flip
+            views = augment(images, how, flip=flip, generator=generator, ranks=self.ranks)
             return normalise(views), None
         assert positions is not None
         fixed, kept = self.fixed
-        rows = fixed.choose(positions, generator_for(torch.device("cpu"), self.seed, "views", number))
+        rows = fixed.choose(positions, generator_for(torch.device("cpu"), self.seed, "views", number), self.ranks)
         normalised = normalise(fixed.of(images, rows))
         return normalised, None if kept is None else kept.outputs(rows, normalised)

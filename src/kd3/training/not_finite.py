@@ -22,6 +22,7 @@ def not_finite(
     first_step: int,
     means: Mapping[str, float],
     batches: Sequence[np.ndarray],
+    write: bool = True,
 ) -> KD3Error:
     """Write which images the last steps saw, and return the error that ends the run.
 
@@ -29,19 +30,21 @@ def not_finite(
         first_step: number of the first of these steps.
         means: the loss and its terms, means over these steps.
         batches: positions in the pool, of each step (B,).
+        write: whether this process is the one that writes.
     """
     place = folder.path / NAME
     last = first_step + len(batches) - 1
-    with suppress(OSError):  # the error itself is worth more
-        write_json(
-            place,
-            {
-                "seed": seed,
-                "steps": [first_step, last],
-                "terms": {name: repr(float(value)) for name, value in means.items()},  # JSON has no NaN
-                "positions": {str(first_step + number): batch.tolist() for number, batch in enumerate(batches)},
-            },
-        )
+    if write:
+        with suppress(OSError):  # the error itself is worth more
+            write_json(
+                place,
+                {
+                    "seed": seed,
+                    "steps": [first_step, last],
+                    "terms": {name: repr(float(value)) for name, value in means.items()},  # JSON has no NaN
+                    "positions": {str(first_step + number): batch.tolist() for number, batch in enumerate(batches)},
+                },
+            )
     wrong = [name.replace("_", " ") for name, value in means.items() if not np.isfinite(value) and name != "loss"]
     again = "the same run repeats them"
     if folder.last.is_file():

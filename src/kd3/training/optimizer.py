@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from kd3.config.commands import TrainSettings
+from kd3.config.training import TrainSettings
 from kd3.training.muon import Muon
 from kd3.training.schedule import learning_rate
 

@@ -15,7 +15,7 @@ from kd3.selection.blend import blend_logits
 from kd3.selection.predictions import Predictions, predict
 from kd3.training.latest import LatestPredictions
 from kd3.training.pool_batches import PoolBatches
-from kd3.training.scan import SCAN_BATCH, scored
+from kd3.training.scan import scored
 
 
 class PoolScan:
@@ -67,18 +67,14 @@ class PoolScan:
         """Predict the images at these training positions, in order."""
         positions = self.positions[index.numpy()]
         # Whom the blend does not ask is not run.
-        teachers = self._teachers(positions, SCAN_BATCH) if teacher_weight > 0 else None
-        students = self._students(positions) if teacher_weight < 1 else None
+        asked = self._students(positions) if teacher_weight < 1 else self._teachers(positions)
         start = 0
-        while True:
-            teacher = next(teachers, None) if teachers is not None else None
-            student = next(students, None) if students is not None else None
-            logits = student if teacher is None else teacher
-            if logits is None:
-                return
-            if teacher is not None and student is not None:
-                logits = blend_logits(teacher.to(student.device), student, teacher_weight)
-            self.latest.note(index[start : start + len(logits)], predict(logits))
+        for logits in asked:
+            places = slice(start, start + len(logits))
+            if 0 < teacher_weight < 1:
+                teacher = torch.from_numpy(self._teacher_logits()[positions[places]])
+                logits = blend_logits(teacher.to(logits.device), logits, teacher_weight)
+            self.latest.note(index[places], predict(logits))
             start += len(logits)
 
     def _students(self, positions: np.ndarray) -> Iterator[Tensor]:

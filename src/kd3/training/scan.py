@@ -28,23 +28,30 @@ def scored(
 ) -> Iterator[Tensor]:
     """Yield a network's logits of pool images in order, (B, K) float32 on the device.
 
-    The network is put into evaluation mode for it and back afterwards.
+    The network is put into evaluation mode for it and back afterwards. Of several ranks each runs it on every so many
+    batches and all get all logits; what is too little to share, each computes.
 
     Raises:
         KD3Error: some logits are not finite; told at the end, so that no batch waits for the answer.
     """
+    ranks = compute.ranks
     was_training = network.training
     network.eval()
     finite: Tensor | None = None
     try:
         with console.progress(title or "", len(positions), "images", hidden=title is None) as bar:
-            for images in batches.iterate(positions, SCAN_BATCH):
+            shared = len(positions) // (SCAN_BATCH * ranks.count) * SCAN_BATCH * ranks.count if ranks.count > 1 else 0
+            own = positions[:shared].reshape(-1, ranks.count, SCAN_BATCH)[:, ranks.rank].ravel()
+            wanted = np.concatenate([own, positions[shared:]])
+            for number, images in enumerate(batches.iterate(wanted, SCAN_BATCH)):
                 with torch.inference_mode(), compute.autocast():
                     logits = network(normalise(images.contiguous(memory_format=torch.channels_last))).float()
+                    if number * SCAN_BATCH < len(own):
+                        logits = ranks.gather_alike(logits)
                     sound = torch.isfinite(logits).all()
                     finite = sound if finite is None else finite & sound
                 yield logits
-                bar.advance(len(images))
+                bar.advance(len(logits))
     finally:
         network.train(was_training)
     if finite is not None and not finite:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from kd3.config.commands import DEFAULT_IMAGES, TrainSettings
+from kd3.config.training import DEFAULT_IMAGES, TrainSettings
 
 
 def learning_rate(step: int, total_steps: int, settings: TrainSettings) -> float:

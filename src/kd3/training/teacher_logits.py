@@ -12,6 +12,7 @@ from numpy.lib import format as npy
 
 from kd3 import console
 from kd3.compute import Compute
+from kd3.errors import KD3Error
 from kd3.models.teacher import Teacher
 from kd3.storage.atomic import replacing
 from kd3.storage.lock import waiting
@@ -40,6 +41,8 @@ def teacher_logits(teacher: Teacher, batches: PoolBatches, compute: Compute) -> 
     path = _path(teacher, batches, compute)
     if path is None:
         return _in_memory(teacher, batches, compute)
+    if compute.ranks.count > 1:
+        return _of_all_ranks(path, teacher, batches, compute)
     try:
         path.parent.mkdir(exist_ok=True)
         with waiting(path.with_suffix(".lock"), what=f"the teacher's logits {path}"):
@@ -53,6 +56,32 @@ def teacher_logits(teacher: Teacher, batches: PoolBatches, compute: Compute) -> 
             return kept  # made by who may write to this pool
         console.warn(f"the teacher's logits could not be kept at {path}: {problem.strerror or problem}")
         return _in_memory(teacher, batches, compute)
+
+
+def _of_all_ranks(path: Path, teacher: Teacher, batches: PoolBatches, compute: Compute) -> np.ndarray:
+    """Return the logits, scored by all ranks together where the file is not there for one, and written by the first.
+
+    Raises:
+        KD3Error: they cannot be written, or a rank does not see what the first has written.
+    """
+    ranks = compute.ranks
+    (missing,) = ranks.any(_kept(path, teacher, batches, compute) is None)
+    if missing and ranks.is_first:
+        try:
+            path.parent.mkdir(exist_ok=True)
+            _write(path, teacher, batches, compute)
+        except OSError as problem:
+            raise KD3Error(f"the teacher's logits cannot be kept at {path}: {problem.strerror or problem}") from None
+    elif missing:
+        for _ in scored(teacher, batches, np.arange(len(batches.pool)), teacher.normalise, compute):
+            pass
+    with ranks.failing_together():
+        if not _is_whole(path, _shape(teacher, batches)):
+            raise KD3Error(
+                f"process {ranks.rank} does not see {path}, which the first has written; the pool must be on a "
+                f"filesystem that all machines share"
+            )
+    return _mapped(path, _shape(teacher, batches))
 
 
 def _kept(path: Path, teacher: Teacher, batches: PoolBatches, compute: Compute) -> np.ndarray | None:

@@ -1,0 +1,251 @@
+"""The work of one distillation, in one process or in several that do it together."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from kd3 import console
+from kd3.commands.fitting import check_sizes, normalisation_on
+from kd3.compute import Compute
+from kd3.config.commands import DistillConfig
+from kd3.config.settings import to_yaml
+from kd3.errors import KD3Error, ToldByAnotherError
+from kd3.measure.labelled import LabelledImages
+from kd3.measure.leak import leak
+from kd3.methods.base import Method, build_method
+from kd3.models.arch import build_arch
+from kd3.models.student_files import save_student
+from kd3.models.teacher import Teacher, load_teacher
+from kd3.pool import ImagePool
+from kd3.runs.folder import RunFolder, State
+from kd3.runs.origin import origin
+from kd3.storage.atomic import write_json
+from kd3.storage.lock import exclusive
+from kd3.tracking.trackers import Trackers
+from kd3.training.fit import Fit, FitResult
+from kd3.training.fixed_views import check_fixed_views
+from kd3.training.pool_batches import PoolBatches
+from kd3.training.pool_split import PoolSplit, split_pool
+from kd3.training.randomness import seed_for
+from kd3.training.teacher_logits import teacher_logits
+
+SAMPLE_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Live:
+    """What a caller gave as objects rather than by name."""
+
+    teacher: Teacher | None = None
+    student: nn.Module | None = None
+    pool: ImagePool | None = None
+
+    @property
+    def again(self) -> bool:
+        """Whether only the same call can go on, since a command line cannot name these objects."""
+        return bool(self.teacher or self.student or (self.pool is not None and self.pool.path is None))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What there is once everything was read and checked."""
+
+    teacher: Teacher
+    pool: ImagePool
+    method: Method
+    data: LabelledImages | None
+    labels: Tensor | None
+
+
+def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> dict[str, Any]:
+    """Do the work and return the run's summary. Every rank reads and checks alike; the first one writes.
+
+    Raises:
+        KD3Error: something is wrong; nothing is written unless it shows while training.
+        KeyboardInterrupt: stopped, with a checkpoint.
+    """
+    folder, ranks = RunFolder(Path(config.out)), compute.ranks
+    with ExitStack() as held:
+        with ranks.failing_together():
+            job = _read(config, compute, state, live)
+            if ranks.is_first:
+                held.enter_context(_claimed(folder, state, config, compute, job))
+        console.say(_announcement(config, job, compute))
+        batches = PoolBatches(job.pool, compute)
+
+        def track(images: int) -> list[Trackers]:
+            values = config.model_dump(mode="json")
+            trackers = Trackers(config.trackers, folder.path, values, job.teacher.classes, images=images)
+            held.callback(trackers.close)
+            return [trackers]
+
+        fit = Fit(
+            job.method,
+            batches=batches,
+            split=_split(config, job.pool),
+            teacher_logits=cache(lambda: teacher_logits(job.teacher, batches, compute)),
+            settings=config.train,
+            seed=config.seed,
+            compute=compute,
+            folder=folder,
+            evaluate=_evaluation(job.data, compute),
+            labels=job.labels,
+            listeners=track,
+        )
+        try:
+            result = fit.run(resume=state == "interrupted")
+        except KeyboardInterrupt as interrupt:
+            if not ranks.is_first:
+                raise ToldByAnotherError("interrupted") from None
+            again = "the same call and resume=True" if live.again else f"kd3 distill --resume --out {folder.path}"
+            raise type(interrupt)(
+                f"interrupted after {fit.at.step:,} of {fit.total_steps:,} steps; continue with: {again}"
+            ) from None
+        summary = _finish(config, folder, job, live, result, compute) if ranks.is_first else {}
+        return ranks.from_first(summary)
+
+
+def _read(config: DistillConfig, compute: Compute, state: State, live: Live) -> _Job:
+    """Read teacher, pool and student, and refuse or warn of what does not fit."""
+    if config.train.batch_size % compute.ranks.count:
+        raise KD3Error(
+            f"--batch-size {config.train.batch_size} cannot be divided among {compute.ranks.count} processes alike"
+        )
+    teacher = live.teacher or load_teacher(config.teacher)
+    pool = live.pool or ImagePool.open(config.pool)
+    check_sizes(teacher, pool)
+    if state == "absent" and (doubt := normalisation_on(teacher, pool, compute, _split(config, pool).train).warning):
+        console.warn(doubt)
+    if config.train.fold_batch_norms:
+        teacher = teacher.folded()
+    data = _labelled(config, teacher)
+    if data is not None and state == "absent" and (leaked := leak(pool, data).warning):
+        console.warn(leaked)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(config.seed, "initial weights"))
+        method = _method(config, teacher, live.student, pool)
+    labels = torch.from_numpy(pool.labels(teacher.classes)) if method.needs_labels else None
+    check_fixed_views(config.train, pool)
+    return _Job(teacher, pool, method, data, labels)
+
+
+@contextmanager
+def _claimed(folder: RunFolder, state: State, config: DistillConfig, compute: Compute, job: _Job) -> Iterator[None]:
+    """Hold the run folder, begun or found to be this very run."""
+    folder.make()
+    with exclusive(folder.lock, what=f"run {folder.path}"):
+        if folder.state() != state:
+            raise KD3Error(f"another process has just begun a run in {folder.path}; choose another --out")
+        identities = {"teacher": job.teacher.fingerprint(), "pool": job.pool.content_hash}
+        if state == "absent":
+            folder.begin(to_yaml(config), origin(**identities, compute=str(compute)))
+        else:
+            before = folder.check_origin(**identities).get("compute")
+            if before != str(compute):
+                console.warn(f"the run was begun on {before} and continues on {compute}: the same but for rounding")
+        yield
+
+
+def _evaluation(data: LabelledImages | None, compute: Compute) -> Callable[[Method], dict[str, float]] | None:
+    if data is None:
+        return None
+    return lambda method: {"accuracy": data.accuracy(method.student, compute)}
+
+
+def _labelled(config: DistillConfig, teacher: Teacher) -> LabelledImages | None:
+    if config.eval_data is None:
+        return None
+    assert teacher.input_size is not None
+    return LabelledImages(
+        config.eval_data,
+        image_size=teacher.input_size,
+        num_classes=teacher.num_classes,
+        class_names=teacher.classes,
+    )
+
+
+def _split(config: DistillConfig, pool: ImagePool) -> PoolSplit:
+    return split_pool(pool, config.train.holdout, share=config.train.share)
+
+
+def _method(config: DistillConfig, teacher: Teacher, student: nn.Module | None, pool: ImagePool) -> Method:
+    backbone = copy.deepcopy(student)
+    if backbone is None:
+        backbone = build_arch(
+            config.student,
+            num_classes=teacher.num_classes,
+            arch_args=config.student_args,
+            relative_to=Path(),
+            input_size=teacher.input_size,
+        )
+    images = torch.from_numpy(pool.read(_split(config, pool).train[:SAMPLE_IMAGES]))
+    # A live teacher may already be on a GPU.
+    sample = teacher.normalise(images.to(teacher.normalise.scale.device))
+    return build_method(
+        config.method,
+        config.method_options,
+        teacher=teacher,
+        backbone=backbone,
+        backbone_name=config.student,
+        sample=sample,
+    )
+
+
+def _announcement(config: DistillConfig, job: _Job, compute: Compute) -> str:
+    teacher_size = sum(p.numel() for p in job.teacher.parameters()) / 1e6
+    student_size = sum(p.numel() for p in job.method.student.parameters()) / 1e6
+    return (
+        f"distil {job.teacher.name} ({teacher_size:.2f} M parameters) into {config.student} ({student_size:.2f} M) "
+        f"with {config.method} on {len(job.pool):,} images; {compute}"
+    )
+
+
+def _finish(
+    config: DistillConfig,
+    folder: RunFolder,
+    job: _Job,
+    live: Live,
+    result: FitResult,
+    compute: Compute,
+) -> dict[str, Any]:
+    """Keep the student of the best agreement, and write the summary last: it marks the end."""
+    method = job.method
+    method.student.load_state_dict(load_file(folder.best))
+    summary = {
+        "method": config.method,
+        "teacher": config.teacher,
+        "student": config.student,
+        "pool": config.pool,
+        "pool_images": len(job.pool),
+        "classes": method.student.classes,
+        "agreement": result.best_agreement,
+        "agreement_at_end": result.last_agreement,
+        "best_step": result.best_step,
+        "steps": result.steps,
+        "images": result.images,
+        "rounds": result.rounds,
+        "seconds": round(result.seconds, 1),
+        "images_per_second": round(result.images / max(result.seconds, 1e-9), 1),
+        "compute": str(compute),
+        "seed": config.seed,
+    }
+    arch = None if live.student is not None else config.student
+    save_student(
+        method.student.to("cpu").eval(),
+        folder.student,
+        arch=arch,
+        arch_args=config.student_args,
+        about=summary,
+    )
+    write_json(folder.summary, summary)
+    return summary

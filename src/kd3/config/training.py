@@ -1,0 +1,95 @@
+"""How a student is trained: budget, optimiser, schedule, augmentation. Free of torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from kd3.config.kinds import split_commas
+from kd3.config.settings import Count, Settings
+
+DEFAULT_IMAGES = 200_000
+
+
+class TrainSettings(Settings):
+    """The training loop: budget, optimiser, schedule, augmentation."""
+
+    images: Count | None = Field(
+        None,
+        ge=1,
+        description=f"budget in training images, such as 200k or 1.5M (default: {DEFAULT_IMAGES // 1000}k)",
+    )
+    epochs: float | None = Field(
+        None,
+        gt=0,
+        description="budget in pool sizes instead: E epochs are E times the pool's training images",
+    )
+    batch_size: int = Field(64, ge=2, description="images per step; small ones learn more from few images")
+    optimizer: Literal["muon", "sgd"] = Field(
+        "muon",
+        description="'muon' gives convolutions and linear layers orthogonal steps and leaves the rest to SGD; 'sgd' "
+        "(paper) takes SGD for all",
+    )
+    lr: float = Field(0.1, gt=0, description="peak learning rate of SGD")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
+    matrix_lr: float = Field(0.3, gt=0, description="of muon: peak learning rate of the weights that it moves")
+    matrix_momentum: float = Field(0.95, ge=0, lt=1, description="of muon: momentum of the weights that it moves")
+    nesterov: bool = Field(True, description="Nesterov's form of momentum")
+    weight_decay: float = Field(5e-4, ge=0, description="weight decay")
+    schedule: Literal["cosine", "step"] = Field(
+        "cosine", description="'cosine' falls to 0 over the budget; 'step' divides by 10 at each milestone"
+    )
+    milestones: Annotated[list[float], BeforeValidator(split_commas)] = Field(
+        [0.625, 0.75, 0.875], description="of 'step': parts of the budget, comma separated"
+    )
+    warmup_steps: int = Field(50, ge=0, description="steps over which the learning rate rises from 0")
+    augmentation: Literal["crop", "resized-crop", "none"] = Field(
+        "crop",
+        description="'crop' shifts by up to an eighth of the side; 'resized-crop' (paper) zooms in",
+    )
+    flip: bool = Field(True, description="mirror half of the images; switch it off where left and right matter")
+    fixed_views: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="draw each image's views from this many fixed ones and keep the teacher's features of them beside "
+        "the pool, so that it runs once for each: much disk, fewer teacher passes; 0: a new view each time",
+    )
+    looks: int = Field(
+        50, ge=1, description="look at the held-out images (and --eval-data) after rounds, this many times at most"
+    )
+    share: float = Field(
+        1.0, gt=0, le=1, description="learn from this random part of the pool alone; the held-out images stay the same"
+    )
+    holdout: int = Field(1000, ge=2, description="pool images never trained on, for the agreement with the teacher")
+    fold_batch_norms: bool = Field(
+        False,
+        description="merge batch norms into convolutions where networks only run forward (teacher, scoring): up to a "
+        "tenth faster on a CPU, with other rounding",
+    )
+    compile_teacher: bool = Field(
+        False,
+        description="compile the teacher before the first step: up to a minute, then faster steps; for long runs",
+    )
+    checkpoint_minutes: float = Field(5.0, gt=0, description="save a checkpoint at least this often")
+    checkpoint_steps: int | None = Field(
+        None, ge=1, description="save one after so many steps, too (default: by the clock alone)"
+    )
+    batch_norm: Literal["sync", "local"] = Field(
+        "sync",
+        description="of several processes: 'sync' normalises by the batch of all, as one process would; 'local' by "
+        "each part, with less to tell each other",
+    )
+
+    @model_validator(mode="after")
+    def _views_that_can_be_fixed(self) -> TrainSettings:
+        if self.fixed_views and self.augmentation != "crop":
+            raise ValueError(f"fixed_views goes with augmentation crop, not {self.augmentation}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> TrainSettings:
+        if self.images is not None and self.epochs is not None:
+            raise ValueError("give the budget as images or as epochs, not both")
+        return self

@@ -1,0 +1,86 @@
+"""Being asked to stop: by Ctrl-C, by a scheduler (SIGTERM), before a SLURM job is requeued (SIGUSR1)."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+from kd3 import console
+
+# Windows has no SIGUSR1.
+BY_MACHINE = tuple(number for name in ("SIGTERM", "SIGUSR1") if (number := getattr(signal, name, None)) is not None)
+ONE_REQUEST_SECONDS = 1.0  # a scheduler may send the same request twice: to a process and to its group
+
+
+class Terminated(KeyboardInterrupt):
+    """Something other than the user's keyboard asked this process to end; its work can be gone on with."""
+
+
+class Stopped(KeyboardInterrupt):
+    """The run was asked to stop and is at a point where a checkpoint can be written."""
+
+
+class StopRequest:
+    """Remembers that someone asked the run to stop, and who."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.by_machine = False
+
+    def check(self) -> None:
+        """Raise Stopped if a stop was requested; call where stopping is safe."""
+        if self.requested:
+            raise Stopped
+
+    def interruption(self, words: str) -> KeyboardInterrupt:
+        """Return what ends the process."""
+        return Terminated(words) if self.by_machine else KeyboardInterrupt(words)
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGUSR1 raise Terminated, as Ctrl-C raises KeyboardInterrupt, so that work is closed properly."""
+
+    def end(_: int, __: FrameType | None) -> None:
+        raise Terminated
+
+    with _handled(BY_MACHINE, end):
+        yield
+
+
+@contextmanager
+def stopping_between_steps() -> Iterator[StopRequest]:
+    """Turn the first signal into a request; a second one, a second later or more, interrupts at once.
+
+    Outside the main thread signals are left alone.
+    """
+    stop = StopRequest()
+    asked_at = 0.0
+
+    def ask(number: int, _: FrameType | None) -> None:
+        nonlocal asked_at
+        if stop.requested and time.monotonic() - asked_at >= ONE_REQUEST_SECONDS:
+            raise stop.interruption("interrupted inside a step")
+        if not stop.requested:
+            stop.requested, stop.by_machine, asked_at = True, number in BY_MACHINE, time.monotonic()
+            console.say("stopping after this step, with a checkpoint; once more stops at once")
+
+    with _handled((signal.SIGINT, *BY_MACHINE), ask):
+        yield stop
+
+
+@contextmanager
+def _handled(numbers: Sequence[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

@@ -1,0 +1,80 @@
+"""Start the processes that train one student together, by Lightning Fabric, or join those of a cluster."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning_fabric.strategies.ddp import DDPStrategy
+
+from kd3 import console
+from kd3.compute import Compute
+from kd3.errors import KD3Error
+from kd3.ranks import LONGEST_SILENCE, Ranks
+
+
+@contextmanager
+def launched(compute: Compute, *, devices: int, nodes: int) -> Iterator[Compute]:
+    """Give where to compute with everyone's ranks in it; on the way out the connection is closed.
+
+    Under `torchrun` the processes are there already and `devices` and `nodes` may be left at 1. Else the first process
+    of each node starts the others of it by running this very command once more; several nodes find each other by
+    SLURM, or by MASTER_ADDR, MASTER_PORT and NODE_RANK.
+
+    Raises:
+        KD3Error: there are not so many devices, or the processes do not find each other.
+    """
+    devices, nodes = _sizes(devices, nodes)
+    if devices * nodes == 1:
+        yield compute
+        return
+    _check_devices(compute, devices)
+    strategy: Any = DDPStrategy(
+        process_group_backend="nccl" if compute.device.type == "cuda" else "gloo",
+        timeout=LONGEST_SILENCE,
+        broadcast_buffers=False,  # whose buffers count is decided where it matters
+    )
+    warnings.filterwarnings("ignore", ".*broadcast_buffers. is deprecated")
+    fabric = compute.new_fabric(devices=devices, nodes=nodes, strategy=strategy)
+    try:
+        fabric.launch()
+        ranks = Ranks.of_this_process()
+    except (RuntimeError, ValueError) as problem:
+        raise KD3Error(
+            f"the {devices * nodes} processes did not come together: {str(problem).splitlines()[0]}"
+        ) from None
+    if not ranks.is_first:
+        console.set_silent()
+    try:
+        yield replace(compute, device=fabric.device, ranks=ranks, launched=fabric)
+    finally:
+        dist.destroy_process_group()
+
+
+def _sizes(devices: int, nodes: int) -> tuple[int, int]:
+    """Return devices a node and nodes: torchrun's, where it has started this process."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return devices, nodes
+    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    started = local, int(os.environ["WORLD_SIZE"]) // local
+    if (devices, nodes) not in ((1, 1), started):
+        raise KD3Error(
+            f"torchrun has started {started[0]} processes on {started[1]} nodes, and --devices {devices} "
+            f"--nodes {nodes} says otherwise; leave both out"
+        )
+    return started
+
+
+def _check_devices(compute: Compute, devices: int) -> None:
+    if compute.device.type != "cuda":
+        return
+    if compute.device.index is not None and devices > 1:
+        raise KD3Error(f"--devices {devices} takes the first GPUs; --device must be cuda or auto, not {compute.device}")
+    if devices > torch.cuda.device_count():
+        raise KD3Error(f"--devices {devices}: there are {torch.cuda.device_count()} GPUs here")

@@ -1,0 +1,173 @@
+"""Several processes that train one student: who has which part of a batch, and what they tell each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from kd3.errors import KD3Error, ToldByAnotherError
+
+Value = TypeVar("Value")
+
+BROKEN = ("gloo", "nccl", "connection", "peer", "socket", "store")  # in messages of a connection that is
+LONGEST_SILENCE = timedelta(hours=2)  # while one rank evaluates or writes and the others wait
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """One of `count` processes, `rank` of them from 0.
+
+    All methods but `part` and `is_first` are collective: every rank calls them, in the same order. Alone they cost
+    nothing.
+    """
+
+    rank: int = 0
+    count: int = 1
+    _control: Any = None  # group of processes that talk on the CPU, so that no decision waits for a GPU
+
+    @classmethod
+    def of_this_process(cls) -> Ranks:
+        """Return the ranks of the process group that is open, or this process alone."""
+        if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+            return ALONE
+        control = dist.new_group(backend="gloo", timeout=LONGEST_SILENCE)
+        return cls(dist.get_rank(), dist.get_world_size(), control)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes and talks."""
+        return self.rank == 0
+
+    def part(self, total: int) -> slice:
+        """Return this rank's place in a batch of `total`, in the order of the ranks; parts differ by one at most."""
+        return slice(total * self.rank // self.count, total * (self.rank + 1) // self.count)
+
+    def gather(self, part: Tensor) -> Tensor:
+        """Return the parts of all ranks below each other, (n_1 + n_2 + ..., ...); gradients do not pass."""
+        if self.count == 1:
+            return part
+        sizes = [int(size) for size in self.from_each(len(part))]
+        longest = max(sizes)
+        padded = part.new_zeros((longest, *part.shape[1:]))
+        padded[: len(part)] = part.detach()
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded.contiguous())
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    def gather_alike(self, part: Tensor) -> Tensor:
+        """Return the parts of all ranks, all of one size, below each other; gradients come back to each part.
+
+        Shapes: (n, ...) -> (n * count, ...).
+        """
+        return part if self.count == 1 else cast(Tensor, _GatherAlike.apply(part, self))  # type: ignore[no-untyped-call]
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Return the sum over ranks; gradients pass."""
+        return value if self.count == 1 else cast(Tensor, _Sum.apply(value))  # type: ignore[no-untyped-call]
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Return the mean over ranks; gradients pass."""
+        return value if self.count == 1 else self.sum(value) / self.count
+
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """Return of each flag whether some rank has it set."""
+        if self.count == 1:
+            return flags
+        said = torch.tensor([int(flag) for flag in flags])
+        with self.connected():
+            dist.all_reduce(said, dist.ReduceOp.MAX, group=self._control)
+        return tuple(bool(flag) for flag in said)
+
+    def from_first(self, value: Value) -> Value:
+        """Return the first rank's value."""
+        return self.from_each(value)[0]
+
+    def from_each(self, value: Value) -> list[Value]:
+        """Return every rank's value."""
+        values: list[Any] = [value] * self.count
+        if self.count > 1:
+            with self.connected():
+                dist.all_gather_object(values, value, group=self._control)
+        return values
+
+    @contextmanager
+    def connected(self) -> Iterator[None]:
+        """Say what a broken connection means: the other side has ended.
+
+        Raises:
+            KD3Error: it has.
+        """
+        try:
+            yield
+        except (RuntimeError, OSError) as problem:
+            words = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+            broken = any(said in str(problem).lower() for said in BROKEN)
+            if self.count == 1 or not broken:
+                raise
+            raise KD3Error(f"another process of this run has ended, and so must this one ({words})") from None
+
+    @contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """If something is wrong for one rank, end all: the first of those that fail tells it.
+
+        Raises:
+            KD3Error: what is wrong here, or ToldByAnotherError.
+        """
+        problem: KD3Error | None = None
+        try:
+            yield
+        except KD3Error as raised:
+            problem = raised
+        if self.count == 1:
+            if problem:
+                raise problem
+            return
+        problems = self.from_each(None if problem is None else str(problem))
+        if any(problems):
+            teller = next(rank for rank, words in enumerate(problems) if words)
+            if problem and teller == self.rank:
+                raise problem
+            raise ToldByAnotherError(str(problems[teller]))
+
+
+ALONE = Ranks()
+
+
+class _Sum(torch.autograd.Function):
+    """All-reduce whose gradient is all-reduced, too: each rank's sum feeds each rank's loss."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.detach().clone().contiguous()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone().contiguous()
+        dist.all_reduce(total)
+        return total
+
+
+class _GatherAlike(torch.autograd.Function):
+    """All-gather; a part's gradient is the sum of what all ranks have for it."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, ranks: Ranks) -> Tensor:
+        ctx.ranks = ranks
+        parts = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(ranks.count)]
+        dist.all_gather(parts, part.detach().contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        total = gradient.clone().contiguous()
+        dist.all_reduce(total)
+        return total[ctx.ranks.part(len(total))], None

@@ -1,0 +1,131 @@
+"""What a training leaves in its run folder while it goes on. Of several ranks the first alone writes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kd3.errors import KD3Error
+from kd3.methods.base import Method
+from kd3.ranks import Ranks
+from kd3.runs.folder import RunFolder
+from kd3.runs.metrics import Listener
+from kd3.selection.select import Selection
+from kd3.storage.atomic import replacing
+from kd3.training.checkpoint import Progress, save_checkpoint
+from kd3.training.health import Health
+from kd3.training.history import History
+from kd3.training.not_finite import not_finite
+
+
+class Records:
+    """Selections, history, the best student and checkpoints of one run.
+
+    Args:
+        at: where the run stands; what is told bears its place.
+        batch: images in a step.
+        budget: images in all.
+        listeners: who hears of events, made if this rank writes.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        ranks: Ranks,
+        at: Progress,
+        *,
+        batch: int,
+        budget: int,
+        classes: Sequence[str],
+        listeners: Callable[[], Sequence[Listener]],
+    ) -> None:
+        self.folder, self.at, self.batch, self.classes = folder, at, batch, classes
+        self.saved_at = time.monotonic()
+        self.saved_step = at.step
+        self._history: History | None = None
+        if ranks.is_first:
+            health = Health(classes, budget)
+            self._history = History(folder.metrics, health, size=at.metrics_size, listeners=listeners())
+
+    @property
+    def writes(self) -> bool:
+        """Whether this rank is the one that writes."""
+        return self._history is not None
+
+    def train(self, means: Mapping[str, float], *, lr: float, rate: float) -> None:
+        """Tell the mean losses of the last steps."""
+        self._tell("train", **means, lr=lr, images_per_second=round(rate, 1))
+
+    def evaluation(self, **values: float) -> None:
+        """Tell what was seen on held-out images."""
+        self._tell("evaluation", agreement=self.at.agreement, **values)
+
+    def selection(self, selection: Selection, positions: np.ndarray, *, of: int) -> None:
+        """Keep the selected images' positions in the pool, and tell of the selection."""
+        if self._history is None:
+            return
+        self.folder.selections.mkdir(exist_ok=True)
+        with (
+            replacing(self.folder.selections / f"{self.at.round:05d}.npy") as path,
+            path.open("wb") as handle,
+        ):
+            np.save(handle, positions)
+        counts = {
+            name: None if values is None else values.tolist()
+            for name, values in (
+                ("thresholds", selection.thresholds),
+                ("predicted_per_class", selection.predicted_per_class),
+                ("kept_per_class", selection.kept_per_class),
+            )
+        }
+        self._history.tell(
+            "selection",
+            round=self.at.round,
+            **self._place(),
+            of=of,
+            kept=len(positions),
+            rescued_classes=list(selection.rescued_classes),
+            filled=selection.filled,
+            **counts,
+        )
+        for words in selection.warnings(self.classes):
+            self._history.warn(words, before=f"selection of round {self.at.round}: ", **self._place())
+
+    def best(self, student: torch.nn.Module) -> None:
+        """Keep the student that agrees best with the teacher so far."""
+        if not self.writes:
+            return
+        from safetensors.torch import save_file
+
+        state = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
+        with replacing(self.folder.best) as path:
+            save_file(state, path)
+
+    def checkpoint(self, method: Method, optimizer: torch.optim.Optimizer, latest: dict[str, Tensor]) -> None:
+        """Write the checkpoint to go on from."""
+        self.saved_at, self.saved_step = time.monotonic(), self.at.step
+        if self._history is None:
+            return
+        self.at.metrics_size, self.at.latest = self._history.size, latest
+        save_checkpoint(self.folder.last, self.at, method=method.state_dict(), optimizer=optimizer.state_dict())
+
+    def not_finite(
+        self, *, seed: int, lr: float, means: Mapping[str, float], batches: Sequence[np.ndarray]
+    ) -> KD3Error:
+        """Keep which images (their positions) the last steps saw, and return the error that ends the run."""
+        first_step = self.at.step - len(batches) + 1
+        return not_finite(
+            self.folder, seed=seed, lr=lr, first_step=first_step, means=means, batches=batches, write=self.writes
+        )
+
+    def _tell(self, event: str, **values: Any) -> None:
+        if self._history is not None:
+            self._history.tell(event, **self._place(), **values)
+
+    def _place(self) -> dict[str, float]:
+        return {"step": self.at.step, "images": self.at.step * self.batch, "seconds": round(self.at.seconds, 2)}

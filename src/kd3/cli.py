@@ -30,6 +30,7 @@ from kd3.errors import (
     unknown_name,
 )
 from kd3.interruption import Terminated, ended_by_signals
+from kd3.storage.full_disk import FULL
 
 WHERE = "command line"
 
@@ -51,6 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output went away (`kd3 ... | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as problem:
+        if problem.errno not in FULL:
+            raise
+        print(f"kd3: {problem.strerror}: {problem.filename or 'the disk that is written to'}", file=sys.stderr)
+        return EXIT_WRONG_INPUT
 
 
 def _run(arguments: list[str]) -> int:

@@ -30,6 +30,7 @@ from kd3.pool import ImagePool
 from kd3.runs.folder import RunFolder, State
 from kd3.runs.origin import origin
 from kd3.storage.atomic import write_json
+from kd3.storage.full_disk import full_disk_told
 from kd3.storage.lock import exclusive
 from kd3.tracking.trackers import Trackers
 from kd3.training.fit import Fit, FitResult
@@ -75,7 +76,9 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
         KeyboardInterrupt: stopped, with a checkpoint.
     """
     folder, ranks = RunFolder(Path(config.out)), compute.ranks
-    with ExitStack() as held:
+    again = "the same call and resume=True" if live.again else f"kd3 distill --resume --out {folder.path}"
+    kept = f"the last checkpoint is whole: free some room and continue with: {again}"
+    with full_disk_told(folder.path, kept=kept), ExitStack() as held:
         with ranks.failing_together():
             job = _read(config, compute, state, live)
             if ranks.is_first:
@@ -107,7 +110,6 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
         except KeyboardInterrupt as interrupt:
             if not ranks.is_first:
                 raise ToldByAnotherError("interrupted") from None
-            again = "the same call and resume=True" if live.again else f"kd3 distill --resume --out {folder.path}"
             raise type(interrupt)(
                 f"interrupted after {fit.at.step:,} of {fit.total_steps:,} steps; continue with: {again}"
             ) from None

@@ -16,7 +16,8 @@ from kd3.errors import KD3Error
 from kd3.experiments.plan import Cell
 from kd3.experiments.table import RunResult, what_was_run
 
-NO_INFLUENCE = ("precision",)  # like the device: settled by the machine
+# Settled by the machine, or about how a run is kept and not what it learns.
+NO_INFLUENCE = ("precision", "train.checkpoint_minutes", "train.checkpoint_steps")
 
 
 class Records:

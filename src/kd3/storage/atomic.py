@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -9,12 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kd3.storage.full_disk import is_full
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to; on success it is synced and takes `path`'s name.
 
     On an exception the temporary file is removed and `path` stays as it was.
+
+    Raises:
+        OSError: also where what was written ran out of room and said it in an error of its own.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -24,6 +30,10 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(handle.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
+    except Exception as problem:
+        if not isinstance(problem, OSError) and is_full(problem, path.parent):  # asked before the room is given back
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from problem
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from kd3.errors import KD3Error
 from kd3.storage.atomic import sync_folder
+from kd3.storage.full_disk import is_full
 from kd3.storage.lock import exclusive
 
 LOCK = ".lock"
@@ -52,11 +54,14 @@ def whole_folder(path: Path, *, what: str) -> Iterator[Path]:
                 _sync(temporary)
                 lock.unlink(missing_ok=True)
                 _take_place(temporary, path)
-            except BaseException:
+            except BaseException as problem:
+                full = is_full(problem, temporary)  # asked before the room is given back
                 shutil.rmtree(temporary, ignore_errors=True)
                 with suppress(OSError):
                     for place in made:
                         place.rmdir()
+                if full:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from problem
                 raise
     except OSError as problem:
         raise KD3Error(f"{what} cannot be written: {problem.strerror or problem}") from problem

@@ -196,9 +196,8 @@ def test_two_processes_learn_what_one_learns(teacher_file, large_pool, tmp_path)
     students = [kd3.load_student(tmp_path / name).state_dict() for name in ("one", "two")]
     for name, value in students[0].items():
         scale = float(value.double().abs().max()) + 1e-6
-        assert float((value.double() - students[1][name].double()).abs().max()) / scale < 1e-3, (
-            name
-        )  # biases are what they have learned
+        difference = (value.double() - students[1][name].double()).abs().max()
+        assert float(difference) / scale < 1e-3, name  # biases are what they have learned
     assert len(list(large_pool.glob("teacher_logits/*.npy"))) == 1, "the same teacher's logits serve both"
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,23 @@ class Deadly:
 
     def read(self) -> bytes:
         os._exit(9)
+
+
+@dataclass(frozen=True)
+class Endless:
+    """Contents at which a decoder does not come to an end."""
+
+    def read(self) -> bytes:
+        time.sleep(1000)
+        return b""
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """Contents that ask for more memory than there is."""
+
+    def read(self) -> bytes:
+        return bytes(1 << 42)
 
 
 def memory(count: int) -> list[Record]:
@@ -51,6 +69,31 @@ def test_file_that_kills_its_decoder_is_rejected_alone() -> None:
     crashed = [int(o.record.key) for o in outcomes if isinstance(o.result, Rejected)]
     assert crashed == [10, 300]
     assert all(o.result.reason == "decoder crashed" for o in outcomes if isinstance(o.result, Rejected))
+
+
+def test_file_that_never_ends_is_given_up_alone() -> None:
+    records = memory(400)
+    for place in (10, 300):
+        records[place] = Record("memory", str(place), Endless())
+    outcomes = list(decode_records(records, DecodeSettings(16, max_seconds=0.3), workers=2))
+    assert [o.record.key for o in outcomes] == [str(n) for n in range(400)]
+    given_up = {int(o.record.key): o.result for o in outcomes if isinstance(o.result, Rejected)}
+    assert sorted(given_up) == [10, 300]
+    assert {(result.reason, result.detail) for result in given_up.values()} == {("took too long", "more than 0.3 s")}
+
+
+def test_few_files_are_decoded_in_processes_where_an_earlier_attempt_ended() -> None:
+    records = [*memory(3), Record("memory", "3", Deadly())]
+    outcomes = list(decode_records(records, SETTINGS, workers=1, wary=True))
+    assert [isinstance(o.result, Decoded) for o in outcomes] == [True, True, True, False]
+
+
+def test_file_that_wants_more_memory_than_its_pixels_need_is_rejected() -> None:
+    records = [*memory(2), Record("memory", "2", Greedy()), *memory(1)]
+    outcomes = list(decode_records(records, SETTINGS, workers=1, wary=True))
+    assert [isinstance(o.result, Decoded) for o in outcomes] == [True, True, False, True]
+    assert isinstance(outcomes[2].result, Rejected)
+    assert "MemoryError" in outcomes[2].result.detail
 
 
 def test_listing_is_drawn_only_as_far_as_the_workers_need() -> None:

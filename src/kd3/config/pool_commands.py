@@ -28,6 +28,9 @@ class IngestConfig(Settings):
     )
     min_side: int = Field(16, ge=1, description="refuse images with a shorter side than this, in pixels")
     max_pixels: Count = Field(100_000_000, ge=1, description="refuse images with more pixels than this, undecoded")
+    max_seconds: float = Field(
+        60.0, gt=0, description="give a file up that takes longer to read and decode than this (not with --workers 0)"
+    )
     dedup: Literal["exact", "near"] = Field(
         "exact",
         description="'exact': of files that are the same byte for byte one stays; 'near': also of images that look the "

@@ -21,6 +21,7 @@ from kd3.pool.to_rgb import MIRRORED_X, MIRRORED_Y, SIDEWAYS, orientation, to_rg
 RUNS_PROGRAMS = ("EPS",)  # Pillow would hand these to Ghostscript
 DEFAULT_MIN_SIDE = 16
 DEFAULT_MAX_PIXELS = 100_000_000
+DEFAULT_MAX_SECONDS = 60.0
 SIGNS_OF_TRUNCATION = ("truncated", "premature", "unexpected end", "not enough")
 
 
@@ -32,6 +33,7 @@ class DecodeSettings:
     fit: Fit = "crop"
     min_side: int = DEFAULT_MIN_SIDE
     max_pixels: int = DEFAULT_MAX_PIXELS
+    max_seconds: float = DEFAULT_MAX_SECONDS  # of one file, where it is decoded in a process of its own
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, TimeoutError
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -18,6 +18,8 @@ from kd3.pool.worker import Answer, answer, attempt, prepare_worker, question, r
 
 CHUNK = 128  # files in one message to a worker: each message costs the main process some 0.3 ms
 CHUNK_BYTES = 8 << 20  # of contents that travel with the records, or of pixels that come back
+CHUNK_PATIENCE = 4  # times the longest that a file may take: then each file of a chunk is tried alone
+CULPRITS = ("decoder crashed", "took too long")
 FEW_CHUNKS = 3  # fewer than this are not worth starting processes for
 CHUNKS_AHEAD = 4  # per worker
 # glibc would give each chunk's memory back to the system and fetch it again, zeroed, for the next.
@@ -38,18 +40,19 @@ class Outcome:
 
 
 def decode_records(
-    records: Iterable[Record], settings: DecodeSettings, *, workers: int | None = None
+    records: Iterable[Record], settings: DecodeSettings, *, workers: int | None = None, wary: bool = False
 ) -> Generator[Outcome, None, None]:
     """Yield the outcome of each record, in order.
 
-    `workers` None takes one process per usable core; 0, or few records, decodes in this process.
-    At most a few chunks are in flight, however many records there are. A file at which a decoder
-    dies is rejected as "decoder crashed"; the others go on in fresh processes.
+    `workers` None takes one process per usable core; 0 decodes in this process, and so do few records unless `wary`.
+    At most a few chunks are in flight, however many records there are. A file at which a decoder dies is rejected as
+    "decoder crashed", one that takes longer than the settings allow as "took too long"; the others go on in fresh
+    processes, whose memory is bounded.
     """
     workers = usable_cores() if workers is None else workers
     chunks = _chunks(iter(records), max(1, min(CHUNK, CHUNK_BYTES // (3 * settings.image_size**2))))
     first = list(islice(chunks, FEW_CHUNKS))
-    if workers == 0 or len(first) < FEW_CHUNKS:
+    if workers == 0 or (len(first) < FEW_CHUNKS and not wary):
         for record, location in read_ahead(chain.from_iterable(chain(first, chunks)), lambda record: record.location):
             coming = replace(record, location=location) if location is not record.location else record
             yield Outcome(record, read_and_decode(coming, settings))
@@ -87,7 +90,8 @@ def _chunks(records: Iterator[Record], most: int = CHUNK) -> Iterator[list[Recor
 def _in_processes(chunks: Iterator[list[Record]], settings: DecodeSettings, workers: int) -> Iterator[Outcome]:
     flight: deque[tuple[list[Record], Future[Answer]]] = deque()
     waiting: list[Record] | None = None  # drawn from `chunks`, not yet with the workers
-    executor = _executor(workers)
+    patience = CHUNK_PATIENCE * settings.max_seconds
+    executor = _executor(workers, settings)
     try:
         while True:
             try:
@@ -96,13 +100,18 @@ def _in_processes(chunks: Iterator[list[Record]], settings: DecodeSettings, work
                     waiting = None
                 if not flight:
                     return
-                answered = flight[0][1].result()
-            except BrokenProcessPool:
+                answered = flight[0][1].result(patience)
+            except (BrokenProcessPool, TimeoutError) as problem:
                 # Any chunk in flight may hold the culprit: each goes on alone.
                 _stop(executor)
+                found = False
                 while flight:
-                    yield from _one_by_one(flight.popleft()[0], settings)
-                executor = _executor(workers)
+                    for outcome in _one_by_one(flight.popleft()[0], settings):
+                        found = found or (isinstance(outcome.result, Rejected) and outcome.result.reason in CULPRITS)
+                        yield outcome
+                if isinstance(problem, TimeoutError) and not found:
+                    patience *= 2  # honest files, only many slow ones
+                executor = _executor(workers, settings)
                 continue
             chunk, _ = flight.popleft()
             yield from map(Outcome, chunk, results(answered))
@@ -111,16 +120,20 @@ def _in_processes(chunks: Iterator[list[Record]], settings: DecodeSettings, work
 
 
 def _one_by_one(chunk: list[Record], settings: DecodeSettings) -> Iterator[Outcome]:
-    executor = _executor(1)
+    executor = _executor(1, settings)
+    executor.submit(answer, question([]), settings).result()  # its start is not the first file's time
     try:
         for record in chunk:
             result: Decoded | Rejected
             try:
-                (result,) = results(executor.submit(answer, question([record]), settings).result())
-            except BrokenProcessPool as problem:
+                (result,) = results(executor.submit(answer, question([record]), settings).result(settings.max_seconds))
+            except (BrokenProcessPool, TimeoutError) as problem:
                 result = Rejected("decoder crashed", type(problem).__name__)
+                if isinstance(problem, TimeoutError):
+                    result = Rejected("took too long", f"more than {settings.max_seconds:g} s")
                 _stop(executor)
-                executor = _executor(1)
+                executor = _executor(1, settings)
+                executor.submit(answer, question([]), settings).result()
             yield Outcome(record, result)
     finally:
         _stop(executor)
@@ -130,11 +143,11 @@ def _stop(executor: Any) -> None:
     executor.shutdown(wait=True, kill_workers=True)
 
 
-def _executor(workers: int) -> Any:
+def _executor(workers: int, settings: DecodeSettings) -> Any:
     # loky starts clean processes and, unlike multiprocessing, does not import the caller's main
     # module in them: users' scripts need no `if __name__ == "__main__"`.
     import loky
 
     return loky.ProcessPoolExecutor(
-        workers, initializer=prepare_worker, initargs=(os.getpid(),), env=WORKER_ENVIRONMENT
+        workers, initializer=prepare_worker, initargs=(os.getpid(), settings.max_pixels), env=WORKER_ENVIRONMENT
     )

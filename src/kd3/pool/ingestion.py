@@ -119,7 +119,7 @@ def _fill(
             state.begin(_request(config))
         elif state.files:
             console.say(f"pool {folder}: going on after {state.files:,} files")
-        _consume(state, config)
+        _consume(state, config, again=begun is not None)
         if state.images == 0:
             message = _nothing_usable(state, config)
             state.close()
@@ -134,8 +134,8 @@ def _fill(
 
 
 def _request(config: IngestConfig) -> dict[str, Any]:
-    """Return what must be equal for an ingest to go on; the number of workers may change."""
-    values = config.model_dump(mode="json", exclude={"sources", "keep_out", "out", "workers"})
+    """Return what must be equal for an ingest to go on; how it is worked at may change."""
+    values = config.model_dump(mode="json", exclude={"sources", "keep_out", "out", "workers", "max_seconds"})
     for name in ("sources", "keep_out"):
         values[name] = [
             shown(source if is_remote(source) else str(Path(source).absolute())) for source in getattr(config, name)
@@ -143,8 +143,9 @@ def _request(config: IngestConfig) -> dict[str, Any]:
     return values
 
 
-def _consume(state: IngestState, config: IngestConfig) -> None:
-    settings = DecodeSettings(config.image_size, config.fit, config.min_side, config.max_pixels)
+def _consume(state: IngestState, config: IngestConfig, *, again: bool) -> None:
+    """Draw, decode and keep what is left; `again`: an earlier process has ended on the way, perhaps by a file."""
+    settings = DecodeSettings(config.image_size, config.fit, config.min_side, config.max_pixels, config.max_seconds)
     course = Course(config.sources, state.place or Place(), config.part)
     before_it = state.files if state.place else 0  # files that are not drawn again
     limit = None if config.limit is None else config.limit - before_it
@@ -154,7 +155,7 @@ def _consume(state: IngestState, config: IngestConfig) -> None:
     with (
         console.progress("ingest", None, "files", done=state.files) as bar,
         count_in_background(config.sources, config.limit, bar, config.part),
-        closing(decode_records(files, settings, workers=config.workers)) as outcomes,
+        closing(decode_records(files, settings, workers=config.workers, wary=again)) as outcomes,
     ):
         told = state.files
         for outcome in outcomes:

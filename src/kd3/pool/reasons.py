@@ -14,6 +14,7 @@ Reason = Literal[
     "archive damaged",
     "encrypted",
     "decoder crashed",
+    "took too long",
     "no images",  # a container of something else, such as an array of floats
     "unsafe pickle",  # it asks for code
     "not downloaded",  # the crawler noted that it failed

@@ -19,6 +19,8 @@ from kd3.pool.reasons import Reason
 from kd3.pool.record import Location, Reader, Record, Unreadable
 
 PARENT_CHECK_SECONDS = 1.0
+ROOM_BYTES = 2 << 30  # of address space, beside the image: the chunk, its answer, the file
+PIXEL_BYTES = 24  # of the largest image: its pixels as the file has them, in RGB and 16 bits, with alpha, turned
 
 # Tuples, because they cost a tenth of objects on their way: of an image (sha256, digest, width, height,
 # format), of a refusal (reason, detail).
@@ -26,13 +28,29 @@ Row = tuple[bytes, bytes, int, int, str] | tuple[Reason, str]
 Answer = tuple[np.ndarray, list[Row]]  # pixels (kept, 3, N, N) uint8 of the images, and a row for each file
 
 
-def prepare_worker(parent: int) -> None:
-    """Make this process one that decodes, and ends when its parent does."""
+def prepare_worker(parent: int, max_pixels: int) -> None:
+    """Make this process one that decodes, in bounded memory, and ends when its parent does."""
     # Ctrl-C goes to the whole group; the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     lift_limits_for_good()
+    _bound_memory(ROOM_BYTES + PIXEL_BYTES * max_pixels)
     gc.freeze()  # modules need not be looked through again and again
+
+
+def _bound_memory(more: int) -> None:
+    """Let this process take so many bytes more than it has: a file that wants more fails alone, by a MemoryError."""
+    try:
+        import resource
+
+        with open("/proc/self/statm", encoding="ascii") as handle:
+            now = int(handle.read().split()[0]) * resource.getpagesize()
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        wanted = now + more
+        if most == resource.RLIM_INFINITY or wanted < most:
+            resource.setrlimit(resource.RLIMIT_AS, (wanted, most))
+    except (ImportError, OSError, ValueError):
+        pass  # only Linux says and bounds it this way
 
 
 def _end_with(parent: int) -> None:
@@ -85,3 +103,5 @@ def attempt(
         return Rejected(problem.reason, problem.detail)
     except OSError as problem:
         return Rejected("unreadable", problem.strerror or str(problem))
+    except MemoryError:
+        return Rejected("unreadable", "MemoryError: it wants more memory than it may have")

@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: help setup demo test test-slow chaos bench lint docs dist format clean
+.PHONY: help setup demo test test-slow chaos fuzz bench lint docs dist format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test-slow: $(READY)  ## the slow tests
 
 chaos: $(READY)  ## kill every kind of work at random moments, 200 times and more; look whether it ends the same
 	KD3_KILLS=80 $(BIN)/python -m pytest -s tests/chaos
+
+fuzz: $(READY)  ## break images, containers, checkpoints, pools, settings 20,000 times; by coverage too, if atheris is there
+	KD3_FUZZ=10000 $(BIN)/python -m pytest -s tests/fuzz
 
 bench: $(READY)  ## how fast, beside the common way and the bare bound: ten minutes (BENCH=--quick: two)
 	$(BIN)/python -m benchmarks $(BENCH)

@@ -193,7 +193,18 @@ def test_code_in_a_pickle_is_refused_with_the_way_out(tmp_path: Path, content: A
     torch.save(content, tmp_path / "w.pt", _use_new_zipfile_serialization=zipped)
     sentence = refusal(tmp_path / "w.pt")
     assert f"holds {what}" in sentence
-    assert "torch.save(model.state_dict(), 'weights.pt')" in sentence
+    assert "torch.save(model.state_dict(), 'weights.pt'), or say trusted: true in the teacher's" in sentence
+
+
+def test_a_trusted_pickle_may_hold_a_network_and_more(tmp_path: Path) -> None:
+    trained = Net()
+    for content in (trained, {"model": trained, "args": argparse.Namespace(lr=1)}):
+        torch.save(content, tmp_path / "w.pt")
+        fresh = Net()
+        told = load_weights(fresh, tmp_path / "w.pt", where="teacher.yaml", trusted=True)
+        assert "of a pickled Net" in told
+        for name, value in trained.state_dict().items():
+            assert torch.equal(fresh.state_dict()[name], value)
 
 
 def test_torchscript_is_named(tmp_path: Path) -> None:

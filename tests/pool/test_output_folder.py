@@ -143,6 +143,8 @@ def test_manifest_has_these_entries(crawl: Path, tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "pool/manifest.json").read_text())
     for varying in ("content_hash", "kd3", "created", "seconds"):
         assert manifest.pop(varying)
+    for name, digest in manifest.pop("files").items():
+        assert hashlib.sha256((tmp_path / "pool" / name).read_bytes()).hexdigest() == digest
     assert manifest == {
         "format": "kd3-pool",
         "version": 1,

@@ -47,23 +47,24 @@ class _Candidate:
         return len(self.missing) + len(self.left_over)
 
 
-def load_weights(module: nn.Module, path: Path, *, where: str) -> str:
+def load_weights(module: nn.Module, path: Path, *, where: str, trusted: bool = False) -> str:
     """Load a checkpoint into a network, all of it or nothing, and return a sentence on what was loaded.
 
     The file holds a state dict (`.safetensors`, or anything that `torch.load` reads), bare or under
     `state_dict`, `model_state_dict`, `model`, `net` or an average's name. Prefixes such as `module.` are
     removed and `fc` / `linear` / `classifier`, `downsample` / `shortcut` exchanged where that alone
-    makes the names fit. Nothing in the file is executed.
+    makes the names fit. Nothing in the file is executed, unless it is trusted; it may be a whole pickled network then.
 
     Args:
         module: the network; on an error it is left as it was.
         path: the checkpoint.
         where: what asks for it, to begin messages with ("teacher.yaml").
+        trusted: let a pickle run what code it holds.
 
     Raises:
         KD3Error: the file cannot be read, does not fit the network, or holds values that are not finite.
     """
-    tensors, notes = _find_state_dict(_read(path, where), f"{where}: {path}")
+    tensors, notes = _find_state_dict(_read(path, where, trusted), f"{where}: {path}")
     target = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
     fit = _best_fit(tensors, target)
     _check_fit(fit, module, target, f"{where}: {path}")
@@ -94,7 +95,7 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path, where: str) -> Any:
+def _read(path: Path, where: str, trusted: bool) -> Any:
     if not path.exists():
         raise KD3Error(f"{where}: there is no weights file {path}")
     if path.is_dir():
@@ -104,7 +105,7 @@ def _read(path: Path, where: str) -> Any:
             return load_file(path, device="cpu")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # torch guesses at the file; our sentence tells
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=not trusted)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+\w)", str(error))
         if found is None:
@@ -112,7 +113,8 @@ def _read(path: Path, where: str) -> Any:
         what = "a whole pickled network" if found[1].startswith("torch.nn.") else "Python objects beyond tensors"
         raise KD3Error(
             f"{where}: {path} holds {what} ({found[1]}), which would run code when loaded; where it was made "
-            "and is trusted, save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
+            "and is trusted, save the weights alone: torch.save(model.state_dict(), 'weights.pt'), or say trusted: "
+            "true in the teacher's description"
         ) from error
     except Exception as error:  # a damaged file makes torch.load raise nearly anything
         if "TorchScript" in str(error):
@@ -137,9 +139,14 @@ def _find_state_dict(content: Any, place: str) -> tuple[Mapping[str, Tensor], li
     """Return the tensors by name, and notes on where they were."""
     notes: list[str] = []
     for _ in range(_WRAPPERS + 1):
+        if isinstance(content, nn.Module):
+            notes.append(f"of a pickled {type(content).__name__}")
+            content = content.state_dict()
         if not isinstance(content, Mapping):
             break
-        wrappers = [k for k in (*_TRAINED, *_AVERAGED) if isinstance(content.get(k), Mapping) and content[k]]
+        wrappers = [
+            k for k in (*_TRAINED, *_AVERAGED) if isinstance(content.get(k), (Mapping, nn.Module)) and content[k]
+        ]
         if not wrappers:
             tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
             if tensors:

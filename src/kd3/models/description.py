@@ -23,6 +23,9 @@ class TeacherDescription(Settings):
         description=".pt, .pth, .th or .safetensors file, relative to the description; 'pretrained': those that timm "
         "or torchvision has itself; left out: those that arch itself names (hf, torchscript, torch-export)",
     )
+    trusted: bool = Field(
+        False, description="the checkpoint comes from someone trusted: run the Python code that its pickle may hold"
+    )
     num_classes: int = Field(ge=2, description="number of classes")
     mean: list[float] = Field(description="per channel, of RGB in [0, 1]")
     std: list[float] = Field(description="per channel, of RGB in [0, 1]")

@@ -345,7 +345,7 @@ def _module(description: TeacherDescription, folder: Path, *, where: str) -> tup
             relative_to=folder,
             input_size=description.input_size,
         )
-        return module, load_weights(module, folder / weights, where=where)
+        return module, load_weights(module, folder / weights, where=where, trusted=description.trusted)
     if entry is None or entry.weights == "none":
         if weights == PRETRAINED:
             raise KD3Error(f"{arch} comes without weights ({where}); name a file of them under weights")

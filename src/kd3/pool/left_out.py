@@ -4,3 +4,4 @@ REJECTED = "rejected.csv"
 DUPLICATES = "duplicates.csv"
 NEAR_DUPLICATES = "near-duplicates.csv"
 KEPT_OUT = "kept-out.csv"
+LEFT_OUT = (REJECTED, DUPLICATES, NEAR_DUPLICATES, KEPT_OUT)

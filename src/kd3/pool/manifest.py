@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
+from pydantic import Field
 
 from kd3.config.settings import Settings
 from kd3.errors import KD3Error
+from kd3.pool.index_file import INDEX
+from kd3.pool.left_out import LEFT_OUT
 from kd3.storage.atomic import write_json
 from kd3.storage.versioned import read_versioned
 from kd3.version import __version__
@@ -19,6 +22,7 @@ from kd3.version import __version__
 FORMAT: Literal["kd3-pool"] = "kd3-pool"
 VERSION = 1
 NAME = "manifest.json"
+LISTS = (INDEX, *LEFT_OUT)
 DERIVING = "deriving.json"  # beside the parts of a derived pool until it is finished
 
 
@@ -62,6 +66,7 @@ class Manifest(Settings):
     sources: list[str]
     settings: dict[str, Any]
     kept_out: tuple[KeptOut, ...] = ()
+    files: dict[str, str] = Field({})  # SHA-256 of the index and the lists beside it; the parts have a digest an image
     kd3: str
     created: str
     seconds: float
@@ -95,11 +100,21 @@ def write_manifest(
         sources=sources,
         settings=settings,
         kept_out=tuple(kept_out),
+        files={name: sha256_of(folder / name) for name in LISTS if (folder / name).is_file()},
         kd3=__version__,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         seconds=round(seconds, 3),
     )
     write_json(folder / NAME, manifest.to_dict())
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hash of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while data := handle.read(1 << 20):
+            digest.update(data)
+    return digest.hexdigest()
 
 
 def content_hash(image_size: int, digests: Iterable[bytes]) -> str:

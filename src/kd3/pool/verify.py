@@ -10,8 +10,10 @@ import numpy as np
 
 from kd3.pool.decode import pixel_digest
 from kd3.pool.index_file import INDEX, read_index
-from kd3.pool.manifest import Manifest, Part, content_hash
+from kd3.pool.left_out import LEFT_OUT
+from kd3.pool.manifest import Manifest, Part, content_hash, sha256_of
 
+CHANGED = "is not what was written when the pool was made"
 PROBLEMS_SHOWN = 100  # of a pool that is damaged throughout
 
 
@@ -58,6 +60,14 @@ def _in_order(folder: Path, manifest: Manifest) -> Iterator[str]:
         yield f"{INDEX} lists {listed:,} images, the manifest {manifest.images:,}"
     elif content_hash(manifest.image_size, [bytes(digests)]) != manifest.content_hash:
         yield f"{INDEX} does not have the content hash of the manifest"
+    elif (digest := manifest.files.get(INDEX)) and sha256_of(folder / INDEX) != digest:
+        yield f"{INDEX} {CHANGED}"
+    for name in LEFT_OUT:
+        digest = manifest.files.get(name)
+        if digest and not (folder / name).is_file():
+            yield f"{name} is missing"
+        elif digest and sha256_of(folder / name) != digest:
+            yield f"{name} {CHANGED}"
 
 
 def _map(path: Path, images: int, image_size: int) -> np.ndarray:

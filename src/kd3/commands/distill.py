@@ -112,6 +112,18 @@ def run(config: DistillConfig, *, resume: bool = False) -> Run:
     return _distill(config, resume=resume, live=Live())
 
 
+def begin_or_go_on(config: str, out: str) -> None:
+    """Begin a run by a file of settings, or go on with it where it was begun; for engines, which do not know.
+
+    Raises:
+        KD3Error: as `distill`.
+    """
+    if RunFolder(Path(out)).state() == "interrupted":
+        _distill(resumed({"out": out}, where=out), resume=True, live=Live())
+    else:
+        _distill(layered({"out": out}, config=Path(config), where=config), resume=False, live=Live())
+
+
 def _distill(config: DistillConfig, *, resume: bool, live: Live) -> Run:
     folder = RunFolder(Path(config.out))
     state = folder.state()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from kd3.cluster.ray_ingest import ingest_on_ray
 from kd3.config.pool_commands import IngestConfig
 from kd3.pool import ImagePool
 from kd3.pool.ingestion import ingest_with
@@ -26,4 +27,6 @@ class Ingested:
 
 def run(config: IngestConfig) -> Ingested:
     """Run the command line's settings."""
+    if config.engine == "ray":
+        return Ingested(ingest_on_ray(config))
     return Ingested(ingest_with(config))

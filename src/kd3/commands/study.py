@@ -18,6 +18,7 @@ from kd3.experiments.distances import page as distances_page
 from kd3.experiments.figures import can_draw, draw
 from kd3.experiments.plan import Cell, Plan, StudyFile, plan, read_study
 from kd3.experiments.pools import check_given, make_pools
+from kd3.experiments.ray_runs import run_all_on_ray
 from kd3.experiments.records import Records
 from kd3.experiments.runs import Failure, Layout, check_finished, pending, run_all
 from kd3.experiments.table import RunResult, as_csv, as_json, lines, markdown, read_run
@@ -114,7 +115,11 @@ def _run(
             bar.advance(1, cell.name)
             writer.write()
 
-        failures = run_all(layout, todo, devices=config.devices or [config.device], jobs=config.jobs, finished=finished)
+        if config.engine == "ray":
+            failures = run_all_on_ray(layout, todo, device=config.device, finished=finished)
+        else:
+            devices = config.devices or [config.device]
+            failures = run_all(layout, todo, devices=devices, jobs=config.jobs, finished=finished)
     study = writer.write()
     if failures:
         raise KD3Error(_told(failures, len(cells), layout))

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from kd3.config.kinds import Precision, split_commas, split_semicolons
+from kd3.config.kinds import Engine, Precision, split_commas, split_semicolons
 from kd3.config.methods import METHODS, DFNDOptions, KD3Options, KDOptions, LabelsOptions, SimKDOptions
 from kd3.config.settings import Count, Settings
 from kd3.config.training import TrainSettings
@@ -213,6 +213,10 @@ class StudyConfig(Settings):
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     precision: Precision = Field("auto", description="as for kd3 distill")
+    engine: Engine = Field(
+        "local",
+        description="'ray': on a Ray cluster (RAY_ADDRESS), a core for each run and, where there is one, a GPU",
+    )
     dry_run: bool = Field(False, description="say what would be run, and run nothing")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+Engine = Literal["local", "ray"]  # where pieces of work are done
 Precision = Literal["auto", "32", "bf16", "16"]
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from kd3.config.kinds import Precision
+from kd3.config.kinds import Engine, Precision
 from kd3.config.settings import Count, Settings
 
 
@@ -50,12 +50,22 @@ class IngestConfig(Settings):
         "makes one pool of the parts",
     )
 
+    engine: Engine = Field(
+        "local", description="'ray': in parts on a Ray cluster (RAY_ADDRESS), which the machines' shared disk holds"
+    )
+
     @field_validator("shard")
     @classmethod
     def _part_of_the_whole(cls, shard: str | None) -> str | None:
         if shard is not None and int(shard.partition("/")[0]) > int(shard.partition("/")[2]):
             raise ValueError(f"{shard} is no part of a whole: I/N has I from 1 to N")
         return shard
+
+    @model_validator(mode="after")
+    def _parts_are_the_engines(self) -> IngestConfig:
+        if self.engine == "ray" and (self.shard is not None or self.limit is not None):
+            raise ValueError("engine ray cuts the crawl into parts itself; leave shard and limit out")
+        return self
 
     @property
     def part(self) -> tuple[int, int] | None:

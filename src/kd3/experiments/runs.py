@@ -164,10 +164,7 @@ class _Process:
         if self.folder.state() == "interrupted":
             arguments = ["--resume", *out]
         else:
-            values = {name: value for name, value in settings.items() if name != "out"}
-            if device != "auto":
-                values["device"] = device
-            write_text(config, yaml.safe_dump(values, sort_keys=False))
+            write_settings(config, settings, device)
             arguments = ["--config", str(config), *out]
         environment = dict(os.environ)
         if jobs > 1 and not device.startswith("cuda"):
@@ -186,6 +183,14 @@ class _Process:
             raise Terminated
         lines = [line for line in self._log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
         return f"{lines[-1] if lines else 'it said nothing'} (status {self.child.returncode}; see {self._log})"
+
+
+def write_settings(path: Path, settings: Mapping[str, Any], device: str) -> None:
+    """Write the file of settings that a run begins by."""
+    values = {name: value for name, value in settings.items() if name != "out"}
+    if device != "auto":
+        values["device"] = device
+    write_text(path, yaml.safe_dump(values, sort_keys=False))
 
 
 def _start(command: list[str], log: IO[bytes], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:

@@ -36,6 +36,10 @@ COMMIT_FILES = 16_384
 TELL_FILES = 64  # drawing the bar costs as much as a small image
 
 
+class NothingUsableError(KD3Error):
+    """No file of a crawl is an image."""
+
+
 def ingest(
     sources: str | Path | Sequence[str | Path], out: str | Path, *, image_size: int, **settings: Any
 ) -> ImagePool:
@@ -97,7 +101,7 @@ def _check_again(folder: Path, config: IngestConfig, made: list[Path]) -> None:
 
 
 def _finished(folder: Path, config: IngestConfig) -> ImagePool:
-    check_settings(folder, read_manifest(folder).settings, _request(config))
+    check_settings(folder, read_manifest(folder).settings, ingest_request(config))
     # A kill right after the manifest was written leaves these.
     for name in (DATABASE, LOCK):
         (folder / name).unlink(missing_ok=True)
@@ -110,13 +114,13 @@ def _fill(
     folder: Path, config: IngestConfig, keep_out: Sequence[KnownImages], made: list[Path], part_bytes: int
 ) -> None:
     begun = begun_with(folder)
-    check_settings(folder, begun or {}, _request(config))
+    check_settings(folder, begun or {}, ingest_request(config))
     state = IngestState(
         folder, config.image_size, part_bytes=part_bytes, keep_out=keep_out, near=config.dedup == "near"
     )
     try:
         if begun is None:
-            state.begin(_request(config))
+            state.begin(ingest_request(config))
         elif state.files:
             console.say(f"pool {folder}: going on after {state.files:,} files")
         _consume(state, config, again=begun is not None)
@@ -124,7 +128,7 @@ def _fill(
             message = _nothing_usable(state, config)
             state.close()
             remove_pool(folder, made)
-            raise KD3Error(message)
+            raise NothingUsableError(message)
         _finish(state, folder, config, keep_out)
     finally:
         state.close()
@@ -133,9 +137,9 @@ def _fill(
         leftover.unlink()
 
 
-def _request(config: IngestConfig) -> dict[str, Any]:
+def ingest_request(config: IngestConfig) -> dict[str, Any]:
     """Return what must be equal for an ingest to go on; how it is worked at may change."""
-    values = config.model_dump(mode="json", exclude={"sources", "keep_out", "out", "workers", "max_seconds"})
+    values = config.model_dump(mode="json", exclude={"sources", "keep_out", "out", "workers", "max_seconds", "engine"})
     for name in ("sources", "keep_out"):
         values[name] = [
             shown(source if is_remote(source) else str(Path(source).absolute())) for source in getattr(config, name)
@@ -204,7 +208,7 @@ def _finish(state: IngestState, folder: Path, config: IngestConfig, keep_out: Se
         ),
         parts=state.parts(),
         sources=[shown(source) for source in config.sources],
-        settings=_request(config),
+        settings=ingest_request(config),
         kept_out=[
             KeptOut(source=shown(source), images=len(known), content=known.fingerprint())
             for source, known in zip(config.keep_out, keep_out, strict=True)

@@ -15,7 +15,7 @@ from kd3.pool.decode import Decoded
 from kd3.pool.image_pool import ImagePool
 from kd3.pool.index_file import INDEX
 from kd3.pool.ingest_state import DATABASE, IngestState, begun_with
-from kd3.pool.left_out import DUPLICATES, KEPT_OUT, NEAR_DUPLICATES, REJECTED
+from kd3.pool.left_out import LEFT_OUT, NEAR_DUPLICATES
 from kd3.pool.manifest import NAME, Counts, content_hash, read_manifest, write_manifest
 from kd3.pool.output_folder import LOCK, check_place, check_settings, remove_pool
 from kd3.pool.packed import PART_BYTES
@@ -26,15 +26,17 @@ from kd3.storage.lock import exclusive
 READ_BYTES = 32 << 20
 COLUMNS = ("source", "key", "sha256", "width", "height", "format", "digest")
 SAME_IN_ALL = ("fit", "min_side", "max_pixels", "dedup")  # settings of an ingest that make images what they are
-LISTS = (REJECTED, DUPLICATES, NEAR_DUPLICATES, KEPT_OUT)
 
 
-def merge_pools(pools: Sequence[ImagePool | str | Path], out: str | Path) -> ImagePool:
+def merge_pools(
+    pools: Sequence[ImagePool | str | Path], out: str | Path, *, ingest: dict[str, Any] | None = None
+) -> ImagePool:
     """Make a pool of the images of pools, one after the other, and return it.
 
     Of files that are the same byte for byte one stays, and of near copies the first, where the pools were made so. The
     parts that `kd3 ingest --shard 1/N` to `N/N` make, merged in this order, give the content hash of an ingest of the
-    whole. A merge that was killed begins anew; a finished one is returned as it is.
+    whole. A merge that was killed begins anew; a finished one is returned as it is. `ingest` is what the manifest is to
+    say of the settings that the parts were made by.
 
     Raises:
         KD3Error: a pool cannot be read, they do not belong together, or the output belongs to something else.
@@ -42,7 +44,8 @@ def merge_pools(pools: Sequence[ImagePool | str | Path], out: str | Path) -> Ima
     opened = [pool if isinstance(pool, ImagePool) else ImagePool.open(pool) for pool in pools]
     _check_together(opened)
     folder = Path(out)
-    request = {"merged": [pool.content_hash for pool in opened]}
+    request: dict[str, Any] = {"merged": [pool.content_hash for pool in opened]}
+    request |= {} if ingest is None else {"ingest": ingest}
     if (folder / NAME).is_file():
         _check_same(folder, read_manifest(folder).settings, request)
         console.say(f"pool {folder} is finished; there is nothing to do")
@@ -148,7 +151,7 @@ def _images(pool: ImagePool) -> Iterator[tuple[Record, Decoded]]:
 
 def _add_lists(folder: Path, pools: Sequence[ImagePool]) -> None:
     """Put what the parts left out before what the merge did; groups of near copies are counted on."""
-    for name in LISTS:
+    for name in LEFT_OUT:
         rows: list[list[str]] = []
         header: list[str] = []
         for path in [*(Path(str(pool.path)) / name for pool in pools), folder / name]:

@@ -1,0 +1,108 @@
+"""Hand pieces of work to a Ray cluster. Whatever process or machine dies, its piece is begun again elsewhere.
+
+A piece is a call of a function that goes on from what an earlier, killed call has left on the disk, which all
+machines share. So nothing but names travels, and a lost worker costs what it had not yet saved.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from kd3.errors import KD3Error
+
+LOST_WORKERS = 20  # that one piece may cost before it is given up
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A call: `module:function`, its arguments, and the file that its messages go to."""
+
+    name: str
+    location: str
+    arguments: Mapping[str, Any]
+    log: Path
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a piece."""
+
+    name: str
+    problem: str | None = None  # in words; None where it was done
+    kind: str = ""  # the error's class
+
+
+@contextmanager
+def ray_cluster() -> Iterator[Any]:
+    """Give Ray, connected to the cluster that RAY_ADDRESS names, or to one that is started here and ends with it.
+
+    Raises:
+        KD3Error: Ray is not installed, or the cluster does not answer.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise KD3Error("--engine ray needs Ray: pip install 'kd3[ray]'") from None
+    begun = not ray.is_initialized()
+    try:
+        ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)
+    except (ConnectionError, RuntimeError, TimeoutError) as problem:
+        raise KD3Error(f"the Ray cluster does not answer: {str(problem).splitlines()[0]}") from None
+    try:
+        yield ray
+    finally:
+        if begun:
+            ray.shutdown()
+
+
+def cores(ray: Any) -> int:
+    """Return how many cores the cluster has."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def has_gpus(ray: Any) -> bool:
+    """Say whether the cluster has GPUs."""
+    return bool(ray.cluster_resources().get("GPU", 0) >= 1)
+
+
+def do_all(ray: Any, pieces: Sequence[Piece], *, gpus: int = 0, at_once: int | None = None) -> Iterator[Done]:
+    """Yield pieces as they are done, each on one core and so many GPUs, at most `at_once` at a time."""
+    task = ray.remote(_do).options(num_cpus=1, num_gpus=gpus, max_retries=LOST_WORKERS)
+    waiting = list(pieces)
+    under_way: dict[Any, Piece] = {}
+    try:
+        while waiting or under_way:
+            while waiting and (at_once is None or len(under_way) < at_once):
+                piece = waiting.pop(0)
+                under_way[task.remote(piece, os.getcwd())] = piece
+            (first, *_), _ = ray.wait(list(under_way), num_returns=1)
+            piece = under_way.pop(first)
+            try:
+                yield ray.get(first)
+            except ray.exceptions.RayError as lost:
+                kind = type(lost).__name__
+                yield Done(piece.name, f"it cannot be done ({kind}); see {piece.log}", kind)
+    finally:
+        for reference in under_way:
+            ray.cancel(reference)
+
+
+def _do(piece: Piece, folder: str) -> Done:
+    """Do a piece, in a process of the cluster."""
+    os.chdir(folder)
+    piece.log.parent.mkdir(parents=True, exist_ok=True)
+    module, _, function = piece.location.partition(":")
+    with piece.log.open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+        try:
+            getattr(import_module(module), function)(**piece.arguments)
+        except KD3Error as problem:
+            print(f"kd3: {problem}", file=log)
+            return Done(piece.name, str(problem), type(problem).__name__)
+    return Done(piece.name)

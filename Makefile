@@ -3,17 +3,28 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
+TORCH = torch==2.13.0
+TORCHVISION = torchvision==0.28.0
+# What builds of torch for CUDA bring; who wants one gets them with it.
+OF_CUDA = triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
+  nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
+  nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
 
-.PHONY: help setup demo test test-slow chaos fuzz bench lint docs dist format clean
+.PHONY: help setup demo test test-slow chaos fuzz bench lint docs dist lock audit format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make the virtual environment with everything pinned
 
-$(READY): pyproject.toml constraints.txt
+# Every package of the lock is checked against its hash. torch is pinned by version alone: which build fits (CPU, which
+# CUDA) is the machine's matter, and each has a hash of its own.
+$(READY): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --no-deps $(TORCHVISION)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $(READY)
 
 demo: $(READY)  ## the whole job on data made here: no download, no GPU, under three minutes
@@ -45,6 +56,17 @@ docs: $(READY)  ## the documentation as a site in ./site, warnings being errors
 
 dist: $(READY)  ## a wheel in ./dist; the same commit gives the same bytes
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --wheel --no-isolation
+
+lock:  ## pin every dependency anew, with hashes, for all Pythons that are supported (needs uv)
+	echo $(TORCH) > .torch.txt
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 --generate-hashes --constraint .torch.txt \
+	  --output-file requirements.lock --no-annotate --custom-compile-command "make lock" --quiet \
+	  $(foreach name,torch torchvision $(OF_CUDA),--no-emit-package $(name))
+	rm .torch.txt
+
+audit: $(READY)  ## known vulnerabilities of the pinned packages, and a bill of materials (needs pip-audit, cyclonedx-py)
+	pip-audit --requirement requirements.lock --disable-pip --require-hashes
+	cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible --output-file sbom.json
 
 format: $(READY)  ## put the code into its style
 	$(BIN)/ruff check --fix src tests benchmarks examples docs

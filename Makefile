@@ -4,13 +4,14 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 TORCH = torch==2.13.0
+FUZZED = decode pickle tar npy npz zip list batch teacher study distill checkpoint
 TORCHVISION = torchvision==0.28.0
 # What builds of torch for CUDA bring; who wants one gets them with it.
 OF_CUDA = triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
   nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
   nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
 
-.PHONY: help setup demo test test-slow chaos fuzz bench lint docs dist lock audit format clean
+.PHONY: help setup demo test test-slow coverage mutants chaos fuzz bench lint docs dist lock audit format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,11 +37,19 @@ test: $(READY)  ## the tests, in parallel
 test-slow: $(READY)  ## the slow tests
 	$(BIN)/python -m pytest -m slow
 
+coverage: $(READY)  ## the tests, and which branches of src they take: at least nine of ten
+	$(BIN)/python -m pytest -n auto -m "not slow" --cov --cov-report=term-missing:skip-covered --cov-report=xml
+
+mutants: $(READY)  ## break losses and selection line by line and see whether a test notices (needs mutmut)
+	$(BIN)/python -m mutmut run && $(BIN)/python -m mutmut results
+
 chaos: $(READY)  ## kill every kind of work at random moments, 200 times and more; look whether it ends the same
 	KD3_KILLS=80 $(BIN)/python -m pytest -s tests/chaos
 
 fuzz: $(READY)  ## break images, containers, checkpoints, pools, settings 20,000 times; by coverage too, if atheris is there
-	KD3_FUZZ=10000 $(BIN)/python -m pytest -s tests/fuzz
+	KD3_FUZZ=10000 $(BIN)/python -m pytest -s --timeout 900 tests/fuzz
+	for target in $$($(BIN)/python -c "import atheris" 2>/dev/null && echo $(FUZZED)); do \
+	  $(BIN)/python tests/fuzz/coverage_guided.py $$target -max_total_time=60 || exit 1; done
 
 bench: $(READY)  ## how fast, beside the common way and the bare bound: ten minutes (BENCH=--quick: two)
 	$(BIN)/python -m benchmarks $(BENCH)

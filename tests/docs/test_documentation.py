@@ -80,8 +80,9 @@ def place(crawl, labelled, teacher_file, tmp_path_factory):
     return folder
 
 
-# All pages with commands in blocks but the table of results, whose study is the README's with more pools and seeds.
-RUN_WHOLE = [page for page in PAGES if list(command_lines(page)) and page.stem not in ("peers", "table1")]
+# All pages with commands in blocks but the table of results, whose study is the README's with more pools and seeds, and
+# the page of several processes and clusters, which tests/training/test_ranks.py and tests/cluster start.
+RUN_WHOLE = [page for page in PAGES if list(command_lines(page)) and page.stem not in ("peers", "scale", "table1")]
 SMALL = {
     "distill": ["--images", "640", "--student", "kd3:resnet8"],
     "study": ["--images", "320", "--student", "kd3:resnet8", "--rows", "KD3"],

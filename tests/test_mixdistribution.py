@@ -94,3 +94,24 @@ def test_the_scales_multiply_contrast_and_mean():
     scaled = mix_statistics(images, partner, mix, gamma_scale=0.5, beta_scale=3.0)
     mean = plain.mean((2, 3), keepdim=True)
     torch.testing.assert_close(scaled, 0.5 * (plain - mean) + 3 * mean)
+
+
+def test_partners_and_mixtures_are_drawn_and_all_is_handed_on():
+    images = batch(4)
+
+    def drawn():
+        return torch.Generator().manual_seed(8)
+
+    generator = drawn()
+    partner = torch.randperm(len(images), generator=generator)
+    mix = sample_beta(len(images), 0.4, generator=generator)
+    expected = mix_statistics(images, partner, mix, gamma_scale=0.7, beta_scale=1.3)
+    mixed = mix_distribution(images, beta_parameter=0.4, gamma_scale=0.7, beta_scale=1.3, generator=drawn())
+    torch.testing.assert_close(mixed, expected)
+    paper = mix_distribution(images, beta_parameter=0.1, gamma_scale=1.0, beta_scale=1.0, generator=drawn())
+    assert torch.equal(mix_distribution(images, generator=drawn()), paper)
+
+
+def test_mixing_keeps_the_images_type():
+    images = batch(2).to(torch.bfloat16)
+    assert mix_statistics(images, torch.tensor([1, 0, 3, 2]), torch.full((4,), 0.5)).dtype == torch.bfloat16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import warnings
 from collections.abc import Iterator
@@ -54,7 +55,18 @@ def launched(compute: Compute, *, devices: int, nodes: int) -> Iterator[Compute]
     try:
         yield replace(compute, device=fabric.device, ranks=ranks, launched=fabric)
     finally:
-        dist.destroy_process_group()
+        _leave(ranks)
+
+
+def _leave(ranks: Ranks) -> None:
+    """Close the connection, and never free it.
+
+    Whoever frees a group of gloo waits, holding Python's lock, for threads that may be waiting for that very lock
+    (torch 2.13): the process would never end.
+    """
+    for group in (dist.group.WORLD, ranks.control):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))
+    dist.destroy_process_group()
 
 
 def _sizes(devices: int, nodes: int) -> tuple[int, int]:

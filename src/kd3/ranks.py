@@ -30,7 +30,7 @@ class Ranks:
 
     rank: int = 0
     count: int = 1
-    _control: Any = None  # group of processes that talk on the CPU, so that no decision waits for a GPU
+    control: Any = None  # group of processes that talk on the CPU, so that no decision waits for a GPU
 
     @classmethod
     def of_this_process(cls) -> Ranks:
@@ -82,7 +82,7 @@ class Ranks:
             return flags
         said = torch.tensor([int(flag) for flag in flags])
         with self.connected():
-            dist.all_reduce(said, dist.ReduceOp.MAX, group=self._control)
+            dist.all_reduce(said, dist.ReduceOp.MAX, group=self.control)
         return tuple(bool(flag) for flag in said)
 
     def from_first(self, value: Value) -> Value:
@@ -94,7 +94,7 @@ class Ranks:
         values: list[Any] = [value] * self.count
         if self.count > 1:
             with self.connected():
-                dist.all_gather_object(values, value, group=self._control)
+                dist.all_gather_object(values, value, group=self.control)
         return values
 
     @contextmanager

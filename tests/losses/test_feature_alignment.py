@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd3.losses.feature_alignment import alignment_weights, feature_alignment
+from kd3.losses.feature_alignment import alignment_weights, feature_alignment, match_size
 
 
 def naive_alignment(projected, teacher, weights):
@@ -98,3 +98,21 @@ def test_bfloat16_features_are_summed_in_float32():
 def test_refuses_maps_that_do_not_match():
     with pytest.raises(ValueError, match="must agree in batch size and channels"):
         feature_alignment(torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("size", "other", "result"),
+    [
+        ((4, 6), (2, 3), (2, 3)),
+        ((2, 3), (4, 6), (2, 3)),
+        ((4, 6), (4, 3), (4, 3)),
+        ((3, 6), (6, 3), (3, 3)),
+        ((5, 7), (5, 7), (5, 7)),
+    ],
+)
+def test_maps_that_are_not_square_are_matched_side_by_side(size, other, result):
+    draw = torch.Generator().manual_seed(0)
+    feature_map = torch.randn(2, 3, *size, generator=draw)
+    matched = match_size(feature_map, torch.zeros(2, 5, *other))
+    assert matched.shape == (2, 3, *result)
+    torch.testing.assert_close(matched, torch.nn.functional.adaptive_avg_pool2d(feature_map, result))

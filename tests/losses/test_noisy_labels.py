@@ -49,3 +49,9 @@ def test_the_gradient_reaches_student_and_matrix():
     adapted_cross_entropy(logits, torch.tensor([0, 1, 2, 1, 0]), transition_matrix(mistakes, 0.9)).backward()
     assert logits.grad.abs().sum() > 0
     assert mistakes.grad.abs().sum() > 0
+
+
+def test_an_accuracy_of_another_type_does_not_widen_the_matrix():
+    matrix = transition_matrix(torch.zeros(3, 3), torch.tensor(0.7, dtype=torch.float64))
+    assert matrix.dtype == torch.float32
+    assert matrix.tolist()[0] == pytest.approx([0.7, 0.15, 0.15])

@@ -39,3 +39,7 @@ def test_the_same_generator_draws_the_same():
     weights = torch.rand(40)
     one, two = (weighted_order(weights, 90, generator=torch.Generator().manual_seed(5)) for _ in range(2))
     assert one.tolist() == two.tolist()
+
+
+def test_weights_of_a_class_of_one():
+    assert class_balance(torch.tensor([0, 1, 1]), strength=1.0).tolist() == [1.0, 0.5, 0.5]

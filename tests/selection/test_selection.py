@@ -188,3 +188,67 @@ def test_the_smooth_schedule_follows_the_paper_and_never_jumps():
 def test_constant_schedules():
     assert teacher_weight(0.9, "teacher") == 1
     assert teacher_weight(0.9, "constant", constant=0.3) == 0.3
+
+
+def test_a_class_that_is_predicted_but_never_surely_enough_is_rescued_by_a_hundredth_of_its_share():
+    logits = torch.cat([logits_with([0.6] * 600, [0] * 600, 2), logits_with([0.99] * 200, [1] * 200, 2)])
+    logits[17] = logits_with([0.7], [0], 2)[0]
+    selection = select_confident(logits)
+    assert selection.predicted_per_class.tolist() == [600, 200]
+    assert selection.thresholds.tolist() == pytest.approx([0.95, 0.95 / 5])
+    assert selection.rescued_classes == (0,)
+    assert selection.rescued_each == 4  # 1 % of 800 / 2
+    assert selection.rescued[0, 0] == 17
+    assert selection.rescued.shape == (1, 4)
+    assert selection.kept_per_class.tolist() == [4, 200]
+    assert selection.filled == 0
+
+
+def test_one_image_is_enough_by_default_and_one_is_given_where_a_hundredth_is_less():
+    sure = logits_with([0.99], [0], 2)
+    assert select_confident(torch.cat([sure, sure])).filled == 0
+    alone = select_confident(torch.cat([sure, logits_with([0.6] * 3, [0] * 3, 2)]))
+    assert alone.rescued_each == 1
+    assert alone.kept_per_class.sum() <= 2
+
+
+def test_gaps_are_filled_exactly():
+    logits = logits_with([0.99, 0.5, 0.9, 0.8], [0, 0, 0, 1], 2)
+    for at_least, filled in ((2, 0), (3, 1), (4, 2)):
+        selection = select_confident(logits, at_least=at_least)
+        assert (len(selection.index), selection.filled) == (max(2, at_least), filled)
+    assert select_confident(logits, at_least=3).index.tolist() == [0, 2, 3]
+
+
+@pytest.mark.parametrize(("classes", "end"), [(8, "h)"), (9, "h, ...)")])
+def test_eight_classes_are_named_and_more_are_hinted_at(classes, end):
+    names = list("abcdefghi")[:classes]
+    empty = select.Selection(torch.arange(3), rescued_classes=tuple(range(classes)), rescued_each=2)
+    (words,) = empty.warnings(names)
+    assert f"(a, b, c, d, e, f, g, {end}; each gets the 2 most probable" in words
+
+
+def test_what_cannot_be_selected_from_is_named():
+    with pytest.raises(ValueError, match=r"^cannot select from an empty pool$"):
+        select_confident(torch.zeros(0, 3))
+    with pytest.raises(ValueError, match=r"^cannot select: the scores of some images are not finite$"):
+        select_confident(torch.full((2, 3), float("nan")))
+
+
+def test_a_random_part_is_sorted_and_the_seeds():
+    one, again, other = (select.select_random(100, 30, seed=seed).index.tolist() for seed in (1, 1, 2))
+    assert one == again == sorted(set(one))
+    assert one != other
+    assert len(one) == 30
+    assert set(one) < set(range(100))
+    assert one != list(range(30))
+    assert select.select_random(5, 9, seed=0).index.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_labels_are_small_integers():
+    assert predict(torch.eye(3)).label.dtype == torch.int32
+
+
+def test_the_schedules_defaults():
+    assert teacher_weight(0.2) == teacher_weight(0.2, "smooth")
+    assert teacher_weight(0.2, "constant") == 0.5

@@ -41,3 +41,22 @@ def test_what_cannot_be_selected_from_is_refused():
         select_surest([], 3)
     with pytest.raises(ValueError, match="not finite"):
         select_surest([torch.full((2, 3), float("nan"))], 1)
+
+
+def test_counts_know_classes_that_nobody_says():
+    logits = torch.tensor([[3.0, 0, 0], [0, 1, 0], [2, 0, 0], [0, 0.1, 0]])
+    selection, _ = select_surest([logits], 2)
+    assert selection.index.tolist() == [0, 2]
+    assert selection.predicted_per_class.tolist() == [2, 2, 0]
+    assert selection.kept_per_class.tolist() == [2, 0, 0]
+
+
+def test_many_ties_go_to_the_earlier_images_too():
+    assert select_surest([torch.zeros(5000, 3)], 700)[0].index.tolist() == list(range(700))
+
+
+def test_what_is_refused_is_named():
+    with pytest.raises(ValueError, match=r"^cannot select from an empty pool$"):
+        select_surest([], 3)
+    with pytest.raises(ValueError, match=r"^cannot select: the teacher's logits of some images are not finite$"):
+        select_surest([torch.full((2, 3), float("nan"))], 1)

@@ -29,7 +29,7 @@ from kd3.errors import (
     ToldByAnotherError,
     unknown_name,
 )
-from kd3.interruption import Terminated, ended_by_signals
+from kd3.interruption import Terminated, end_with_parent, ended_by_signals
 from kd3.storage.full_disk import FULL
 
 WHERE = "command line"
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     try:
         with ended_by_signals():
+            end_with_parent()
             return _run(list(sys.argv[1:] if arguments is None else arguments))
     except ToldByAnotherError:
         return 0  # of several processes the one that told ends with the status that counts

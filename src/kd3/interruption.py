@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -13,6 +14,8 @@ from kd3 import console
 
 # Windows has no SIGUSR1.
 BY_MACHINE = tuple(number for name in ("SIGTERM", "SIGUSR1") if (number := getattr(signal, name, None)) is not None)
+WITH_PARENT = "KD3_END_WITH_PARENT"
+PARENT_SECONDS = 0.5
 ONE_REQUEST_SECONDS = 1.0  # a scheduler may send the same request twice: to a process and to its group
 
 
@@ -71,6 +74,28 @@ def stopping_between_steps() -> Iterator[StopRequest]:
 
     with _handled((signal.SIGINT, *BY_MACHINE), ask):
         yield stop
+
+
+def end_with_parent() -> None:
+    """If whoever started this process asked for it (`WITH_PARENT` in the environment), stop when that one is gone.
+
+    A study that is killed outright cannot tell its runs; they would hold their folders against the next attempt.
+
+    Raises:
+        Terminated: it is gone already.
+    """
+    parent = os.environ.pop(WITH_PARENT, None)  # not for processes that this one starts
+    if parent is None:
+        return
+    if parent != str(os.getppid()):
+        raise Terminated("whoever started this is gone")
+
+    def watch() -> None:
+        while os.getppid() == int(parent):
+            time.sleep(PARENT_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="kd3-parent", daemon=True).start()
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import kd3
@@ -169,6 +170,39 @@ def test_distill(more, teacher_file, pool_folder, tmp_path):
         return hits
 
     kills_of(f"distill {' '.join(more)}", once, max(2, KILLS // 2))
+
+
+STUDY = {
+    "title": "Two methods",
+    "images": 320,
+    "seeds": [0],
+    "common": {"train": {"batch_size": 16, "holdout": 12, "checkpoint_steps": 3}, "track": "none", "precision": "32"},
+    "rows": [{"name": "kd3", "settings": {"method": "kd3"}}, {"name": "kd", "settings": {"method": "kd"}}],
+}
+
+
+@pytest.mark.slow
+def test_study(teacher_file, pool_folder, tmp_path):
+    """Its runs are processes of their own, which end when it is gone and leave their folders to the next attempt."""
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
+    flags = ["--teacher", teacher_file, "--student", "kd3:resnet8", "--pool", pool_folder, "--device", "cpu"]
+
+    def words(out):
+        return ["study", tmp_path / "study.yaml", "--out", out, *flags, "--quiet"]
+
+    length = undisturbed(words(tmp_path / "whole"))
+
+    def once(number, kills, draw):
+        out = tmp_path / f"study{number}"
+        hits = survive(lambda: words(out), length, kills, draw)
+        for name in ("kd3-seed0", "kd-seed0"):
+            one, other = (place / "runs" / name for place in (out, tmp_path / "whole"))
+            assert files_of(one, "student/model.safetensors") == files_of(other, "student/model.safetensors")
+            assert history(one) == history(other)
+        assert len((out / "table.csv").read_text().splitlines()) == 3
+        return hits
+
+    kills_of("study", once, max(2, KILLS // 8))
 
 
 def test_export_is_whole_or_not_there(teacher_file, pool_folder, tmp_path):

@@ -19,9 +19,10 @@ from kd3.config.distill_layers import differences
 from kd3.config.settings import build, read_yaml
 from kd3.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, KD3Error
 from kd3.experiments.plan import Cell
-from kd3.interruption import Terminated
+from kd3.interruption import WITH_PARENT, Terminated
 from kd3.runs.folder import RunFolder
 from kd3.storage.atomic import write_text
+from kd3.storage.lock import waiting
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 20.0
@@ -161,12 +162,15 @@ class _Process:
         for path in (self._log, config):
             path.parent.mkdir(parents=True, exist_ok=True)
         out = ["--out", str(self.folder.path)]
+        if self.folder.lock.exists():
+            with waiting(self.folder.lock, what=f"run {self.folder.path}"):
+                pass  # of a study that was killed, and which writes its last checkpoint
         if self.folder.state() == "interrupted":
             arguments = ["--resume", *out]
         else:
             write_settings(config, settings, device)
             arguments = ["--config", str(config), *out]
-        environment = dict(os.environ)
+        environment = {**os.environ, WITH_PARENT: str(os.getpid())}
         if jobs > 1 and not device.startswith("cuda"):
             # Several runs with all cores each would wait for one another.
             environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))

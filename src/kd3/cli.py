@@ -42,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             end_with_parent()
             return _run(list(sys.argv[1:] if arguments is None else arguments))
     except ToldByAnotherError:
-        return 0  # of several processes the one that told ends with the status that counts
+        # Of several processes the first one's status counts; another's failure would have the launcher kill the first.
+        return 0 if console.is_silent() else EXIT_WRONG_INPUT
     except KD3Error as problem:
         print(f"kd3: {problem}", file=sys.stderr)
         return EXIT_WRONG_INPUT

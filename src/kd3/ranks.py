@@ -107,11 +107,12 @@ class Ranks:
         try:
             yield
         except (RuntimeError, OSError) as problem:
-            words = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
             broken = any(said in str(problem).lower() for said in BROKEN)
             if self.count == 1 or not broken:
                 raise
-            raise KD3Error(f"another process of this run has ended, and so must this one ({words})") from None
+            raise KD3Error(
+                "another process of this run has ended, and so must this one; --resume goes on from the last checkpoint"
+            ) from problem
 
     @contextmanager
     def failing_together(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,7 +179,8 @@ CONTRAST = ["--kd3.contrastive", "mixdistribution", "--kd3.contrastive-fraction"
 
 def test_two_processes_learn_what_one_learns(teacher_file, large_pool, tmp_path):
     more = [*GENTLE, *CONTRAST, "--kd3.scoring", "training"]
-    second = start(*words(teacher_file, large_pool, tmp_path / "two", *more, "--devices", 2))
+    shutil.copytree(large_pool, tmp_path / "pool")
+    second = start(*words(teacher_file, tmp_path / "pool", tmp_path / "two", *more, "--devices", 2))
     first = start(*words(teacher_file, large_pool, tmp_path / "one", *more))
     for process in (first, second):
         out, errors = process.communicate(timeout=200)
@@ -198,7 +200,9 @@ def test_two_processes_learn_what_one_learns(teacher_file, large_pool, tmp_path)
         scale = float(value.double().abs().max()) + 1e-6
         difference = (value.double() - students[1][name].double()).abs().max()
         assert float(difference) / scale < 1e-3, name  # biases are what they have learned
-    assert len(list(large_pool.glob("teacher_logits/*.npy"))) == 1, "the same teacher's logits serve both"
+    (shared,), (alone,) = (sorted(pool.glob("teacher_logits/*.npy")) for pool in (tmp_path / "pool", large_pool))
+    assert shared.name == alone.name
+    np.testing.assert_allclose(np.load(shared), np.load(alone), rtol=1e-5, atol=1e-5)
 
 
 def stopped(process, run, number):
@@ -227,6 +231,26 @@ def test_all_stop_together_and_fewer_go_on(teacher_file, large_pool, tmp_path):
     status, errors = stopped(start("--resume", "--out", str(run), "--devices", "1"), run, signal.SIGINT)
     assert status == 130, errors
     assert "was begun on 2 x CPU, float32 and continues on CPU, float32" in errors
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for the child in /proc")
+def test_all_end_when_one_is_killed(teacher_file, large_pool, tmp_path):
+    run = tmp_path / "run"
+    first = start(*words(teacher_file, large_pool, run, "--images", 64_000, "--devices", 2, "--checkpoint-steps", 5))
+    deadline = time.monotonic() + 100
+    while not (run / "checkpoints" / "last.pt").is_file():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    (child,) = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGKILL)
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode in (2, -signal.SIGKILL), errors  # the launcher may be quicker than the broken connection
+    if first.returncode == 2:
+        assert "another process of this run has ended" in errors
+        assert "Traceback" not in errors
+    status, errors = stopped(start("--resume", "--out", str(run)), run, signal.SIGTERM)
+    assert status == 75, errors
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ def _of_all_ranks(path: Path, teacher: Teacher, batches: PoolBatches, compute: C
     elif missing:
         for _ in scored(teacher, batches, np.arange(len(batches.pool)), teacher.normalise, compute):
             pass
+    ranks.any(False)  # only now has the first one written it
     with ranks.failing_together():
         if not _is_whole(path, _shape(teacher, batches)):
             raise KD3Error(

@@ -267,6 +267,33 @@ def test_a_loss_that_is_not_finite_stops_the_run_in_a_sentence(teacher_file, poo
     assert {len(batch) for batch in left["positions"].values()} == {SMALL["batch_size"]}
 
 
+def test_a_run_that_was_killed_before_it_had_settings_is_begun_anew(teacher_file, pool_folder, tmp_path):
+    folder = tmp_path / "r"
+    (folder / "selections").mkdir(parents=True)
+    for name in ("origin.json", ".lock", ".config.yaml.77.tmp"):
+        (folder / name).write_text("{")
+    run(teacher_file, pool_folder, folder, images=32)
+    assert not list(folder.rglob(".*.tmp"))
+
+
+def test_what_a_killed_process_was_writing_is_removed(teacher_file, pool_folder, tmp_path, monkeypatch):
+    folder = tmp_path / "r"
+
+    def killed(optimizer, step, *rest):
+        if step == 9:
+            signal.raise_signal(signal.SIGINT)
+        return learner_rate(optimizer, step, *rest)
+
+    learner_rate = learner.set_learning_rate
+    monkeypatch.setattr(learner, "set_learning_rate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(teacher_file, pool_folder, folder)
+    monkeypatch.undo()
+    (folder / "checkpoints" / ".last.pt.77.tmp").write_text("half")
+    run(teacher_file, pool_folder, folder, resume=True)
+    assert not list(folder.rglob(".*.tmp"))
+
+
 def test_a_second_signal_leaves_the_checkpoint_before_it(finished, teacher_file, pool_folder, tmp_path, monkeypatch):
     set_learning_rate = learner.set_learning_rate
 

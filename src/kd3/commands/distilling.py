@@ -148,6 +148,7 @@ def _claimed(folder: RunFolder, state: State, config: DistillConfig, compute: Co
     with exclusive(folder.lock, what=f"run {folder.path}"):
         if folder.state() != state:
             raise KD3Error(f"another process has just begun a run in {folder.path}; choose another --out")
+        folder.clear_temporary()
         identities = {"teacher": job.teacher.fingerprint(), "pool": job.pool.content_hash}
         if state == "absent":
             folder.begin(to_yaml(config), origin(**identities, compute=str(compute)))

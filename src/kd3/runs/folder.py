@@ -93,8 +93,9 @@ class RunFolder:
                 return "absent"
             if not self.path.is_dir():
                 raise KD3Error(f"{self.path} is a file; --out must be a folder")
-            if not {entry.name for entry in self.path.iterdir()} - {self.lock.name}:
-                return "absent"
+            names = {entry.name for entry in self.path.iterdir() if not _is_temporary(entry)}
+            if not names - {self.lock.name, self.origin.name, self.selections.name}:
+                return "absent"  # or killed before its settings, written last, made it a run
         except OSError as problem:
             raise KD3Error(f"--out {self.path} cannot be used: {problem.strerror}") from None
         if self.summary.is_file():
@@ -114,6 +115,12 @@ class RunFolder:
             self.lock.touch()
         except OSError as problem:
             raise KD3Error(f"--out {self.path} cannot be written: {problem.strerror}") from None
+
+    def clear_temporary(self) -> None:
+        """Remove what killed processes were writing; only for who holds the lock."""
+        for path in self.path.rglob("*"):
+            if _is_temporary(path):
+                path.unlink(missing_ok=True)
 
     def begin(self, config: str, origin: dict[str, Any]) -> None:
         """Write what identifies a new run."""
@@ -136,6 +143,10 @@ def read_summary(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as problem:
         raise KD3Error(f"{path} cannot be read: {problem}") from None
     return summary
+
+
+def _is_temporary(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".tmp")  # as `replacing` names them
 
 
 def _short(identity: object) -> str:

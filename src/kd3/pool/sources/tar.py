@@ -112,6 +112,8 @@ class _Careful:
         else:
             self._archive.offset = offset
             self._archive.members = []  # type: ignore[attr-defined]  # tarfile remembers every member it has read
+        if self._archive.offset == 0:
+            return None  # no header at all; tarfile of Python 3.10 would look back before the beginning
         return self._archive.next()
 
 

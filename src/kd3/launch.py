@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,6 +38,7 @@ def launched(compute: Compute, *, devices: int, nodes: int) -> Iterator[Compute]
         yield compute
         return
     _check_devices(compute, devices)
+    _check_script(devices)
     strategy: Any = DDPStrategy(
         process_group_backend="nccl" if compute.device.type == "cuda" else "gloo",
         timeout=LONGEST_SILENCE,
@@ -81,6 +84,15 @@ def _sizes(devices: int, nodes: int) -> tuple[int, int]:
             f"--nodes {nodes} says otherwise; leave both out"
         )
     return started
+
+
+def _check_script(devices: int) -> None:
+    """Refuse where the other processes cannot be started as this one was: from a notebook, or by `python -c`."""
+    started = any(name in os.environ for name in ("TORCHELASTIC_RUN_ID", "LOCAL_RANK", "SLURM_PROCID"))
+    if devices > 1 and not started and not Path(sys.argv[0]).is_file():
+        raise KD3Error(
+            f"devices={devices} starts this program {devices - 1} times more, and it has no file; run it from one"
+        )
 
 
 def _check_devices(compute: Compute, devices: int) -> None:

@@ -278,3 +278,12 @@ def test_under_torchrun_the_processes_are_there_already(teacher_file, large_pool
     )
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "origin.json").read_text())["compute"] == "2 x CPU, float32"
+
+
+def test_what_has_no_file_cannot_be_started_again(teacher_file, pool_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [""])
+    for name in ("TORCHELASTIC_RUN_ID", "LOCAL_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(KD3Error, match="starts this program 1 times more, and it has no file"):
+        kd3.distill(teacher_file, "kd3:resnet8", pool_folder, tmp_path / "r", devices=2, device="cpu")
+    assert not (tmp_path / "r").exists()

@@ -81,7 +81,7 @@ def _sentence(model: type[Settings], problem: pydantic.ValidationError, where: s
         return f"{name!r} is missing ({where})"
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if first["type"] == "value_error":
-        return f"{name} ({where}): {message}".removeprefix(" ")
+        return f"{name} ({where}): {message}" if name else f"{message} ({where})"
     shown = first.get("input")
     return f"{name} ({where}): {message}; got {shown!r}"
 

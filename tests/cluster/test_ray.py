@@ -61,6 +61,19 @@ def wrong(words: str) -> None:
     raise KD3Error(words)
 
 
+def workers_of(run):
+    """Processes that hold a run's lock file open."""
+    lock = run / ".lock"
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if any(os.path.samefile(handle, lock) for handle in (process / "fd").iterdir()):
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
 def kill_whoever_writes(marker: Path) -> None:
     deadline = time.monotonic() + 60
     while not (marker.is_file() and marker.read_text()):
@@ -101,6 +114,37 @@ def test_an_ingest_in_parts_is_the_ingest_of_the_whole(cluster, heap, tmp_path, 
     assert "begun with image_size = 16, not 20" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for the worker in /proc")
+def test_an_ingest_survives_the_loss_of_a_worker(cluster, tmp_path):
+    draw = np.random.default_rng(6)
+    for number in range(4000):
+        place = tmp_path / "crawl" / f"{number % 40:02d}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(place / f"{number:04d}.png")
+    whole = kd3.ingest(tmp_path / "crawl", tmp_path / "whole", image_size=16, workers=0)
+    killed = []
+
+    def kill_one():
+        deadline = time.monotonic() + 60
+        while not killed and time.monotonic() < deadline:
+            for part in (tmp_path / "pool.parts").glob("*-of-*"):
+                for worker in workers_of(part):
+                    if part.is_dir() and worker != os.getpid() and not killed:
+                        os.kill(worker, signal.SIGKILL)
+                        killed.append(worker)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    command = ["ingest", str(tmp_path / "crawl"), "--out", str(tmp_path / "pool"), "--image-size", "16"]
+    assert main([*command, "--engine", "ray"]) == 0
+    killer.join()
+    assert killed
+    pool = kd3.ImagePool.open(tmp_path / "pool")
+    assert pool.content_hash == whole.content_hash
+    assert pool.manifest.counts == whole.manifest.counts
+    assert pool.verify() == []
+
+
 def test_an_ingest_of_nothing_usable_says_so(cluster, tmp_path, capsys):
     (tmp_path / "crawl").mkdir()
     (tmp_path / "crawl" / "page.jpg").write_text("<html>")
@@ -123,19 +167,6 @@ STUDY = {
         {"name": "SimKD", "settings": {"method": "simkd"}},
     ],
 }
-
-
-def workers_of(run):
-    """Processes that hold a run's lock file open."""
-    lock = run / ".lock"
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if any(os.path.samefile(handle, lock) for handle in (process / "fd").iterdir()):
-                found.append(int(process.name))
-        except OSError:
-            continue
-    return found
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for the worker in /proc")

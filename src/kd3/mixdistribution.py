@@ -38,8 +38,8 @@ def mix_statistics(
     centred = images - mean
     deviation = (centred.square().mean(dim=(2, 3), keepdim=True) + VARIANCE_FLOOR).sqrt()
     own = mix.view(-1, 1, 1, 1).to(images.dtype)
-    gamma = own * deviation + (1 - own) * ranks.gather_alike(deviation)[partner]
-    beta = own * mean + (1 - own) * ranks.gather_alike(mean)[partner]
+    gamma = own * deviation + (1 - own) * ranks.gather(deviation)[partner]
+    beta = own * mean + (1 - own) * ranks.gather(mean)[partner]
     return centred * (gamma_scale * gamma / deviation) + beta_scale * beta
 
 

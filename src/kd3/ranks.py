@@ -50,31 +50,15 @@ class Ranks:
         return slice(total * self.rank // self.count, total * (self.rank + 1) // self.count)
 
     def gather(self, part: Tensor) -> Tensor:
-        """Return the parts of all ranks below each other, (n_1 + n_2 + ..., ...); gradients do not pass."""
-        if self.count == 1:
-            return part
-        sizes = [int(size) for size in self.from_each(len(part))]
-        longest = max(sizes)
-        padded = part.new_zeros((longest, *part.shape[1:]))
-        padded[: len(part)] = part.detach()
-        parts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(parts, padded.contiguous())
-        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
-
-    def gather_alike(self, part: Tensor) -> Tensor:
         """Return the parts of all ranks, all of one size, below each other; gradients come back to each part.
 
         Shapes: (n, ...) -> (n * count, ...).
         """
-        return part if self.count == 1 else cast(Tensor, _GatherAlike.apply(part, self))  # type: ignore[no-untyped-call]
-
-    def sum(self, value: Tensor) -> Tensor:
-        """Return the sum over ranks; gradients pass."""
-        return value if self.count == 1 else cast(Tensor, _Sum.apply(value))  # type: ignore[no-untyped-call]
+        return part if self.count == 1 else cast(Tensor, _Gather.apply(part, self))  # type: ignore[no-untyped-call]
 
     def mean(self, value: Tensor) -> Tensor:
         """Return the mean over ranks; gradients pass."""
-        return value if self.count == 1 else self.sum(value) / self.count
+        return value if self.count == 1 else cast(Tensor, _Sum.apply(value)) / self.count  # type: ignore[no-untyped-call]
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """Return of each flag whether some rank has it set."""
@@ -157,7 +141,7 @@ class _Sum(torch.autograd.Function):
         return total
 
 
-class _GatherAlike(torch.autograd.Function):
+class _Gather(torch.autograd.Function):
     """All-gather; a part's gradient is the sum of what all ranks have for it."""
 
     @staticmethod

@@ -165,5 +165,5 @@ class KD3(Method):
         u = F.normalize(self.embedding(pool(features[:part])).float(), dim=1)
         u_mixed = F.normalize(self.embedding(pool(self.student.features(mixed))).float(), dim=1)
         # Every rank sees the negatives of all.
-        u, u_mixed = self.ranks.gather_alike(u), self.ranks.gather_alike(u_mixed)
+        u, u_mixed = self.ranks.gather(u), self.ranks.gather(u_mixed)
         return nt_xent(u, u_mixed, temperature=options.contrastive_temperature)

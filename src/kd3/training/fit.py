@@ -234,8 +234,8 @@ class Fit:
 
     def _note(self, index: np.ndarray, predictions: Predictions) -> None:
         """Keep what a step has predicted of its images, of all ranks."""
-        confidence = self.ranks.gather_alike(predictions.confidence)
-        label = self.ranks.gather_alike(predictions.label)
+        confidence = self.ranks.gather(predictions.confidence)
+        label = self.ranks.gather(predictions.label)
         self.latest.note(torch.from_numpy(index), predictions._replace(confidence=confidence, label=label))
 
     def _is_save_due(self) -> bool:

@@ -47,7 +47,7 @@ def scored(
                 with torch.inference_mode(), compute.autocast():
                     logits = network(normalise(images.contiguous(memory_format=torch.channels_last))).float()
                     if number * SCAN_BATCH < len(own):
-                        logits = ranks.gather_alike(logits)
+                        logits = ranks.gather(logits)
                     sound = torch.isfinite(logits).all()
                     finite = sound if finite is None else finite & sound
                 yield logits

@@ -72,16 +72,12 @@ def has_gpus(ray: Any) -> bool:
     return bool(ray.cluster_resources().get("GPU", 0) >= 1)
 
 
-def do_all(ray: Any, pieces: Sequence[Piece], *, gpus: int = 0, at_once: int | None = None) -> Iterator[Done]:
-    """Yield pieces as they are done, each on one core and so many GPUs, at most `at_once` at a time."""
+def do_all(ray: Any, pieces: Sequence[Piece], *, gpus: int = 0) -> Iterator[Done]:
+    """Yield pieces as they are done, each on one core and so many GPUs, as many at a time as there is room for."""
     task = ray.remote(_do).options(num_cpus=1, num_gpus=gpus, max_retries=LOST_WORKERS)
-    waiting = list(pieces)
-    under_way: dict[Any, Piece] = {}
+    under_way = {task.remote(piece, os.getcwd()): piece for piece in pieces}
     try:
-        while waiting or under_way:
-            while waiting and (at_once is None or len(under_way) < at_once):
-                piece = waiting.pop(0)
-                under_way[task.remote(piece, os.getcwd())] = piece
+        while under_way:
             (first, *_), _ = ray.wait(list(under_way), num_returns=1)
             piece = under_way.pop(first)
             try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kd3.storage.full_disk import is_full
+from kd3.storage.full_disk import is_full, no_space
 
 
 @contextmanager
@@ -32,7 +31,7 @@ def replacing(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     except Exception as problem:
         if not isinstance(problem, OSError) and is_full(problem, path.parent):  # asked before the room is given back
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from problem
+            raise no_space(path) from problem
         raise
     finally:
         temporary.unlink(missing_ok=True)

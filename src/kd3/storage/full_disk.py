@@ -33,6 +33,11 @@ def full_disk_told(path: Path, *, kept: str) -> Iterator[None]:
         raise KD3Error(f"no space is left on the disk of {path}; {kept}") from problem
 
 
+def no_space(path: Path) -> OSError:
+    """Return the error of a disk without room, as the system would say it."""
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
 def is_full(problem: BaseException, path: Path) -> bool:
     """Say whether a problem came from a disk without room; for errors that do not say, whether there is none now."""
     if isinstance(problem, OSError) and problem.errno is not None:

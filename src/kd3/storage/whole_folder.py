@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from kd3.errors import KD3Error
 from kd3.storage.atomic import sync_folder
-from kd3.storage.full_disk import is_full
+from kd3.storage.full_disk import is_full, no_space
 from kd3.storage.lock import exclusive
 
 LOCK = ".lock"
@@ -61,7 +60,7 @@ def whole_folder(path: Path, *, what: str) -> Iterator[Path]:
                     for place in made:
                         place.rmdir()
                 if full:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from problem
+                    raise no_space(path) from problem
                 raise
     except OSError as problem:
         raise KD3Error(f"{what} cannot be written: {problem.strerror or problem}") from problem

@@ -248,8 +248,9 @@ class Fit:
         stopping, by_machine, saving = self.ranks.any(stop.requested, stop.by_machine, save and self.ranks.is_first)
         if saving:
             self._save()
-        stop.requested, stop.by_machine = stopping, by_machine
-        stop.check()
+        if stopping:  # as was agreed; a signal that came meanwhile is heeded, by all, after the next step
+            stop.requested, stop.by_machine = True, by_machine
+            stop.check()
 
     def _share_sums(self) -> None:
         """Make the sums of losses those of the whole batches."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 import warnings
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from lightning_fabric.strategies.ddp import DDPStrategy
 
 from kd3 import console
@@ -58,18 +56,7 @@ def launched(compute: Compute, *, devices: int, nodes: int) -> Iterator[Compute]
     try:
         yield replace(compute, device=fabric.device, ranks=ranks, launched=fabric)
     finally:
-        _leave(ranks)
-
-
-def _leave(ranks: Ranks) -> None:
-    """Close the connection, and never free it.
-
-    Whoever frees a group of gloo waits, holding Python's lock, for threads that may be waiting for that very lock
-    (torch 2.13): the process would never end.
-    """
-    for group in (dist.group.WORLD, ranks.control):
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))
-    dist.destroy_process_group()
+        ranks.leave()
 
 
 def _sizes(devices: int, nodes: int) -> tuple[int, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,14 +20,15 @@ Value = TypeVar("Value")
 
 BROKEN = ("gloo", "nccl", "connection", "peer", "socket", "store")  # in messages of a connection that is
 LONGEST_SILENCE = timedelta(hours=2)  # while one rank evaluates or writes and the others wait
+LAST_WORDS = 0.5  # seconds; a thread that only waits for Python's lock needs about none
 
 
 @dataclass(frozen=True)
 class Ranks:
     """One of `count` processes, `rank` of them from 0.
 
-    All methods but `part` and `is_first` are collective: every rank calls them, in the same order. Alone they cost
-    nothing.
+    All methods but `part`, `is_first` and `leave` are collective: every rank calls them, in the same order. Alone they
+    cost nothing.
     """
 
     rank: int = 0
@@ -80,6 +83,20 @@ class Ranks:
             with self.connected():
                 dist.all_gather_object(values, value, group=self.control)
         return values
+
+    def leave(self) -> None:
+        """Close the connection, and never free it.
+
+        Whoever frees a group of gloo waits, holding Python's lock, for threads that may be waiting for that very lock
+        (torch 2.13): the process would never end. They want it to let go of the last tensors that were sent, and if
+        Python ends before they had it, the process aborts; nothing tells when they are done, so they are given time.
+        """
+        if self.count == 1:
+            return
+        for group in (dist.group.WORLD, self.control):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))
+        dist.destroy_process_group()
+        time.sleep(LAST_WORDS)
 
     @contextmanager
     def connected(self) -> Iterator[None]:

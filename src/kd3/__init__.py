@@ -21,7 +21,7 @@ _PUBLIC = {
     "export": "kd3.commands.export",
     "ingest": "kd3.pool",
     "load_student": "kd3.models.student_files",
-    "load_teacher": "kd3.models.teacher",
+    "load_teacher": "kd3.models.load_teacher",
     "predict": "kd3.commands.predict",
     "report": "kd3.commands.report",
     "study": "kd3.commands.study",
@@ -58,9 +58,10 @@ if TYPE_CHECKING:
     from kd3.commands.shift import shift
     from kd3.commands.study import study
     from kd3.errors import KD3Error
+    from kd3.models.load_teacher import load_teacher
     from kd3.models.student import Student
     from kd3.models.student_files import load_student
-    from kd3.models.teacher import Teacher, load_teacher
+    from kd3.models.teacher import Teacher
     from kd3.pool import ImagePool, ingest
 
 

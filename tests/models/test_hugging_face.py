@@ -13,7 +13,7 @@ from test_model_sources import COMMON, hf_folder
 from kd3.errors import KD3Error
 from kd3.models.arch import build_arch
 from kd3.models.head import find_head
-from kd3.models.teacher import load_teacher
+from kd3.models.load_teacher import load_teacher
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import kd3
 from kd3.errors import KD3Error
 from kd3.models.arch import build_arch
 from kd3.models.head import find_head
-from kd3.models.teacher import load_teacher
+from kd3.models.load_teacher import load_teacher
 
 SMALL = {"images": 96, "batch_size": 16, "holdout": 12, "precision": "32", "device": "cpu", "warmup_steps": 2}
 COMMON = {"num_classes": 3, "mean": [0.5] * 3, "std": [0.25] * 3, "input_size": 16, "classes": ["cat", "dog", "ship"]}

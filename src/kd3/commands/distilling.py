@@ -24,8 +24,9 @@ from kd3.measure.labelled import LabelledImages
 from kd3.measure.leak import leak
 from kd3.methods.base import Method, build_method
 from kd3.models.arch import build_arch
+from kd3.models.load_teacher import load_teacher
 from kd3.models.student_files import save_student
-from kd3.models.teacher import Teacher, load_teacher
+from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.runs.folder import RunFolder, State
 from kd3.runs.origin import origin

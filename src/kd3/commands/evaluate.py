@@ -15,8 +15,9 @@ from kd3.measure.accuracy import Tally
 from kd3.measure.labelled import LabelledImages
 from kd3.measure.leak import Leak, leak, pool_of_student
 from kd3.models.classifier import load_classifier
+from kd3.models.load_teacher import load_teacher
 from kd3.models.student import Student
-from kd3.models.teacher import Teacher, load_teacher
+from kd3.models.teacher import Teacher
 
 
 @dataclass(frozen=True)

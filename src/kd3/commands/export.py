@@ -15,9 +15,9 @@ from kd3 import console
 from kd3.config.commands import ExportConfig
 from kd3.config.settings import build
 from kd3.errors import KD3Error
+from kd3.models.load_teacher import load_teacher
 from kd3.models.student import Student
 from kd3.models.student_files import DESCRIPTION, load_student, read_student_description
-from kd3.models.teacher import load_teacher
 from kd3.pool import ImagePool
 from kd3.pool.manifest import NAME as MANIFEST
 from kd3.runs.folder import RunFolder, read_summary

@@ -13,7 +13,7 @@ from kd3.commands.fitting import LOOKED_AT, check_sizes, normalisation_on
 from kd3.compute import resolve
 from kd3.config.commands import InspectConfig
 from kd3.domain_shift.normalisation import NormalisationCheck
-from kd3.models.teacher import load_teacher
+from kd3.models.load_teacher import load_teacher
 from kd3.pool import ImagePool
 
 WITHOUT_FEATURES = "--kd3.classifier own --kd3.alignment none --kd3.logit-weight 1"

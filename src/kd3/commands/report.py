@@ -12,9 +12,10 @@ from kd3.compute import resolve
 from kd3.config.commands import ReportConfig
 from kd3.config.settings import build
 from kd3.errors import KD3Error
+from kd3.models.load_teacher import load_teacher
 from kd3.models.student import Student
 from kd3.models.student_files import load_student
-from kd3.models.teacher import Teacher, load_teacher
+from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.run_report.networks import costs
 from kd3.run_report.page import RunFindings, page

@@ -17,8 +17,9 @@ from kd3.config.settings import build
 from kd3.errors import KD3Error
 from kd3.models.checkpoint import weights_hash
 from kd3.models.classifier import load_classifier
+from kd3.models.load_teacher import load_teacher
 from kd3.models.student import Student
-from kd3.models.teacher import Teacher, load_teacher
+from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.pool.names import check_index
 from kd3.review.grids import write_grids

@@ -14,7 +14,8 @@ from kd3.domain_shift import figures, report
 from kd3.domain_shift.measure import Measurement, measure
 from kd3.domain_shift.reference import Reference
 from kd3.errors import KD3Error
-from kd3.models.teacher import Teacher, load_teacher
+from kd3.models.load_teacher import load_teacher
+from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.storage.atomic import write_json, write_text
 

@@ -23,8 +23,9 @@ from kd3.experiments.records import Records
 from kd3.experiments.runs import Failure, Layout, check_finished, pending, run_all
 from kd3.experiments.table import RunResult, as_csv, as_json, lines, markdown, read_run
 from kd3.measure.labelled import LabelledImages
+from kd3.models.load_teacher import load_teacher
 from kd3.models.student_files import load_student
-from kd3.models.teacher import Teacher, load_teacher
+from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.storage.atomic import replacing, write_json, write_text
 from kd3.storage.lock import exclusive

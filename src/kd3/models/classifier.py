@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from kd3.errors import KD3Error
+from kd3.models.load_teacher import is_named, load_teacher
 from kd3.models.student import Student
 from kd3.models.student_files import DESCRIPTION, load_student
-from kd3.models.teacher import Teacher, is_named, load_teacher
+from kd3.models.teacher import Teacher
 
 
 def load_classifier(path: str | Path) -> Teacher | Student:

@@ -1,0 +1,141 @@
+"""A trained teacher, from the file that describes it or from the library that knows it by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from kd3.config.settings import build, read_yaml
+from kd3.errors import KD3Error
+from kd3.models.arch import build_arch, parse_arch
+from kd3.models.checkpoint import load_weights
+from kd3.models.colours import turned
+from kd3.models.description import TeacherDescription
+from kd3.models.sources import SOURCES
+from kd3.models.sources.facts import Facts
+from kd3.models.sources.model_file import file_hash
+from kd3.models.teacher import Teacher
+
+PRETRAINED = "pretrained"  # weights that a library has itself
+LIKELY = ("mean", "std", "input_size", "colours")  # what other weights of the same network are likely to share
+FILES = ("torchscript", "torch-export")  # sources whose name is one file with the whole network
+MODEL_FILES = (".pt", ".pth", ".th", ".safetensors", ".ts", ".pt2")
+
+
+def load_teacher(path: str | Path) -> Teacher:
+    """Return the teacher that a description file tells of, or that a library has under a name.
+
+    Args:
+        path: a YAML file, a folder with one, or `timm:NAME`, `torchvision:NAME`, `hf:NAME_OR_FOLDER` for a network
+            whose library knows everything about it, weights included.
+
+    Raises:
+        KD3Error: the description, the architecture or the weights are missing or do not fit.
+    """
+    if is_named(path):
+        arch, where = str(path), f"teacher {path}"
+        weights = PRETRAINED if SOURCES[arch.partition(":")[0]].weights == "asked for" else None
+        said: dict[str, Any] = {"arch": arch, "weights": weights}
+        facts = _known(said, Path())
+        try:
+            description = build(TeacherDescription, {**facts.settings, **said}, where=where)
+        except KD3Error as problem:
+            raise KD3Error(f"{problem}; describe it in a YAML file, as `kd3 inspect --help` shows") from None
+        return _loaded(description, Path(), said, facts, where=where)
+    path = Path(path)
+    if path.is_dir():
+        candidates = sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
+        if len(candidates) != 1:
+            raise KD3Error(f"{path} is a folder with {len(candidates)} YAML files; name the teacher's own")
+        path = candidates[0]
+    if path.suffix.lower() in MODEL_FILES and path.is_file():
+        raise KD3Error(
+            f"{path} is no description of a teacher but weights or a network; name it in one, a YAML file, as "
+            f"`kd3 inspect --help` shows"
+        )
+    said = read_yaml(path, what="teacher description")
+    facts = _known(said, path.parent)
+    description = build(TeacherDescription, {**facts.settings, **said}, where=str(path))
+    return _loaded(description, path.parent, said, facts, where=str(path))
+
+
+def is_named(path: str | Path) -> bool:
+    """Say whether a teacher is named by what a library calls it, and not by a file."""
+    prefix, colon, name = str(path).partition(":")
+    return bool(colon and name) and prefix in SOURCES and SOURCES[prefix].is_trained and not Path(path).exists()
+
+
+def _known(values: Mapping[str, Any], folder: Path) -> Facts:
+    """Return what the library of an architecture knows of its own trained network."""
+    arch, arch_args = values.get("arch"), values.get("arch_args") or {}
+    if not isinstance(arch, str) or not isinstance(arch_args, Mapping):
+        return Facts()
+    reference = parse_arch(arch)
+    if reference.source not in SOURCES:
+        return Facts()
+    facts = SOURCES[reference.source].load().facts(reference.target, arch_args, folder=folder)
+    if values.get("weights") in (None, PRETRAINED):
+        return facts
+    # Other weights may be of other classes; what the network takes is likely to be the same.
+    return Facts({name: value for name, value in facts.settings.items() if name in LIKELY})
+
+
+def _loaded(
+    description: TeacherDescription, folder: Path, said: Mapping[str, Any], facts: Facts, *, where: str
+) -> Teacher:
+    module, loaded = _module(description, folder, where=where)
+    if description.colours == "bgr":
+        module = turned(module, description.input_size, what=where)
+    teacher = Teacher(
+        module,
+        mean=description.mean,
+        std=description.std,
+        input_size=description.input_size,
+        name=description.arch,
+    )
+    if teacher.num_classes != description.num_classes:
+        raise KD3Error(
+            f"{where} says num_classes: {description.num_classes}, but {description.arch} puts out "
+            f"{teacher.num_classes} logits"
+        )
+    teacher.loaded = loaded
+    teacher.preparation = facts.preparation
+    if description.weights not in (None, PRETRAINED):
+        teacher.assumed = [name for name in facts.settings if said.get(name) is None]
+    teacher.is_turned = description.colours == "bgr"
+    teacher.class_names = description.classes
+    reference = parse_arch(description.arch)
+    if reference.source in FILES and description.weights is None:
+        # A frozen program has its weights in its code, where no state dict shows them.
+        teacher.known_hash = file_hash(reference.target, folder)
+    return teacher
+
+
+def _module(description: TeacherDescription, folder: Path, *, where: str) -> tuple[nn.Module, str]:
+    """Return the trained network, and a sentence on its weights."""
+    arch, weights = description.arch, description.weights
+    reference = parse_arch(arch)
+    entry = SOURCES.get(reference.source)
+    if weights not in (None, PRETRAINED):
+        assert weights is not None
+        module = build_arch(
+            arch,
+            num_classes=description.num_classes,
+            arch_args=description.arch_args,
+            relative_to=folder,
+            input_size=description.input_size,
+        )
+        return module, load_weights(module, folder / weights, where=where, trusted=description.trusted)
+    if entry is None or entry.weights == "none":
+        if weights == PRETRAINED:
+            raise KD3Error(f"{arch} comes without weights ({where}); name a file of them under weights")
+        raise KD3Error(f"'weights' is missing ({where}); name the checkpoint of {arch}")
+    if weights is None and entry.weights == "asked for":
+        raise KD3Error(
+            f"'weights' is missing ({where}); name the checkpoint of {arch}, or write weights: pretrained for those "
+            f"that {reference.source} has itself"
+        )
+    return entry.load().trained(reference.target, description.arch_args, folder=folder), f"as {arch} has them"

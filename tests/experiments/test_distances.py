@@ -1,10 +1,14 @@
 """Do pools' distances foretell what a student reaches?"""
 
+import json
+from dataclasses import asdict, replace
+
 import pytest
 
 import kd3
 from kd3.compute import resolve
 from kd3.experiments.distances import PoolDistance, correlations, page, pool_distances
+from kd3.experiments.records import Records
 from kd3.experiments.table import RunResult
 
 
@@ -49,3 +53,21 @@ def test_each_pool_is_measured_once(teacher_file, pool_folder, tmp_path, monkeyp
     assert pool_distances(tmp_path / "d", pools, teacher, compute) == first
     assert 0 <= first["crawl"].confident_share <= 1
     assert first["crawl"].batch_norms_last > 0
+
+
+def test_what_was_measured_elsewhere_is_taken_over(tmp_path):
+    of_pool = replace(result("b", 80), run={"teacher": "t", "pool": "hash of b"})
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps({"runs": [asdict(of_pool)], "distances": {"b": asdict(POOLS["b"])}}))
+    records = Records([str(file)])
+    assert records.distance("t", "hash of b") == POOLS["b"]
+    assert records.distance("another teacher", "hash of b") is None
+    assert records.distance("t", "hash of a pool that changed") is None
+
+
+def test_a_recorded_pool_is_not_measured(teacher_file, pool_folder, tmp_path, monkeypatch):
+    pool = kd3.ImagePool.open(pool_folder)
+    monkeypatch.setattr("kd3.experiments.distances.measure", lambda *_, **__: pytest.fail("measured"))
+    recorded = {pool.content_hash: POOLS["c"]}.get
+    found = pool_distances(tmp_path, {"x": pool}, kd3.load_teacher(teacher_file), resolve("cpu", "32"), recorded)
+    assert found == {"x": POOLS["c"]}

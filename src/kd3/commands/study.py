@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +102,14 @@ def _run(
     names = {cell.name for cell in planned.cells}
     cells = [(cell, settings) for cell, settings in known if cell.name in names]
     shifted = _Shifted(planned.study, config, layout, compute)
-    records = _recorded(config.known, known, pools, teacher, tests=shifted.tests)
+    told = Records(config.known)
+    records = _recorded(told, known, pools, teacher, tests=shifted.tests)
     todo = [(cell, settings) for cell, settings in pending(layout, cells) if cell.name not in records]
     distances = {}
     if planned.study.measure_shift:
         used = {cell.pool: pools[cell.pool] for cell in planned.cells}
-        distances = pool_distances(layout.distances, used, teacher, compute)
+        recorded = partial(told.distance, teacher.fingerprint())
+        distances = pool_distances(layout.distances, used, teacher, compute, recorded)
     writer = _Writer(everything, config, layout, known, records, shifted, distances)
     done = len(cells) - len(todo)
     console.say(_announcement(planned, config) + (f"; {done} of them are finished" if done else ""))
@@ -170,7 +173,7 @@ class _Writer:
 
 
 def _recorded(
-    named: Sequence[str],
+    told: Records,
     cells: Sequence[tuple[Cell, Mapping[str, Any]]],
     pools: Mapping[str, ImagePool],
     teacher: Teacher,
@@ -181,13 +184,13 @@ def _recorded(
 
     One that was not tried on all of the changed `tests` is made anew: its student is not at hand.
     """
-    records, found = Records(named), {}
+    found = {}
     for cell, settings in cells:
         if cell.pool not in pools:
             continue  # a pool of rows that are not asked for is not made to see whether it is the same
         wanted = build(DistillConfig, {**settings, "out": "-"}, where=f"row {cell.row!r} of the study")
         pool = pools[cell.pool].content_hash
-        result, why_not = records.find(cell, wanted, teacher=teacher.fingerprint(), pool=pool)
+        result, why_not = told.find(cell, wanted, teacher=teacher.fingerprint(), pool=pool)
         if result is not None and set(tests) <= set(result.changed):
             found[cell.name] = result
         elif why_not:

@@ -13,6 +13,7 @@ from kd3.config.distill_layers import differences
 from kd3.config.settings import merge
 from kd3.config.training import TrainSettings
 from kd3.errors import KD3Error
+from kd3.experiments.distances import PoolDistance
 from kd3.experiments.plan import Cell
 from kd3.experiments.table import RunResult, what_was_run
 
@@ -21,18 +22,29 @@ NO_INFLUENCE = ("precision", "train.checkpoint_minutes", "train.checkpoint_steps
 
 
 class Records:
-    """Results of finished runs, from files that `kd3 study` wrote.
+    """Results of finished runs, and distances of their pools, from files that `kd3 study` wrote.
 
     Raises:
         KD3Error: a file cannot be read, or is not the results of a study.
     """
 
     def __init__(self, paths: Sequence[str] = ()) -> None:
-        self._known = [(result, path) for path in paths for result in _read(Path(path))]
+        self._known: list[tuple[RunResult, str]] = []
+        self._distances: dict[tuple[str, str], PoolDistance] = {}
+        for path in paths:
+            results, distances = _read(Path(path))
+            self._known += [(result, path) for result in results]
+            for result in results:
+                if result.pool in distances:
+                    self._distances[result.run["teacher"], result.run["pool"]] = distances[result.pool]
 
     def all(self) -> list[RunResult]:
         """Return every result, in the order of the files."""
         return [result for result, _ in self._known]
+
+    def distance(self, teacher: str, pool: str) -> PoolDistance | None:
+        """Return how far the pool of this content hash was found to be from what this teacher was trained on."""
+        return self._distances.get((teacher, pool))
 
     def find(self, cell: Cell, wanted: DistillConfig, *, teacher: str, pool: str) -> tuple[RunResult | None, str]:
         """Return the result of a run that was made with these very settings, teacher and pool, under any row's name.
@@ -58,13 +70,14 @@ def _defaults(config: DistillConfig) -> dict[str, Any]:
     return {"train": train, "options": type(config.method_options)().model_dump(mode="json")}
 
 
-def _read(path: Path) -> list[RunResult]:
+def _read(path: Path) -> tuple[list[RunResult], dict[str, PoolDistance]]:
     try:
-        runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
-        return [_result(values) for values in runs]
+        values = json.loads(path.read_text(encoding="utf-8"))
+        distances = values.get("distances", {})
+        return [_result(run) for run in values["runs"]], {name: PoolDistance(**distances[name]) for name in distances}
     except OSError as problem:
         raise KD3Error(f"--known {path} cannot be read: {problem.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise KD3Error(f"--known {path} does not hold what a study writes as results.json") from None
 
 

@@ -30,13 +30,13 @@ class Records:
 
     def __init__(self, paths: Sequence[str] = ()) -> None:
         self._known: list[tuple[RunResult, str]] = []
-        self._distances: dict[tuple[str, str], PoolDistance] = {}
+        self._distances: dict[tuple[str | None, str | None], PoolDistance] = {}
         for path in paths:
             results, distances = _read(Path(path))
             self._known += [(result, path) for result in results]
             for result in results:
                 if result.pool in distances:
-                    self._distances[result.run["teacher"], result.run["pool"]] = distances[result.pool]
+                    self._distances[result.run.get("teacher"), result.run.get("pool")] = distances[result.pool]
 
     def all(self) -> list[RunResult]:
         """Return every result, in the order of the files."""
@@ -73,7 +73,7 @@ def _defaults(config: DistillConfig) -> dict[str, Any]:
 def _read(path: Path) -> tuple[list[RunResult], dict[str, PoolDistance]]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        distances = values.get("distances", {})
+        distances = values.get("distances") or {}
         return [_result(run) for run in values["runs"]], {name: PoolDistance(**distances[name]) for name in distances}
     except OSError as problem:
         raise KD3Error(f"--known {path} cannot be read: {problem.strerror}") from None

@@ -6,6 +6,7 @@ import io
 import pickle
 import pickletools
 import sys
+import warnings
 from typing import Any
 
 import numpy as np
@@ -185,6 +186,12 @@ def test_changed_bytes_never_raise_anything_else(data: st.DataObject) -> None:
         broken[place] = data.draw(st.integers(0, 255))
     with contextlib.suppress(UnsafePickle, Damaged):
         read(bytes(broken))
+
+
+def test_an_escape_that_python_would_not_write_is_read_without_a_word() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read(b"S'a\\u'\n.") == "a\\u"
 
 
 def test_every_command_of_pickle_has_been_thought_of() -> None:

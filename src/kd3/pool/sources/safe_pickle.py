@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import struct
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -76,7 +77,9 @@ def read_pickle(file: BinaryIO) -> Any:
         Damaged: it is no pickle, or a damaged one.
     """
     try:
-        return _Machine().run(commands(file))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "invalid .*escape sequence")  # of the file's text, not of our code
+            return _Machine().run(commands(file))
     except (IndexError, KeyError, TypeError, ValueError, AttributeError, AssertionError, struct.error) as problem:
         raise Damaged(f"it is no sound pickle ({type(problem).__name__}: {problem})"[:200]) from None
 

@@ -8,7 +8,6 @@ Pools are told apart by content. Spearman's rank correlation for each method and
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any
 from kd3.errors import KD3Error
 from kd3.experiments.distances import Correlation, PoolDistance, correlations
 from kd3.experiments.records import Records
-from kd3.experiments.table import RunResult
 
 
 def foretold(paths: list[Path]) -> list[Correlation]:
@@ -26,19 +24,13 @@ def foretold(paths: list[Path]) -> list[Correlation]:
     Raises:
         KD3Error: a file is no study's results, or none of them measured its pools.
     """
-    distances: dict[str, PoolDistance] = {}
-    runs: list[RunResult] = []
-    for path in paths:
-        known = Records([str(path)]).all()
-        measured = json.loads(path.read_text()).get("distances") or {}
-        contents = {run.pool: run.run["pool"] for run in known}
-        distances |= {contents[pool]: PoolDistance(**values) for pool, values in measured.items() if pool in contents}
-        runs += known
+    records = Records([str(path) for path in paths])
+    distances = {pool: distance for (_, pool), distance in records.distances.items()}
     if not distances:
         raise KD3Error("none of these studies measured its pools; give those with measure_shift: true, such as type")
     places = {}
     points = []
-    for run in runs:
+    for run in records.all():
         content, share = run.run["pool"], run.run["train"].get("share", 1.0)
         if content in distances:
             place = content if share == 1.0 else f"{content} {share}"

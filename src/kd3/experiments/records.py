@@ -30,13 +30,14 @@ class Records:
 
     def __init__(self, paths: Sequence[str] = ()) -> None:
         self._known: list[tuple[RunResult, str]] = []
-        self._distances: dict[tuple[str | None, str | None], PoolDistance] = {}
+        # By the fingerprint of the teacher and the content hash of the pool.
+        self.distances: dict[tuple[str | None, str | None], PoolDistance] = {}
         for path in paths:
             results, distances = _read(Path(path))
             self._known += [(result, path) for result in results]
             for result in results:
                 if result.pool in distances:
-                    self._distances[result.run.get("teacher"), result.run.get("pool")] = distances[result.pool]
+                    self.distances[result.run.get("teacher"), result.run.get("pool")] = distances[result.pool]
 
     def all(self) -> list[RunResult]:
         """Return every result, in the order of the files."""
@@ -44,7 +45,7 @@ class Records:
 
     def distance(self, teacher: str, pool: str) -> PoolDistance | None:
         """Return how far the pool of this content hash was found to be from what this teacher was trained on."""
-        return self._distances.get((teacher, pool))
+        return self.distances.get((teacher, pool))
 
     def find(self, cell: Cell, wanted: DistillConfig, *, teacher: str, pool: str) -> tuple[RunResult | None, str]:
         """Return the result of a run that was made with these very settings, teacher and pool, under any row's name.

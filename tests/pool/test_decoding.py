@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from pool_pictures import encoded, folder_of, noise, some_files
 
+from kd3.errors import KD3Error
 from kd3.pool import Decoded, DecodeSettings, Rejected, decode_records, list_records
 from kd3.pool.decoding import CHUNK, CHUNK_BYTES, CHUNKS_AHEAD, FEW_CHUNKS, _chunks
 from kd3.pool.record import InMemory, Record
@@ -80,6 +81,17 @@ def test_file_that_never_ends_is_given_up_alone() -> None:
     given_up = {int(o.record.key): o.result for o in outcomes if isinstance(o.result, Rejected)}
     assert sorted(given_up) == [10, 300]
     assert {(result.reason, result.detail) for result in given_up.values()} == {("took too long", "more than 0.3 s")}
+
+
+def cannot_start(parent: int, max_pixels: int) -> None:
+    """Stand for the first step of a process of another kd3 than its parent's."""
+    raise TypeError("one more argument is wanted")
+
+
+def test_processes_that_cannot_start_are_told_and_no_file_is_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kd3.pool.decoding.prepare_worker", cannot_start)
+    with pytest.raises(KD3Error, match="no process that decodes images can start"):
+        list(decode_records(memory(400), SETTINGS, workers=2))
 
 
 def test_few_files_are_decoded_in_processes_where_an_earlier_attempt_ended() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any
 
+from kd3.errors import KD3Error
 from kd3.pool.decode import Decoded, DecodeSettings, Rejected, decode
 from kd3.pool.read_ahead import read_ahead
 from kd3.pool.record import InMemory, Record
@@ -19,6 +20,7 @@ from kd3.pool.worker import Answer, answer, attempt, prepare_worker, question, r
 CHUNK = 128  # files in one message to a worker: each message costs the main process some 0.3 ms
 CHUNK_BYTES = 8 << 20  # of contents that travel with the records, or of pixels that come back
 CHUNK_PATIENCE = 4  # times the longest that a file may take: then each file of a chunk is tried alone
+START_SECONDS = 300  # that a process may take to start, on the busiest machine
 CULPRITS = ("decoder crashed", "took too long")
 FEW_CHUNKS = 3  # fewer than this are not worth starting processes for
 CHUNKS_AHEAD = 4  # per worker
@@ -120,8 +122,7 @@ def _in_processes(chunks: Iterator[list[Record]], settings: DecodeSettings, work
 
 
 def _one_by_one(chunk: list[Record], settings: DecodeSettings) -> Iterator[Outcome]:
-    executor = _executor(1, settings)
-    executor.submit(answer, question([]), settings).result()  # its start is not the first file's time
+    executor = _started(settings)
     try:
         for record in chunk:
             result: Decoded | Rejected
@@ -132,11 +133,24 @@ def _one_by_one(chunk: list[Record], settings: DecodeSettings) -> Iterator[Outco
                 if isinstance(problem, TimeoutError):
                     result = Rejected("took too long", f"more than {settings.max_seconds:g} s")
                 _stop(executor)
-                executor = _executor(1, settings)
-                executor.submit(answer, question([]), settings).result()
+                executor = _started(settings)
             yield Outcome(record, result)
     finally:
         _stop(executor)
+
+
+def _started(settings: DecodeSettings) -> Any:
+    """Return one process that is ready: its start is not its first file's time, nor its failure that file's fault."""
+    executor = _executor(1, settings)
+    try:
+        executor.submit(answer, question([]), settings).result(START_SECONDS)
+    except (BrokenProcessPool, TimeoutError):
+        _stop(executor)
+        raise KD3Error(
+            "no process that decodes images can start: memory may be short, or kd3 was installed anew while this ran; "
+            "what it wrote on its standard error says more"
+        ) from None
+    return executor
 
 
 def _stop(executor: Any) -> None:

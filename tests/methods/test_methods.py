@@ -120,6 +120,31 @@ def test_a_part_of_the_batch_can_be_contrasted(teacher, images):
     assert seen == [8, 4]
 
 
+def statistics_after_a_step(options, teacher, images):
+    method = make("kd3", options, teacher, images).train()
+    method(images, generator())
+    return {name: value for name, value in method.student.state_dict().items() if "running" in name}
+
+
+def test_the_mixed_view_is_kept_out_of_the_running_statistics(teacher, images):
+    plain = statistics_after_a_step(KD3Options(), teacher, images)
+    apart = statistics_after_a_step(KD3Options(contrastive="mixdistribution", gamma_scale=4), teacher, images)
+    assert plain.keys() == apart.keys()
+    assert len(plain) > 10
+    for name, value in plain.items():
+        assert torch.allclose(value, apart[name]), name
+
+
+def test_the_papers_preset_counts_the_mixed_view_in_the_running_statistics(teacher, images):
+    plain = statistics_after_a_step(KD3Options(), teacher, images)
+    counted = statistics_after_a_step(
+        KD3Options(contrastive="mixdistribution", gamma_scale=4, mixed_statistics="counted"), teacher, images
+    )
+    backbone = [name for name in plain if name.startswith("backbone")]
+    assert backbone
+    assert not any(torch.allclose(plain[name], counted[name]) for name in backbone)
+
+
 def test_features_that_go_negative_take_the_last_relu_away(teacher, images):
     assert make("kd3", KD3Options(), teacher, images).student.projector.final_relu
     module = torch.nn.Sequential(

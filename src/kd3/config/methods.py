@@ -86,6 +86,11 @@ class KD3Options(Settings):
     )
     gamma_scale: float = Field(1.0, ge=0, description="MixDistribution: factor on the mixed contrast gamma (paper: 1)")
     beta_scale: float = Field(1.0, ge=0, description="MixDistribution: factor on the mixed mean beta (paper: 1)")
+    mixed_statistics: Literal["apart", "counted"] = Field(
+        "apart",
+        description="the MixDistribution view in the student's batch-norm running statistics: 'apart' leaves them to "
+        "the images as they are, 'counted' (paper's preset) lets the view count as much",
+    )
     projector_width: int | None = Field(
         None, ge=1, description="channels inside the projector (default: half of the teacher's, as the paper)"
     )

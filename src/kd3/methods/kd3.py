@@ -6,12 +6,14 @@ Source: Distribution Shift Matters for Knowledge Distillation with Webly Collect
 Each of its parts is a switch (`selection`, `classifier`, `alignment`, `contrastive`), so that every ablation is
 a configuration. Differs from the released code: the contrastive loss on the teacher's features through a second
 head is left out, since it cannot reach the student. Ours, and off in the `paper` preset: the
-alignment relative to the teacher's feature energy, and a term on the softened logits. Off by
+alignment relative to the teacher's feature energy, a term on the softened logits, and batch norms whose running
+statistics are of the images as they are, not of the MixDistribution view as well. Off by
 default, and on in that preset: the contrastive term, which did not pay for its second view.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -28,6 +30,7 @@ from kd3.methods.shared_classifier import student_with_teachers_classifier, trai
 from kd3.mixdistribution import mix_distribution
 from kd3.models.head import ModelOutput, pool
 from kd3.models.projector import Projector
+from kd3.models.running_statistics import running_statistics_kept
 from kd3.models.student import Student, own_head
 from kd3.models.teacher import Teacher
 from kd3.selection.balance import class_balance
@@ -163,7 +166,10 @@ class KD3(Method):
             ranks=self.ranks,
         )
         u = F.normalize(self.embedding(pool(features[:part])).float(), dim=1)
-        u_mixed = F.normalize(self.embedding(pool(self.student.features(mixed))).float(), dim=1)
+        apart = options.mixed_statistics == "apart"
+        with running_statistics_kept(self.student) if apart else nullcontext():
+            mixed_features = self.student.features(mixed)
+        u_mixed = F.normalize(self.embedding(pool(mixed_features)).float(), dim=1)
         # Every rank sees the negatives of all.
         u, u_mixed = self.ranks.gather(u), self.ranks.gather(u_mixed)
         return nt_xent(u, u_mixed, temperature=options.contrastive_temperature)

@@ -27,6 +27,7 @@ class SyncedBatchNorm(nn.Module):
     def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d, ranks: Ranks) -> None:
         super().__init__()
         self.eps, self.momentum, self.ranks = norm.eps, norm.momentum, ranks
+        self.track_running_stats = norm.track_running_stats
         self.register_parameter("weight", norm.weight)
         self.register_parameter("bias", norm.bias)
         for name in ("running_mean", "running_var", "num_batches_tracked"):
@@ -45,7 +46,7 @@ class SyncedBatchNorm(nn.Module):
             centred = values - mean.view(place)
             # Of the centred values: a difference of squares would lose digits.
             variance = self.ranks.mean(centred.square().mean(axes))
-            if self.training:
+            if self.training and self.track_running_stats:
                 self._remember(mean.detach(), variance.detach(), self.ranks.count * images[:, 0].numel())
             result = centred * (variance + self.eps).rsqrt().view(place)
             if self.weight is not None and self.bias is not None:

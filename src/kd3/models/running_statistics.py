@@ -1,0 +1,28 @@
+"""The running statistics of batch norms: of which images a network remembers mean and variance for its evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from kd3.models.synced_batch_norm import SyncedBatchNorm
+
+
+@contextmanager
+def running_statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Let what passes through in training be normalised by its own batch, as ever, and leave no trace in evaluation.
+
+    For images that the network will never be evaluated on, such as altered views.
+    """
+    norms = [part for part in module.modules() if isinstance(part, (_BatchNorm, SyncedBatchNorm))]
+    remembering = [norm for norm in norms if norm.track_running_stats]
+    for norm in remembering:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in remembering:
+            norm.track_running_stats = True

@@ -1,0 +1,60 @@
+"""Images that pass through in training and leave no trace in evaluation."""
+
+import pytest
+import torch
+from torch import nn
+
+from kd3.models.running_statistics import running_statistics_kept
+from kd3.models.synced_batch_norm import SyncedBatchNorm
+from kd3.ranks import ALONE
+
+
+@pytest.fixture(params=["local", "synced", "of the torch that syncs on GPUs"])
+def norm(request):
+    local = nn.BatchNorm2d(3)
+    if request.param == "local":
+        return local
+    return SyncedBatchNorm(local, ALONE) if request.param == "synced" else nn.SyncBatchNorm(3)
+
+
+@pytest.fixture
+def images():
+    return 3 + 2 * torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+def test_no_statistic_changes_inside_and_all_do_after(norm, images):
+    network = nn.Sequential(norm).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    if not isinstance(norm, nn.SyncBatchNorm):  # which needs processes
+        with running_statistics_kept(network):
+            inside = network(images)
+        assert torch.allclose(inside.mean((0, 2, 3)), torch.zeros(3), atol=1e-5)  # by its own batch
+        assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+        network(images)
+        assert not torch.equal(norm.running_mean, before["0.running_mean"])
+    with running_statistics_kept(network):
+        assert not norm.track_running_stats
+    assert norm.track_running_stats
+
+
+def test_they_are_remembered_again_after_an_error(images):
+    network = nn.Sequential(nn.BatchNorm2d(3))
+    with pytest.raises(ZeroDivisionError), running_statistics_kept(network):
+        raise ZeroDivisionError
+    network(images)
+    assert network[0].num_batches_tracked == 1
+
+
+def test_evaluation_inside_is_that_outside(norm, images):
+    network = nn.Sequential(norm).eval()
+    with running_statistics_kept(network), torch.no_grad():
+        inside = network(images)
+    assert torch.equal(inside, network(images).detach())
+
+
+def test_a_norm_without_statistics_stays_without(images):
+    network = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False))
+    with running_statistics_kept(network):
+        network(images)
+    assert not network[0].track_running_stats
+    assert network[0].running_mean is None

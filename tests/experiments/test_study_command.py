@@ -132,7 +132,8 @@ def test_a_run_of_other_settings_elsewhere_is_run_anew(finished, teacher_file, p
     known = ["--known", str(out / "results.json"), "--images", "32"]
     done = call(teacher_file, pool_folder, study, tmp_path / "a", "--rows", "KD3", *known, "--json")
     assert done.returncode == 0, done.stderr
-    assert "was run with train.images 64, not 32: it is run anew" in " ".join(done.stderr.split())
+    (warning,) = [line for line in done.stderr.splitlines() if "run anew" in line]
+    assert warning.endswith("tells of train.images 64, not 32: kd3-seed0")  # and nothing of the rows not asked for
     assert [run["images"] for run in json.loads(done.stdout)["runs"]] == [32]
 
 

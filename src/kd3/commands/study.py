@@ -103,8 +103,12 @@ def _run(
     cells = [(cell, settings) for cell, settings in known if cell.name in names]
     shifted = _Shifted(planned.study, config, layout, compute)
     told = Records(config.known)
-    records = _recorded(told, known, pools, teacher, tests=shifted.tests)
+    records, refused = _recorded(told, known, pools, teacher, tests=shifted.tests)
     todo = [(cell, settings) for cell, settings in pending(layout, cells) if cell.name not in records]
+    for why in dict.fromkeys(refused.values()):
+        anew = [cell.name for cell, _ in todo if refused.get(cell.name) == why]
+        if anew:
+            console.warn(f"run anew, since {why}: {', '.join(anew)}")
     distances = {}
     if planned.study.measure_shift:
         used = {cell.pool: pools[cell.pool] for cell in planned.cells}
@@ -179,12 +183,12 @@ def _recorded(
     teacher: Teacher,
     *,
     tests: Iterable[str],
-) -> dict[str, RunResult]:
-    """Return the runs that --known tells of, by the name of the folder that they would have here.
+) -> tuple[dict[str, RunResult], dict[str, str]]:
+    """Return the runs that --known tells of, and why others are not those, by the name of their folder here.
 
     One that was not tried on all of the changed `tests` is made anew: its student is not at hand.
     """
-    found = {}
+    found, refused = {}, {}
     for cell, settings in cells:
         if cell.pool not in pools:
             continue  # a pool of rows that are not asked for is not made to see whether it is the same
@@ -194,8 +198,8 @@ def _recorded(
         if result is not None and set(tests) <= set(result.changed):
             found[cell.name] = result
         elif why_not:
-            console.warn(why_not)
-    return found
+            refused[cell.name] = why_not
+    return found, refused
 
 
 class _Shifted:

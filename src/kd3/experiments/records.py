@@ -62,7 +62,7 @@ class Records:
                 return replace(result, row=cell.row, series=cell.series, x=cell.x, pool=cell.pool), ""
             if (result.row, result.seed) == (cell.row, cell.seed) and not why_not:
                 name, now, then = differing[0]
-                why_not = f"{cell.name} in {path} was run with {name} {then!r}, not {now!r}: it is run anew"
+                why_not = f"{path} tells of {name} {then!r}, not {now!r}"
         return None, why_not
 
 

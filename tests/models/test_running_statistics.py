@@ -9,12 +9,9 @@ from kd3.models.synced_batch_norm import SyncedBatchNorm
 from kd3.ranks import ALONE
 
 
-@pytest.fixture(params=["local", "synced", "of the torch that syncs on GPUs"])
+@pytest.fixture(params=[lambda norm: norm, lambda norm: SyncedBatchNorm(norm, ALONE)], ids=["local", "synced"])
 def norm(request):
-    local = nn.BatchNorm2d(3)
-    if request.param == "local":
-        return local
-    return SyncedBatchNorm(local, ALONE) if request.param == "synced" else nn.SyncBatchNorm(3)
+    return request.param(nn.BatchNorm2d(3))
 
 
 @pytest.fixture
@@ -25,16 +22,20 @@ def images():
 def test_no_statistic_changes_inside_and_all_do_after(norm, images):
     network = nn.Sequential(norm).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    if not isinstance(norm, nn.SyncBatchNorm):  # which needs processes
-        with running_statistics_kept(network):
-            inside = network(images)
-        assert torch.allclose(inside.mean((0, 2, 3)), torch.zeros(3), atol=1e-5)  # by its own batch
-        assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-        network(images)
-        assert not torch.equal(norm.running_mean, before["0.running_mean"])
     with running_statistics_kept(network):
-        assert not norm.track_running_stats
-    assert norm.track_running_stats
+        inside = network(images)
+    assert torch.allclose(inside.mean((0, 2, 3)), torch.zeros(3), atol=1e-5)  # by its own batch
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    network(images)
+    assert not torch.equal(norm.running_mean, before["0.running_mean"])
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, nn.SyncBatchNorm])  # the second runs in processes with GPUs alone
+def test_torchs_own_norms_are_told_not_to_remember(kind):
+    network = nn.Sequential(kind(3))
+    with running_statistics_kept(network):
+        assert not network[0].track_running_stats
+    assert network[0].track_running_stats
 
 
 def test_they_are_remembered_again_after_an_error(images):
@@ -45,8 +46,11 @@ def test_they_are_remembered_again_after_an_error(images):
     assert network[0].num_batches_tracked == 1
 
 
-def test_evaluation_inside_is_that_outside(norm, images):
-    network = nn.Sequential(norm).eval()
+@pytest.mark.parametrize(
+    "build", [nn.BatchNorm2d, nn.SyncBatchNorm, lambda n: SyncedBatchNorm(nn.BatchNorm2d(n), ALONE)]
+)
+def test_evaluation_inside_is_that_outside(build, images):
+    network = nn.Sequential(build(3)).eval()
     with running_statistics_kept(network), torch.no_grad():
         inside = network(images)
     assert torch.equal(inside, network(images).detach())

@@ -21,6 +21,7 @@ from kd3.errors import KD3Error, ToldByAnotherError
 from kd3.losses.contrastive import nt_xent
 from kd3.losses.feature_alignment import feature_alignment
 from kd3.mixdistribution import mix_distribution
+from kd3.models.running_statistics import running_statistics_kept
 from kd3.models.synced_batch_norm import SyncedBatchNorm, sync_batch_norms
 from kd3.ranks import ALONE, Ranks
 from kd3.runs.metrics import read_metrics
@@ -55,6 +56,8 @@ def learned(ranks):
     aligned = feature_alignment(features[:, :3], target, relative=True, ranks=ranks)
     loss = contrast + aligned
     loss.backward()
+    with running_statistics_kept(module), torch.no_grad():
+        apart = module(mixed)
     state = {name: parameter.grad for name, parameter in module.named_parameters()}
     if ranks.count > 1:
         for gradient in state.values():
@@ -66,6 +69,7 @@ def learned(ranks):
         views = augment(raw, kind, flip=True, generator=torch.Generator().manual_seed(3), ranks=ranks)
         state[kind] = ranks.gather(views)
     state["mixed"] = ranks.gather(mixed)
+    state["apart"] = ranks.gather(apart)
     state["loss"] = ranks.mean(loss.detach())
     module.eval()
     state["evaluation"] = ranks.gather(module(images).detach())
@@ -175,8 +179,8 @@ CONTRAST = ["--kd3.contrastive", "mixdistribution", "--kd3.contrastive-fraction"
 
 
 def test_two_processes_learn_what_one_learns(teacher_file, large_pool, tmp_path):
-    # With seed 0 one image of 335 lies so near its class's threshold that the last digit decides.
-    more = [*GENTLE, *CONTRAST, "--kd3.scoring", "training", "--seed", "1"]
+    # Counted: kept apart, one image of 335 lies so near its class's threshold that the last digit decides.
+    more = [*GENTLE, *CONTRAST, "--kd3.scoring", "training", "--kd3.mixed-statistics", "counted"]
     shutil.copytree(large_pool, tmp_path / "pool")
     second = start(*words(teacher_file, tmp_path / "pool", tmp_path / "two", *more, "--devices", 2))
     first = start(*words(teacher_file, large_pool, tmp_path / "one", *more))
@@ -197,8 +201,7 @@ def test_two_processes_learn_what_one_learns(teacher_file, large_pool, tmp_path)
     for name, value in students[0].items():
         scale = float(value.double().abs().max()) + 1e-6
         difference = (value.double() - students[1][name].double()).abs().max()
-        # Biases are what they have learned, of gradients that nearly cancel: seeds 1 to 6 differ by 0.001 to 0.004.
-        assert float(difference) / scale < 1e-2, name
+        assert float(difference) / scale < 1e-3, name  # biases are what they have learned
     (shared,), (alone,) = (sorted(pool.glob("teacher_logits/*.npy")) for pool in (tmp_path / "pool", large_pool))
     assert shared.name == alone.name
     np.testing.assert_allclose(np.load(shared), np.load(alone), rtol=1e-5, atol=1e-5)

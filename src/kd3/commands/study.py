@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from kd3.compute import Compute, resolve
 from kd3.config.commands import DistillConfig, StudyConfig
 from kd3.config.settings import build
 from kd3.errors import KD3Error
+from kd3.experiments.changed_tests import ChangedTests
 from kd3.experiments.distances import PoolDistance, correlations, pool_distances
 from kd3.experiments.distances import page as distances_page
 from kd3.experiments.figures import can_draw, draw
@@ -22,10 +23,9 @@ from kd3.experiments.pools import check_given, make_pools
 from kd3.experiments.ray_runs import run_all_on_ray
 from kd3.experiments.records import Records
 from kd3.experiments.runs import Failure, Layout, check_finished, pending, run_all
+from kd3.experiments.same_runs import made_for
 from kd3.experiments.table import RunResult, as_csv, as_json, lines, markdown, read_run
-from kd3.measure.labelled import LabelledImages
 from kd3.models.load_teacher import load_teacher
-from kd3.models.student_files import load_student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.storage.atomic import replacing, write_json, write_text
@@ -76,7 +76,8 @@ def run(config: StudyConfig) -> Study:
     for row in planned.left_out:
         console.warn(f"row {row!r} is left out: it needs a pool that was not given (--original or --other)")
     if config.dry_run:
-        return Study(Path(config.out), _announcement(planned, config), {})
+        makers = made_for(Layout(Path(config.out)), everything.cells, planned.cells)
+        return Study(Path(config.out), _announcement(planned, config, makers), {})
     teacher = load_teacher(config.teacher)
     check_given(given, teacher)
     compute = resolve(config.device, config.precision)
@@ -101,10 +102,12 @@ def _run(
     known = [(cell, {**cell.settings, "pool": str(place[cell.pool])}) for cell in everything.cells]
     names = {cell.name for cell in planned.cells}
     cells = [(cell, settings) for cell, settings in known if cell.name in names]
-    shifted = _Shifted(planned.study, config, layout, compute)
+    changed = ChangedTests(planned.study.changed_tests, config.eval_data, layout, compute)
+    makers = made_for(layout, everything.cells, planned.cells)
     told = Records(config.known)
-    records, refused = _recorded(told, known, pools, teacher, tests=shifted.tests)
-    todo = [(cell, settings) for cell, settings in pending(layout, cells) if cell.name not in records]
+    records, refused = _recorded(told, known, pools, teacher, tests=changed.tests)
+    missing = [(cell, settings) for cell, settings in pending(layout, cells) if cell.name not in records]
+    todo = [(cell, settings) for cell, settings in missing if makers[cell.name] is cell]
     for why in dict.fromkeys(refused.values()):
         anew = [cell.name for cell, _ in todo if refused.get(cell.name) == why]
         if anew:
@@ -114,13 +117,14 @@ def _run(
         used = {cell.pool: pools[cell.pool] for cell in planned.cells}
         recorded = partial(told.distance, teacher.fingerprint())
         distances = pool_distances(layout.distances, used, teacher, compute, recorded)
-    writer = _Writer(everything, config, layout, known, records, shifted, distances)
-    done = len(cells) - len(todo)
-    console.say(_announcement(planned, config) + (f"; {done} of them are finished" if done else ""))
+    writer = _Writer(everything, config, layout, known, records, makers, changed, distances)
+    answers = Counter(makers[cell.name].name for cell, _ in missing)
+    done = len(cells) - len(missing)
+    console.say(_announcement(planned, config, makers) + (f"; {done} of them are finished" if done else ""))
     with console.progress("study", len(cells), "runs", done=done) as bar:
 
         def finished(cell: Cell) -> None:
-            bar.advance(1, cell.name)
+            bar.advance(answers[cell.name], cell.name)
             writer.write()
 
         if config.engine == "ray":
@@ -143,7 +147,8 @@ class _Writer:
     layout: Layout
     cells: Sequence[tuple[Cell, Mapping[str, Any]]]
     records: Mapping[str, RunResult]  # of runs that were made elsewhere, by the name of their folder
-    shifted: _Shifted
+    makers: Mapping[str, Cell]  # whose run answers each, by the name of its folder
+    changed: ChangedTests
     distances: Mapping[str, PoolDistance]
 
     def write(self) -> Study:
@@ -171,8 +176,10 @@ class _Writer:
         return Study(layout.path, page, values)
 
     def _result(self, cell: Cell, settings: Mapping[str, Any]) -> RunResult | None:
-        if check_finished(self.layout, cell, settings):
-            return read_run(self.layout, cell, self.shifted.accuracy(cell))
+        made = self.makers[cell.name]
+        if check_finished(self.layout, made, settings):
+            result = read_run(self.layout, made, self.changed.accuracy(made))
+            return replace(result, row=cell.row, series=cell.series, x=cell.x)
         return self.records.get(cell.name)
 
 
@@ -200,38 +207,6 @@ def _recorded(
         elif why_not:
             refused[cell.name] = why_not
     return found, refused
-
-
-class _Shifted:
-    """Students' accuracy on labelled images that were changed, kept beside the runs."""
-
-    def __init__(self, study: StudyFile, config: StudyConfig, layout: Layout, compute: Compute) -> None:
-        self.tests = study.changed_tests if config.eval_data else {}
-        self.config, self.layout, self.compute = config, layout, compute
-        self._data: dict[str, LabelledImages] = {}
-
-    def accuracy(self, cell: Cell) -> dict[str, float]:
-        """Return percent correct on each changed test."""
-        if not self.tests:
-            return {}
-        path = self.layout.run(cell) / "changed_tests.json"
-        known: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        missing = [name for name in self.tests if name not in known]
-        if missing:
-            student = load_student(self.layout.run(cell))
-            self.compute.place(student)
-            for name in missing:
-                if name not in self._data:
-                    self._data[name] = LabelledImages(
-                        str(self.config.eval_data),
-                        image_size=student.input_size,
-                        num_classes=student.num_classes,
-                        class_names=student.classes,
-                        change=self.tests[name],
-                    )
-                known[name] = self._data[name].accuracy(student, self.compute)
-            write_json(path, known)
-        return {name: known[name] for name in self.tests}
 
 
 def _given_pools(config: StudyConfig) -> dict[str, str]:
@@ -272,11 +247,13 @@ def _make(layout: Layout) -> None:
         raise KD3Error(f"--out {layout.path} cannot be used: {problem.strerror}") from None
 
 
-def _announcement(planned: Plan, config: StudyConfig) -> str:
+def _announcement(planned: Plan, config: StudyConfig, makers: Mapping[str, Cell]) -> str:
     images = config.images or planned.study.images
+    same = len(planned.cells) - len({makers[cell.name].name for cell in planned.cells})
+    once = f" ({same} the same as others, which are made once)" if same else ""
     return (
-        f"study {planned.study.title!r}: {len(planned.rows)} rows, {len(planned.cells)} runs of {images:,} training "
-        f"images, {len(planned.recipes)} pools to make"
+        f"study {planned.study.title!r}: {len(planned.rows)} rows, {len(planned.cells)} runs{once} of {images:,} "
+        f"training images, {len(planned.recipes)} pools to make"
     )
 
 

@@ -1,0 +1,41 @@
+"""Rows of a study that ask for one and the same run, which is made once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from kd3.config.commands import DistillConfig
+from kd3.config.settings import build
+from kd3.experiments.plan import Cell
+from kd3.experiments.runs import Layout
+from kd3.experiments.table import what_was_run
+from kd3.runs.folder import RunFolder
+
+FURTHEST_FIRST = ("finished", "interrupted")
+
+
+def made_for(layout: Layout, cells: Iterable[Cell], planned: Iterable[Cell]) -> dict[str, Cell]:
+    """Return whose run folder answers each cell, by the cell's name: its own, or that of one with the same settings.
+
+    A finished folder answers first, then an interrupted one, then that of the earliest row. Only those of `planned`
+    are run; another one's answers if it is finished.
+    """
+    alike: dict[str, list[Cell]] = {}
+    for cell in cells:
+        config = build(DistillConfig, {**cell.settings, "pool": cell.pool, "out": "-"}, where=f"row {cell.row!r}")
+        asked = [what_was_run(config, teacher=config.teacher, pool=cell.pool), config.eval_data]
+        alike.setdefault(json.dumps(asked, sort_keys=True), []).append(cell)
+    wanted = {cell.name for cell in planned}
+    found = {}
+    for group in alike.values():
+        states = {cell.name: RunFolder(layout.run(cell)).state() for cell in group}
+        ready = [cell for cell in group if cell.name in wanted or states[cell.name] == "finished"]
+        first = min(ready or group, key=lambda cell: _rank(states[cell.name]))
+        for cell in group:
+            found[cell.name] = cell if states[cell.name] == "finished" else first
+    return found
+
+
+def _rank(state: str) -> int:
+    return FURTHEST_FIRST.index(state) if state in FURTHEST_FIRST else len(FURTHEST_FIRST)

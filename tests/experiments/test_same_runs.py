@@ -38,7 +38,8 @@ def test_a_setting_at_its_default_is_the_default(tmp_path):
 
 def test_another_seed_pool_teacher_or_labelled_set_is_another_run(tmp_path):
     others = [cell("seed", seed=1), cell("pool", pool="original"), cell("teacher", teacher="u.yaml"),
-              cell("labelled", eval_data="a/test.zip"), cell("labelled elsewhere", eval_data="b/test.zip")]  # fmt: skip
+              cell("labelled", eval_data="a/test.zip"), cell("labelled elsewhere", eval_data="b/test.zip"),
+              cell("checkpoints", train={"checkpoint_minutes": 1})]  # fmt: skip
     found = makers(tmp_path, [cell("first"), *others])
     assert sorted(found.values()) == sorted(["first", *(other.row for other in others)])
 

@@ -19,7 +19,7 @@ class ChangedTests:
     def __init__(
         self, tests: Mapping[str, tuple[str, float]], eval_data: str | None, layout: Layout, compute: Compute
     ) -> None:
-        self.tests = {} if eval_data is None else dict(tests)
+        self.tests = dict(tests) if eval_data else {}
         self.eval_data, self.layout, self.compute = str(eval_data), layout, compute
         self._data: dict[str, LabelledImages] = {}
 

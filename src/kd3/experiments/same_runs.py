@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
 from kd3.config.commands import DistillConfig
 from kd3.config.settings import build
 from kd3.experiments.plan import Cell
 from kd3.experiments.runs import Layout
-from kd3.experiments.table import what_was_run
 from kd3.runs.folder import RunFolder
-
-FURTHEST_FIRST = ("finished", "interrupted")
 
 
 def made_for(layout: Layout, cells: Iterable[Cell], planned: Iterable[Cell]) -> dict[str, Cell]:
@@ -24,18 +20,15 @@ def made_for(layout: Layout, cells: Iterable[Cell], planned: Iterable[Cell]) -> 
     alike: dict[str, list[Cell]] = {}
     for cell in cells:
         config = build(DistillConfig, {**cell.settings, "pool": cell.pool, "out": "-"}, where=f"row {cell.row!r}")
-        asked = [what_was_run(config, teacher=config.teacher, pool=cell.pool), config.eval_data]
-        alike.setdefault(json.dumps(asked, sort_keys=True), []).append(cell)
+        alike.setdefault(config.model_dump_json(), []).append(cell)
     wanted = {cell.name for cell in planned}
     found = {}
     for group in alike.values():
         states = {cell.name: RunFolder(layout.run(cell)).state() for cell in group}
         ready = [cell for cell in group if cell.name in wanted or states[cell.name] == "finished"]
-        first = min(ready or group, key=lambda cell: _rank(states[cell.name]))
+        first = min(
+            ready or group, key=lambda cell: (states[cell.name] != "finished", states[cell.name] != "interrupted")
+        )
         for cell in group:
             found[cell.name] = cell if states[cell.name] == "finished" else first
     return found
-
-
-def _rank(state: str) -> int:
-    return FURTHEST_FIRST.index(state) if state in FURTHEST_FIRST else len(FURTHEST_FIRST)

@@ -27,9 +27,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str], *, where: str | Non
 
     >>> str(unknown_name("method", "kd33", ["kd", "kd3"]))
     "unknown method 'kd33'; did you mean 'kd3' or 'kd'? Known: kd, kd3"
+    >>> str(unknown_name("method", "hinton", ["kd", "kd3"]))
+    "unknown method 'hinton'; known: kd, kd3"
     """
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
-    question = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
+    rest = f"did you mean {' or '.join(repr(n) for n in near)}? Known: " if near else "known: "
     place = f" ({where})" if where else ""
-    return KD3Error(f"unknown {kind} {name!r}{place}; {question}Known: {', '.join(names)}")
+    return KD3Error(f"unknown {kind} {name!r}{place}; {rest}{', '.join(names)}")

@@ -215,6 +215,7 @@ def test_the_student_kept_is_the_one_of_the_best_agreement(finished):
     ("options", "message"),
     [
         ({"method": "kd33"}, "unknown method 'kd33'; did you mean 'kd3'"),
+        ({"method": "hinton"}, "unknown method 'hinton'; known: dfnd, kd, kd3, labels, simkd"),
         ({"lrr": 1}, "unknown setting 'lrr' .*did you mean 'train.lr'"),
         ({"kd3": {"treshold": 1}}, "unknown setting 'kd3.treshold' .*did you mean 'threshold'"),
         ({"kd3": {"threshold": 2}}, "kd3.threshold .*less than or equal to 1; got 2"),

@@ -79,6 +79,27 @@ def teacher_file(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def centred_teacher_file(teacher_file, pool_folder, tmp_path_factory) -> Path:
+    """That teacher with its logits centred on that pool, so that it sees several classes in it: a study asks for it."""
+    import numpy as np
+    import torch
+
+    from kd3.models.load_teacher import load_teacher
+    from kd3.pool import ImagePool
+
+    teacher = load_teacher(str(teacher_file))
+    images = torch.from_numpy(ImagePool.open(pool_folder).read(np.arange(100)))
+    with torch.inference_mode():
+        mean = teacher(teacher.normalise(images)).mean(0)
+    folder = tmp_path_factory.mktemp("centred")
+    weights = torch.load(teacher_file.parent / "weights.pt", weights_only=True)
+    weights["linear.bias"] = weights["linear.bias"] - mean
+    torch.save(weights, folder / "weights.pt")
+    (folder / "teacher.yaml").write_text(teacher_file.read_text())
+    return folder / "teacher.yaml"
+
+
+@pytest.fixture(scope="session")
 def labelled(tmp_path_factory) -> Path:
     """A folder of 8 pictures for each of the teacher's classes."""
     import numpy as np

@@ -193,10 +193,10 @@ STUDY = {
 
 
 @pytest.mark.slow
-def test_study(teacher_file, pool_folder, tmp_path):
+def test_study(centred_teacher_file, pool_folder, tmp_path):
     """Its runs are processes of their own, which end when it is gone and leave their folders to the next attempt."""
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
-    flags = ["--teacher", teacher_file, "--student", "kd3:resnet8", "--pool", pool_folder, "--device", "cpu"]
+    flags = ["--teacher", centred_teacher_file, "--student", "kd3:resnet8", "--pool", pool_folder, "--device", "cpu"]
 
     def words(out):
         return ["study", tmp_path / "study.yaml", "--out", out, *flags, "--quiet"]

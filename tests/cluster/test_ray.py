@@ -170,9 +170,9 @@ STUDY = {
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for the worker in /proc")
-def test_a_study_survives_the_loss_of_a_worker(teacher_file, pool_folder, tmp_path):
+def test_a_study_survives_the_loss_of_a_worker(centred_teacher_file, pool_folder, tmp_path):
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
-    command = [sys.executable, "-m", "kd3", "study", "study.yaml", "--teacher", str(teacher_file), "--pool"]
+    command = [sys.executable, "-m", "kd3", "study", "study.yaml", "--teacher", str(centred_teacher_file), "--pool"]
     command += [str(pool_folder), "--student", "kd3:resnet8", "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("RAY_ADDRESS", None)

@@ -155,6 +155,14 @@ def test_a_wrong_study_is_one_sentence(values, words, teacher_file, pool_folder,
     assert not list((tmp_path / "out").glob("runs/*"))
 
 
+def test_a_pool_of_one_class_is_refused_before_a_run(blind_teacher_file, pool_folder, tmp_path):
+    done = call(blind_teacher_file, pool_folder, write(tmp_path), tmp_path / "out")
+    assert done.returncode == 2
+    assert "takes all 120 images of the pool" in done.stderr
+    assert "for one class, 'dog'" in done.stderr
+    assert not list((tmp_path / "out").glob("runs/*"))
+
+
 def test_a_pool_of_another_size_is_refused_before_a_run(teacher_file, crawl, tmp_path):
     kd3.ingest(crawl, tmp_path / "pool", image_size=20, workers=0)
     done = call(teacher_file, tmp_path / "pool", write(tmp_path), tmp_path / "out")

@@ -376,3 +376,14 @@ def test_an_output_that_cannot_be_made_is_refused(teacher_file, pool_folder, tmp
     (tmp_path / "file").write_text("x")
     with pytest.raises(KD3Error, match=r"cannot be used|cannot be written"):
         run(teacher_file, pool_folder, tmp_path / "file" / "run")
+
+
+def test_labels_that_are_all_the_same_are_refused(teacher_file, labelled, tmp_path):
+    crawl = tmp_path / "crawl"
+    (crawl / "ship").mkdir(parents=True)
+    for picture in labelled.rglob("*.png"):  # 24 of them
+        (crawl / "ship" / f"{picture.parent.name}-{picture.name}").write_bytes(picture.read_bytes())
+    kd3.ingest(crawl, tmp_path / "pool", image_size=16, workers=0)
+    with pytest.raises(KD3Error, match=r"all images of the pool .* are labelled 'ship'"):
+        run(teacher_file, tmp_path / "pool", tmp_path / "r", method="labels")
+    assert not (tmp_path / "r").exists()

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kd3 import console
-from kd3.commands.fitting import check_sizes, normalisation_on
+from kd3.commands.fitting import check_several_labels, check_sizes, normalisation_on
 from kd3.compute import Compute
 from kd3.config.commands import DistillConfig
 from kd3.config.settings import to_yaml
@@ -138,6 +138,8 @@ def _read(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
         torch.manual_seed(seed_for(config.seed, "initial weights"))
         method = _method(config, teacher, live.student, pool)
     labels = torch.from_numpy(pool.labels(teacher.classes)) if method.needs_labels else None
+    if labels is not None:
+        check_several_labels(labels.numpy(), pool, teacher.classes)
     check_fixed_views(config.train, pool)
     return _Job(teacher, pool, method, data, labels)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -36,10 +38,51 @@ def normalisation_on(teacher: Teacher, pool: ImagePool, compute: Compute, places
 
     `places` are positions in the pool, the first of which are taken.
     """
-    few = LOOKED_AT if pool.image_size <= SMALL_SIDE else LOOKED_AT // 4  # large ones have pixels enough
-    images = torch.from_numpy(pool.read(places[:few])).to(compute.device)
+    images = torch.from_numpy(pool.read(places[: _few(pool)])).to(compute.device)
     compute.place(teacher)
     return check_normalisation(teacher, images)
+
+
+def check_several_classes(teacher: Teacher, pool: ImagePool, compute: Compute) -> None:
+    """Refuse a pool of one class: a student would learn to say it of everything, and agree perfectly.
+
+    Ends at the first image that the teacher takes for another class than the first one.
+
+    Raises:
+        KD3Error: the teacher takes all of these images for one class.
+    """
+    compute.place(teacher)
+    first: int | None = None
+    for start in range(0, len(pool), _few(pool)):
+        images = torch.from_numpy(pool.read(np.arange(start, min(start + _few(pool), len(pool))))).to(compute.device)
+        with torch.inference_mode(), compute.autocast():
+            predicted = teacher(teacher.normalise(images)).argmax(1)
+        first = int(predicted[0]) if first is None else first
+        if (predicted != first).any():
+            return
+    if first is not None:
+        raise KD3Error(
+            f"the teacher takes all {len(pool):,} images of the pool {pool.path or ''} for one class, "
+            f"{teacher.classes[first]!r}, which is all that a student would learn to say; crawl images of the other "
+            f"classes too, or see with kd3 inspect whether the teacher's mean and std are right"
+        )
+
+
+def check_several_labels(labels: np.ndarray, pool: ImagePool, classes: Sequence[str]) -> None:
+    """Refuse to train on labels that are all the same.
+
+    Raises:
+        KD3Error: they are.
+    """
+    if len(np.unique(labels)) == 1:
+        raise KD3Error(
+            f"all images of the pool {pool.path or ''} are labelled {classes[labels[0]]!r}; training on labels takes "
+            f"at least two classes"
+        )
+
+
+def _few(pool: ImagePool) -> int:
+    return LOOKED_AT if pool.image_size <= SMALL_SIDE else LOOKED_AT // 4  # large ones have pixels enough
 
 
 def check_student(student: Student, teacher: Teacher, pool: ImagePool, *, name: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kd3 import console
+from kd3.commands.fitting import check_several_classes
 from kd3.compute import Compute, resolve
 from kd3.config.commands import DistillConfig, StudyConfig
 from kd3.config.settings import build
@@ -97,6 +98,8 @@ def _run(
     compute: Compute,
 ) -> Study:
     pools = make_pools(layout.pools, planned.recipes, given, teacher, compute)
+    for name in dict.fromkeys(cell.pool for cell in planned.cells):
+        check_several_classes(teacher, pools[name], compute)
     # The table also holds what earlier calls have run of the other rows; their pools lie where they were made then.
     place = {name: pools[name].path if name in pools else layout.pools / name for name in [*everything.recipes, *given]}
     known = [(cell, {**cell.settings, "pool": str(place[cell.pool])}) for cell in everything.cells]

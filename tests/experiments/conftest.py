@@ -1,0 +1,23 @@
+"""The teachers of the studies' tests."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def teacher_file(centred_teacher_file):
+    """A teacher that sees several classes in the crawl: a study refuses a pool in which it sees but one."""
+    return centred_teacher_file
+
+
+@pytest.fixture(scope="session")
+def blind_teacher_file(teacher_file, tmp_path_factory):
+    """A teacher that takes every image for a dog."""
+    folder = tmp_path_factory.mktemp("blind")
+    weights = torch.load(teacher_file.parent / "weights.pt", weights_only=True)
+    weights["linear.bias"] = torch.tensor([0.0, 1e4, 0.0])
+    torch.save(weights, folder / "weights.pt")
+    (folder / "teacher.yaml").write_text(teacher_file.read_text())
+    return folder / "teacher.yaml"

@@ -13,6 +13,8 @@ from kd3.errors import KD3Error
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
+from kd3.training.pool_batches import PoolBatches
+from kd3.training.scan import scored
 
 LOOKED_AT = 256  # images
 SMALL_SIDE = 64  # pixels
@@ -38,7 +40,8 @@ def normalisation_on(teacher: Teacher, pool: ImagePool, compute: Compute, places
 
     `places` are positions in the pool, the first of which are taken.
     """
-    images = torch.from_numpy(pool.read(places[: _few(pool)])).to(compute.device)
+    few = LOOKED_AT if pool.image_size <= SMALL_SIDE else LOOKED_AT // 4  # large ones have pixels enough
+    images = torch.from_numpy(pool.read(places[:few])).to(compute.device)
     compute.place(teacher)
     return check_normalisation(teacher, images)
 
@@ -53,10 +56,8 @@ def check_several_classes(teacher: Teacher, pool: ImagePool, compute: Compute) -
     """
     compute.place(teacher)
     first: int | None = None
-    for start in range(0, len(pool), _few(pool)):
-        images = torch.from_numpy(pool.read(np.arange(start, min(start + _few(pool), len(pool))))).to(compute.device)
-        with torch.inference_mode(), compute.autocast():
-            predicted = teacher(teacher.normalise(images)).argmax(1)
+    for logits in scored(teacher, PoolBatches(pool, compute), np.arange(len(pool)), teacher.normalise, compute):
+        predicted = logits.argmax(1)
         first = int(predicted[0]) if first is None else first
         if (predicted != first).any():
             return
@@ -79,10 +80,6 @@ def check_several_labels(labels: np.ndarray, pool: ImagePool, classes: Sequence[
             f"all images of the pool {pool.path or ''} are labelled {classes[labels[0]]!r}; training on labels takes "
             f"at least two classes"
         )
-
-
-def _few(pool: ImagePool) -> int:
-    return LOOKED_AT if pool.image_size <= SMALL_SIDE else LOOKED_AT // 4  # large ones have pixels enough
 
 
 def check_student(student: Student, teacher: Teacher, pool: ImagePool, *, name: str) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kd3.domain_shift.distances import diagonal_wasserstein
-from kd3.domain_shift.moments import Moments, moments_of
+from kd3.models.moments import Moments, moments_of
 
 LAST_LAYERS = 3  # what the classifier sees passes through these
 _Norm = nn.BatchNorm1d | nn.BatchNorm2d

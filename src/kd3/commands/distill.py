@@ -148,5 +148,12 @@ def _resolved(config: DistillConfig, compute: Compute) -> DistillConfig:
     train = config.train
     if train.images is None and train.epochs is None:
         train = train.model_copy(update={"images": DEFAULT_IMAGES})
-    update = {"train": train, "device": str(compute.device), "precision": compute.precision}
+    ours = config.method == "kd3"  # the others as they were published, unless asked
+    update = {
+        "train": train,
+        "device": str(compute.device),
+        "precision": compute.precision,
+        "init": config.init or ("inherit" if ours else "random"),
+        "teacher_statistics": config.teacher_statistics or ("auto" if ours else "lost"),
+    }
     return config.model_copy(update=update)

@@ -18,11 +18,15 @@ from kd3 import console
 from kd3.commands.fitting import check_several_labels, check_sizes, normalisation_on
 from kd3.compute import Compute
 from kd3.config.commands import DistillConfig
+from kd3.config.methods import KD3Options, SimKDOptions
 from kd3.config.settings import to_yaml
 from kd3.errors import KD3Error, ToldByAnotherError
+from kd3.inheritance.inherited import inherited
+from kd3.inheritance.plan import Inheritance
 from kd3.measure.labelled import LabelledImages
 from kd3.measure.leak import leak
 from kd3.methods.base import Method, build_method
+from kd3.methods.shared_classifier import projector_for
 from kd3.models.arch import build_arch
 from kd3.models.load_teacher import load_teacher
 from kd3.models.student_files import save_student
@@ -35,10 +39,12 @@ from kd3.storage.full_disk import full_disk_told
 from kd3.storage.lock import exclusive
 from kd3.tracking.trackers import Trackers
 from kd3.training.fit import Fit, FitResult
+from kd3.training.fitted_teacher import FittedTeacher, fit_teacher
 from kd3.training.fixed_views import check_fixed_views
 from kd3.training.pool_batches import PoolBatches
 from kd3.training.pool_split import PoolSplit, split_pool
 from kd3.training.randomness import seed_for
+from kd3.training.scan import agreement, score
 from kd3.training.teacher_logits import teacher_logits
 
 SAMPLE_IMAGES = 64
@@ -67,6 +73,7 @@ class _Job:
     method: Method
     data: LabelledImages | None
     labels: Tensor | None
+    inheritance: Inheritance | None  # None: the student starts at random
 
 
 def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> dict[str, Any]:
@@ -87,6 +94,21 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
         console.say(_announcement(config, job, compute))
         batches = PoolBatches(job.pool, compute)
 
+        split = _split(config, job.pool)
+        fitted = fit_teacher(
+            job.teacher,
+            batches,
+            split.train,
+            compute,
+            how=config.teacher_statistics or "lost",
+            blend=config.teacher_blend,
+            kept=folder.teacher_statistics,
+        )
+        if config.teacher_statistics not in (None, "lost"):
+            console.say(fitted.told())
+        teacher = fitted.teacher.folded() if config.train.fold_batch_norms else fitted.teacher
+        job.method.learn_from(teacher)
+
         def track(images: int) -> list[Trackers]:
             values = config.model_dump(mode="json")
             trackers = Trackers(config.trackers, folder.path, values, job.teacher.classes, images=images)
@@ -96,9 +118,9 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
         fit = Fit(
             job.method,
             batches=batches,
-            split=_split(config, job.pool),
-            teacher_logits=cache(lambda: teacher_logits(job.teacher, batches, compute)),
-            settings=config.train,
+            split=split,
+            teacher_logits=cache(lambda: teacher_logits(teacher, batches, compute)),
+            settings=config.train.with_rates(inherited=job.inheritance is not None),
             seed=config.seed,
             compute=compute,
             folder=folder,
@@ -114,7 +136,7 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
             raise type(interrupt)(
                 f"interrupted after {fit.at.step:,} of {fit.total_steps:,} steps; continue with: {again}"
             ) from None
-        summary = _finish(config, folder, job, live, result, compute) if ranks.is_first else {}
+        summary = _finish(config, folder, job, live, result, compute, batches, fitted) if ranks.is_first else {}
         return ranks.from_first(summary)
 
 
@@ -129,19 +151,17 @@ def _read(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
     check_sizes(teacher, pool)
     if state == "absent" and (doubt := normalisation_on(teacher, pool, compute, _split(config, pool).train).warning):
         console.warn(doubt)
-    if config.train.fold_batch_norms:
-        teacher = teacher.folded()
     data = _labelled(config, teacher)
     if data is not None and state == "absent" and (leaked := leak(pool, data).warning):
         console.warn(leaked)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(config.seed, "initial weights"))
-        method = _method(config, teacher, live.student, pool)
+        method, inheritance = _method(config, teacher, live.student, pool)
     labels = torch.from_numpy(pool.labels(teacher.classes)) if method.needs_labels else None
     if labels is not None:
         check_several_labels(labels.numpy(), pool, teacher.classes)
     check_fixed_views(config.train, pool)
-    return _Job(teacher, pool, method, data, labels)
+    return _Job(teacher, pool, method, data, labels, inheritance)
 
 
 @contextmanager
@@ -184,7 +204,10 @@ def _split(config: DistillConfig, pool: ImagePool) -> PoolSplit:
     return split_pool(pool, config.train.holdout, share=config.train.share)
 
 
-def _method(config: DistillConfig, teacher: Teacher, student: nn.Module | None, pool: ImagePool) -> Method:
+def _method(
+    config: DistillConfig, teacher: Teacher, student: nn.Module | None, pool: ImagePool
+) -> tuple[Method, Inheritance | None]:
+    """Return the method with its student, and what the student inherits; None where it starts at random."""
     backbone = copy.deepcopy(student)
     if backbone is None:
         backbone = build_arch(
@@ -197,14 +220,17 @@ def _method(config: DistillConfig, teacher: Teacher, student: nn.Module | None, 
     images = torch.from_numpy(pool.read(_split(config, pool).train[:SAMPLE_IMAGES]))
     # A live teacher may already be on a GPU.
     sample = teacher.normalise(images.to(teacher.normalise.scale.device))
-    return build_method(
-        config.method,
-        config.method_options,
-        teacher=teacher,
-        backbone=backbone,
-        backbone_name=config.student,
-        sample=sample,
+    inheritance = None
+    if config.init == "inherit":
+        inheritance = inherited(backbone, teacher, sample, blocks=config.inherit_blocks, name=config.student)
+    options = config.method_options
+    if isinstance(options, (KD3Options, SimKDOptions)) and options.projector == "auto":
+        kind = projector_for(teacher, backbone, inherited=inheritance is not None)
+        options = options.model_copy(update={"projector": kind})
+    method = build_method(
+        config.method, options, teacher=teacher, backbone=backbone, backbone_name=config.student, sample=sample
     )
+    return method, inheritance
 
 
 def _announcement(config: DistillConfig, job: _Job, compute: Compute) -> str:
@@ -223,10 +249,17 @@ def _finish(
     live: Live,
     result: FitResult,
     compute: Compute,
+    batches: PoolBatches,
+    fitted: FittedTeacher,
 ) -> dict[str, Any]:
     """Keep the student of the best agreement, and write the summary last: it marks the end."""
     method = job.method
     method.student.load_state_dict(load_file(folder.best))
+    of_own_teacher = result.best_agreement
+    if fitted.blend > 0:
+        held_out = _split(config, job.pool).holdout
+        logits = score(method.student, batches, held_out, method.student.normalise, compute)
+        of_own_teacher = agreement(logits, score(job.teacher, batches, held_out, job.teacher.normalise, compute))
     summary = {
         "method": config.method,
         "teacher": config.teacher,
@@ -236,6 +269,10 @@ def _finish(
         "classes": method.student.classes,
         "agreement": result.best_agreement,
         "agreement_at_end": result.last_agreement,
+        "agreement_with_own_teacher": of_own_teacher,
+        "init": "random" if job.inheritance is None else "inherit",
+        "inherited": 0.0 if job.inheritance is None else round(job.inheritance.share, 4),
+        "teacher_statistics": fitted.record(),
         "best_step": result.best_step,
         "steps": result.steps,
         "images": result.images,

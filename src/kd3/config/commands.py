@@ -36,6 +36,25 @@ class DistillConfig(Settings):
         ["tensorboard"],
         description="where curves go, too: tensorboard (files in the run folder), wandb, mlflow, by commas; or 'none'",
     )
+    init: Literal["inherit", "random"] | None = Field(
+        None,
+        description="the student's first weights: 'inherit' takes them from the teacher wherever a part fits, 'random' "
+        "does not (default: inherit with method kd3, random with the others, as published)",
+    )
+    inherit_blocks: Literal["even", "change", "recovery"] = Field(
+        "even",
+        description="which of the teacher's blocks a shallower student inherits: 'even' spacing, those that 'change' their "
+        "input most, or those whose removal allows the least 'recovery' (PRACTISE)",
+    )
+    teacher_statistics: Literal["lost", "crawl", "blend", "auto"] | None = Field(
+        None,
+        description="batch-norm statistics of the teacher that the student learns from: 'lost' its own, 'crawl' those of "
+        "the pool, 'blend' a mixture (--teacher-blend), 'auto' the mixture that makes its answers on the pool most "
+        "informative (default: auto with method kd3, lost with the others)",
+    )
+    teacher_blend: float | None = Field(
+        None, ge=0, le=1, description="with teacher_statistics 'blend': the pool's share b in the statistics"
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="seed of everything random")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     devices: int = Field(1, ge=1, description="processes on this machine, a GPU each; batches are divided among them")
@@ -56,6 +75,12 @@ class DistillConfig(Settings):
         if name not in METHODS:
             raise ValueError(str(unknown_name("method", name, METHODS)))
         return name
+
+    @model_validator(mode="after")
+    def _blend_where_it_counts(self) -> DistillConfig:
+        if (self.teacher_statistics == "blend") != (self.teacher_blend is not None):
+            raise ValueError("teacher_blend goes with teacher_statistics 'blend', and 'blend' needs it")
+        return self
 
     @property
     def trackers(self) -> list[str]:

@@ -91,6 +91,13 @@ class KD3Options(Settings):
         description="the MixDistribution view in the student's batch-norm running statistics: 'apart' leaves them to "
         "the images as they are, 'counted' (paper's preset) lets the view count as much",
     )
+    projector: Literal["auto", "simkd", "correction", "none"] = Field(
+        "auto",
+        description="between the student's features and the teacher's classifier: 'simkd' (paper) three convolutions, "
+        "'correction' the features themselves plus such a projector that starts at zero, 'none' (only where the channels "
+        "agree): the student stays a plain network of its architecture; 'auto': for a student that inherits none or, "
+        "where it is narrower, correction; else simkd",
+    )
     projector_width: int | None = Field(
         None, ge=1, description="channels inside the projector (default: half of the teacher's, as the paper)"
     )
@@ -134,6 +141,13 @@ class SimKDOptions(Settings):
     alignment_scale: Literal["relative", "raw"] = Field(
         "relative",
         description="'relative' divides the alignment by the teacher's mean squared feature, 'raw' (paper) does not",
+    )
+    projector: Literal["auto", "simkd", "correction", "none"] = Field(
+        "simkd",
+        description="between the student's features and the teacher's classifier: 'simkd' (paper) three convolutions, "
+        "'correction' the features themselves plus such a projector that starts at zero, 'none' (only where the channels "
+        "agree): the student stays a plain network of its architecture; 'auto': for a student that inherits none or, "
+        "where it is narrower, correction; else simkd",
     )
     projector_width: int | None = Field(
         None, ge=1, description="channels inside the projector (default: half of the teacher's, as the paper)"

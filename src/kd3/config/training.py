@@ -10,6 +10,8 @@ from kd3.config.kinds import split_commas
 from kd3.config.settings import Count, Settings
 
 DEFAULT_IMAGES = 200_000
+RANDOM_RATES = {"lr": 0.1, "matrix_lr": 0.3}
+INHERITED_RATES = {"lr": 0.05, "matrix_lr": 0.1}
 
 
 class TrainSettings(Settings):
@@ -31,9 +33,18 @@ class TrainSettings(Settings):
         description="'muon' gives convolutions and linear layers orthogonal steps and leaves the rest to SGD; 'sgd' "
         "(paper) takes SGD for all",
     )
-    lr: float = Field(0.1, gt=0, description="peak learning rate of SGD")
+    lr: float | None = Field(
+        None,
+        gt=0,
+        description="peak learning rate of SGD (default: 0.1; with muon 0.05 for a student that inherits its weights)",
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
-    matrix_lr: float = Field(0.3, gt=0, description="of muon: peak learning rate of the weights that it moves")
+    matrix_lr: float | None = Field(
+        None,
+        gt=0,
+        description="of muon: peak learning rate of the weights that it moves (default: 0.3; 0.1 for a student that "
+        "inherits its weights)",
+    )
     matrix_momentum: float = Field(0.95, ge=0, lt=1, description="of muon: momentum of the weights that it moves")
     nesterov: bool = Field(True, description="Nesterov's form of momentum")
     weight_decay: float = Field(5e-4, ge=0, description="weight decay")
@@ -81,6 +92,21 @@ class TrainSettings(Settings):
         description="of several processes: 'sync' normalises by the batch of all, as one process would; 'local' by "
         "each part, with less to tell each other",
     )
+
+    def with_rates(self, *, inherited: bool) -> TrainSettings:
+        """Return the settings with the learning rates that were left open."""
+        rates = INHERITED_RATES if inherited else RANDOM_RATES
+        return self.model_copy(update={name: getattr(self, name) or rate for name, rate in rates.items()})
+
+    @property
+    def peak(self) -> float:
+        """The peak learning rate of SGD; a random start's, where nobody has settled it."""
+        return self.lr or RANDOM_RATES["lr"]
+
+    @property
+    def matrix_peak(self) -> float:
+        """The peak learning rate of Muon's weights; a random start's, where nobody has settled it."""
+        return self.matrix_lr or RANDOM_RATES["matrix_lr"]
 
     @model_validator(mode="after")
     def _views_that_can_be_fixed(self) -> TrainSettings:

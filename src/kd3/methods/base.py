@@ -67,9 +67,13 @@ class Method(nn.Module, abc.ABC):
         super().__init__()
         self.student = student
         # Not a submodule: the teacher is neither trained nor put into checkpoints.
-        object.__setattr__(self, "teacher", teacher)
+        self.learn_from(teacher)
 
     teacher: Teacher
+
+    def learn_from(self, teacher: Teacher) -> None:
+        """Take another form of the same teacher, such as one whose batch norms were fitted to the pool."""
+        object.__setattr__(self, "teacher", teacher)
 
     @property
     def passes_per_selection(self) -> float:

@@ -64,7 +64,12 @@ class KD3(Method):
         """Return the method for a teacher and a student's backbone."""
         if options.classifier == "shared":
             student = student_with_teachers_classifier(
-                teacher, backbone, backbone_name, sample, projector_width=options.projector_width
+                teacher,
+                backbone,
+                backbone_name,
+                sample,
+                projector=options.projector,
+                projector_width=options.projector_width,
             )
             return cls(options, teacher, student)
         student = own_head(backbone, teacher.signature(), name=backbone_name)

@@ -5,29 +5,60 @@ Source: KD3 (arXiv 2307.11469), shared classifier; SimKD (arXiv 2203.14001).
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import Literal
 
-from kd3.models.projector import Projector
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kd3.models.head import HeadNotFound, find_head
+from kd3.models.projector import Correction, Projector
 from kd3.models.student import Student, shared_head
 from kd3.models.teacher import Teacher
 
 
 def student_with_teachers_classifier(
-    teacher: Teacher, backbone: nn.Module, backbone_name: str, sample: Tensor, *, projector_width: int | None
+    teacher: Teacher,
+    backbone: nn.Module,
+    backbone_name: str,
+    sample: Tensor,
+    *,
+    projector: Literal["auto", "simkd", "correction", "none"],
+    projector_width: int | None,
 ) -> Student:
     """Return a student scored by the teacher's classifier; `sample` (B, 3, H, W) shows what features are like.
 
     Raises:
-        KD3Error: the teacher's head cannot be shared, or the student's features cannot be found.
+        KD3Error: the teacher's head cannot be shared, the student's features cannot be found, or without a projector
+            have not the teacher's channels.
     """
-    return shared_head(
+    student = shared_head(
         backbone,
         teacher.signature(),
         name=backbone_name,
         classifier=teacher.classifier(),
+        projector="simkd" if projector == "auto" else projector,
         projector_width=projector_width,
         final_relu=never_negative(teacher, sample),
     )
+    if isinstance(student.projector, Correction):
+        _fit_lift(student, student.projector, teacher, sample)
+    return student
+
+
+def _fit_lift(student: Student, correction: Correction, teacher: Teacher, sample: Tensor) -> None:
+    """Start the correction's linear map where it comes nearest to the teacher's features."""
+    wanted = teacher.outputs(sample).features
+    student.to(sample.device)
+    before = {name: value.clone() for name, value in student.named_buffers()}
+    # In training mode, as inherited batch norms hold statistics of other layers before them.
+    student.train()
+    with torch.no_grad():
+        features = student.features(sample)
+    for name, value in student.named_buffers():
+        value.copy_(before[name])
+    size = min(features.shape[-1], wanted.shape[-1])
+    correction.fit_lift(F.adaptive_avg_pool2d(features, size), F.adaptive_avg_pool2d(wanted, size))
 
 
 def training_projector(teacher: Teacher, student: Student, sample: Tensor, *, width: int | None) -> Projector:
@@ -35,6 +66,18 @@ def training_projector(teacher: Teacher, student: Student, sample: Tensor, *, wi
     assert student.head is not None
     channels = teacher.shared_head().channels
     return Projector(student.head.channels, channels, width=width, final_relu=never_negative(teacher, sample))
+
+
+def projector_for(teacher: Teacher, backbone: nn.Module, *, inherited: bool) -> Literal["simkd", "correction", "none"]:
+    """Return the projector that `auto` means: one with random weights only where nothing was inherited."""
+    if not inherited or teacher.head is None:
+        return "simkd"
+    assert teacher.input_size is not None
+    try:
+        channels = find_head(backbone, teacher.input_size).channels
+    except HeadNotFound:
+        return "simkd"
+    return "none" if channels == teacher.head.channels else "correction"
 
 
 def never_negative(teacher: Teacher, sample: Tensor) -> bool:

@@ -34,7 +34,12 @@ class SimKD(Method):
     ) -> SimKD:
         """Return the method for a teacher and a student's backbone."""
         student = student_with_teachers_classifier(
-            teacher, backbone, backbone_name, sample, projector_width=options.projector_width
+            teacher,
+            backbone,
+            backbone_name,
+            sample,
+            projector=options.projector,
+            projector_width=options.projector_width,
         )
         return cls(options, teacher, student)
 

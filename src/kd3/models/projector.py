@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from torch import nn
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 
 class Projector(nn.Sequential):
@@ -27,6 +30,73 @@ class Projector(nn.Sequential):
         super().__init__(*(layers if final_relu else layers[:-1]))
         self.in_channels, self.out_channels = in_channels, out_channels
         self.width, self.final_relu = width, final_relu
+
+    def description(self) -> dict[str, Any]:
+        """Return the arguments of `build_projector` that make it again."""
+        return {
+            "kind": "simkd",
+            "in_channels": self.in_channels,
+            "out_channels": self.out_channels,
+            "width": self.width,
+            "final_relu": self.final_relu,
+        }
+
+
+class Correction(nn.Module):
+    """The features themselves plus a projector that starts at zero: r(F) = relu(lift(F) + P(F)).
+
+    What a student inherits from its teacher is not thrown away by a projector with random weights in
+    front of the teacher's classifier. `lift` is the identity where the channels agree, else a linear
+    map (1x1 convolution) of them.
+
+    Shapes: (B, in_channels, h, w) -> (B, out_channels, h, w).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, width: int | None = None, final_relu: bool) -> None:
+        super().__init__()
+        same = in_channels == out_channels
+        self.lift = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.projector = Projector(in_channels, out_channels, width=width, final_relu=False)
+        last = self.projector[-1]
+        assert isinstance(last, nn.BatchNorm2d)
+        nn.init.zeros_(last.weight)
+        self.final_relu = final_relu
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the map in the teacher's feature space."""
+        lifted: Tensor = self.lift(features) + self.projector(features)
+        return torch.relu(lifted) if self.final_relu else lifted
+
+    @torch.no_grad()
+    def fit_lift(self, features: Tensor, wanted: Tensor) -> None:
+        """Set the linear map to the one that gives the wanted features with the least square error.
+
+        Shapes: (B, in_channels, h, w), (B, out_channels, h, w). Where the channels agree there is nothing to fit.
+        """
+        if isinstance(self.lift, nn.Identity):
+            return
+        x = features.double().movedim(1, -1).flatten(0, -2)
+        y = wanted.double().movedim(1, -1).flatten(0, -2)
+        gram = x.T @ x
+        gram.diagonal().add_(1e-4 * gram.diagonal().mean().clamp_min(1e-12))
+        weight = torch.linalg.solve(gram, x.T @ y).T
+        self.lift.weight.copy_(weight[:, :, None, None])
+
+    def description(self) -> dict[str, Any]:
+        """Return the arguments of `build_projector` that make it again."""
+        return {**self.projector.description(), "kind": "correction", "final_relu": self.final_relu}
+
+
+def build_projector(*, kind: str = "simkd", **sizes: Any) -> Projector | Correction:
+    """Return a projector by its kind: `simkd` or `correction`.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
+    kinds: dict[str, type[Projector | Correction]] = {"simkd": Projector, "correction": Correction}
+    if kind not in kinds:
+        raise ValueError(f"no projector {kind!r}")
+    return kinds[kind](**sizes)
 
 
 def _block(in_channels: int, out_channels: int, *, kernel: int) -> list[nn.Module]:

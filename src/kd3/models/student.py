@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from kd3.errors import KD3Error
@@ -17,7 +19,7 @@ from kd3.models.head import (
     run_with_features,
 )
 from kd3.models.preprocessing import Normalisation
-from kd3.models.projector import Projector
+from kd3.models.projector import Correction, Projector, build_projector
 from kd3.models.signature import Signature
 from kd3.models.soundness import sound_logits
 
@@ -36,7 +38,7 @@ class Student(nn.Module):
         signature: Signature,
         *,
         head: Head | None = None,
-        projector: Projector | None = None,
+        projector: Projector | Correction | None = None,
         classifier: nn.Linear | None = None,
     ) -> None:
         super().__init__()
@@ -106,26 +108,55 @@ def shared_head(
     *,
     name: str,
     classifier: nn.Linear,
+    projector: Literal["simkd", "correction", "none"] = "simkd",
     projector_width: int | None,
     final_relu: bool,
 ) -> Student:
-    """Return a student that is scored by the teacher's classifier, through a projector.
+    """Return a student that is scored by the teacher's classifier, through a projector or on its own features.
+
+    With projector `none` the teacher's classifier takes the place of the student's own, frozen, and the student is a
+    plain network of its architecture.
 
     Source: KD3 (arXiv 2307.11469), shared classifier; SimKD (arXiv 2203.14001).
 
     Raises:
-        KD3Error: the student's features cannot be found.
+        KD3Error: the student's features cannot be found, or without a projector have not the teacher's channels.
     """
     sound_logits(network, signature.input_size, what=f"student {name}")
     try:
         head = find_head(network, signature.input_size)
     except HeadNotFound as problem:
         raise KD3Error(f"student {name} cannot take the teacher's classifier: {problem}; use --method kd") from None
-    projector = Projector(head.channels, classifier.in_features, width=projector_width, final_relu=final_relu)
+    if projector == "none":
+        if head.channels != classifier.in_features:
+            raise KD3Error(
+                f"student {name} has {head.channels} feature channels but the teacher's classifier takes "
+                f"{classifier.in_features}; without a projector they must agree: use projector simkd or correction"
+            )
+        if _takes_over(network.get_submodule(head.classifier), classifier):
+            return Student(network, signature, head=head)
+    lifting = None
+    if projector != "none":
+        sizes = {"in_channels": head.channels, "out_channels": classifier.in_features, "width": projector_width}
+        lifting = build_projector(kind=projector, **sizes, final_relu=final_relu)
     return Student(
         network,
         signature,
         head=head,
-        projector=projector,
+        projector=lifting,
         classifier=copy.deepcopy(classifier).requires_grad_(False),
     )
+
+
+@torch.no_grad()
+def _takes_over(own: nn.Module, classifier: nn.Linear) -> bool:
+    """Give a network's last layer the teacher's weights, frozen; return whether it can hold them."""
+    if not isinstance(own, nn.Linear) or own.weight.shape != classifier.weight.shape:
+        return False
+    if own.bias is None and classifier.bias is not None:
+        return False
+    own.weight.copy_(classifier.weight)
+    if own.bias is not None:
+        own.bias.copy_(classifier.bias) if classifier.bias is not None else own.bias.zero_()
+    own.requires_grad_(False)
+    return True

@@ -13,7 +13,7 @@ from torch import nn
 from kd3.errors import KD3Error
 from kd3.models.arch import build_arch, parse_arch
 from kd3.models.head import Head
-from kd3.models.projector import Projector
+from kd3.models.projector import build_projector
 from kd3.models.signature import Signature
 from kd3.models.sources import SOURCES
 from kd3.models.student import Student
@@ -61,13 +61,7 @@ def save_student(
         "std": list(student.normalise.std),
         "input_size": student.input_size,
         "head": dataclasses.asdict(student.head) if student.head else None,
-        "projector": projector
-        and {
-            "in_channels": projector.in_channels,
-            "out_channels": projector.out_channels,
-            "width": projector.width,
-            "final_relu": projector.final_relu,
-        },
+        "projector": projector and projector.description(),
         "classifier": classifier
         and {
             "in_features": classifier.in_features,
@@ -97,7 +91,7 @@ def load_student(path: str | Path, *, module: nn.Module | None = None) -> Studen
     try:
         backbone = copy.deepcopy(module) if module is not None else _backbone(folder, about)
         head = Head(**about["head"]) if about["head"] else None
-        projector = Projector(**about["projector"]) if about["projector"] else None
+        projector = build_projector(**about["projector"]) if about["projector"] else None
         classifier = nn.Linear(**about["classifier"]) if about["classifier"] else None
         student = Student(
             backbone,

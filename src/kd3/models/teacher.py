@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kd3.errors import KD3Error
+from kd3.models.batch_norm_statistics import Statistics, set_statistics
 from kd3.models.checkpoint import weights_hash
 from kd3.models.compiled import CompiledTeacher
 from kd3.models.fold import fold, foldable
@@ -169,6 +170,16 @@ class Teacher(nn.Module):
         weights = self.known_hash or weights_hash(self.module)
         identity = repr((weights, self.normalise.mean, self.normalise.std))
         return hashlib.sha256(identity.encode()).hexdigest()
+
+    def with_statistics(self, statistics: Statistics) -> Teacher:
+        """Return the same teacher, its batch norms normalising by other statistics; another fingerprint, too."""
+        other = copy.copy(self)
+        module = copy.deepcopy(self.module)
+        set_statistics(module, statistics)
+        other._modules = {**self._modules, "module": module}
+        if self.known_hash:
+            other.known_hash = hashlib.sha256((self.known_hash + weights_hash(module)).encode()).hexdigest()
+        return other
 
     def folded(self) -> Teacher:
         """Return the same teacher, its batch norms merged into its convolutions where that changes nothing.

@@ -60,6 +60,11 @@ class RunFolder:
         return self.path / "student"
 
     @property
+    def teacher_statistics(self) -> Path:
+        """The crawl's batch-norm statistics, to which the teacher was fitted."""
+        return self.path / "teacher_statistics.safetensors"
+
+    @property
     def summary(self) -> Path:
         """The run's result; its presence says that the run is finished."""
         return self.path / "summary.json"

@@ -217,7 +217,7 @@ class Fit:
                     if not math.isfinite(means["loss"]):
                         seen = positions[start + batch - taken * batch : start + batch]
                         raise self.records.not_finite(
-                            seed=self.seed, lr=self.settings.lr, means=means, batches=np.split(seen, taken)
+                            seed=self.seed, lr=self.settings.peak, means=means, batches=np.split(seen, taken)
                         )
                     rate = taken * batch / (time.monotonic() - since)
                     self.records.train(

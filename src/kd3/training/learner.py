@@ -49,7 +49,7 @@ class Learner:
         make_ready(method, settings, compute)
         if settings.compile_teacher:
             # Scoring keeps the plain one: its batches have other sizes.
-            object.__setattr__(method, "teacher", method.teacher.compiled())
+            method.learn_from(method.teacher.compiled())
         optimizer = build_optimizer(method.parameters(), settings)
         self.fabric = compute.fabric()
         self.module, self.optimizer = self.fabric.setup(method, optimizer)

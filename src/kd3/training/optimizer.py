@@ -19,8 +19,8 @@ def build_optimizer(parameters: Iterable[Tensor], settings: TrainSettings) -> to
     if settings.optimizer == "muon":
         optimizer = Muon(
             trained,
-            lr=settings.lr,
-            matrix_lr=settings.matrix_lr,
+            lr=settings.peak,
+            matrix_lr=settings.matrix_peak,
             momentum=settings.momentum,
             matrix_momentum=settings.matrix_momentum,
             weight_decay=settings.weight_decay,
@@ -28,14 +28,14 @@ def build_optimizer(parameters: Iterable[Tensor], settings: TrainSettings) -> to
     else:
         optimizer = torch.optim.SGD(
             trained,
-            lr=settings.lr,
+            lr=settings.peak,
             momentum=settings.momentum,
             nesterov=settings.nesterov and settings.momentum > 0,
             weight_decay=settings.weight_decay,
             fused=True,
         )
     for group in optimizer.param_groups:
-        group["relative_lr"] = group["lr"] / settings.lr
+        group["relative_lr"] = group["lr"] / settings.peak
     return optimizer
 
 

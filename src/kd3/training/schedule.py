@@ -15,12 +15,12 @@ def learning_rate(step: int, total_steps: int, settings: TrainSettings) -> float
     """
     warmup = min(settings.warmup_steps, total_steps // 5)
     if step < warmup:
-        return settings.lr * (step + 1) / warmup
+        return settings.peak * (step + 1) / warmup
     if settings.schedule == "step":
         passed = sum(step >= part * total_steps for part in settings.milestones)
-        return settings.lr * 0.1**passed
+        return settings.peak * 0.1**passed
     progress = (step - warmup) / max(1, total_steps - warmup)
-    return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
+    return settings.peak * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def total_steps(settings: TrainSettings, training_images: int) -> int:

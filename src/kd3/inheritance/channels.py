@@ -1,0 +1,171 @@
+"""Which channels of a network belong together, and which of them matter most: for students that are narrower."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+# What changes values and leaves the channels in their places.
+_KEEPS = {
+    torch.relu, torch.relu_, F.relu, F.relu_, F.relu6, F.gelu, F.silu, F.hardswish, F.dropout, F.max_pool2d, F.avg_pool2d,
+    F.adaptive_avg_pool2d, F.adaptive_max_pool2d, torch.flatten, torch.mean, torch.clone,
+}  # fmt: skip
+_KEEPS_METHODS = {"mean", "relu", "relu_", "flatten", "contiguous", "clone"}
+_ADDS = {operator.add, operator.iadd, torch.add}
+_KEEPING_LAYERS = (
+    nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.LeakyReLU, nn.Identity, nn.Dropout, nn.Dropout2d, nn.MaxPool2d,
+    nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten,
+)  # fmt: skip
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+class Space(NamedTuple):
+    """Channels that several layers write to and read from, and so must be chosen together."""
+
+    channels: int
+    free: bool  # some of them may be left out: every layer that touches them is understood
+
+
+class LayerSpaces(NamedTuple):
+    """Where a layer reads and writes; a norm does both in one place."""
+
+    reads: int
+    writes: int
+
+
+class ChannelSpaces:
+    """The channel spaces of a network, found by following its graph.
+
+    Args:
+        network: a classifier that `torch.fx` can trace.
+
+    Raises:
+        ValueError: it cannot be traced; the message says why.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        try:
+            graph = fx.symbolic_trace(network).graph
+        except Exception as problem:  # any code may stand in a forward
+            raise ValueError(str(problem).splitlines()[0]) from problem
+        self.network = network
+        self._parent: list[int] = []
+        self._size: list[int] = []
+        self._fixed: set[int] = set()
+        self._layers: dict[str, LayerSpaces] = {}
+        at: dict[fx.Node, int | None] = {}
+        for node in graph.nodes:
+            at[node] = self._follow(node, at)
+        self.layers = {name: LayerSpaces(self._root(a), self._root(b)) for name, (a, b) in self._layers.items()}
+
+    def space(self, number: int) -> Space:
+        """Return a space by the number that `layers` has."""
+        root = self._root(number)
+        return Space(self._size[root], root not in {self._root(fixed) for fixed in self._fixed})
+
+    def importance(self, number: int) -> Tensor:
+        """Return how much each channel of a space weighs in the layers that touch it, (C,) float64; they sum to 1.
+
+        The squared weights that write, scale and read a channel, as a share of all of their layer.
+
+        Source: weight subcloning (arXiv 2312.09299), section 3, by magnitude.
+        """
+        root = self._root(number)
+        total = torch.zeros(self._size[root], dtype=torch.float64)
+        for name, (reads, writes) in self.layers.items():
+            weight = getattr(self.network.get_submodule(name), "weight", None)
+            if weight is None:
+                continue
+            squares = weight.detach().double().cpu().square()
+            if writes == root:
+                total += _share(squares.flatten(1).sum(1) if squares.ndim > 1 else squares)
+            if reads == root and reads != writes and squares.ndim > 1 and squares.shape[1] == len(total):
+                total += _share(squares.transpose(0, 1).flatten(1).sum(1))
+        return _share(total)
+
+    def _follow(self, node: fx.Node, at: dict[fx.Node, int | None]) -> int | None:
+        inputs = [at.get(argument) for argument in node.all_input_nodes]
+        if node.op == "placeholder":
+            return self._new(3, fixed=True)
+        if node.op == "output":
+            self._fix(inputs)
+            return None
+        if node.op == "call_module":
+            return self._through_layer(str(node.target), inputs)
+        kept = node.target in (_KEEPS_METHODS if node.op == "call_method" else _KEEPS)
+        if kept and len(inputs) == 1 and _keeps_channels(node):
+            return inputs[0]
+        both = [space for space in inputs if space is not None]
+        if node.op == "call_function" and node.target in _ADDS and len(inputs) == len(both) == 2:
+            return self._join(*both)
+        self._fix(inputs)
+        return None
+
+    def _through_layer(self, name: str, inputs: list[int | None]) -> int | None:
+        layer = self.network.get_submodule(name)
+        space = inputs[0] if len(inputs) == 1 else None
+        if isinstance(layer, _KEEPING_LAYERS):
+            return space
+        if isinstance(layer, _NORMS) and space is not None and layer.num_features == self._size[self._root(space)]:
+            self._layers[name] = LayerSpaces(space, space)
+            return space
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            wide_in = layer.in_channels if isinstance(layer, nn.Conv2d) else layer.in_features
+            wide_out = layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
+            groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+            if space is None or self._size[self._root(space)] != wide_in:
+                self._fix(inputs)
+                space = self._new(wide_in, fixed=True)
+            if groups == wide_in == wide_out:  # depthwise
+                self._layers[name] = LayerSpaces(space, space)
+                return space
+            written = self._new(wide_out, fixed=groups > 1)
+            if groups > 1:
+                self._fix([space])
+            self._layers[name] = LayerSpaces(space, written)
+            return written
+        self._fix(inputs)
+        return None
+
+    def _new(self, size: int, *, fixed: bool = False) -> int:
+        self._parent.append(len(self._parent))
+        self._size.append(size)
+        if fixed:
+            self._fixed.add(len(self._parent) - 1)
+        return len(self._parent) - 1
+
+    def _root(self, number: int) -> int:
+        while self._parent[number] != number:
+            number = self._parent[number]
+        return number
+
+    def _join(self, one: int, other: int) -> int | None:
+        one, other = self._root(one), self._root(other)
+        if self._size[one] != self._size[other]:
+            self._fix([one, other])
+            return None
+        self._parent[other] = one
+        return one
+
+    def _fix(self, spaces: Iterable[int | None]) -> None:
+        self._fixed.update(space for space in spaces if space is not None)
+
+
+def _share(values: Tensor) -> Tensor:
+    total = values.sum()
+    return values / total if total > 0 else torch.full_like(values, 1 / max(1, len(values)))
+
+
+def _keeps_channels(node: fx.Node) -> bool:
+    """Return whether a mean is over places and not over channels; other operations have no such choice."""
+    if node.target not in ("mean", torch.mean):
+        return True
+    axes: Any = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
+    return axes is not None and all(
+        axis in (2, 3, -1, -2) for axis in (axes if isinstance(axes, (tuple, list)) else [axes])
+    )

@@ -1,0 +1,209 @@
+"""A teacher fitted to a crawl: its batch norms normalise by a blend of the lost data's statistics and the crawl's.
+
+On shifted images the statistics of the lost data are wrong, and so are the features and logits that the student learns
+from. Sources: AdaBN (arXiv 1603.04779); Schneider et al. (arXiv 2006.16971), with the blend.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kd3 import console
+from kd3.compute import Compute
+from kd3.models.batch_norm_statistics import LayerStatistics, blended, counted, mean_distance, remembered
+from kd3.models.teacher import Teacher
+from kd3.storage.atomic import replacing
+from kd3.training.kept_outputs import name_for
+from kd3.training.pool_batches import PoolBatches
+from kd3.training.randomness import generator_for
+from kd3.training.scan import scored
+
+FOLDER = "teacher_statistics"
+VERSION = 1
+COUNTED_IMAGES, COUNT_BATCH = 2000, 250
+ASKED_IMAGES = 1000  # on which answers are judged
+GRID = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+
+
+@dataclass(frozen=True)
+class FittedTeacher:
+    """The teacher to learn from, and how it was made."""
+
+    teacher: Teacher
+    blend: float  # b, the crawl's share in the statistics; 0: the teacher is as it was
+    reason: str  # in words
+    distance: float = 0.0  # mean batch-norm distance of the crawl to the lost data's statistics
+    distance_left: float = 0.0  # the same to the statistics that are used
+    information: dict[float, float] = field(default_factory=dict)  # I(b) in nats, where b was chosen by it
+
+    def told(self) -> str:
+        """Return it in a sentence."""
+        if self.blend == 0:
+            return f"the teacher learns nothing from the crawl's statistics (b = 0): {self.reason}"
+        return (
+            f"the teacher's batch norms take {100 * self.blend:.0f}% of their statistics from the crawl: "
+            f"{self.reason}; "
+            f"mean batch-norm distance {self.distance:.3f} -> {self.distance_left:.3f}"
+        )
+
+    def record(self) -> dict[str, Any]:
+        """Return it for the run's summary."""
+        return {
+            "blend": self.blend,
+            "reason": self.reason,
+            "distance": round(self.distance, 4),
+            "distance_left": round(self.distance_left, 4),
+            "information": {f"{share:g}": round(value, 4) for share, value in self.information.items()},
+        }
+
+
+def fit_teacher(
+    teacher: Teacher,
+    batches: PoolBatches,
+    positions: np.ndarray,
+    compute: Compute,
+    *,
+    how: Literal["lost", "crawl", "blend", "auto"],
+    blend: float | None = None,
+    kept: Path | None = None,
+) -> FittedTeacher:
+    """Return the teacher fitted to the pool's training images.
+
+    The crawl's statistics are counted once on 2,000 images spread over `positions` and kept beside the pool; `auto`
+    takes the share b of the grid 0, 0.2, ..., 1 whose answers on 1,000 of them hold the most information,
+    I(b) = H(mean p) - mean H(p) (see `information`), the smallest of those that are within rounding of each other.
+    `kept` is the run's own copy of the statistics, by which a resumed run learns from the very same teacher. Of
+    several ranks the first one counts.
+    """
+    own = remembered(teacher.module)
+    if how == "lost":
+        return FittedTeacher(teacher, 0.0, "as it is")
+    if not own:
+        return FittedTeacher(teacher, 0.0, "it has no batch norms with running statistics, so there is nothing to fit")
+    ranks = compute.ranks
+    compute.place(teacher)
+    statistics, told = _kept(kept) if kept is not None and kept.is_file() else ({}, {})
+    if not statistics:
+        with ranks.failing_together():
+            if ranks.is_first:
+                statistics, told = _made(teacher, batches, positions, compute, how)
+        statistics, told = ranks.from_first((statistics, told))
+        if kept is not None and ranks.is_first:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            _keep(kept, statistics, told)
+    crawl = {
+        name: LayerStatistics(*(value.to(old.mean.device) for value in statistics[name])) for name, old in own.items()
+    }
+    if how == "auto":
+        share = max(told, key=lambda choice: (round(told[choice], 4), -choice))
+        reason = "its answers on the pool hold the most information"
+    else:
+        share = 1.0 if how == "crawl" or blend is None else blend
+        reason = "as asked for"
+    mixed = blended(own, crawl, share)
+    fitted = teacher.with_statistics(mixed) if share > 0 else teacher
+    return FittedTeacher(
+        fitted, share, reason, mean_distance(crawl, own), mean_distance(crawl, mixed), told if how == "auto" else {}
+    )
+
+
+def information(logits: Tensor) -> float:
+    """Return the mutual information of image and answer, H(mean p) - mean H(p), in nats. Shapes: (N, K) -> ().
+
+    Large where the answers are sure, and different from image to image.
+    """
+    p = logits.double().softmax(1)
+    return float(_entropy(p.mean(0)) - _entropy(p).mean())
+
+
+def _entropy(p: Tensor) -> Tensor:
+    return -(p * p.clamp_min(1e-30).log()).sum(-1)
+
+
+def _made(
+    teacher: Teacher, batches: PoolBatches, positions: np.ndarray, compute: Compute, how: str
+) -> tuple[dict[str, LayerStatistics], dict[float, float]]:
+    """Return the crawl's statistics, and I(b) for `auto`; from beside the pool where an earlier run left them."""
+    path = _path(teacher, batches, positions, compute)
+    if path is not None and path.is_file():
+        statistics, told = _kept(path)
+        if told or how != "auto":
+            return statistics, told
+    alone = Compute(compute.device, compute.precision)  # the other ranks do not take part
+    chosen = _spread(positions, COUNTED_IMAGES)
+    with console.progress("statistics of the crawl", len(chosen), "images") as bar:
+
+        def images() -> Iterator[Tensor]:
+            size = min(COUNT_BATCH, len(chosen))
+            for part in batches.iterate(chosen[: len(chosen) // size * size], size):
+                yield teacher.normalise(part.contiguous(memory_format=torch.channels_last))
+                bar.advance(len(part))
+
+        with compute.autocast():
+            statistics = counted(teacher.module, images())
+    told = {}
+    if how == "auto":
+        asked, own = np.sort(chosen[:ASKED_IMAGES]), remembered(teacher.module)
+        with console.progress("answers of the fitted teacher", len(GRID) * len(asked), "images") as bar:
+            for share in GRID:
+                fitted = compute.place(teacher.with_statistics(blended(own, statistics, share)))
+                logits = torch.cat(list(scored(fitted, batches, asked, teacher.normalise, alone)))
+                told[share] = information(logits)
+                bar.advance(len(asked))
+    if path is not None:
+        try:
+            path.parent.mkdir(exist_ok=True)
+            _keep(path, statistics, told)
+        except OSError as problem:
+            console.warn(f"the crawl's statistics could not be kept at {path}: {problem.strerror or problem}")
+    return statistics, told
+
+
+def _spread(positions: np.ndarray, count: int) -> np.ndarray:
+    """Return so many positions in random order, always the same ones."""
+    order = torch.randperm(len(positions), generator=generator_for(torch.device("cpu"), 0, "counted images"))
+    chosen: np.ndarray = positions[order[:count].numpy()]
+    return chosen
+
+
+def _path(teacher: Teacher, batches: PoolBatches, positions: np.ndarray, compute: Compute) -> Path | None:
+    pool = batches.pool
+    if pool.path is None:
+        return None
+    which = hashlib.sha256(np.ascontiguousarray(positions, dtype=np.int64).tobytes()).hexdigest()
+    return Path(pool.path) / FOLDER / f"{name_for(VERSION, teacher, pool, compute, which)}.safetensors"
+
+
+def _keep(path: Path, statistics: dict[str, LayerStatistics], told: dict[float, float]) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {}
+    for name, (mean, variance) in statistics.items():
+        tensors[f"{name}.mean"], tensors[f"{name}.variance"] = mean.cpu().contiguous(), variance.cpu().contiguous()
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={repr(share): repr(value) for share, value in told.items()})
+
+
+def _kept(path: Path) -> tuple[dict[str, LayerStatistics], dict[float, float]]:
+    """Return kept statistics; nothing where the file is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            told = {float(share): float(value) for share, value in (file.metadata() or {}).items()}
+            names = dict.fromkeys(key.rpartition(".")[0] for key in file.keys())  # noqa: SIM118
+            return {
+                name: LayerStatistics(file.get_tensor(f"{name}.mean"), file.get_tensor(f"{name}.variance"))
+                for name in names
+            }, told
+    except (OSError, SafetensorError, ValueError) as problem:
+        console.warn(f"{path} cannot be read ({problem}); the crawl's statistics are counted again")
+        return {}, {}

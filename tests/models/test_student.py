@@ -121,7 +121,7 @@ def test_the_description_is_a_golden_format(tmp_path):
             "channels": 64,
             "num_classes": 3,
         },
-        "projector": {"in_channels": 64, "out_channels": 20, "width": 10, "final_relu": True},
+        "projector": {"kind": "simkd", "in_channels": 64, "out_channels": 20, "width": 10, "final_relu": True},
         "classifier": {"in_features": 20, "out_features": 3, "bias": True},
         "about": {"method": "kd3"},
     }

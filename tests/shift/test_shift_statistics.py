@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from kd3.domain_shift.batch_norms import BatchNormWatch, summed_up
-from kd3.models.moments import moments_of
 from kd3.domain_shift.opinions import OpinionWatch, kept_by_selection
+from kd3.models.moments import moments_of
 
 
 @settings(max_examples=25, deadline=None)

@@ -86,7 +86,7 @@ def test_the_same_seed_gives_the_same_student_and_another_seed_another(finished,
     again = run(teacher_file, pool_folder, tmp_path / "again", seed=1)
     other = run(teacher_file, pool_folder, tmp_path / "other", seed=2)
     assert_same(weights(finished.folder), weights(again.folder))
-    name = "projector.0.weight"
+    name = "backbone.layer1.0.conv1.weight"
     assert not torch.equal(weights(finished.folder)[name], weights(other.folder)[name])
 
 
@@ -155,7 +155,7 @@ def test_training_brings_the_student_towards_the_teacher(teacher_file, pool_fold
 
 def test_the_shared_classifier_stays_the_teachers(finished, teacher_file):
     teacher = kd3.load_teacher(teacher_file)
-    assert torch.equal(finished.student.classifier.weight, teacher.module.linear.weight)
+    assert torch.equal(finished.student.backbone.linear.weight, teacher.module.linear.weight)
 
 
 def test_neither_checkpoint_nor_student_contains_the_teacher(finished):

@@ -8,12 +8,17 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import nn
 
 from kd3.commands.fitting import LOOKED_AT, check_sizes, normalisation_on
 from kd3.compute import resolve
 from kd3.config.commands import InspectConfig
 from kd3.domain_shift.normalisation import NormalisationCheck
+from kd3.inheritance.inherited import planned, rows
+from kd3.inheritance.plan import Inheritance
+from kd3.models.arch import build_arch
 from kd3.models.load_teacher import load_teacher
+from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 
 WITHOUT_FEATURES = "--kd3.classifier own --kd3.alignment none --kd3.logit-weight 1"
@@ -44,10 +49,15 @@ class Inspection:
     feature_shape: tuple[int, ...] | None
     head_problem: str | None  # why the classifier cannot be shared
     normalisation: NormalisationCheck | None  # on a pool
+    student: str | None = None
+    inheritance: Inheritance | None = None  # what the student would take from this teacher
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, for JSON."""
-        found = {**self.__dict__, "normalisation": None}
+        found = {**self.__dict__, "normalisation": None, "inheritance": None}
+        if self.inheritance is not None:
+            table = [asdict(row) for row in rows(self.inheritance)]
+            found["inheritance"] = {"share": self.inheritance.share, "parts": table}
         if self.normalisation is not None:
             found["normalisation"] = {**asdict(self.normalisation), "warning": self.normalisation.warning}
         return found
@@ -77,6 +87,8 @@ class Inspection:
         lines += self._head_lines()
         if self.normalisation is not None:
             lines += self._normalisation_lines(self.normalisation)
+        if self.inheritance is not None:
+            lines += self._inheritance_lines(self.inheritance)
         return "\n".join(lines)
 
     def _head_lines(self) -> list[str]:
@@ -105,16 +117,37 @@ class Inspection:
         verdict = f"warning: {check.warning}" if check.warning else "nothing speaks against mean, std and colour order"
         return [*lines, f"    {verdict}"]
 
+    def _inheritance_lines(self, inheritance: Inheritance) -> list[str]:
+        if inheritance.is_empty:
+            return [f"  student     {self.student} inherits nothing: its parts do not fit; it starts at random"]
+        table = rows(inheritance)
+        wide = max(len(row.part) for row in table)
+        wide_source = max(len(row.source) for row in table)
+        lines = [
+            f"  student     {self.student} inherits {100 * inheritance.share:.0f}% of its parameters:",
+            f"    {'part':<{wide}}  {'from':<{wide_source}}  {'parameters':>10}  how",
+        ]
+        lines += [
+            f"    {row.part:<{wide}}  {row.source or '-':<{wide_source}}  {row.parameters:>10,}  {row.how}"
+            for row in table
+        ]
+        if inheritance.problem:
+            lines.append(f"    {inheritance.problem}")
+        return lines
 
-def inspect(path: str | Path, *, pool: str | Path | ImagePool | None = None) -> Inspection:
-    """Return what was found in the teacher that a description tells of, or that a library has under a name.
+
+def inspect(
+    path: str | Path, *, pool: str | Path | ImagePool | None = None, student: str | nn.Module | None = None
+) -> Inspection:
+    """Return a description of the teacher, and of what a student can inherit from it.
 
     Args:
         path: as for `kd3.load_teacher`.
         pool: looks there whether mean, std and the order of colours fit.
+        student: an architecture, or a live module: adds the table of what it would inherit.
 
     Raises:
-        KD3Error: it cannot be loaded, or the pool's images are of another size.
+        KD3Error: one of them cannot be loaded, or the pool's images are of another size.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -130,6 +163,10 @@ def inspect(path: str | Path, *, pool: str | Path | ImagePool | None = None) -> 
     with FlopCounterMode(display=False) as counter:
         teacher(probe)
     head = teacher.head
+    inheritance = None
+    if student is not None:
+        backbone = student if isinstance(student, nn.Module) else _built(student, teacher)
+        inheritance = planned(backbone, teacher, probe, blocks="even")
     return Inspection(
         teacher=str(path),
         arch=teacher.name,
@@ -149,6 +186,14 @@ def inspect(path: str | Path, *, pool: str | Path | ImagePool | None = None) -> 
         feature_shape=tuple(teacher.outputs(probe).features.shape[1:]) if head else None,
         head_problem=teacher.sharing_problem(),
         normalisation=check,
+        student=type(student).__name__ if isinstance(student, nn.Module) else student,
+        inheritance=inheritance,
+    )
+
+
+def _built(student: str, teacher: Teacher) -> nn.Module:
+    return build_arch(
+        student, num_classes=teacher.num_classes, arch_args={}, relative_to=Path(), input_size=teacher.input_size
     )
 
 
@@ -164,4 +209,4 @@ def _short(values: tuple[float, ...]) -> str:
 
 def run(config: InspectConfig) -> Inspection:
     """Run the command line's settings."""
-    return inspect(config.teacher, pool=config.pool)
+    return inspect(config.teacher, pool=config.pool, student=config.student)

@@ -170,6 +170,7 @@ Needs the extra for ONNX: pip install 'kd3[export]'""",
         """\
 examples:
   kd3 inspect --teacher teacher.yaml --pool pool
+  kd3 inspect --teacher teacher.yaml --student kd3:resnet20
   kd3 inspect --teacher hf:./vit-finetuned
   kd3 inspect --teacher timm:resnet18.a1_in1k
 

@@ -43,14 +43,14 @@ class DistillConfig(Settings):
     )
     inherit_blocks: Literal["even", "change", "recovery"] = Field(
         "even",
-        description="which of the teacher's blocks a shallower student inherits: 'even' spacing, those that 'change' their "
-        "input most, or those whose removal allows the least 'recovery' (PRACTISE)",
+        description="which of the teacher's blocks a shallower student inherits: 'even' spacing, those that 'change' "
+        "their input most, or those whose removal allows the least 'recovery' (PRACTISE)",
     )
     teacher_statistics: Literal["lost", "crawl", "blend", "auto"] | None = Field(
         None,
-        description="batch-norm statistics of the teacher that the student learns from: 'lost' its own, 'crawl' those of "
-        "the pool, 'blend' a mixture (--teacher-blend), 'auto' the mixture that makes its answers on the pool most "
-        "informative (default: auto with method kd3, lost with the others)",
+        description="batch-norm statistics of the teacher that the student learns from: 'lost' its own, 'crawl' "
+        "those of the pool, 'blend' a mixture (--teacher-blend), 'auto' the mixture that makes its answers on the pool "
+        "most informative (default: auto with method kd3, lost with the others)",
     )
     teacher_blend: float | None = Field(
         None, ge=0, le=1, description="with teacher_statistics 'blend': the pool's share b in the statistics"
@@ -177,6 +177,9 @@ class InspectConfig(Settings):
     teacher: str = Field(description="teacher description (YAML), or timm:NAME, torchvision:NAME, hf:NAME_OR_FOLDER")
     pool: str | None = Field(
         None, description="pool made by `kd3 ingest`: looks whether mean, std and the order of colours fit the teacher"
+    )
+    student: str | None = Field(
+        None, description="student architecture: shows part by part which weights it would inherit from the teacher"
     )
 
 

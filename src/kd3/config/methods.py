@@ -93,10 +93,10 @@ class KD3Options(Settings):
     )
     projector: Literal["auto", "simkd", "correction", "none"] = Field(
         "auto",
-        description="between the student's features and the teacher's classifier: 'simkd' (paper) three convolutions, "
-        "'correction' the features themselves plus such a projector that starts at zero, 'none' (only where the channels "
-        "agree): the student stays a plain network of its architecture; 'auto': for a student that inherits none or, "
-        "where it is narrower, correction; else simkd",
+        description="between the student's features and the teacher's classifier: 'simkd' (paper) three convolutions; "
+        "'correction' the features themselves plus such a projector that starts at zero; 'none' (where the channels "
+        "agree) leaves the student a plain network of its architecture; 'auto' takes simkd for a random start, else "
+        "none, or correction for a narrower student",
     )
     projector_width: int | None = Field(
         None, ge=1, description="channels inside the projector (default: half of the teacher's, as the paper)"
@@ -144,10 +144,10 @@ class SimKDOptions(Settings):
     )
     projector: Literal["auto", "simkd", "correction", "none"] = Field(
         "simkd",
-        description="between the student's features and the teacher's classifier: 'simkd' (paper) three convolutions, "
-        "'correction' the features themselves plus such a projector that starts at zero, 'none' (only where the channels "
-        "agree): the student stays a plain network of its architecture; 'auto': for a student that inherits none or, "
-        "where it is narrower, correction; else simkd",
+        description="between the student's features and the teacher's classifier: 'simkd' (paper) three convolutions; "
+        "'correction' the features themselves plus such a projector that starts at zero; 'none' (where the channels "
+        "agree) leaves the student a plain network of its architecture; 'auto' takes simkd for a random start, else "
+        "none, or correction for a narrower student",
     )
     projector_width: int | None = Field(
         None, ge=1, description="channels inside the projector (default: half of the teacher's, as the paper)"

@@ -12,15 +12,16 @@ from torch.nn import functional as F
 
 # What changes values and leaves the channels in their places.
 _KEEPS = {
-    torch.relu, torch.relu_, F.relu, F.relu_, F.relu6, F.gelu, F.silu, F.hardswish, F.dropout, F.max_pool2d, F.avg_pool2d,
-    F.adaptive_avg_pool2d, F.adaptive_max_pool2d, torch.flatten, torch.mean, torch.clone,
-}  # fmt: skip
+    *(torch.relu, torch.relu_, torch.flatten, torch.mean, torch.clone),
+    *(F.relu, F.relu_, F.relu6, F.gelu, F.silu, F.hardswish, F.dropout),
+    *(F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d),
+}
 _KEEPS_METHODS = {"mean", "relu", "relu_", "flatten", "contiguous", "clone"}
 _ADDS = {operator.add, operator.iadd, torch.add}
 _KEEPING_LAYERS = (
-    nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.LeakyReLU, nn.Identity, nn.Dropout, nn.Dropout2d, nn.MaxPool2d,
-    nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten,
-)  # fmt: skip
+    *(nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.LeakyReLU, nn.Identity, nn.Dropout, nn.Dropout2d),
+    *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten),
+)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 

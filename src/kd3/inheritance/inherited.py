@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
 
 from kd3 import console
 from kd3.inheritance.measured import measured_importance
-from kd3.inheritance.plan import Inheritance, inherit, plan_inheritance
+from kd3.inheritance.plan import Inheritance, Part, inherit, plan_inheritance
 from kd3.models.teacher import Teacher
 
 Blocks = Literal["even", "change", "recovery"]
@@ -18,6 +19,39 @@ def planned(student: nn.Module, teacher: Teacher, sample: Tensor, *, blocks: Blo
     """Return what a student can take from its teacher; sample (B, 3, H, W) normalised, for blocks that are measured."""
     importance = None if blocks == "even" else measured_importance(teacher, sample, blocks)
     return plan_inheritance(student, teacher.module, importance=importance)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A block of the student, or a layer outside blocks: a line of the table that people read."""
+
+    part: str
+    source: str  # module path in the teacher; several, or "" where it starts at random
+    how: str  # whole, channels, random
+    parameters: int
+    inherited: int  # of them
+
+
+def rows(inheritance: Inheritance) -> list[Row]:
+    """Return the parts of a student grouped by block."""
+    groups: dict[str, list[Part]] = {}
+    for part in inheritance.parts:
+        groups.setdefault(_block(part.layer), []).append(part)
+    found = []
+    for name, parts in groups.items():
+        sources = dict.fromkeys(_block(part.source) for part in parts if part.source is not None)
+        hows = dict.fromkeys(part.how for part in parts)
+        given = sum(part.parameters for part in parts if part.source is not None)
+        total = sum(part.parameters for part in parts)
+        found.append(Row(name, ", ".join(sources), " and ".join(hows), total, given))
+    return found
+
+
+def _block(layer: str) -> str:
+    """Return the path up to the number of the block that a layer is in; else the layer's own."""
+    names = layer.split(".")
+    numbers = [place for place, name in enumerate(names[:-1]) if name.isdigit()]
+    return ".".join(names[: numbers[0] + 1]) if numbers else layer
 
 
 def inherited(student: nn.Module, teacher: Teacher, sample: Tensor, *, blocks: Blocks, name: str) -> Inheritance | None:

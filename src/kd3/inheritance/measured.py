@@ -22,7 +22,7 @@ def measured_importance(teacher: Teacher, images: Tensor, rule: Rule) -> Importa
     block best stands in for it: what the rest cannot recover. Blocks whose input and output differ in shape cannot be
     left out and matter most.
 
-    Shapes: images (B, 3, H, W), normalised. Source: PRACTISE (arXiv 2202.07861), of which `recovery` is the closed form.
+    Shapes: images (B, 3, H, W), normalised. Source: PRACTISE (arXiv 2202.07861); `recovery` is its closed form.
     """
     network = teacher.module
 

@@ -112,12 +112,12 @@ def test_a_classifier_that_is_more_than_linear_keeps_its_features(tmp_path, pool
 
 
 def test_inspect_shows_part_by_part_what_a_student_would_inherit(teacher_file):
-    found = kd3.inspect(teacher_file, student="kd3:resnet8")
+    found = inspect(teacher_file, student="kd3:resnet8")
     text = str(found)
     assert "inherits 100% of its parameters" in text
     line = next(line for line in text.splitlines() if line.strip().startswith("layer2.0"))
     assert line.split() == ["layer2.0", "layer2.0", "13,952", "whole"]
     parts = found.to_dict()["inheritance"]["parts"]
     assert sum(part["parameters"] for part in parts) == found.parameters
-    other = kd3.inspect(teacher_file, student="kd3:mobilenet_v2")
+    other = inspect(teacher_file, student="kd3:mobilenet_v2")
     assert "inherits nothing" in str(other)

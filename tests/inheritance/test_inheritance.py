@@ -127,6 +127,8 @@ def test_another_family_starts_at_random(capfd):
     assert "kd3:mobilenet_v2 starts from random weights" in capfd.readouterr().err
     for name, tensor in student.state_dict().items():
         assert torch.equal(tensor, before[name])
+    with pytest.raises(KD3Error, match=r"mobilenet_v2 cannot inherit from teacher .*use --init random"):
+        inherited(student, teacher, sample, blocks="even", name="kd3:mobilenet_v2", must=True)
 
 
 def test_a_teacher_inside_a_wrapper_is_found():

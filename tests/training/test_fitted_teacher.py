@@ -94,6 +94,8 @@ def test_a_teacher_without_batch_norms_is_left_alone():
     fitted = fit(plain, pool_of(), how="auto")
     assert fitted.teacher is plain
     assert "no batch norms" in fitted.told()
+    with pytest.raises(KD3Error, match=r"no batch norms.*use --teacher-statistics lost or auto"):
+        fit(plain, pool_of(), how="crawl")
 
 
 def test_statistics_are_kept_beside_the_pool_and_counted_once(teacher, pool_folder, monkeypatch, tmp_path):

@@ -153,7 +153,7 @@ def _resolved(config: DistillConfig, compute: Compute) -> DistillConfig:
         "train": train,
         "device": str(compute.device),
         "precision": compute.precision,
-        "init": config.init or ("inherit" if ours else "random"),
+        "init": config.init if config.init != "auto" or ours else "random",
         "teacher_statistics": config.teacher_statistics or ("auto" if ours else "lost"),
     }
     return config.model_copy(update=update)

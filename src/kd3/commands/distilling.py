@@ -221,8 +221,9 @@ def _method(
     # A live teacher may already be on a GPU.
     sample = teacher.normalise(images.to(teacher.normalise.scale.device))
     inheritance = None
-    if config.init == "inherit":
-        inheritance = inherited(backbone, teacher, sample, blocks=config.inherit_blocks, name=config.student)
+    if config.init != "random":
+        must = config.init == "inherit"
+        inheritance = inherited(backbone, teacher, sample, blocks=config.inherit_blocks, name=config.student, must=must)
     options = config.method_options
     if isinstance(options, (KD3Options, SimKDOptions)) and options.projector == "auto":
         kind = projector_for(teacher, backbone, inherited=inheritance is not None)

@@ -36,10 +36,11 @@ class DistillConfig(Settings):
         ["tensorboard"],
         description="where curves go, too: tensorboard (files in the run folder), wandb, mlflow, by commas; or 'none'",
     )
-    init: Literal["inherit", "random"] | None = Field(
-        None,
+    init: Literal["auto", "inherit", "random"] = Field(
+        "auto",
         description="the student's first weights: 'inherit' takes them from the teacher wherever a part fits, 'random' "
-        "does not (default: inherit with method kd3, random with the others, as published)",
+        "does not; 'auto' inherits with method kd3, if anything fits, and starts the other methods at random, as "
+        "published",
     )
     inherit_blocks: Literal["even", "change", "recovery"] = Field(
         "even",

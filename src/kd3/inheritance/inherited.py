@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from kd3 import console
+from kd3.errors import KD3Error
 from kd3.inheritance.measured import measured_importance
 from kd3.inheritance.plan import Inheritance, Part, inherit, plan_inheritance
 from kd3.models.teacher import Teacher
@@ -54,9 +55,20 @@ def _block(layer: str) -> str:
     return ".".join(names[: numbers[0] + 1]) if numbers else layer
 
 
-def inherited(student: nn.Module, teacher: Teacher, sample: Tensor, *, blocks: Blocks, name: str) -> Inheritance | None:
-    """Copy into a student what fits; return None, with a note, where so little does that it starts at random."""
+def inherited(
+    student: nn.Module, teacher: Teacher, sample: Tensor, *, blocks: Blocks, name: str, must: bool = False
+) -> Inheritance | None:
+    """Copy into a student every part that fits; return None, with a note, where too little fits to be worth it.
+
+    Raises:
+        KD3Error: so little fits, and the student `must` inherit.
+    """
     inheritance = planned(student, teacher, sample, blocks=blocks)
+    if inheritance.is_empty and must:
+        raise KD3Error(
+            f"{name} cannot inherit from teacher {teacher.name}: only {100 * inheritance.share:.0f}% of its parameters "
+            f"fit; use --init random, or a student of the teacher's family (kd3 inspect --student shows which parts fit)"
+        )
     if inheritance.is_empty:
         console.say(f"{name} starts from random weights: its parts do not fit those of teacher {teacher.name}")
         return None

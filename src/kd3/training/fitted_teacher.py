@@ -18,6 +18,7 @@ from torch import Tensor
 
 from kd3 import console
 from kd3.compute import Compute
+from kd3.errors import KD3Error
 from kd3.models.batch_norm_statistics import LayerStatistics, blended, counted, mean_distance, remembered
 from kd3.models.teacher import Teacher
 from kd3.storage.atomic import replacing
@@ -82,10 +83,18 @@ def fit_teacher(
     I(b) = H(mean p) - mean H(p) (see `information`), the smallest of those that are within rounding of each other.
     `kept` is the run's own copy of the statistics, by which a resumed run learns from the very same teacher. Of
     several ranks the first one counts.
+
+    Raises:
+        KD3Error: a fit was asked for outright, and the teacher has no batch norms with running statistics.
     """
     own = remembered(teacher.module)
     if how == "lost":
         return FittedTeacher(teacher, 0.0, "as it is")
+    if not own and how != "auto":
+        raise KD3Error(
+            f"teacher {teacher.name} has no batch norms with running statistics, so it cannot be fitted to the crawl; "
+            f"use --teacher-statistics lost or auto"
+        )
     if not own:
         return FittedTeacher(teacher, 0.0, "it has no batch norms with running statistics, so there is nothing to fit")
     ranks = compute.ranks

@@ -67,7 +67,7 @@ def inherited(
     if inheritance.is_empty and must:
         raise KD3Error(
             f"{name} cannot inherit from teacher {teacher.name}: only {100 * inheritance.share:.0f}% of its parameters "
-            f"fit; use --init random, or a student of the teacher's family (kd3 inspect --student shows which parts fit)"
+            f"fit; use --init random, or a student of the teacher's family (see kd3 inspect --student)"
         )
     if inheritance.is_empty:
         console.say(f"{name} starts from random weights: its parts do not fit those of teacher {teacher.name}")

@@ -148,12 +148,5 @@ def _resolved(config: DistillConfig, compute: Compute) -> DistillConfig:
     train = config.train
     if train.images is None and train.epochs is None:
         train = train.model_copy(update={"images": DEFAULT_IMAGES})
-    ours = config.method == "kd3"  # the others as they were published, unless asked
-    update = {
-        "train": train,
-        "device": str(compute.device),
-        "precision": compute.precision,
-        "init": config.init if config.init != "auto" or ours else "random",
-        "teacher_statistics": config.teacher_statistics or ("auto" if ours else "lost"),
-    }
-    return config.model_copy(update=update)
+    update = {"train": train, "device": str(compute.device), "precision": compute.precision}
+    return config.model_copy(update=update).settled()

@@ -83,6 +83,21 @@ class DistillConfig(Settings):
             raise ValueError("teacher_blend goes with teacher_statistics 'blend', and 'blend' needs it")
         return self
 
+    def settled(self) -> DistillConfig:
+        """Return the settings with every choice made that follows from the method alone.
+
+        KD3 inherits and fits its teacher; the others run as published, unless asked.
+        """
+        ours = self.method == "kd3"
+        init = self.init if ours or self.init != "auto" else "random"
+        statistics = self.teacher_statistics or ("auto" if ours else "lost")
+        update: dict[str, Any] = {"init": init, "teacher_statistics": statistics}
+        if init == "random":
+            update["train"] = self.train.with_rates(inherited=False)
+            if isinstance(self.method_options, (KD3Options, SimKDOptions)) and self.method_options.projector == "auto":
+                update[self.method] = self.method_options.model_copy(update={"projector": "simkd"})
+        return self.model_copy(update=update)
+
     @property
     def trackers(self) -> list[str]:
         """The trackers asked for."""

@@ -84,8 +84,8 @@ def resumed(flags: Mapping[str, Any], *, where: str) -> DistillConfig:
     saved["out"] = flags["out"]
     # What `auto` means was resolved when the run began.
     flags = {k: v for k, v in flags.items() if not (k in ("device", "precision") and v == "auto")}
-    before = build(DistillConfig, saved, where=str(saved_path))
-    after = build(DistillConfig, merge(saved, flags), where=where)
+    before = build(DistillConfig, saved, where=str(saved_path)).settled()
+    after = build(DistillConfig, merge(saved, flags), where=where).settled()
     for path, old, new in differences(before.model_dump(), after.model_dump()):
         if path in MAY_CHANGE:
             continue

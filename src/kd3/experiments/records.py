@@ -20,6 +20,15 @@ from kd3.experiments.table import RunResult, what_was_run
 # Settled by the machine, or about how a run is kept and not what it learns.
 NO_INFLUENCE = ("precision", "train.checkpoint_minutes", "train.checkpoint_steps")
 
+# The effect of a run whose record is older than these settings.
+BEFORE_INHERITANCE: Mapping[str, Any] = {
+    "init": "random",
+    "inherit_blocks": "even",
+    "teacher_statistics": "lost",
+    "teacher_blend": None,
+    "options": {"projector": "simkd"},
+}
+
 
 class Records:
     """Results of finished runs, and distances of their pools, from files that `kd3 study` wrote.
@@ -56,7 +65,9 @@ class Records:
         why_not = ""
         for result, path in self._known:
             # A setting that did not exist then had the effect that its default has now.
-            done = merge(_defaults(wanted), result.run)
+            done = merge(_defaults(wanted), BEFORE_INHERITANCE, result.run)
+            done = {name: value for name, value in done.items() if name in asked}
+            done["options"] = {name: value for name, value in done["options"].items() if name in asked["options"]}
             differing = [found for found in differences(asked, done) if found[0] not in NO_INFLUENCE]
             if not differing:
                 return replace(result, row=cell.row, series=cell.series, x=cell.x, pool=cell.pool), ""

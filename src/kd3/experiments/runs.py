@@ -86,7 +86,7 @@ def check_finished(layout: Layout, cell: Cell, settings: Mapping[str, Any]) -> b
     stored = {**read_yaml(folder.config, what="configuration of the run"), "out": str(folder.path)}
     found = build(DistillConfig, stored, where=str(folder.config))
     free = {name for name in MACHINES_CHOICE if getattr(wanted, name) == "auto"}
-    for name, old, new in differences(found.model_dump(), wanted.model_dump()):
+    for name, old, new in differences(found.settled().model_dump(), wanted.settled().model_dump()):
         if name not in free:
             raise KD3Error(
                 f"{folder.path} was run with {name} {old!r}, and row {cell.row!r} of the study wants {new!r}; bring "

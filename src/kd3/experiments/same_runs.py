@@ -20,7 +20,7 @@ def made_for(layout: Layout, cells: Iterable[Cell], planned: Iterable[Cell]) -> 
     alike: dict[str, list[Cell]] = {}
     for cell in cells:
         config = build(DistillConfig, {**cell.settings, "pool": cell.pool, "out": "-"}, where=f"row {cell.row!r}")
-        alike.setdefault(config.model_dump_json(), []).append(cell)
+        alike.setdefault(config.settled().model_dump_json(), []).append(cell)
     wanted = {cell.name for cell in planned}
     found = {}
     for group in alike.values():

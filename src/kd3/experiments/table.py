@@ -60,6 +60,9 @@ class Spread:
         return shown if self.deviation is None else f"{shown} ± {self.deviation:.2f}"
 
 
+START = ("init", "inherit_blocks", "teacher_statistics", "teacher_blend")  # what a run takes from its teacher, and how
+
+
 @dataclass(frozen=True)
 class Line:
     """A row of the table."""
@@ -106,7 +109,9 @@ def what_was_run(config: DistillConfig, *, teacher: str, pool: str) -> dict[str,
 
     teacher: the teacher's fingerprint; pool: the pool's content hash.
     """
-    values = config.model_dump(mode="json", include={"method", "student", "student_args", "seed", "precision", "train"})
+    config = config.settled()
+    deciding = {"method", "student", "student_args", "seed", "precision", "train", *START}
+    values = config.model_dump(mode="json", include=deciding)
     del values["train"]["checkpoint_minutes"]
     labelled = None if config.eval_data is None else Path(config.eval_data).name
     options = config.method_options.model_dump(mode="json")

@@ -18,6 +18,7 @@ def describe(folder: Path, summary: dict[str, Any]) -> str:
         f"  trained on   {summary['images']:,} images in {clock(summary['seconds'])} "
         f"({summary['images_per_second']:,.0f} images/s, {summary['compute']}), {summary['rounds']} rounds",
     ]
+    lines += _what_the_teacher_gave(summary)
     selections = list(read_metrics(run.metrics, "selection"))
     if selections:
         first, last = selections[0], selections[-1]
@@ -30,11 +31,15 @@ def describe(folder: Path, summary: dict[str, Any]) -> str:
             pairs = list(zip(summary["classes"], last["kept_per_class"], strict=True))
             shown = ", ".join(f"{name} {n:,}" for name, n in pairs[:20]) + (", ..." if len(pairs) > 20 else "")
             lines.append(f"  last round   {shown}")
+    fitted = _blend(summary) > 0
+    which = "the fitted teacher" if fitted else "the teacher"
     lines.append(
-        f"  agreement    {summary['agreement']:.1f} % with the teacher on held-out web images "
+        f"  agreement    {summary['agreement']:.1f} % with {which} on held-out web images "
         f"(best at step {summary['best_step']:,} of {summary['steps']:,}; "
         f"{summary['agreement_at_end']:.1f} % at the end)"
     )
+    if fitted:
+        lines.append(f"               {summary['agreement_with_own_teacher']:.1f} % with the teacher as it was given")
     evaluations = [e for e in read_metrics(run.metrics, "evaluation") if "accuracy" in e]
     if evaluations:
         kept = next((e for e in evaluations if e["step"] == summary["best_step"]), evaluations[-1])
@@ -49,6 +54,24 @@ def describe(folder: Path, summary: dict[str, Any]) -> str:
         lines.append(f"  kd3 report {folder}")
     lines.append(f"  python -c \"import kd3; student = kd3.load_student('{folder}'{module})\"")
     return "\n".join(lines)
+
+
+def _what_the_teacher_gave(summary: dict[str, Any]) -> list[str]:
+    """Return a line each on inherited weights and fitted statistics, where there are any."""
+    lines = []
+    if summary.get("inherited"):
+        lines.append(f"  started      from the teacher's weights: {100 * summary['inherited']:.0f}% of its parameters")
+    if blend := _blend(summary):
+        fit = summary["teacher_statistics"]
+        lines.append(
+            f"  teacher      fitted to the crawl, which gives {100 * blend:.0f}% of its batch-norm statistics; "
+            f"distance {fit['distance']:.3f} -> {fit['distance_left']:.3f}"
+        )
+    return lines
+
+
+def _blend(summary: dict[str, Any]) -> float:
+    return float((summary.get("teacher_statistics") or {}).get("blend", 0))
 
 
 def _share(selection: dict[str, Any]) -> str:

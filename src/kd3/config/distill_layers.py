@@ -82,6 +82,8 @@ def resumed(flags: Mapping[str, Any], *, where: str) -> DistillConfig:
         raise KD3Error(f"{flags['out']} holds no run to resume: there is no {saved_path.name}")
     saved = read_yaml(saved_path, what="configuration of the run")
     saved["out"] = flags["out"]
+    if "init" not in saved:  # begun before students inherited
+        saved = {**saved, "init": "random", "teacher_statistics": "lost"}
     # What `auto` means was resolved when the run began.
     flags = {k: v for k, v in flags.items() if not (k in ("device", "precision") and v == "auto")}
     before = build(DistillConfig, saved, where=str(saved_path)).settled()

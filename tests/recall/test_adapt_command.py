@@ -182,7 +182,9 @@ def plain_network(tmp_path_factory):
 
 
 def test_a_student_without_batch_norms_has_nothing_to_adapt(plain_network, teacher_file, pool_folder, tmp_path):
-    done = distil(teacher_file, pool_folder, tmp_path / "run", "--method", "kd", student=plain_network)
+    done = distil(
+        teacher_file, pool_folder, tmp_path / "run", "--method", "kd", "--recall", "auto", student=plain_network
+    )
     assert done.returncode == 0, done.stderr
     assert "no recall: the student keeps no batch-norm statistics" in done.stderr
     refused = here("adapt", tmp_path / "run")
@@ -204,7 +206,7 @@ def test_a_teacher_without_batch_norms_needs_images(plain_network, pool_folder, 
     described = {"arch": plain_network, "weights": "weights.pt", "num_classes": 3, "input_size": 16}
     described |= {"mean": [0.5] * 3, "std": [0.25] * 3}
     (tmp_path / "teacher.yaml").write_text(yaml.safe_dump(described))
-    done = distil(tmp_path / "teacher.yaml", pool_folder, tmp_path / "run", "--method", "kd")
+    done = distil(tmp_path / "teacher.yaml", pool_folder, tmp_path / "run", "--method", "kd", "--recall", "auto")
     assert done.returncode == 0, done.stderr
     assert "nothing to recall images from" in done.stderr
     refused = here("adapt", tmp_path / "run")
@@ -298,7 +300,9 @@ def test_of_two_at_once_one_is_told(run):
     assert "another process is at work" in done.stderr
 
 
-@pytest.mark.parametrize(("given", "read"), [("auto", "auto"), (False, "off"), ("off", "off"), ("1k", 1000), (16, 16)])
+@pytest.mark.parametrize(
+    ("given", "read"), [(None, None), ("auto", "auto"), (False, "off"), ("off", "off"), ("1k", 1000), (16, 16)]
+)
 def test_recall_is_auto_off_or_a_number(given, read):
     from kd3.config.commands import DistillConfig
     from kd3.config.settings import build, to_yaml

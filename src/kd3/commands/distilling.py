@@ -170,10 +170,10 @@ def _read(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
     check_fixed_views(config.train, pool)
     deployment = None
     if config.deployment is not None:
-        limit = GIVEN_IMAGES if config.recall == "auto" else int(config.recall)
+        limit = config.recall if isinstance(config.recall, int) else GIVEN_IMAGES
         known = [] if data is None else [data.known()]
         deployment = read_images(config.deployment, pool.image_size, limit=limit, seed=config.seed, known=known)
-    check_recall(config.recall, method.student, teacher, _split(config, pool).train, deployment)
+    check_recall(config.recall or "off", method.student, teacher, _split(config, pool).train, deployment)
     return _Job(teacher, pool, method, data, labels, inheritance, deployment)
 
 
@@ -322,7 +322,7 @@ def _adapted(
         job.pool,
         _split(config, job.pool).train,
         precise,
-        images=config.recall,
+        images=config.recall or "off",
         given=job.deployment,
         seed=config.seed,
         accuracy=None if job.data is None else partial(job.data.accuracy, compute=precise),

@@ -65,11 +65,11 @@ class DistillConfig(Settings):
     precision: Precision = Field(
         "auto", description="auto takes bfloat16 where the hardware has it, else 32; 16 needs a GPU"
     )
-    recall: Recall = Field(
-        "auto",
+    recall: Recall | None = Field(
+        None,
         description="images to recall from the teacher at the end, on which the student's batch norms are counted "
-        "again; 'off': none; 'auto': "
-        f"{RECALLED_IMAGES} where both networks have batch norms",
+        f"again: a number, 'off', or 'auto', {RECALLED_IMAGES} where both networks have batch norms (default: auto with "
+        "method kd3, off with the others)",
     )
     deployment: str | None = Field(
         None,
@@ -105,12 +105,13 @@ class DistillConfig(Settings):
     def settled(self) -> DistillConfig:
         """Return the settings with every choice made that follows from the method alone.
 
-        KD3 inherits and fits its teacher; the others run as published, unless asked.
+        KD3 inherits, fits its teacher and recalls; the others run as published, unless asked.
         """
         ours = self.method == "kd3"
         init = self.init if ours or self.init != "auto" else "random"
         statistics = self.teacher_statistics or ("auto" if ours else "lost")
-        update: dict[str, Any] = {"init": init, "teacher_statistics": statistics}
+        recall = self.recall or ("auto" if ours or self.deployment is not None else "off")
+        update: dict[str, Any] = {"init": init, "teacher_statistics": statistics, "recall": recall}
         if init == "random":
             update["train"] = self.train.with_rates(inherited=False)
             if isinstance(self.method_options, (KD3Options, SimKDOptions)) and self.method_options.projector == "auto":

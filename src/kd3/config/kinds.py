@@ -26,7 +26,9 @@ def read_recall(value: Any) -> Any:
     >>> read_recall("auto"), read_recall(False), read_recall("1k")
     ('auto', 'off', 1000)
     """
-    if value is False or value == "off":
+    if value is None or value == "off":
+        return value
+    if value is False:
         return "off"
     try:
         count = value if value == "auto" else parse_count(value)

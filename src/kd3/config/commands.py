@@ -68,8 +68,8 @@ class DistillConfig(Settings):
     recall: Recall | None = Field(
         None,
         description="images to recall from the teacher at the end, on which the student's batch norms are counted "
-        f"again: a number, 'off', or 'auto', {RECALLED_IMAGES} where both networks have batch norms (default: auto with "
-        "method kd3, off with the others)",
+        f"again: a number, 'off', or 'auto', {RECALLED_IMAGES} where both networks have batch norms (default: auto "
+        "with method kd3, off with the others)",
     )
     deployment: str | None = Field(
         None,

@@ -70,8 +70,9 @@ class RunRecords:
     @property
     def accuracy(self) -> float | None:
         """Percent of the labelled images that the student kept gets right; None where the run had none."""
-        if self.adaptation is not None and self.adaptation["accuracy_after"] is not None:
-            return float(self.adaptation["accuracy_after"])
+        if self.adaptation is not None and self.adaptation["share"] > 0:
+            accuracy: float | None = self.adaptation["accuracy_after"]
+            return accuracy
         kept = [event for event in self.evaluations if "accuracy" in event]
         at_best = [event for event in kept if event["step"] == self.summary["best_step"]]
         return float((at_best or kept)[-1]["accuracy"]) if kept else None

@@ -71,13 +71,15 @@ def test_a_finished_run_gets_a_student_with_recalled_statistics(run, whole_share
     assert (told["kind"], told["images"], told["share"]) == ("recalled", 40, 1.0)
     assert told["gap_after"] < told["gap_before"]
     assert len(told["positions"]) == len(told["keys"]) == 40
-    after = weights(run / "student")
+    after, files = weights(run / "student"), contents(run / "student")
     changed = {name for name in after if not torch.equal(after[name], before[name])}
     assert changed
     assert all(name.endswith(("running_mean", "running_var")) for name in changed)
     assert same(weights(run / "student-as-trained"), before)
     record = json.loads((run / "adaptation.json").read_text())
     assert adaptation_of(run / "student") == record == json.loads((run / "summary.json").read_text())["recall"]
+    assert here("adapt", run, "--count", 40).returncode == 0
+    assert contents(run / "student") == files  # byte for byte
     assert (run / "recalled.png").read_bytes().startswith(b"\x89PNG")
     student = kd3.load_student(run)
     assert same(dict(student.state_dict()), after)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -43,7 +42,6 @@ class Adaptation:
     gap_before: float | None  # of recalled images: the objective of the images that they came from
     gap_after: float | None
     kept_out: int  # images that were left out, since they are like one of --keep-out
-    seconds: float
     positions: list[int] | None = None  # in the pool
     keys: list[str] = field(default_factory=list)
     accuracy_before: float | None = None  # percent of --eval-data, of the student as trained; it chooses nothing
@@ -84,10 +82,9 @@ def adapt_by_recall(
     Raises:
         KD3Error: as `recall_images`; the student is then as it was.
     """
-    start = time.monotonic()
     recalled = recall_images(teacher, chosen.images, compute)
     pairs = Pairs.of(chosen.images, recalled.images, teacher.normalise)
-    return _adapt(student, teacher, chosen, recalled.images, compute, recalled=recalled, start=start), pairs
+    return _adapt(student, teacher, chosen, recalled.images, compute, recalled=recalled), pairs
 
 
 def adapt_to_given(student: Student, teacher: Teacher, chosen: ChosenImages, compute: Compute) -> Adaptation:
@@ -95,10 +92,9 @@ def adapt_to_given(student: Student, teacher: Teacher, chosen: ChosenImages, com
 
     No label is read; the teacher's opinion judges. Arguments as for `adapt_by_recall`, of any teacher.
     """
-    start = time.monotonic()
     compute.place(teacher)
     images = torch.cat([teacher.normalise(part.to(compute.device)) for part in in_batches(chosen.images)])
-    return _adapt(student, teacher, chosen, images, compute, recalled=None, start=start)
+    return _adapt(student, teacher, chosen, images, compute, recalled=None)
 
 
 def _adapt(
@@ -109,7 +105,6 @@ def _adapt(
     compute: Compute,
     *,
     recalled: Recalled | None,
-    start: float,
 ) -> Adaptation:
     compute.place(student).eval()
     compute.place(teacher)
@@ -133,7 +128,6 @@ def _adapt(
         gap_before=None if recalled is None else recalled.before,
         gap_after=None if recalled is None else recalled.after,
         kept_out=chosen.kept_out,
-        seconds=round(time.monotonic() - start, 1),
         positions=chosen.positions,
         keys=chosen.keys,
     )

@@ -16,6 +16,7 @@ _PUBLIC = {
     "KD3Error": "kd3.errors",
     "Student": "kd3.models.student",
     "Teacher": "kd3.models.teacher",
+    "adapt": "kd3.commands.adapt",
     "distill": "kd3.commands.distill",
     "evaluate": "kd3.commands.evaluate",
     "export": "kd3.commands.export",
@@ -35,6 +36,7 @@ __all__ = [
     "Student",
     "Teacher",
     "__version__",
+    "adapt",
     "distill",
     "evaluate",
     "export",
@@ -49,6 +51,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from kd3.commands.adapt import adapt
     from kd3.commands.distill import distill
     from kd3.commands.evaluate import evaluate
     from kd3.commands.export import export

@@ -109,6 +109,7 @@ def test_every_command_of_a_page_runs(page, place, tmp_path, monkeypatch, capsys
     monkeypatch.chdir(tmp_path)
     for part in ("crawl", "test"):
         shutil.copytree(place / part, part)
+    shutil.copytree("crawl", "camera")
     pictures = sorted(Path("crawl").glob("*.png"))
     for shard in range(24):
         with tarfile.open(f"crawl/{shard:05d}.tar", "w") as archive:

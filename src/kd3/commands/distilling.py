@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from kd3 import console
 from kd3.commands.fitting import check_several_labels, check_sizes, normalisation_on
 from kd3.compute import Compute
-from kd3.config.commands import DistillConfig
+from kd3.config.commands import GIVEN_IMAGES, DistillConfig
 from kd3.config.methods import KD3Options, SimKDOptions
 from kd3.config.settings import to_yaml
 from kd3.errors import KD3Error, ToldByAnotherError
@@ -29,9 +29,12 @@ from kd3.methods.base import Method, build_method
 from kd3.methods.shared_classifier import projector_for
 from kd3.models.arch import build_arch
 from kd3.models.load_teacher import load_teacher
-from kd3.models.student_files import save_student
+from kd3.models.student_files import load_student, save_student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
+from kd3.recall.at_end import adapt_student, check_recall
+from kd3.recall.images import ChosenImages, read_images
+from kd3.recall.kept import keep_adapted
 from kd3.runs.folder import RunFolder, State
 from kd3.runs.origin import origin
 from kd3.storage.atomic import write_json
@@ -74,6 +77,7 @@ class _Job:
     data: LabelledImages | None
     labels: Tensor | None
     inheritance: Inheritance | None  # None: the student starts at random
+    deployment: ChosenImages | None
 
 
 def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> dict[str, Any]:
@@ -136,7 +140,10 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
             raise type(interrupt)(
                 f"interrupted after {fit.at.step:,} of {fit.total_steps:,} steps; continue with: {again}"
             ) from None
-        summary = _finish(config, folder, job, live, result, compute, batches, fitted) if ranks.is_first else {}
+        try:
+            summary = _finish(config, folder, job, live, result, compute, batches, fitted) if ranks.is_first else {}
+        except KeyboardInterrupt as interrupt:
+            raise type(interrupt)(f"interrupted after the last step; continue with: {again}") from None
         return ranks.from_first(summary)
 
 
@@ -161,7 +168,13 @@ def _read(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
     if labels is not None:
         check_several_labels(labels.numpy(), pool, teacher.classes)
     check_fixed_views(config.train, pool)
-    return _Job(teacher, pool, method, data, labels, inheritance)
+    deployment = None
+    if config.deployment is not None:
+        limit = config.recall if isinstance(config.recall, int) else GIVEN_IMAGES
+        known = [] if data is None else [data.known()]
+        deployment = read_images(config.deployment, pool.image_size, limit=limit, seed=config.seed, known=known)
+    check_recall(config.recall or "off", method.student, teacher, _split(config, pool).train, deployment)
+    return _Job(teacher, pool, method, data, labels, inheritance, deployment)
 
 
 @contextmanager
@@ -291,5 +304,30 @@ def _finish(
         arch_args=config.student_args,
         about=summary,
     )
+    if (record := _adapted(config, folder, job, live, compute)) is not None:
+        summary["recall"] = record
     write_json(folder.summary, summary)
     return summary
+
+
+def _adapted(
+    config: DistillConfig, folder: RunFolder, job: _Job, live: Live, compute: Compute
+) -> dict[str, Any] | None:
+    """Adapt the student in the run folder, as `kd3 adapt` would; return the record."""
+    student = load_student(folder.student, module=live.student)
+    precise = replace(compute, precision="32")
+    adapted = adapt_student(
+        student,
+        job.teacher,
+        job.pool,
+        _split(config, job.pool).train,
+        precise,
+        images=config.recall or "off",
+        given=job.deployment,
+        seed=config.seed,
+        accuracy=None if job.data is None else partial(job.data.accuracy, compute=precise),
+    )
+    if adapted is None:
+        return None
+    keep_adapted(folder, student, *adapted)
+    return adapted[0].record()

@@ -17,7 +17,7 @@ from kd3.config.settings import build
 from kd3.errors import KD3Error
 from kd3.models.load_teacher import load_teacher
 from kd3.models.student import Student
-from kd3.models.student_files import DESCRIPTION, load_student, read_student_description
+from kd3.models.student_files import DESCRIPTION, adaptation_of, load_student, read_student_description
 from kd3.pool import ImagePool
 from kd3.pool.manifest import NAME as MANIFEST
 from kd3.runs.folder import RunFolder, read_summary
@@ -157,6 +157,7 @@ def _write(config: ExportConfig, place: Path, out: Path, job: _Job) -> Exported:
         machine=machine,
         date=datetime.now(timezone.utc).date().isoformat(),
         pool=_pool(job.folder),
+        adaptation=adaptation_of(job.folder),
         variants=[(str(one.variant), one.to_choose, one.to_report) for one in tried],
     )
     write_text(place / CARD, card.text())

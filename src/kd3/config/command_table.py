@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kd3.config.commands import (
+    AdaptConfig,
     CompletionConfig,
     DemoConfig,
     DistillConfig,
@@ -106,6 +107,24 @@ of a method under its name. Flags win over the file, the file over --preset.
 methods:
 """
         + "\n".join(f"  {name:<6} {entry.summary} ({entry.source})" for name, entry in METHODS.items()),
+        json=True,
+    ),
+    "adapt": Command(
+        AdaptConfig,
+        "kd3.commands.adapt:run",
+        ("run",),
+        "kd3 adapt RUN [--images IMAGES] [options]",
+        """\
+examples:
+  kd3 adapt runs/a
+  kd3 adapt runs/a --images camera/ --keep-out test/
+  kd3 adapt runs/a --teacher teacher.yaml --pool pool --count 200
+
+A student normalises by the statistics of the crawl. Without --images a few images of the crawl are moved until the
+teacher sees in them the statistics that it remembers of the lost data, and the student's batch norms are counted on
+these; with --images, on yours. No label is read. How much of the new statistics is taken follows from the student's
+agreement with the teacher; none is taken where that does not rise.
+RUN/student is the adapted student then, RUN/student-as-trained the other; every adaptation starts from that one.""",
         json=True,
     ),
     "evaluate": Command(

@@ -6,11 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from kd3.config.kinds import Engine, Precision, split_commas, split_semicolons
+from kd3.config.kinds import LEAST_RECALLED, Engine, Precision, Recall, split_commas, split_semicolons
 from kd3.config.methods import METHODS, DFNDOptions, KD3Options, KDOptions, LabelsOptions, SimKDOptions
 from kd3.config.settings import Count, Settings
 from kd3.config.training import TrainSettings
 from kd3.errors import unknown_name
+
+RECALLED_IMAGES, GIVEN_IMAGES = 64, 500  # that statistics are counted on, unless the user says how many
 
 
 class DistillConfig(Settings):
@@ -63,12 +65,29 @@ class DistillConfig(Settings):
     precision: Precision = Field(
         "auto", description="auto takes bfloat16 where the hardware has it, else 32; 16 needs a GPU"
     )
+    recall: Recall | None = Field(
+        None,
+        description="images to recall from the teacher at the end, on which the student's batch norms are counted "
+        f"again: a number, 'off', or 'auto', {RECALLED_IMAGES} where both networks have batch norms (default: auto "
+        "with method kd3, off with the others)",
+    )
+    deployment: str | None = Field(
+        None,
+        description="unlabelled images from where the student will work (a pool, or what kd3 ingest reads), to take "
+        f"in place of recalled ones: {GIVEN_IMAGES} at most, or as many as recall says",
+    )
     train: TrainSettings = Field(TrainSettings(), description="training")
     kd3: KD3Options = Field(KD3Options(), description="options of method kd3")
     kd: KDOptions = Field(KDOptions(), description="options of method kd")
     dfnd: DFNDOptions = Field(DFNDOptions(), description="options of method dfnd")
     simkd: SimKDOptions = Field(SimKDOptions(), description="options of method simkd")
     labels: LabelsOptions = Field(LabelsOptions(), description="options of method labels")
+
+    @model_validator(mode="after")
+    def _one_kind_of_images(self) -> DistillConfig:
+        if self.deployment is not None and self.recall == "off":
+            raise ValueError("deployment images take the place of recalled ones; leave recall off out")
+        return self
 
     @field_validator("method")
     @classmethod
@@ -86,12 +105,13 @@ class DistillConfig(Settings):
     def settled(self) -> DistillConfig:
         """Return the settings with every choice made that follows from the method alone.
 
-        KD3 inherits and fits its teacher; the others run as published, unless asked.
+        KD3 inherits, fits its teacher and recalls; the others run as published, unless asked.
         """
         ours = self.method == "kd3"
         init = self.init if ours or self.init != "auto" else "random"
         statistics = self.teacher_statistics or ("auto" if ours else "lost")
-        update: dict[str, Any] = {"init": init, "teacher_statistics": statistics}
+        recall = self.recall or ("auto" if ours or self.deployment is not None else "off")
+        update: dict[str, Any] = {"init": init, "teacher_statistics": statistics, "recall": recall}
         if init == "random":
             update["train"] = self.train.with_rates(inherited=False)
             if isinstance(self.method_options, (KD3Options, SimKDOptions)) and self.method_options.projector == "auto":
@@ -108,6 +128,33 @@ class DistillConfig(Settings):
         """The options of the chosen method."""
         options: Settings = getattr(self, self.method)
         return options
+
+
+class AdaptConfig(Settings):
+    """Count a finished student's batch norms again, on images recalled from the teacher or on images of yours."""
+
+    run: str = Field(description="folder of a finished run")
+    images: str | None = Field(
+        None,
+        description="unlabelled images from where the student will work: a pool, a folder, an archive, or what else "
+        "kd3 ingest reads (default: images recalled from the teacher)",
+    )
+    count: Count | None = Field(
+        None,
+        ge=LEAST_RECALLED,
+        description=f"images to recall (default: {RECALLED_IMAGES}), or to take of --images where there are more "
+        f"(default: {GIVEN_IMAGES})",
+    )
+    keep_out: list[str] = Field(
+        [],
+        description="images that the student will be tested on (folder, archive, ...; repeat it for more): what is "
+        "like one of them is not used",
+    )
+    teacher: str | None = Field(None, description="the teacher, where it is no longer where the run found it")
+    pool: str | None = Field(None, description="the pool, where it is no longer where the run found it")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of the choice of images")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    workers: int | None = Field(None, ge=0, description="decoding processes (default: one a core; 0: none)")
 
 
 class EvaluateConfig(Settings):

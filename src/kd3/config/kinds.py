@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, WithJsonSchema
+
+from kd3.config.settings import parse_count
 
 Engine = Literal["local", "ray"]  # where pieces of work are done
 Precision = Literal["auto", "32", "bf16", "16"]
@@ -14,3 +18,38 @@ def split_commas(value: Any) -> Any:
 
 def split_semicolons(value: Any) -> Any:
     return [part.strip() for part in value.split(";") if part.strip()] if isinstance(value, str) else value
+
+
+def read_recall(value: Any) -> Any:
+    """Read how many images to recall, or whether any; YAML makes a bare off false.
+
+    >>> read_recall("auto"), read_recall(False), read_recall("1k")
+    ('auto', 'off', 1000)
+    """
+    if value is None or value == "off":
+        return value
+    if value is False:
+        return "off"
+    try:
+        count = value if value == "auto" else parse_count(value)
+    except ValueError:
+        count = None
+    if count == "auto" or (isinstance(count, int) and count >= LEAST_RECALLED):
+        return count
+    raise ValueError(f"must be auto, off, or a number of images that is at least {LEAST_RECALLED}; got {value!r}")
+
+
+LEAST_RECALLED = 16  # one half is counted on while the other judges; fewer than 8 judge nothing
+Recall = Annotated[
+    Literal["auto", "off"] | int,
+    BeforeValidator(read_recall),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": ["auto", "off"]},
+                {"type": "integer", "minimum": LEAST_RECALLED},
+                {"type": "string", "pattern": r"^[0-9][0-9_]*\.?[0-9]*(e[0-9]+|\s*[kKmM])?$"},
+            ]
+        }
+    ),
+]

@@ -26,6 +26,8 @@ BEFORE_INHERITANCE: Mapping[str, Any] = {
     "inherit_blocks": "even",
     "teacher_statistics": "lost",
     "teacher_blend": None,
+    "recall": "off",
+    "deployment": None,
     "options": {"projector": "simkd"},
 }
 

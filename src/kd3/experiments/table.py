@@ -60,7 +60,8 @@ class Spread:
         return shown if self.deviation is None else f"{shown} ± {self.deviation:.2f}"
 
 
-START = ("init", "inherit_blocks", "teacher_statistics", "teacher_blend")  # what a run takes from its teacher, and how
+# What a run takes from its teacher, and how.
+TAKEN = ("init", "inherit_blocks", "teacher_statistics", "teacher_blend", "recall", "deployment")
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def read_run(layout: Layout, cell: Cell, changed: Mapping[str, float]) -> RunRes
         pool=cell.pool,
         seed=cell.seed,
         agreement=summary["agreement"],
-        accuracy=kept.get("accuracy"),
+        accuracy=(summary.get("recall") or {}).get("accuracy_after", kept.get("accuracy")),
         accuracy_at_end=looks[-1].get("accuracy"),
         kept_last=100 * selections[-1]["kept"] / selections[-1]["of"] if selections else None,
         images=summary["images"],
@@ -110,7 +111,7 @@ def what_was_run(config: DistillConfig, *, teacher: str, pool: str) -> dict[str,
     teacher: the teacher's fingerprint; pool: the pool's content hash.
     """
     config = config.settled()
-    deciding = {"method", "student", "student_args", "seed", "precision", "train", *START}
+    deciding = {"method", "student", "student_args", "seed", "precision", "train", *TAKEN}
     values = config.model_dump(mode="json", include=deciding)
     del values["train"]["checkpoint_minutes"]
     labelled = None if config.eval_data is None else Path(config.eval_data).name

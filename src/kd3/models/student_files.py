@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ FORMAT = "kd3-student"
 VERSION = 1
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "config.json"
+ADAPTATION = "kd3-adaptation"  # in the weights' metadata
 
 
 def save_student(
@@ -36,8 +38,6 @@ def save_student(
     when the student is loaded. `about`
     is kept as it is, for people (method, teacher, figures).
     """
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     if arch is not None and arch.startswith("hf:"):
         arch, arch_args = _bring_configuration(student.backbone, folder), {}
@@ -46,9 +46,7 @@ def save_student(
         # The weights that it started from are no matter any more, and may lie in a network.
         arch_args = {name: value for name, value in arch_args.items() if entry is None or name not in entry.starts_from}
         arch = _bring_code(arch, folder)
-    tensors = {name: value.detach().cpu().clone().contiguous() for name, value in student.state_dict().items()}
-    with replacing(folder / WEIGHTS) as temporary:
-        save_file(tensors, temporary)
+    _save_weights(student, folder / WEIGHTS, metadata=None)
     projector, classifier = student.projector, student.classifier
     description = {
         "format": FORMAT,
@@ -71,6 +69,31 @@ def save_student(
         "about": about,
     }
     write_json(folder / DESCRIPTION, description)
+
+
+def save_adapted(student: Student, folder: Path, record: dict[str, Any]) -> None:
+    """Replace the weights in a student folder, in one move, by those of the student with adapted batch norms.
+
+    The record of the adaptation lies in the same file, so that it cannot be another's.
+    """
+    _save_weights(student, folder / WEIGHTS, metadata={ADAPTATION: json.dumps(record, ensure_ascii=False)})
+
+
+def adaptation_of(folder: Path) -> dict[str, Any] | None:
+    """Return the record of the adaptation of the student in a student folder; None for a student as trained.
+
+    Raises:
+        KD3Error: the weights are missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / WEIGHTS
+    try:
+        with safe_open(path, framework="pt") as weights:  # type: ignore[no-untyped-call]
+            record: dict[str, Any] = json.loads((weights.metadata() or {}).get(ADAPTATION, "null"))
+    except (OSError, SafetensorError, ValueError) as problem:
+        raise KD3Error(f"{path} cannot be read as safetensors: {problem}") from None
+    return record
 
 
 def load_student(path: str | Path, *, module: nn.Module | None = None) -> Student:
@@ -149,6 +172,14 @@ def _bring_configuration(backbone: nn.Module, folder: Path) -> str:
     place.mkdir(exist_ok=True)
     backbone.config.to_json_file(place / "config.json", use_diff=False)  # type: ignore[union-attr, operator]
     return "hf:./architecture"
+
+
+def _save_weights(student: Student, path: Path, *, metadata: dict[str, str] | None) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {name: value.detach().cpu().clone().contiguous() for name, value in student.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
 
 
 def _load_weights(student: Student, path: Path) -> None:

@@ -23,6 +23,7 @@ from kd3.run_report.networks import Cost
 from kd3.run_report.pool_look import FeatureMap, Grid, PoolLook, Tile
 from kd3.run_report.records import RunRecords
 from kd3.run_report.verdict import verdict
+from kd3.runs.adaptation import distances_in_words, in_words
 from kd3.version import __version__
 
 LARGEST_TILE = 104  # pixels; images of pools with larger ones are scaled down
@@ -93,6 +94,7 @@ def _run(found: RunFindings, *, with_name: bool) -> dict[str, Any]:
         "training": sections.training(run),
         "selection": sections.selection(run),
         "grids": [_grid(grid) for grid in look.grids] if look else [],
+        "recall": _recall(run),
         "map": _map(look.map) if look and look.map else None,
         "shift": _shift(look.shift, look.looked_at) if look else None,
         "load": sections.how_to_load(run),
@@ -153,6 +155,19 @@ def _times_less(teacher: Cost, student: Cost) -> list[str]:
         ratio(teacher.multiply_adds, student.multiply_adds),
     ]
     return row if student.one is None else [*row, ratio(teacher.one, student.one), ratio(teacher.many, student.many)]
+
+
+def _recall(run: RunRecords) -> dict[str, Any] | None:
+    """Return the words and the picture of an adaptation; None where there was none."""
+    record = run.adaptation
+    if record is None:
+        return None
+    picture = run.folder.recalled_picture
+    source = None
+    if record["kind"] == "recalled" and picture.is_file():
+        source = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
+    title = "Recalled images" if record["kind"] == "recalled" else "Adapted to images of the deployment"
+    return {"title": title, "words": in_words(record), "about": distances_in_words(record), "picture": source}
 
 
 def _grid(grid: Grid) -> dict[str, Any]:

@@ -27,6 +27,7 @@ class RunRecords:
     origin: dict[str, Any]
     events: list[dict[str, Any]]
     input_size: int | None  # the student's, in pixels
+    adaptation: dict[str, Any] | None  # of the student's batch norms: the record
 
     @property
     def name(self) -> str:
@@ -69,6 +70,9 @@ class RunRecords:
     @property
     def accuracy(self) -> float | None:
         """Percent of the labelled images that the student kept gets right; None where the run had none."""
+        if self.adaptation is not None and self.adaptation["share"] > 0:
+            accuracy: float | None = self.adaptation["accuracy_after"]
+            return accuracy
         kept = [event for event in self.evaluations if "accuracy" in event]
         at_best = [event for event in kept if event["step"] == self.summary["best_step"]]
         return float((at_best or kept)[-1]["accuracy"]) if kept else None
@@ -95,8 +99,9 @@ def read_run(path: str | Path) -> RunRecords:
         origin = json.loads(folder.origin.read_text(encoding="utf-8"))
         events = list(read_metrics(folder.metrics))
         student = json.loads((folder.student / "config.json").read_text(encoding="utf-8"))
+        adaptation = json.loads(folder.adaptation.read_text(encoding="utf-8")) if folder.adaptation.is_file() else None
     except (OSError, ValueError, KeyError, yaml.YAMLError) as problem:
         raise KD3Error(f"the run {path} is damaged: {problem}") from None
     if not isinstance(config, dict) or not isinstance(origin, dict):
         raise KD3Error(f"the run {path} is damaged: {folder.config.name} or {folder.origin.name} holds no settings")
-    return RunRecords(folder, read_summary(folder.path), config, origin, events, student.get("input_size"))
+    return RunRecords(folder, read_summary(folder.path), config, origin, events, student.get("input_size"), adaptation)

@@ -65,6 +65,21 @@ class RunFolder:
         return self.path / "teacher_statistics.safetensors"
 
     @property
+    def student_as_trained(self) -> Path:
+        """The same before its batch-norm statistics were adapted; absent where they were not."""
+        return self.path / "student-as-trained"
+
+    @property
+    def adaptation(self) -> Path:
+        """What the adaptation did, for people; the weights bear the same record."""
+        return self.path / "adaptation.json"
+
+    @property
+    def recalled_picture(self) -> Path:
+        """A few recalled images below those that they came from."""
+        return self.path / "recalled.png"
+
+    @property
     def summary(self) -> Path:
         """The run's result; its presence says that the run is finished."""
         return self.path / "summary.json"

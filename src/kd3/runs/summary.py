@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kd3.console import clock
+from kd3.runs.adaptation import in_words
 from kd3.runs.folder import RunFolder
 from kd3.runs.metrics import read_metrics
 
@@ -44,6 +45,8 @@ def describe(folder: Path, summary: dict[str, Any]) -> str:
     if evaluations:
         kept = next((e for e in evaluations if e["step"] == summary["best_step"]), evaluations[-1])
         lines.append(f"  accuracy     {kept['accuracy']:.2f} % on --eval-data, for the student kept (it chose nothing)")
+    if record := summary.get("recall"):
+        lines.append(f"  recall       {in_words(record)}")
     lines.append(f"  student      {run.student}")
     live_student, live_teacher = (summary[name].startswith("live:") for name in ("student", "teacher"))
     module = ", module=..." if live_student else ""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kd3.runs.adaptation import in_words
 from kd3.shipping.comparison import Written
 
 ONNX_EXAMPLE = """\
@@ -56,6 +57,7 @@ class Card:
     machine: str
     date: str
     pool: Mapping[str, Any] | None = None  # name, images, sources
+    adaptation: Mapping[str, Any] | None = None  # of its batch norms: the record, where there was one
     variants: Sequence[tuple[str, float, float]] = field(default=())  # of 8 bits: words, chose, reported
 
     def example(self) -> str | None:
@@ -92,7 +94,8 @@ class Card:
             rows.append(("agreement with the teacher on held-out web images", f"{about['agreement']:.1f} %"))
         if self.pool is not None:
             rows.append(("web images", f"{self.pool['images']:,} in {self.pool['name']}"))
-        return [text, _table([("", ""), *rows])]
+        adapted = [] if self.adaptation is None else [in_words(self.adaptation)]
+        return [text, _table([("", ""), *rows]), *adapted]
 
     def _measured(self) -> list[str]:
         small, large = 1, 64

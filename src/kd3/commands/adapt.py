@@ -1,0 +1,206 @@
+"""`kd3 adapt`: a finished run in, its student with batch-norm statistics like those of the lost data out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from kd3.compute import Compute, resolve
+from kd3.config.commands import GIVEN_IMAGES, RECALLED_IMAGES, AdaptConfig
+from kd3.config.settings import build, read_yaml
+from kd3.errors import KD3Error
+from kd3.models.batch_norm_statistics import remembering_norms
+from kd3.models.load_teacher import load_teacher
+from kd3.models.student import Student
+from kd3.models.student_files import load_student
+from kd3.models.teacher import Teacher
+from kd3.pool import ImagePool
+from kd3.recall.adapt import Adaptation, adapt_by_recall, adapt_to_given
+from kd3.recall.images import ChosenImages, known_images, of_pool, read_images
+from kd3.recall.kept import as_trained, keep_adapted, keep_in_summary
+from kd3.recall.picture import Pairs
+from kd3.runs.folder import RunFolder, read_summary
+from kd3.storage.full_disk import full_disk_told
+from kd3.storage.lock import exclusive
+from kd3.training.pool_split import split_pool
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A run whose student was adapted."""
+
+    folder: Path
+    adaptation: Adaptation
+    module: nn.Module | None = None  # the live backbone, where the student was distilled from one
+
+    @property
+    def student(self) -> Student:
+        """The adapted student, loaded from the run's folder."""
+        return load_student(self.folder, module=self.module)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record, for JSON."""
+        return {"run": str(self.folder), **self.adaptation.record()}
+
+    def __str__(self) -> str:
+        lines = [f"{self.folder}", *(f"  {line}" for line in str(self.adaptation).splitlines())]
+        if self.adaptation.changed:
+            lines.append(f"  as trained   {RunFolder(self.folder).student_as_trained}")
+        return "\n".join(lines)
+
+
+def adapt(
+    run: str | Path,
+    *,
+    images: str | Path | None = None,
+    teacher: str | Path | Teacher | None = None,
+    pool: str | Path | ImagePool | None = None,
+    module: nn.Module | None = None,
+    **settings: Any,
+) -> Adapted:
+    """Count a finished student's batch norms again, on images like the lost ones, and keep it in its run.
+
+    `settings` are those of `kd3 adapt --help`: count, keep_out, seed, device, workers.
+
+    Args:
+        run: folder of a finished run.
+        images: unlabelled images from where the student will work; None: images recalled from the teacher.
+        teacher: the teacher, where it is no longer where the run found it, or was a live one.
+        pool: the same of the pool.
+        module: the untrained backbone, where the student was distilled from a live module.
+
+    Raises:
+        KD3Error: the run is not finished, too few images can be used, or a network keeps no batch-norm statistics;
+            the run is then as it was.
+    """
+    values: dict[str, Any] = {"run": str(run), **settings}
+    values |= {"images": None if images is None else str(images)}
+    values |= {"teacher": teacher.name if isinstance(teacher, Teacher) else None if teacher is None else str(teacher)}
+    values |= {"pool": "live:memory" if isinstance(pool, ImagePool) else None if pool is None else str(pool)}
+    return _adapt(
+        build(AdaptConfig, values, where="kd3.adapt"),
+        module=module,
+        teacher=teacher if isinstance(teacher, Teacher) else None,
+        pool=pool if isinstance(pool, ImagePool) else None,
+    )
+
+
+def run(config: AdaptConfig) -> Adapted:
+    """Run the command line's settings."""
+    return _adapt(config)
+
+
+def _adapt(
+    config: AdaptConfig,
+    *,
+    module: nn.Module | None = None,
+    teacher: Teacher | None = None,
+    pool: ImagePool | None = None,
+) -> Adapted:
+    folder = RunFolder(Path(config.run))
+    _check_finished(folder)
+    with (
+        full_disk_told(folder.path, kept="the student is as it was"),
+        exclusive(folder.lock, what=f"run {folder.path}"),
+    ):
+        student = load_student(as_trained(folder), module=module)
+        if not remembering_norms(student):
+            raise KD3Error(f"the student of {folder.path} keeps no batch-norm statistics; there is nothing to adapt")
+        teacher = teacher or _teacher(folder, config)
+        if teacher.input_size is None:
+            assert student.input_size is not None
+            teacher.fit_to(student.input_size)
+        _check_identity(folder, "teacher", teacher.fingerprint())
+        adaptation, pairs = _adapted(config, folder, student, teacher, pool, resolve(config.device, "32"))
+        keep_adapted(folder, student, adaptation, pairs)
+        keep_in_summary(folder, adaptation.record())
+    return Adapted(folder.path, adaptation, module)
+
+
+def _adapted(
+    config: AdaptConfig,
+    folder: RunFolder,
+    student: Student,
+    teacher: Teacher,
+    pool: ImagePool | None,
+    compute: Compute,
+) -> tuple[Adaptation, Pairs | None]:
+    assert student.input_size is not None
+    known = known_images(config.keep_out, student.input_size, workers=config.workers)
+    if config.images is not None:
+        given = read_images(
+            config.images,
+            student.input_size,
+            limit=config.count or GIVEN_IMAGES,
+            seed=config.seed,
+            known=known,
+            workers=config.workers,
+        )
+        return adapt_to_given(student, teacher, given, compute), None
+    if not remembering_norms(teacher.module):
+        raise KD3Error(
+            f"teacher {teacher.name} keeps no batch-norm statistics, so it has nothing to recall images from; give "
+            f"images from where the student will work: --images"
+        )
+    pool = pool or _pool(folder, config)
+    _check_identity(folder, "pool", pool.content_hash)
+    chosen = _of_pool(folder, pool, config, known)
+    return adapt_by_recall(student, teacher, chosen, compute)
+
+
+def _of_pool(folder: RunFolder, pool: ImagePool, config: AdaptConfig, known: Any) -> ChosenImages:
+    train = _settings(folder).get("train") or {}
+    split = split_pool(pool, int(train.get("holdout", 1000)), share=float(train.get("share", 1.0)))
+    return of_pool(pool, split.train, count=config.count or RECALLED_IMAGES, seed=config.seed, known=known)
+
+
+def _check_finished(folder: RunFolder) -> None:
+    if not folder.config.is_file():
+        raise KD3Error(f"{folder.path} is no run folder; give one that `kd3 distill --out` made")
+    if not folder.summary.is_file():
+        raise KD3Error(
+            f"the run {folder.path} is not finished; finish it with: kd3 distill --resume --out {folder.path}"
+        )
+    read_summary(folder.path)
+
+
+def _settings(folder: RunFolder) -> dict[str, Any]:
+    return read_yaml(folder.config, what="configuration of the run")
+
+
+def _teacher(folder: RunFolder, config: AdaptConfig) -> Teacher:
+    named = config.teacher or str(_settings(folder).get("teacher"))
+    if named.startswith("live:"):
+        raise KD3Error(f"the teacher of {folder.path} was a live one; give a description of it: --teacher")
+    try:
+        return load_teacher(named)
+    except KD3Error as problem:
+        if config.teacher:
+            raise
+        raise KD3Error(f"{problem}; say where the teacher of {folder.path} is now: --teacher") from None
+
+
+def _pool(folder: RunFolder, config: AdaptConfig) -> ImagePool:
+    named = config.pool or str(_settings(folder).get("pool"))
+    if named.startswith("live:"):
+        raise KD3Error(f"the pool of {folder.path} was a live one; give images: --images")
+    try:
+        return ImagePool.open(named)
+    except KD3Error as problem:
+        if config.pool:
+            raise
+        raise KD3Error(
+            f"{problem}; say where the pool of {folder.path} is now (--pool), or give images: --images"
+        ) from None
+
+
+def _check_identity(folder: RunFolder, what: str, now: str) -> None:
+    try:
+        folder.check_origin(**{what: now})
+    except KD3Error as problem:
+        if "cannot be read" in str(problem):
+            raise
+        raise KD3Error(f"--{what} is not the {what} of the run {folder.path}; bring that one") from None

@@ -1,0 +1,133 @@
+"""Count a student's batch norms again on images like the lost ones: recalled from the teacher, or given."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kd3.compute import Compute
+from kd3.models.batch_norm_statistics import (
+    blended,
+    counted,
+    mean_distance,
+    remembered,
+    remembering_norms,
+    set_statistics,
+)
+from kd3.models.student import Student
+from kd3.models.teacher import Teacher
+from kd3.recall.images import ChosenImages
+from kd3.recall.picture import Pairs
+from kd3.recall.recalled import Recalled, in_batches, recall_images
+from kd3.recall.share import judge, logits_of
+from kd3.runs.adaptation import distances_in_words, in_words
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What was done to a student's batch-norm statistics, and what it changed on the images at hand."""
+
+    kind: str  # "recalled" or "given"
+    images: int
+    where: str  # the pool or the source that they are from
+    share: float  # w: new = (1 - w) * as trained + w * counted; 0: the student is as trained
+    agreement_before: float  # percent of the images on which student and teacher say the same class
+    agreement_after: float  # the same; each image is judged by statistics that it was not counted in
+    agreement_by_share: dict[str, float]
+    distance_before: float  # of the student's statistics from those of the images; see `mean_distance`
+    distance_after: float
+    gap_before: float | None  # of recalled images: the objective of the images that they came from
+    gap_after: float | None
+    kept_out: int  # images that were left out, since they are like one of --keep-out
+    positions: list[int] | None = None  # in the pool
+    keys: list[str] = field(default_factory=list)
+    accuracy_before: float | None = None  # percent of --eval-data, of the student as trained; it chooses nothing
+    accuracy_after: float | None = None
+
+    @property
+    def changed(self) -> bool:
+        """Whether the student is another one now."""
+        return self.share > 0
+
+    def __str__(self) -> str:
+        return f"{in_words(self.record())}\n{distances_in_words(self.record())}"
+
+    def record(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return asdict(self)
+
+
+def obstacle(student: Student, teacher: Teacher | None) -> str | None:
+    """Return why a student cannot be adapted, in words; None where it can. Without a teacher: to given images."""
+    if not remembering_norms(student):
+        return "the student keeps no batch-norm statistics, so there is nothing to adapt"
+    if teacher is not None and not remembering_norms(teacher.module):
+        return f"teacher {teacher.name} keeps no batch-norm statistics, so it has nothing to recall images from"
+    return None
+
+
+def adapt_by_recall(
+    student: Student, teacher: Teacher, chosen: ChosenImages, compute: Compute
+) -> tuple[Adaptation, Pairs]:
+    """Recall images from the teacher, count the student's statistics on them and blend; the student is changed.
+
+    Args:
+        student: in evaluation mode; only its running statistics change.
+        teacher: the user's own, with its own statistics and its batch norms not folded.
+        chosen: crawl images to begin with.
+
+    Raises:
+        KD3Error: as `recall_images`; the student is then as it was.
+    """
+    recalled = recall_images(teacher, chosen.images, compute)
+    pairs = Pairs.of(chosen.images, recalled.images, teacher.normalise)
+    return _adapt(student, teacher, chosen, recalled.images, compute, recalled=recalled), pairs
+
+
+def adapt_to_given(student: Student, teacher: Teacher, chosen: ChosenImages, compute: Compute) -> Adaptation:
+    """Count the student's statistics on images from where it will work, and blend; the student is changed.
+
+    No label is read; the teacher's opinion judges. Arguments as for `adapt_by_recall`, of any teacher.
+    """
+    compute.place(teacher)
+    images = torch.cat([teacher.normalise(part.to(compute.device)) for part in in_batches(chosen.images)])
+    return _adapt(student, teacher, chosen, images, compute, recalled=None)
+
+
+def _adapt(
+    student: Student,
+    teacher: Teacher,
+    chosen: ChosenImages,
+    images: Tensor,
+    compute: Compute,
+    *,
+    recalled: Recalled | None,
+) -> Adaptation:
+    compute.place(student).eval()
+    compute.place(teacher)
+    images = images.to(compute.device)
+    judged = judge(student, images, logits_of(teacher, images))
+    share = judged.choose()
+    old, new = remembered(student), counted(student, in_batches(images))
+    taken = blended(old, new, share)
+    set_statistics(student, taken)
+    agreement = dict(zip(judged.shares, judged.agreement, strict=True))
+    return Adaptation(
+        kind="given" if recalled is None else "recalled",
+        images=len(images),
+        where=chosen.where,
+        share=share,
+        agreement_before=agreement[0.0],
+        agreement_after=agreement[share],
+        agreement_by_share={f"{one:g}": round(value, 2) for one, value in agreement.items()},
+        distance_before=mean_distance(old, new),
+        distance_after=mean_distance(taken, new),
+        gap_before=None if recalled is None else recalled.before,
+        gap_after=None if recalled is None else recalled.after,
+        kept_out=chosen.kept_out,
+        positions=chosen.positions,
+        keys=chosen.keys,
+    )

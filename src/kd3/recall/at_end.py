@@ -1,0 +1,94 @@
+"""Recall at the end of a distillation: whether, on which images, and what the run says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from kd3 import console
+from kd3.compute import Compute
+from kd3.config.commands import RECALLED_IMAGES
+from kd3.config.kinds import LEAST_RECALLED
+from kd3.errors import KD3Error
+from kd3.models.student import Student
+from kd3.models.teacher import Teacher
+from kd3.pool import ImagePool
+from kd3.pool.kept_out import KnownImages
+from kd3.recall.adapt import Adaptation, adapt_by_recall, adapt_to_given, obstacle
+from kd3.recall.images import ChosenImages, of_pool
+from kd3.recall.picture import Pairs
+
+Asked = Literal["auto", "off"] | int  # how many images to recall, or whether any
+
+
+def check_recall(
+    asked: Asked, student: Student, teacher: Teacher, positions: np.ndarray, given: ChosenImages | None
+) -> None:
+    """Refuse, before a training, what was asked for and cannot be done at its end.
+
+    Raises:
+        KD3Error: a network has no batch norms for recalled or given images, or there are too few images.
+    """
+    if given is None and asked in ("auto", "off"):
+        return
+    if problem := obstacle(student, teacher if given is None else None):
+        raise KD3Error(f"{problem}; leave --{'recall' if given is None else 'deployment'} out")
+    if given is None and len(positions) < LEAST_RECALLED:
+        raise KD3Error(
+            f"the pool leaves {len(positions)} images to recall from; at least {LEAST_RECALLED} are needed: leave "
+            f"--recall out"
+        )
+
+
+def adapt_student(
+    student: Student,
+    teacher: Teacher,
+    pool: ImagePool,
+    positions: np.ndarray,
+    compute: Compute,
+    *,
+    images: Asked = "auto",
+    given: ChosenImages | None = None,
+    known: Sequence[KnownImages] = (),
+    seed: int = 0,
+    accuracy: Callable[[Student], float] | None = None,
+) -> tuple[Adaptation, Pairs | None] | None:
+    """Adapt a trained student on recalled images, or on given ones; None, with a sentence, where that cannot be.
+
+    Args:
+        student: trained, in evaluation mode, its batch norms not synced over ranks; its running statistics change,
+            where its agreement with the teacher rises.
+        teacher: the user's own, with its own statistics and its batch norms not folded.
+        positions: pool images to draw from, such as those trained on.
+        images: how many to recall.
+        given: unlabelled images from where the student will work, in place of recalled ones.
+        known: images like one of these are not drawn.
+        seed: of the choice of images.
+        accuracy: percent of labelled images, told before and after; it chooses nothing.
+    """
+    if images == "off":
+        return None
+    if problem := obstacle(student, teacher if given is None else None):
+        console.say(f"no recall: {problem}")
+        return None
+    compute.place(student).eval()
+    before = None if accuracy is None else accuracy(student)
+    pairs: Pairs | None = None
+    try:
+        if given is not None:
+            adaptation = adapt_to_given(student, teacher, given, compute)
+        else:
+            count = RECALLED_IMAGES if images == "auto" else int(images)
+            chosen = of_pool(pool, positions, count=count, seed=seed, known=known)
+            adaptation, pairs = adapt_by_recall(student, teacher, chosen, compute)
+    except KD3Error as failure:
+        console.warn(f"no recall, the student stays as trained: {failure}")  # a training is not lost for it
+        return None
+    if before is not None and accuracy is not None:
+        after = accuracy(student) if adaptation.changed else before
+        adaptation = replace(adaptation, accuracy_before=round(before, 2), accuracy_after=round(after, 2))
+    console.say(str(adaptation))
+    return adaptation, pairs

@@ -1,0 +1,147 @@
+"""The images that statistics are counted on or recalled from: of a pool, or given ones that nobody labelled."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kd3 import console
+from kd3.config.kinds import LEAST_RECALLED
+from kd3.errors import KD3Error
+from kd3.pool import Decoded, DecodeSettings, ImagePool, decode_records, list_records
+from kd3.pool.decode import Rejected
+from kd3.pool.kept_out import KnownImages, read_known
+from kd3.pool.manifest import NAME as MANIFEST
+from kd3.pool.perceptual_hash import looks, perceptual_hashes
+from kd3.pool.reasons import SIDECAR
+from kd3.training.randomness import seed_for
+
+
+@dataclass(frozen=True)
+class ChosenImages:
+    """Images in memory, and where they are from."""
+
+    images: Tensor  # uint8 (N, 3, S, S)
+    keys: list[str]  # of each, empty for a pool in memory
+    positions: list[int] | None  # in the pool; None where they are from none
+    where: str  # the pool or the source
+    kept_out: int = 0  # images like one of --keep-out, which were left out
+
+
+def known_images(sources: Sequence[str], size: int, *, workers: int | None) -> list[KnownImages]:
+    """Return the images of `--keep-out`, from folders, archives or whatever else kd3 reads.
+
+    Raises:
+        KD3Error: a source holds none, or cannot be read.
+    """
+    return [read_known(source, image_size=size, fit="crop", workers=workers) for source in sources]
+
+
+def of_pool(
+    pool: ImagePool, among: np.ndarray, *, count: int, seed: int, known: Sequence[KnownImages] = ()
+) -> ChosenImages:
+    """Return `count` images of a pool, drawn by seed from these positions; all where there are no more.
+
+    Raises:
+        KD3Error: fewer than 16 are left.
+    """
+    order = np.random.default_rng(seed_for(seed, "recall")).permutation(among)
+    positions: list[int] = []
+    parts: list[np.ndarray] = []
+    left_out = 0
+    while len(order) and len(positions) < count:
+        here, order = order[: count - len(positions)], order[count - len(positions) :]
+        images = pool.read(here)
+        fresh = _unknown(images, known)
+        left_out += int((~fresh).sum())
+        positions += here[fresh].tolist()
+        parts.append(images[fresh])
+    where = str(pool.path or "in memory")
+    _check_enough(len(positions), f"the pool {where}", left_out)
+    keys = [] if pool.path is None else _keys(pool, positions)
+    return ChosenImages(torch.from_numpy(np.concatenate(parts)), keys, positions, where, left_out)
+
+
+def read_images(
+    source: str,
+    size: int,
+    *,
+    limit: int,
+    seed: int,
+    known: Sequence[KnownImages] = (),
+    workers: int | None = None,
+) -> ChosenImages:
+    """Return at most `limit` images of a pool or of anything that `kd3 ingest` reads, drawn by seed; no label is read.
+
+    Raises:
+        KD3Error: it is missing, a pool of images of another size, or holds fewer than 16 usable images.
+    """
+    if (Path(source) / MANIFEST).is_file():
+        pool = ImagePool.open(source)
+        if pool.image_size != size:
+            raise KD3Error(f"the student takes images of {size} pixels, but those of {source} have {pool.image_size}")
+        return of_pool(pool, np.arange(len(pool)), count=limit, seed=seed, known=known)
+    records = list(list_records([source]))
+    order = np.random.default_rng(seed_for(seed, "recall")).permutation(len(records))
+    rejected: Counter[str] = Counter()
+    keys: list[str] = []
+    pixels: list[np.ndarray] = []
+    left_out = 0
+    outcomes = decode_records((records[place] for place in order), DecodeSettings(size, min_side=1), workers=workers)
+    with console.progress("read images", min(limit, len(records)), "images") as bar, closing(outcomes):
+        for outcome in outcomes:
+            result = outcome.result
+            if isinstance(result, Rejected):
+                rejected[result.reason] += result.reason != SIDECAR
+            elif _is_known(result, known):
+                left_out += 1
+            else:
+                keys.append(outcome.record.key)
+                pixels.append(result.pixels)
+                bar.advance()
+            if len(pixels) == limit:
+                break
+    _check_enough(len(pixels), source, left_out, rejected)
+    by_name = sorted(range(len(keys)), key=keys.__getitem__)
+    images = torch.from_numpy(np.stack([pixels[place] for place in by_name]))
+    return ChosenImages(images, [keys[place] for place in by_name], None, source, left_out)
+
+
+def _unknown(images: np.ndarray, known: Sequence[KnownImages]) -> np.ndarray:
+    """Return a mask of the images (n, 3, N, N) that are like none of the known ones: (n,) bool."""
+    fresh = np.ones(len(images), dtype=bool)
+    hashes = perceptual_hashes(images) if known else np.empty(0)
+    for one in known:
+        fresh[list(one.near(hashes, lambda places: looks(images[places])))] = False
+    return fresh
+
+
+def _is_known(image: Decoded, known: Sequence[KnownImages]) -> bool:
+    if any(one.same_file(image.sha256) for one in known):
+        return True
+    return bool(known) and not bool(_unknown(image.pixels[None], known)[0])
+
+
+def _check_enough(count: int, where: str, left_out: int, rejected: Counter[str] | None = None) -> None:
+    if count >= LEAST_RECALLED:
+        return
+    reasons = [f"{number:,} {reason}" for reason, number in (rejected or {}).items() if number]
+    reasons += [f"{left_out:,} like a test image"] if left_out else []
+    words = f" (left out: {', '.join(reasons)})" if reasons else ""
+    raise KD3Error(
+        f"{where} has {count} usable image{'' if count == 1 else 's'}{words}; at least {LEAST_RECALLED} are needed to "
+        f"count batch-norm statistics on"
+    )
+
+
+def _keys(pool: ImagePool, positions: Sequence[int]) -> list[str]:
+    wanted = set(positions)
+    keys = {place: str(key) for place, (key,) in enumerate(pool.index_rows(("key",))) if place in wanted}
+    return [keys[position] for position in positions]

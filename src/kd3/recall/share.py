@@ -1,0 +1,74 @@
+"""How much of the counted statistics a student takes: chosen by its agreement with the teacher, without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kd3.models.batch_norm_statistics import blended, counted, remembered, set_statistics
+from kd3.recall.recalled import in_batches
+
+SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What each share is worth on images that it was not counted on."""
+
+    shares: Sequence[float]  # ascending from 0
+    same: Tensor  # (shares, N) bool: student and teacher say the same class
+    distance: Tensor  # (shares, N) KL(teacher || student) of their probabilities, at least 0
+
+    @property
+    def agreement(self) -> list[float]:
+        """Percent of the images, of each share."""
+        return [100 * float(row) for row in self.same.double().mean(1)]
+
+    def choose(self) -> float:
+        """Return the smallest share that is as good as the best, within one standard error; see `smallest_as_good`."""
+        place = smallest_as_good(self.distance)
+        return self.shares[place] if self.agreement[place] > self.agreement[0] else 0.0
+
+
+def smallest_as_good(losses: Tensor) -> int:
+    """Return the first row whose mean is above the least mean by one standard error of the difference at most.
+
+    Rows are measured on the same images, so that the error is that of paired differences. Shapes: (rows, N) -> place.
+
+    Source: the one-standard-error rule (Breiman et al., Classification and Regression Trees, 1984).
+    """
+    best = int(losses.mean(1).argmin())
+    behind = losses - losses[best]
+    error = behind.std(1) / behind.shape[1] ** 0.5
+    return int((behind.mean(1) <= error).int().argmax())
+
+
+def judge(student: nn.Module, images: Tensor, teacher_logits: Tensor, *, shares: Sequence[float] = SHARES) -> Judged:
+    """Measure shares crosswise: counted on one half of the images, judged on the other.
+
+    The student is left as it was. Shapes: images (N, 3, S, S) normalised, on the student's device;
+    teacher_logits (N, K), on the CPU.
+    """
+    old = remembered(student)
+    halves = [torch.arange(len(images))[start::2] for start in range(2)]
+    logits = torch.empty(len(shares), *teacher_logits.shape, dtype=torch.float64)
+    try:
+        for mine, other in (halves, halves[::-1]):
+            new = counted(student, in_batches(images[mine]))
+            for number, share in enumerate(shares):
+                set_statistics(student, blended(old, new, share))
+                logits[number, other] = logits_of(student, images[other])
+    finally:
+        set_statistics(student, old)
+    expected = teacher_logits.double().log_softmax(1)
+    distance = (expected.exp() * (expected - logits.log_softmax(2))).sum(2)
+    return Judged(shares, logits.argmax(2) == teacher_logits.argmax(1), distance)
+
+
+def logits_of(network: nn.Module, images: Tensor) -> Tensor:
+    """Return a network's logits of normalised images: (N, 3, S, S) -> (N, K) float64, on the CPU."""
+    with torch.no_grad():
+        return torch.cat([network(part).double().cpu() for part in in_batches(images)])

@@ -83,7 +83,7 @@ def resumed(flags: Mapping[str, Any], *, where: str) -> DistillConfig:
     saved = read_yaml(saved_path, what="configuration of the run")
     saved["out"] = flags["out"]
     if "init" not in saved:  # begun before students inherited
-        saved = {**saved, "init": "random", "teacher_statistics": "lost"}
+        saved = {**saved, "init": "random", "teacher_statistics": "lost", "recall": "off"}
     # What `auto` means was resolved when the run began.
     flags = {k: v for k, v in flags.items() if not (k in ("device", "precision") and v == "auto")}
     before = build(DistillConfig, saved, where=str(saved_path)).settled()

@@ -30,8 +30,8 @@ class TrainSettings(Settings):
     batch_size: int = Field(64, ge=2, description="images per step; small ones learn more from few images")
     optimizer: Literal["muon", "sgd"] = Field(
         "muon",
-        description="'muon' gives convolutions and linear layers orthogonal steps and leaves the rest to SGD; 'sgd' "
-        "(paper) takes SGD for all",
+        description="'muon' gives hidden convolutions and linear layers orthogonal steps and leaves the rest (the "
+        "student's own classifier, embeddings, tables of positions, batch norms) to SGD; 'sgd' (paper) takes SGD for all",
     )
     lr: float | None = Field(
         None,

@@ -14,6 +14,7 @@ from kd3.config.methods import METHODS
 from kd3.config.settings import Settings
 from kd3.errors import unknown_name
 from kd3.models.head import ModelOutput
+from kd3.models.hidden_matrices import hidden_matrices
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
 from kd3.ranks import ALONE, Ranks
@@ -79,6 +80,17 @@ class Method(nn.Module, abc.ABC):
     def passes_per_selection(self) -> float:
         """Passes over the selected images before `select` is asked again."""
         return 1.0
+
+    def hidden_matrices(self) -> list[Tensor]:
+        """Return the weights that an optimiser for hidden matrices may move: see `kd3.models.hidden_matrices`.
+
+        Not among them: the layers that make the student's logits, and what a method holds as a bare parameter.
+        """
+        return hidden_matrices(self, besides=self.student.output_layers())
+
+    def moved_by_adam(self) -> list[Tensor]:
+        """Return the parameters that Adam moves, by its own rate, whatever the optimiser of the others is."""
+        return []
 
     @abc.abstractmethod
     def select(self, scan: Scan, progress: float, *, at_least: int) -> Selection:

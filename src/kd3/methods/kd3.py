@@ -29,6 +29,7 @@ from kd3.methods.base import Method, Scan, StepResult
 from kd3.methods.shared_classifier import student_with_teachers_classifier, training_projector
 from kd3.mixdistribution import mix_distribution
 from kd3.models.head import ModelOutput, pool
+from kd3.models.hidden_matrices import hidden_matrices
 from kd3.models.projector import Projector
 from kd3.models.running_statistics import running_statistics_kept
 from kd3.models.student import Student, own_head
@@ -87,6 +88,11 @@ class KD3(Method):
     def passes_per_selection(self) -> float:
         """Passes over the selected images before the next selection."""
         return self.options.select_every
+
+    def hidden_matrices(self) -> list[Tensor]:
+        """Return the weights that an optimiser for hidden matrices may move; the contrastive embedding is none."""
+        outer = [self.embedding] if self.embedding is not None else []
+        return hidden_matrices(self, besides=[*self.student.output_layers(), *outer])
 
     # 1. Dynamic instance selection
 

@@ -88,6 +88,23 @@ def find_head(network: nn.Module, input_size: int) -> Head:
     return head
 
 
+def output_layers(network: nn.Module, input_size: int) -> list[str]:
+    """Return the layers that make the logits, by module path, also of a network whose head cannot be shared.
+
+    The last one whose output is the logits; where there is none, those that put out as many values (several heads, or
+    a head that is scaled behind), else the last linear layer that ran. Empty where no layer can be watched.
+    """
+    if isinstance(network, torch.jit.ScriptModule):
+        return []
+    with evaluating(network), torch.no_grad():
+        trace = _Trace(network)
+        with trace:
+            logits = as_logits(network(probe_images(network, input_size, images=4, seed=0)))
+    makers = [layer.name for layer in trace.layers if _close(layer.output, logits)][-1:]
+    alike = [layer.name for layer in trace.layers if layer.output.shape == logits.shape]
+    return makers or alike or [layer.name for layer in trace.layers][-1:]
+
+
 def run_with_features(network: nn.Module, head: Head, images: Tensor) -> ModelOutput:
     """Return the network's features and logits in one pass.
 

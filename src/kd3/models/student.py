@@ -15,6 +15,7 @@ from kd3.models.head import (
     ModelOutput,
     as_logits,
     find_head,
+    output_layers,
     pool,
     run_with_features,
 )
@@ -55,6 +56,13 @@ class Student(nn.Module):
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.classes)
+
+    def output_layers(self) -> list[nn.Module]:
+        """Return the layers that make the logits."""
+        if self.classifier is not None:
+            return [self.classifier]
+        paths = [self.head.classifier] if self.head else output_layers(self.backbone, self.input_size)
+        return [self.backbone.get_submodule(path) for path in paths]
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits. Shapes: (B, 3, H, W), normalised floats -> (B, K)."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from kd3.errors import KD3Error
 from kd3.storage.atomic import replacing
 
-VERSION = 3
+VERSION = 4
 
 
 @dataclass

@@ -50,7 +50,9 @@ class Learner:
         if settings.compile_teacher:
             # Scoring keeps the plain one: its batches have other sizes.
             method.learn_from(method.teacher.compiled())
-        optimizer = build_optimizer(method.parameters(), settings)
+        optimizer = build_optimizer(
+            method.parameters(), settings, hidden=method.hidden_matrices(), by_adam=method.moved_by_adam()
+        )
         self.fabric = compute.fabric()
         self.module, self.optimizer = self.fabric.setup(method, optimizer)
 

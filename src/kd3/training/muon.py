@@ -19,12 +19,14 @@ class Muon(torch.optim.Optimizer):
 
     With the gradient G of a matrix (a convolution is one row for each output channel), M = mu M + G and
     U = orthogonalise(G + mu M), it moves by -lr max(1, rows/columns)^(1/2) U. Depthwise convolutions, biases and
-    batch norms have no rows and columns to speak of and take SGD. Weight decay is decoupled for matrices.
+    batch norms have no rows and columns to speak of and take SGD; so does what is not hidden: classifiers, embeddings,
+    tables of positions. Weight decay is decoupled for matrices.
 
     torch.optim.Muon (from torch 2.9 on) takes two-dimensional parameters alone, one by one.
 
     Args:
         parameters: what is trained.
+        hidden: those among them that may be moved as matrices (None: any); of these, those that are.
         lr: of SGD.
         matrix_lr: of matrices. A step moves a matrix by this much in every direction, whatever its gradient's size.
         momentum, weight_decay: of SGD; matrices share the decay.
@@ -37,16 +39,19 @@ class Muon(torch.optim.Optimizer):
         self,
         parameters: Iterable[Tensor],
         *,
+        hidden: Iterable[Tensor] | None = None,
         lr: float,
         matrix_lr: float,
         momentum: float,
         matrix_momentum: float,
         weight_decay: float,
     ) -> None:
+        parameters = list(parameters)
+        allowed = {id(parameter) for parameter in (parameters if hidden is None else hidden)}
         matrices: list[Tensor] = []
         others: list[Tensor] = []
         for parameter in parameters:
-            (matrices if is_matrix(parameter) else others).append(parameter)
+            (matrices if id(parameter) in allowed and is_matrix(parameter) else others).append(parameter)
         groups = [
             {"params": matrices, "matrices": True, "lr": matrix_lr, "momentum": matrix_momentum},
             {"params": others, "matrices": False, "lr": lr, "momentum": momentum},

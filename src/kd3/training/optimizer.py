@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,36 +12,87 @@ from kd3.config.training import TrainSettings
 from kd3.training.muon import Muon
 from kd3.training.schedule import learning_rate
 
+ADAM_LR = 1e-3  # of DFND's public code, for its noise matrix; it stays through the whole run
 
-def build_optimizer(parameters: Iterable[Tensor], settings: TrainSettings) -> torch.optim.Optimizer:
-    """Return the optimiser of these parameters; its groups carry their share of the schedule as `relative_lr`."""
+
+class Beside(torch.optim.Optimizer):
+    """Two optimisers that step together and are kept in checkpoints as one, each with parameters of its own."""
+
+    def __init__(self, first: torch.optim.Optimizer, second: torch.optim.Optimizer) -> None:
+        self.parts = (first, second)
+        super().__init__([group for part in self.parts for group in part.param_groups], {})
+        self._join()
+
+    def _join(self) -> None:
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Step with both."""
+        assert closure is None
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what both must remember."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what both remembered.
+
+        Raises:
+            KeyError, ValueError: it is another optimiser's, or of other parameters.
+        """
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self._join()
+
+
+def build_optimizer(
+    parameters: Iterable[Tensor],
+    settings: TrainSettings,
+    *,
+    hidden: Iterable[Tensor] | None = None,
+    by_adam: Iterable[Tensor] = (),
+) -> torch.optim.Optimizer:
+    """Return the optimiser of these parameters; its groups carry their share of the schedule as `relative_lr`.
+
+    `hidden` are those that muon may move as matrices (None: any that is one); `by_adam` those that Adam moves, at a
+    constant rate: a group without `relative_lr`.
+    """
+    apart = {id(parameter) for parameter in by_adam}
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    optimizer: torch.optim.Optimizer
+    main = _main([parameter for parameter in trained if id(parameter) not in apart], settings, hidden)
+    for group in main.param_groups:
+        group["relative_lr"] = group["lr"] / settings.peak
+    adams = [parameter for parameter in trained if id(parameter) in apart]
+    return Beside(main, torch.optim.Adam(adams, lr=ADAM_LR)) if adams else main
+
+
+def _main(trained: list[Tensor], settings: TrainSettings, hidden: Iterable[Tensor] | None) -> torch.optim.Optimizer:
     if settings.optimizer == "muon":
-        optimizer = Muon(
+        return Muon(
             trained,
+            hidden=hidden,
             lr=settings.peak,
             matrix_lr=settings.matrix_peak,
             momentum=settings.momentum,
             matrix_momentum=settings.matrix_momentum,
             weight_decay=settings.weight_decay,
         )
-    else:
-        optimizer = torch.optim.SGD(
-            trained,
-            lr=settings.peak,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov and settings.momentum > 0,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
-    for group in optimizer.param_groups:
-        group["relative_lr"] = group["lr"] / settings.peak
-    return optimizer
+    return torch.optim.SGD(
+        trained,
+        lr=settings.peak,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov and settings.momentum > 0,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, total_steps: int, settings: TrainSettings) -> None:
-    """Move the learning rate of every group to that of a step."""
+    """Move the learning rate of every group that follows the schedule to that of a step."""
     rate = learning_rate(step, total_steps, settings)
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["relative_lr"]
+        if "relative_lr" in group:
+            group["lr"] = rate * group["relative_lr"]

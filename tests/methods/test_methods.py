@@ -112,6 +112,35 @@ def test_the_default_has_no_second_view_and_the_paper_has(teacher, images):
     assert make("kd3", PAPER, teacher, images).embedding.weight.shape == (128, 64)
 
 
+def test_the_papers_preset_is_as_its_authors_ran_it(teacher, images):
+    from kd3.config.distill_layers import preset_values
+
+    preset = preset_values("paper")
+    assert preset["precision"] == "32"
+    assert preset["train"]["epoch_of"] == "selected"
+    assert preset["train"]["random_weights"] == "torch"
+    made = make("kd3", KD3Options(**preset["kd3"]), teacher, images)
+    assert made.embedding.bias.shape == (128,)
+    assert make("kd3", PAPER, teacher, images).embedding.bias is None
+
+
+@pytest.mark.parametrize(("name", "classifier"), [("simkd", None), ("kd3", "shared"), ("kd3", "own")])
+def test_a_students_larger_map_is_pooled_before_the_projector(name, classifier, images):
+    torch.manual_seed(1)
+    small = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 6, 3, stride=8, padding=1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(), torch.nn.Linear(6, 3),
+    )  # fmt: skip
+    teacher = kd3.Teacher(small, mean=[0.5] * 3, std=[0.25] * 3, input_size=16)
+    options = SimKDOptions() if name == "simkd" else KD3Options(classifier=classifier)
+    method = make(name, options, teacher, images)
+    seen = []
+    projector = method.projector if classifier == "own" else method.student.projector
+    projector[0].register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
+    method(images, generator())
+    assert seen == [(8, 64, 2, 2)]
+
+
 def test_a_part_of_the_batch_can_be_contrasted(teacher, images):
     half = make("kd3", PAPER.model_copy(update={"contrastive_fraction": 0.5}), teacher, images).eval()
     seen = []

@@ -75,6 +75,34 @@ def test_a_saved_student_gives_the_same_logits_in_a_fresh_process(make, tmp_path
     subprocess.run(command, check=True, cwd=tmp_path)
 
 
+def test_a_larger_map_is_pooled_to_the_teachers_before_the_projector(tmp_path):
+    torch.manual_seed(0)
+    options = {"classifier": nn.Linear(20, 3), "projector_width": None, "final_relu": True}
+    backbone = build_arch("kd3:resnet8", num_classes=3)
+    student = shared_head(backbone, EXPECTS, name="resnet8", **options, teacher_map=(2, 2)).eval()
+    x = student.normalise(images())
+    features, output = student.outputs(x)
+    assert features.shape[2:] == (4, 4)
+    pooled = features.reshape(2, 64, 2, 2, 2, 2).mean((3, 5))
+    expected = pooled
+    for layer in student.projector:
+        expected = layer(expected)
+    torch.testing.assert_close(output.features, expected)
+    after = nn.functional.adaptive_avg_pool2d(nn.Sequential(*student.projector)(features), 2)
+    assert not torch.allclose(output.features, after)
+    save_student(student, tmp_path, arch="kd3:resnet8", arch_args={}, about={})
+    torch.testing.assert_close(load_student(tmp_path)(x), student(x))
+
+
+@pytest.mark.parametrize("size", [(4, 4), (8, 8)])
+def test_a_map_that_is_not_larger_is_not_pooled(size):
+    options = {"classifier": nn.Linear(20, 3), "projector_width": None, "final_relu": True}
+    student = shared_head(
+        build_arch("kd3:resnet8", num_classes=3), EXPECTS, name="resnet8", **options, teacher_map=size
+    )
+    assert student.projector.size is None
+
+
 def test_an_architecture_from_a_file_travels_with_the_student(tmp_path):
     (tmp_path / "net.py").write_text(
         "from torch import nn\n"

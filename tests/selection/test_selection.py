@@ -170,16 +170,17 @@ def test_logits_are_mixed_not_probabilities():
     assert blend.tolist() == [[1.0, 1.5]]
 
 
-@pytest.mark.parametrize(
-    ("epoch", "expected"), [(0, 0.993), (40, 0.940), (80, 0.713), (119, 0.280), (120, 0.0), (239, 0.0)]
-)
-def test_the_papers_schedule_over_240_epochs(epoch, expected):
-    assert teacher_weight(epoch / 240, "paper") == pytest.approx(expected, abs=2e-3)
+def test_the_papers_schedule_over_240_epochs_is_that_of_its_code():
+    for epoch in range(1, 241):
+        expected = 1 - math.exp(-5 * ((epoch + 1) / 160 - 1) ** 2) if epoch < 120 else 0.0
+        assert teacher_weight((epoch - 1) / 240, "paper") == pytest.approx(expected, abs=1e-12), epoch
+    assert teacher_weight(118 / 240, "paper") == pytest.approx(0.2684, abs=1e-4)
 
 
 def test_the_smooth_schedule_follows_the_paper_and_never_jumps():
     points = [teacher_weight(t / 1000, "smooth") for t in range(1001)]
-    assert points[:500] == [teacher_weight(t / 1000, "paper") for t in range(500)]
+    assert points[:490] == pytest.approx([teacher_weight(t / 1000, "paper") for t in range(490)], abs=0.025)
+    assert points[500] == pytest.approx(1 - math.exp(-5 / 16))
     assert max(abs(a - b) for a, b in itertools.pairwise(points)) < 0.01
     assert points == sorted(points, reverse=True)
     assert points[-1] == 0

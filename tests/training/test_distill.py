@@ -172,6 +172,53 @@ def test_the_papers_objective_runs_with_all_three_terms(teacher_file, pool_folde
     assert not any("embedding" in name for name in weights(done.folder))
 
 
+OF_WHAT_IS_SELECTED = {
+    "images": None, "epochs": 3, "epoch_of": "selected", "seed": 1, "preset": "paper", "optimizer": "sgd", "lr": 0.01,
+    "kd3": {"threshold": 0.5},
+}  # fmt: skip
+
+
+def test_an_epoch_can_be_one_pass_over_what_is_selected(teacher_file, pool_folder, tmp_path, monkeypatch):
+    whole = run(teacher_file, pool_folder, tmp_path / "whole", **OF_WHAT_IS_SELECTED)
+    kept = [event["kept"] for event in read_metrics(whole.folder / "metrics.jsonl", "selection")]
+    assert len(kept) == 3
+    assert any(count < 108 for count in kept)
+    last = [0 if count % 16 < 2 else count % 16 for count in kept]
+    assert whole.summary["images"] == sum(count // 16 * 16 + rest for count, rest in zip(kept, last, strict=True))
+    rates = [event["lr"] for event in read_metrics(whole.folder / "metrics.jsonl", "train")]
+    assert [rates[0], rates[-1]] == pytest.approx([0.01, 0.00001])  # the last milestone is at 2.625 of 3 epochs
+
+    whole_step = Learner.step
+
+    def step(self, number, *batch):
+        result = whole_step(self, number, *batch)
+        if number == 9:
+            signal.raise_signal(signal.SIGINT)
+        return result
+
+    monkeypatch.setattr(Learner, "step", step)
+    with pytest.raises(KeyboardInterrupt, match="after 10 of at most 21 steps"):
+        run(teacher_file, pool_folder, tmp_path / "r", **OF_WHAT_IS_SELECTED)
+    monkeypatch.undo()
+    resumed = kd3.distill(teacher_file, "kd3:resnet8", pool_folder, tmp_path / "r", resume=True)
+    assert resumed.summary["images"] == whole.summary["images"]
+    assert_same(weights(whole.folder), weights(resumed.folder))
+
+
+def test_random_weights_can_be_drawn_as_torch_draws_them(teacher_file, pool_folder, tmp_path):
+    options = {"images": 16, "matrix_lr": 1e-9, "lr": 1e-9}
+    he, own = (
+        weights(run(teacher_file, pool_folder, tmp_path / kind, random_weights=kind, **options).folder)
+        for kind in ("he", "torch")
+    )
+    for name in ("backbone.layer3.0.conv2.weight", "projector.3.weight"):
+        fan_in = he[name][0].numel()
+        fan_out = he[name][:, 0].numel()
+        assert float(own[name].abs().max()) <= fan_in**-0.5 * 1.001
+        assert float(own[name].std()) == pytest.approx((3 * fan_in) ** -0.5, rel=0.1)
+        assert float(he[name].std()) == pytest.approx((2 / fan_out) ** 0.5, rel=0.1)
+
+
 def test_live_modules_need_no_files(pool_folder, tmp_path):
     torch.manual_seed(0)
 

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from kd3.config.training import TrainSettings
-from kd3.training.augment import augment, resized_crop, shift
+from kd3.training.augment import augment, crop_boxes, resampled, resized_crop, shift
 from kd3.training.randomness import seed_for
 from kd3.training.schedule import learning_rate
 
@@ -27,6 +28,14 @@ def test_the_papers_steps_divide_by_ten_at_its_epochs():
     rates = {epoch: learning_rate(epoch, 240, settings) for epoch in (0, 149, 150, 179, 180, 209, 210, 239)}
     expected = {0: 5e-2, 149: 5e-2, 150: 5e-3, 179: 5e-3, 180: 5e-4, 209: 5e-4, 210: 5e-5, 239: 5e-5}
     assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("schedule", ["step", "cosine"])
+def test_where_epochs_are_passes_over_a_selection_the_rate_follows_the_epochs(schedule):
+    settings = TrainSettings(lr=0.05, schedule=schedule, warmup_steps=0)
+    for epoch in range(240):  # of a third as many steps as there could be
+        expected = learning_rate(3 * epoch, 720, settings)
+        assert learning_rate(epoch, 720, settings, epoch / 240) == pytest.approx(expected)
 
 
 def test_a_warm_up_never_eats_a_short_budget():
@@ -81,6 +90,48 @@ def test_a_resized_crop_zooms_in():
     spread = views[:, 0, 8].amax(1) - views[:, 0, 8].amin(1)
     assert spread.max() < 160
     assert spread.min() > 20
+
+
+def boxes(count, side, seed=0):
+    return crop_boxes(count, side, scale=(0.08, 1), ratio=(3 / 4, 4 / 3), generator=generator(seed))
+
+
+def test_parts_that_do_not_fit_are_drawn_again():
+    top, left, height, width = boxes(100_000, 32).double().T
+    assert (torch.stack([top, left]) >= 0).all()
+    assert (top + height <= 32).all()
+    assert (left + width <= 32).all()
+    share = height * width / 32**2
+    assert float(share.mean()) == pytest.approx(0.491, abs=0.003)  # trimmed to fit it would be 0.53
+    assert share.min() == pytest.approx(0.08, abs=0.012)
+    trimmed = (height == 32) | (width == 32)
+    assert float(trimmed.double().mean()) < 0.13
+    aspect = width / height
+    assert aspect.median() == pytest.approx(1, abs=0.01)
+    assert ((aspect > 0.65) & (aspect < 1.5)).all()
+    whole = (height == 32) & (width == 32)
+    assert float(whole.double().mean()) < 0.005
+
+
+def test_places_are_as_likely_at_either_border_as_in_the_middle():
+    top, _, height, _ = boxes(50_000, 16, seed=1).T
+    half = top[height == 8]
+    counts = torch.bincount(half, minlength=9).double()
+    assert len(counts) == 9
+    assert counts.min() > 0.8 * counts.mean()
+    assert counts.max() < 1.2 * counts.mean()
+
+
+@pytest.mark.parametrize("size", [5, 8, 16, 24])
+def test_a_part_becomes_an_image_as_torchs_antialiased_interpolation_makes_it(size):
+    images = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8, generator=generator(2))
+    parts = boxes(6, 16, seed=3)
+    views = resampled(images, parts, size, torch.tensor([False, True] * 3))
+    for number, (top, left, height, width) in enumerate(parts.tolist()):
+        part = images[number : number + 1, :, top : top + height, left : left + width].float()
+        expected = F.interpolate(part, size=(size, size), mode="bilinear", antialias=True)[0]
+        expected = expected.flip(2) if number % 2 else expected
+        assert (views[number].float() - expected).abs().max() <= 0.51
 
 
 def test_views_repeat_with_the_generator():

@@ -27,8 +27,9 @@ from kd3.measure.labelled import LabelledImages
 from kd3.measure.leak import leak
 from kd3.methods.base import Method, build_method
 from kd3.methods.shared_classifier import projector_for
-from kd3.models.arch import build_arch
+from kd3.models.arch import build_arch, parse_arch
 from kd3.models.load_teacher import load_teacher
+from kd3.models.projector import Projector, draw_as_torch
 from kd3.models.student_files import load_student, save_student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
@@ -138,7 +139,8 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
             if not ranks.is_first:
                 raise ToldByAnotherError("interrupted") from None
             raise type(interrupt)(
-                f"interrupted after {fit.at.step:,} of {fit.total_steps:,} steps; continue with: {again}"
+                f"interrupted after {fit.at.step:,} of {'at most ' * (fit.budget.epochs is not None)}"
+                f"{fit.budget.steps:,} steps; continue with: {again}"
             ) from None
         try:
             summary = _finish(config, folder, job, live, result, compute, batches, fitted) if ranks.is_first else {}
@@ -230,6 +232,8 @@ def _method(
             relative_to=Path(),
             input_size=teacher.input_size,
         )
+        if config.train.random_weights == "torch" and parse_arch(config.student).source == "kd3":
+            draw_as_torch(backbone)
     images = torch.from_numpy(pool.read(_split(config, pool).train[:SAMPLE_IMAGES]))
     # A live teacher may already be on a GPU.
     sample = teacher.normalise(images.to(teacher.normalise.scale.device))
@@ -244,6 +248,10 @@ def _method(
     method = build_method(
         config.method, options, teacher=teacher, backbone=backbone, backbone_name=config.student, sample=sample
     )
+    if config.train.random_weights == "torch":
+        for module in method.modules():
+            if isinstance(module, Projector):
+                draw_as_torch(module)
     return method, inheritance
 
 

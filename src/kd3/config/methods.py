@@ -81,6 +81,7 @@ class KD3Options(Settings):
     )
     contrastive_temperature: float = Field(0.3, gt=0, description="temperature of the contrastive term (paper: 0.3)")
     embedding_size: int = Field(128, ge=2, description="length of the contrastive embedding (paper: 128)")
+    embedding_bias: bool = Field(False, description="a bias in the contrastive embedding (paper's preset: true)")
     beta_parameter: float = Field(
         0.1, gt=0, description="MixDistribution mixes with Beta(b, b); 0.1 mostly keeps or swaps (paper: 0.1)"
     )

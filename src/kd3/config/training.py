@@ -27,11 +27,16 @@ class TrainSettings(Settings):
         gt=0,
         description="budget in pool sizes instead: E epochs are E times the pool's training images",
     )
+    epoch_of: Literal["pool", "selected"] = Field(
+        "pool",
+        description="of --epochs: an epoch is as many images as the 'pool' has to train on, or (paper's preset) one "
+        "pass over those 'selected' at the time, its last, smaller batch included: a run that selects less is shorter",
+    )
     batch_size: int = Field(64, ge=2, description="images per step; small ones learn more from few images")
     optimizer: Literal["muon", "sgd"] = Field(
         "muon",
         description="'muon' gives hidden convolutions and linear layers orthogonal steps and leaves the rest (the "
-        "student's own classifier, embeddings, tables of positions, batch norms) to SGD; 'sgd' (paper) takes SGD for all",
+        "student's own classifier, embeddings, tables of positions, batch norms) to SGD; 'sgd' (paper) is SGD for all",
     )
     lr: float | None = Field(
         None,
@@ -66,6 +71,11 @@ class TrainSettings(Settings):
         le=1000,
         description="draw each image's views from this many fixed ones and keep the teacher's features of them beside "
         "the pool, so that it runs once for each: much disk, fewer teacher passes; 0: a new view each time",
+    )
+    random_weights: Literal["he", "torch"] = Field(
+        "he",
+        description="how the convolutions of a student of the zoo (kd3:) and of the projector are drawn: 'he' normal "
+        "by He et al., 'torch' (paper's preset) uniform as PyTorch does; networks of other libraries keep their way",
     )
     looks: int = Field(
         50, ge=1, description="look at the held-out images (and --eval-data) after rounds, this many times at most"
@@ -112,6 +122,15 @@ class TrainSettings(Settings):
     def _views_that_can_be_fixed(self) -> TrainSettings:
         if self.fixed_views and self.augmentation != "crop":
             raise ValueError(f"fixed_views goes with augmentation crop, not {self.augmentation}")
+        return self
+
+    @model_validator(mode="after")
+    def _batches_of_one_size(self) -> TrainSettings:
+        if self.compile_teacher and self.epochs is not None and self.epoch_of == "selected":
+            raise ValueError(
+                "compile_teacher goes with batches of one size, and an epoch of the selected images ends in a smaller "
+                "one; give epoch_of pool, or do not compile"
+            )
         return self
 
     @model_validator(mode="after")

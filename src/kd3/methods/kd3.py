@@ -56,7 +56,7 @@ class KD3(Method):
         self.embedding: nn.Linear | None = None
         if options.contrastive == "mixdistribution":
             assert student.head is not None
-            self.embedding = nn.Linear(student.head.channels, options.embedding_size, bias=False)
+            self.embedding = nn.Linear(student.head.channels, options.embedding_size, bias=options.embedding_bias)
 
     @classmethod
     def build(

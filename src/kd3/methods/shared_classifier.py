@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from kd3.models.head import HeadNotFound, find_head
 from kd3.models.projector import Correction, Projector
-from kd3.models.student import Student, shared_head
+from kd3.models.student import Student, shared_head, smaller_map
 from kd3.models.teacher import Teacher
 
 
@@ -32,6 +32,7 @@ def student_with_teachers_classifier(
         KD3Error: the teacher's head cannot be shared, the student's features cannot be found, or without a projector
             have not the teacher's channels.
     """
+    features = teacher.outputs(sample).features
     student = shared_head(
         backbone,
         teacher.signature(),
@@ -39,7 +40,8 @@ def student_with_teachers_classifier(
         classifier=teacher.classifier(),
         projector="simkd" if projector == "auto" else projector,
         projector_width=projector_width,
-        final_relu=never_negative(teacher, sample),
+        final_relu=never_negative(features),
+        teacher_map=features.shape[2:],
     )
     if isinstance(student.projector, Correction):
         _fit_lift(student, student.projector, teacher, sample)
@@ -64,8 +66,9 @@ def _fit_lift(student: Student, correction: Correction, teacher: Teacher, sample
 def training_projector(teacher: Teacher, student: Student, sample: Tensor, *, width: int | None) -> Projector:
     """Return a projector that helps a student with its own classifier to learn, and does not ship with it."""
     assert student.head is not None
-    channels = teacher.shared_head().channels
-    return Projector(student.head.channels, channels, width=width, final_relu=never_negative(teacher, sample))
+    channels, features = teacher.shared_head().channels, teacher.outputs(sample).features
+    size = smaller_map(student.backbone, student.head, student.input_size, features.shape[2:])
+    return Projector(student.head.channels, channels, width=width, final_relu=never_negative(features), size=size)
 
 
 def projector_for(teacher: Teacher, backbone: nn.Module, *, inherited: bool) -> Literal["simkd", "correction", "none"]:
@@ -80,6 +83,6 @@ def projector_for(teacher: Teacher, backbone: nn.Module, *, inherited: bool) -> 
     return "none" if channels == teacher.head.channels else "correction"
 
 
-def never_negative(teacher: Teacher, sample: Tensor) -> bool:
+def never_negative(features: Tensor) -> bool:
     """Return whether the teacher's features are those of a ReLU: a projector may then end in one, and only then."""
-    return bool((teacher.outputs(sample).features >= 0).all())
+    return bool((features >= 0).all())

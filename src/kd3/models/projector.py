@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class Projector(nn.Sequential):
@@ -14,13 +16,23 @@ class Projector(nn.Sequential):
     C_s -> width -> width -> C_t channels. The last ReLU is right for teachers whose feature map
     is itself after a ReLU; for maps that go negative leave it out (`final_relu=False`).
 
-    Shapes: (B, in_channels, h, w) -> (B, out_channels, h, w).
+    A map larger than `size` (height and width of the teacher's) is average-pooled to it first.
 
-    Source: SimKD (arXiv 2203.14001); KD3 (arXiv 2307.11469) uses the same with a
+    Shapes: (B, in_channels, h, w) -> (B, out_channels, h, w), with `size` (B, out_channels, min(h, size[0]), ...).
+
+    Source: SimKD (arXiv 2203.14001), which pools the larger map first, too; KD3 (arXiv 2307.11469) uses the same with a
     width of half of the teacher's channels.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, width: int | None = None, final_relu: bool) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        width: int | None = None,
+        final_relu: bool,
+        size: Sequence[int] | None = None,
+    ) -> None:
         width = width or max(1, out_channels // 2)
         layers: list[nn.Module] = [
             *_block(in_channels, width, kernel=1),
@@ -30,6 +42,14 @@ class Projector(nn.Sequential):
         super().__init__(*(layers if final_relu else layers[:-1]))
         self.in_channels, self.out_channels = in_channels, out_channels
         self.width, self.final_relu = width, final_relu
+        self.size = None if size is None else (size[0], size[1])
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the projected map."""
+        features = _pooled(features, self.size)
+        for layer in self:
+            features = layer(features)
+        return features
 
     def description(self) -> dict[str, Any]:
         """Return the arguments of `build_projector` that make it again."""
@@ -39,6 +59,7 @@ class Projector(nn.Sequential):
             "out_channels": self.out_channels,
             "width": self.width,
             "final_relu": self.final_relu,
+            **({} if self.size is None else {"size": list(self.size)}),
         }
 
 
@@ -47,16 +68,24 @@ class Correction(nn.Module):
 
     What a student inherits from its teacher is not thrown away by a projector with random weights in
     front of the teacher's classifier. `lift` is the identity where the channels agree, else a linear
-    map (1x1 convolution) of them.
+    map (1x1 convolution) of them. A map larger than `size` is average-pooled to it first.
 
     Shapes: (B, in_channels, h, w) -> (B, out_channels, h, w).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, width: int | None = None, final_relu: bool) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        width: int | None = None,
+        final_relu: bool,
+        size: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         same = in_channels == out_channels
         self.lift = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1, bias=False)
-        self.projector = Projector(in_channels, out_channels, width=width, final_relu=False)
+        self.projector = Projector(in_channels, out_channels, width=width, final_relu=False, size=size)
         last = self.projector[-1]
         assert isinstance(last, nn.BatchNorm2d)
         nn.init.zeros_(last.weight)
@@ -64,7 +93,7 @@ class Correction(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the map in the teacher's feature space."""
-        lifted: Tensor = self.lift(features) + self.projector(features)
+        lifted: Tensor = self.lift(_pooled(features, self.projector.size)) + self.projector(features)
         return torch.relu(lifted) if self.final_relu else lifted
 
     @torch.no_grad()
@@ -97,6 +126,20 @@ def build_projector(*, kind: str = "simkd", **sizes: Any) -> Projector | Correct
     if kind not in kinds:
         raise ValueError(f"no projector {kind!r}")
     return kinds[kind](**sizes)
+
+
+def draw_as_torch(network: nn.Module) -> None:
+    """Draw the convolutions of a network again as PyTorch does: uniform, within 1 / sqrt(fan_in)."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.reset_parameters()
+
+
+def _pooled(features: Tensor, size: tuple[int, int] | None) -> Tensor:
+    height, width = features.shape[2:]
+    if size is None or (height <= size[0] and width <= size[1]):
+        return features
+    return F.adaptive_avg_pool2d(features, (min(height, size[0]), min(width, size[1])))
 
 
 def _block(in_channels: int, out_channels: int, *, kernel: int) -> list[nn.Module]:

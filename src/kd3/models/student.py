@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -14,9 +15,11 @@ from kd3.models.head import (
     HeadNotFound,
     ModelOutput,
     as_logits,
+    evaluating,
     find_head,
     output_layers,
     pool,
+    probe_images,
     run_with_features,
 )
 from kd3.models.preprocessing import Normalisation
@@ -119,11 +122,14 @@ def shared_head(
     projector: Literal["simkd", "correction", "none"] = "simkd",
     projector_width: int | None,
     final_relu: bool,
+    teacher_map: Sequence[int] | None = None,
 ) -> Student:
     """Return a student that is scored by the teacher's classifier, through a projector or on its own features.
 
     With projector `none` the teacher's classifier takes the place of the student's own, frozen, and the student is a
     plain network of its architecture.
+
+    A feature map that is larger than the teacher's, `teacher_map` (h, w), is pooled to it before the projector.
 
     Source: KD3 (arXiv 2307.11469), shared classifier; SimKD (arXiv 2203.14001).
 
@@ -146,7 +152,8 @@ def shared_head(
     lifting = None
     if projector != "none":
         sizes = {"in_channels": head.channels, "out_channels": classifier.in_features, "width": projector_width}
-        lifting = build_projector(kind=projector, **sizes, final_relu=final_relu)
+        size = smaller_map(network, head, signature.input_size, teacher_map)
+        lifting = build_projector(kind=projector, **sizes, final_relu=final_relu, size=size)
     return Student(
         network,
         signature,
@@ -168,3 +175,15 @@ def _takes_over(own: nn.Module, classifier: nn.Linear) -> bool:
         own.bias.copy_(classifier.bias) if classifier.bias is not None else own.bias.zero_()
     own.requires_grad_(False)
     return True
+
+
+def smaller_map(
+    network: nn.Module, head: Head, input_size: int, teacher_map: Sequence[int] | None
+) -> Sequence[int] | None:
+    """Return the teacher's map (h, w) where the network's own is larger; None where there is nothing to pool."""
+    if teacher_map is None:
+        return None
+    with evaluating(network), torch.no_grad():
+        images = probe_images(network, input_size, images=2, seed=0)
+        own = run_with_features(network, head, images).features.shape[2:]
+    return teacher_map if any(mine > other for mine, other in zip(own, teacher_map, strict=True)) else None

@@ -23,22 +23,25 @@ def blend_logits(teacher_logits: Tensor, student_logits: Tensor, teacher_weight:
 def teacher_weight(progress: float, schedule: Schedule = "smooth", *, constant: float = 0.5) -> float:
     """Return the teacher's share alpha in the blend, at a point of the training.
 
-    With t = progress in [0, 1] and ramp(t) = 1 - exp(-5 * (3t/2 - 1)^2):
+    With t = progress in [0, 1] and ramp(x) = 1 - exp(-5 * (x - 1)^2):
 
-    - "paper": ramp(t) for t < 1/2, then 0. This is the authors' code over 240 epochs, whose
-      (e + 1)/160 is 3t/2 at the end of epoch e: 0.99 at the start, 0.27 just before the half, then a jump to 0.
-    - "smooth": ramp(t) until it reaches 0 by itself at t = 2/3, then 0: the same curve without
+    - "paper": ramp((240 t + 2) / 160) for t < 119/240, then 0. This is the authors' code, which before its epoch e of
+      240, counted from 1, takes ramp((e + 1) / 160) for e < 120: 0.99 at the start, 0.27 in epoch 119, then a jump to 0.
+    - "smooth": ramp(3t/2) until it reaches 0 by itself at t = 2/3, then 0: nearly the same curve without
       the jump.
     - "constant": `constant` throughout; "teacher": 1 throughout (the student is never asked).
 
     Source: KD3 (arXiv 2307.11469), dynamic instance selection, and the authors' code for the constants.
 
     >>> round(teacher_weight(0.0, "paper"), 2), round(teacher_weight(80 / 240, "paper"), 2)
-    (0.99, 0.71)
+    (0.99, 0.7)
     """
     if schedule == "constant":
         return constant
     if schedule == "teacher":
         return 1.0
-    end = 1 / 2 if schedule == "paper" else 2 / 3
-    return 1 - math.exp(-5 * (1.5 * progress - 1) ** 2) if progress < end else 0.0
+    if schedule == "paper":
+        place, end = 1.5 * progress + 2 / 160, 119 / 240
+    else:
+        place, end = 1.5 * progress, 2 / 3
+    return 1 - math.exp(-5 * (place - 1) ** 2) if progress < end else 0.0

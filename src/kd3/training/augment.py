@@ -7,10 +7,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from kd3.ranks import ALONE, Ranks
 
+TRIES = 10  # of a part that does not fit, as torchvision
 Augmentation = Literal["crop", "resized-crop", "none"]
 
 
@@ -79,26 +79,63 @@ def resized_crop(
     generator: torch.Generator,
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    size: int | None = None,
     ranks: Ranks = ALONE,
 ) -> Tensor:
-    """Cut a random part of each image, of `scale` times its area, stretch it to full size.
+    """Cut a random part of each image, of `scale` times its area, and bring it to `size` (None: the images' own).
 
-    Bilinear, without antialiasing (parts are mostly enlarged). A part that would not fit is
-    trimmed to the image, where torchvision draws again.
+    As torchvision's RandomResizedCrop: area and aspect are drawn again where the part does not fit, ten times at most,
+    and then the whole image is taken; bilinear, antialiased where the part is shrunk.
+
+    Shapes: (B, 3, S, S) uint8 -> (B, 3, size, size) uint8, in channels_last.
     """
-    batch = len(images)
-    total = batch * ranks.count
-    uniform = torch.rand(4, total, generator=generator, device=images.device)[:, ranks.part(total)]
-    area = scale[0] + (scale[1] - scale[0]) * uniform[0]
-    aspect = torch.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * uniform[1])
-    width = (area * aspect).sqrt().clamp_max(1)
-    height = (area / aspect).sqrt().clamp_max(1)
-    left = (2 * uniform[2] - 1) * (1 - width)
-    top = (2 * uniform[3] - 1) * (1 - height)
-    if flip:
-        width = torch.where(_coin(batch, images.device, generator, ranks), -width, width)
-    zero = torch.zeros_like(left)
-    affine = torch.stack([torch.stack([width, zero, left], 1), torch.stack([zero, height, top], 1)], 1)
-    grid = F.affine_grid(affine, list(images.shape), align_corners=False)
-    views = F.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False)
+    total, side = len(images) * ranks.count, images.shape[-1]
+    boxes = crop_boxes(total, side, scale=scale, ratio=ratio, generator=generator)[ranks.part(total)]
+    mirrored = _coin(len(images), images.device, generator, ranks) if flip else None
+    return resampled(images, boxes, size or side, mirrored)
+
+
+def crop_boxes(
+    count: int, side: int, *, scale: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator
+) -> Tensor:
+    """Draw parts of square images, as torchvision's RandomResizedCrop does: top, left, height and width in pixels.
+
+    Shapes: -> (count, 4) int64, on the generator's device.
+    """
+    uniform = torch.rand(2 * TRIES + 2, count, generator=generator, device=generator.device)
+    area = side * side * (scale[0] + (scale[1] - scale[0]) * uniform[:TRIES])
+    aspect = torch.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * uniform[TRIES : 2 * TRIES])
+    sizes = torch.stack([(area / aspect).sqrt(), (area * aspect).sqrt()]).round().long()  # (2, TRIES, count)
+    fits = ((sizes > 0) & (sizes <= side)).all(0)
+    first = fits.int().argmax(0)[None, None].expand(2, 1, count)
+    chosen = torch.where(fits.any(0), sizes.gather(1, first)[:, 0], side)
+    start = (uniform[2 * TRIES :] * (side - chosen + 1)).long().minimum(side - chosen)
+    return torch.stack([start[0], start[1], chosen[0], chosen[1]], dim=1)
+
+
+def resampled(images: Tensor, boxes: Tensor | None, size: int, mirrored: Tensor | None = None) -> Tensor:
+    """Return a part of each image (None: the whole), brought to a size and mirrored where said.
+
+    Bilinear, over as many pixels as become one where the part is shrunk, as Pillow and torch's `antialias` do.
+
+    Shapes: (B, 3, S, S) uint8; boxes (B, 4): top, left, height, width; mirrored (B,) bool -> (B, 3, size, size) uint8,
+    in channels_last.
+    """
+    if boxes is None:
+        boxes = torch.tensor([[0, 0, images.shape[-2], images.shape[-1]]], device=images.device).expand(len(images), 4)
+    rows = _weights(boxes[:, 0], boxes[:, 2], images.shape[-2], size)
+    columns = _weights(boxes[:, 1], boxes[:, 3], images.shape[-1], size)
+    if mirrored is not None:
+        columns = torch.where(mirrored[:, None, None], columns.flip(1), columns)
+    views = rows[:, None] @ images.float() @ columns.mT[:, None]
     return views.round().clamp(0, 255).to(torch.uint8).contiguous(memory_format=torch.channels_last)
+
+
+def _weights(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
+    """Return how much each of `side` pixels is in each of `size`: triangles, (B, size, side), rows that sum to 1."""
+    step = (length / size)[:, None, None]
+    pixel = torch.arange(side, device=start.device) - start[:, None, None]  # counted from the part's first
+    centre = (torch.arange(size, device=start.device)[:, None] + 0.5) * step
+    weights = (1 - (pixel + 0.5 - centre).abs() / step.clamp_min(1)).clamp_min(0)
+    weights = weights * ((pixel >= 0) & (pixel < length[:, None, None]))
+    return weights / weights.sum(dim=2, keepdim=True)

@@ -23,9 +23,13 @@ class Progress:
     round: int = 0
     round_start: int = 0
     round_end: int = 0
+    round_images: int = 0  # of all steps of the round
+    epochs: float = 0.0  # passes over selected images before the round
+    round_epochs: float = 0.0  # passes in it
+    images: int = 0  # trained on
     selected: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     weights: Tensor | None = None  # of the selected images, where they are not drawn alike
-    evaluated_step: int = 0
+    evaluated: float = 0.0  # part of the budget that was done when the agreement was last looked at
     agreement: float = -1.0  # percent of held-out images, when last looked at
     best_agreement: float = -1.0
     best_step: int = 0

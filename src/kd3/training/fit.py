@@ -26,6 +26,7 @@ from kd3.selection.balance import weighted_order
 from kd3.selection.predictions import Predictions
 from kd3.selection.select import Selection
 from kd3.training import display
+from kd3.training.budget import Budget
 from kd3.training.checkpoint import Progress, load_checkpoint
 from kd3.training.fixed_views import fixed_views
 from kd3.training.latest import LatestPredictions
@@ -36,7 +37,7 @@ from kd3.training.pool_split import PoolSplit
 from kd3.training.randomness import generator_for
 from kd3.training.records import Records
 from kd3.training.scan import agreement, commonest_class, score
-from kd3.training.schedule import learning_rate, total_steps
+from kd3.training.schedule import learning_rate
 
 LOG_STEPS = 20
 
@@ -78,13 +79,13 @@ class Fit:
         self.teacher_logits = teacher_logits
         self.settings, self.seed, self.compute, self.folder = settings, seed, compute, folder
         self.evaluate, self.listeners, self.ranks = evaluate, listeners, compute.ranks
-        self.total_steps = total_steps(settings, len(split.train))
+        self.budget = Budget(settings, len(split.train), compute.ranks.count)
         teacher = compute.place(method.teacher)
         self.learner = Learner(
             method,
             settings,
             seed=seed,
-            total_steps=self.total_steps,
+            total_steps=self.budget.steps,
             compute=compute,
             fixed=fixed_views(settings, method.teacher, batches.pool, compute),
             labels=labels,
@@ -115,11 +116,10 @@ class Fit:
                     f"run began? ({str(problem).splitlines()[0]})"
                 ) from problem
         self.latest.round = self.at.round
-        batch = self.settings.batch_size
-        classes, budget = self.method.teacher.classes, self.total_steps * batch
+        classes, budget = self.method.teacher.classes, self.budget.images
         self.method.train()
         with (
-            display.shown(budget, self.at.step * batch, classes) as bar,
+            display.shown(budget, self.at.images, classes) as bar,
             torch.random.fork_rng(devices=[self.compute.device] if self.compute.device.type == "cuda" else []),
             stopping_between_steps() as stop,
             self.ranks.connected(),
@@ -128,13 +128,12 @@ class Fit:
                 self.folder,
                 self.ranks,
                 self.at,
-                batch=batch,
                 budget=budget,
                 classes=classes,
-                listeners=lambda: [bar, *self.listeners(self.at.step * batch)],
+                listeners=lambda: [bar, *self.listeners(self.at.images)],
             )
             try:
-                while self.at.step < self.total_steps:
+                while not self.budget.is_used_up(self.at):
                     if self.at.step >= self.at.round_end:
                         self._select()
                         self._heed(stop)
@@ -148,7 +147,7 @@ class Fit:
             # A second signal interrupts inside a step: the checkpoint before it is the good one.
         return FitResult(
             steps=self.at.step,
-            images=self.at.step * batch,
+            images=self.at.images,
             rounds=self.at.round,
             seconds=self.at.seconds,
             best_agreement=self.at.best_agreement,
@@ -159,18 +158,15 @@ class Fit:
     def _select(self) -> None:
         """Ask the method what to learn from next, and open a round of it."""
         with self._timed():
-            batch = self.settings.batch_size
             self.learner.agree_on_buffers()
-            selection = self.method.select(self._scan(), self.at.step / self.total_steps, at_least=batch)
+            progress, batch = self.budget.progress(self.at), self.settings.batch_size
+            selection = self.method.select(self._scan(), progress, at_least=batch)
             selection = self._agreed(selection)
             self.method.train()
-            passes = self.method.passes_per_selection
             self.at.round += 1
             self.latest.round = self.at.round
             self.at.selected, self.at.weights = selection.index, selection.weights
-            self.at.round_start = self.at.step
-            length = max(1, int(len(selection.index) * passes) // batch)
-            self.at.round_end = min(self.at.step + length, self.total_steps)
+            self.budget.open_round(self.at, len(selection.index), self.method.passes_per_selection)
         self.records.selection(selection, self.split.train[selection.index.numpy()], of=len(self.split.train))
 
     def _agreed(self, selection: Selection) -> Selection:
@@ -197,12 +193,15 @@ class Fit:
         order = self._order()[(self.at.step - self.at.round_start) * batch :]
         taken, since = 0, time.monotonic()  # here, since the losses were last told
         positions = self.split.train[order]
-        mine = positions.reshape(-1, batch)[:, self.ranks.part(batch)]
-        with closing(self.batches.iterate(mine.ravel(), mine.shape[1])) as images:
+        whole = [positions[start : start + batch] for start in range(0, len(positions), batch)]  # the last may be less
+        mine = [places[self.ranks.part(len(places))] for places in whole]
+        own = positions if self.ranks.count == 1 else np.concatenate(mine)
+        with closing(self.batches.iterate(own, len(mine[0]))) as images:
             for number, places in enumerate(mine):
                 start = number * batch
+                progress = None if self.budget.epochs is None else self.budget.progress(self.at)
                 with self._timed():
-                    result = self.learner.step(self.at.step, next(images), torch.from_numpy(places))
+                    result = self.learner.step(self.at.step, next(images), torch.from_numpy(places), progress)
                     if result.predictions is not None:
                         self._note(order[start : start + batch], result.predictions)
                 for name, value in {"loss": result.loss, **result.terms}.items():
@@ -211,21 +210,24 @@ class Fit:
                 self.at.summed += 1
                 taken += 1
                 self.at.step += 1
+                self.at.images += len(whole[number])
                 if self.at.step % LOG_STEPS == 0 or self.at.step == self.at.round_end:
                     self._share_sums()
                     means = {name: float(value) / self.at.summed for name, value in self.at.sums.items()}
+                    since_told = whole[number + 1 - taken : number + 1]
+                    seen = sum(map(len, since_told))
                     if not math.isfinite(means["loss"]):
-                        seen = positions[start + batch - taken * batch : start + batch]
                         raise self.records.not_finite(
-                            seed=self.seed, lr=self.settings.peak, means=means, batches=np.split(seen, taken)
+                            seed=self.seed, lr=self.settings.peak, means=means, batches=since_told
                         )
-                    rate = taken * batch / (time.monotonic() - since)
                     self.records.train(
-                        means, lr=learning_rate(self.at.step - 1, self.total_steps, self.settings), rate=rate
+                        means,
+                        lr=learning_rate(self.at.step - 1, self.budget.steps, self.settings, progress),
+                        rate=seen / (time.monotonic() - since),
                     )
                     kept = len(self.at.selected)
                     told = f"loss {means['loss']:.3f}, {kept:,} kept, {self._agreement_words()}"
-                    bar.advance(taken * batch, told)
+                    bar.advance(seen, told)
                     self.at.sums, self.at.summed = {}, 0
                     taken, since = 0, time.monotonic()
                 if self.at.step == self.at.round_end:
@@ -258,7 +260,7 @@ class Fit:
 
     def _order(self) -> np.ndarray:
         """Return the training images of the whole round, in the order of their use, as positions in the split."""
-        need = (self.at.round_end - self.at.round_start) * self.settings.batch_size
+        need = self.at.round_images
         generator = generator_for(torch.device("cpu"), self.seed, "order", self.at.round)
         if self.at.weights is not None:
             drawn: np.ndarray = self.at.selected[weighted_order(self.at.weights, need, generator=generator)].numpy()
@@ -270,10 +272,9 @@ class Fit:
 
     def _look(self) -> None:
         """Measure the agreement on the held-out images; keep the student if it is the best so far."""
-        finished = self.at.step >= self.total_steps
-        if not finished and (self.at.step - self.at.evaluated_step) * self.settings.looks < self.total_steps:
+        if not self.budget.may_look(self.at):
             return
-        self.at.evaluated_step = self.at.step
+        self.at.evaluated = self.budget.progress(self.at)
         student = self.method.student
         self.learner.agree_on_buffers()
         with self._timed():
@@ -289,7 +290,7 @@ class Fit:
         self.records.evaluation(**said, **labelled)
         shown = "".join(f", {name} {value:.2f} %" for name, value in labelled.items())
         console.say(
-            f"round {self.at.round}: {self.at.step * self.settings.batch_size:,} images, "
+            f"round {self.at.round}: {self.at.images:,} images, "
             f"{len(self.at.selected):,} of {len(self.split.train):,} kept, {self._agreement_words()}{shown}"
         )
 

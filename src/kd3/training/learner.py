@@ -56,14 +56,16 @@ class Learner:
         self.fabric = compute.fabric()
         self.module, self.optimizer = self.fabric.setup(method, optimizer)
 
-    def step(self, number: int, images: Tensor, positions: Tensor | None = None) -> StepResult:
+    def step(
+        self, number: int, images: Tensor, positions: Tensor | None = None, progress: float | None = None
+    ) -> StepResult:
         """Learn from a batch and return its loss, without a graph.
 
         Shapes: images (B, 3, S, S), uint8, on the device; positions (B,) int64 in the pool, on the
         CPU, needed for fixed views and labels. 0 <= number < total_steps. Of several ranks each has its
-        part of the batch, and the loss is that of the part.
+        part of the batch, and the loss is that of the part. `progress` is for `learning_rate`.
         """
-        set_learning_rate(self.optimizer, number, self.total_steps, self.settings)
+        set_learning_rate(self.optimizer, number, self.total_steps, self.settings, progress)
         # Dropout and the like: other numbers on each rank.
         torch.manual_seed(seed_for(self.seed, "network", number, *([self.ranks.rank] if self.ranks.rank else [])))
         generator = generator_for(self.compute.device, self.seed, "step", number)

@@ -90,9 +90,15 @@ def _main(trained: list[Tensor], settings: TrainSettings, hidden: Iterable[Tenso
     )
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, total_steps: int, settings: TrainSettings) -> None:
-    """Move the learning rate of every group that follows the schedule to that of a step."""
-    rate = learning_rate(step, total_steps, settings)
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    total_steps: int,
+    settings: TrainSettings,
+    progress: float | None = None,
+) -> None:
+    """Move the learning rate of every group that follows the schedule to that of a step; see `learning_rate`."""
+    rate = learning_rate(step, total_steps, settings, progress)
     for group in optimizer.param_groups:
         if "relative_lr" in group:
             group["lr"] = rate * group["relative_lr"]

@@ -28,8 +28,7 @@ class Records:
 
     Args:
         at: where the run stands; what is told bears its place.
-        batch: images in a step.
-        budget: images in all.
+        budget: images in all, at most.
         listeners: who hears of events, made if this rank writes.
     """
 
@@ -39,12 +38,11 @@ class Records:
         ranks: Ranks,
         at: Progress,
         *,
-        batch: int,
         budget: int,
         classes: Sequence[str],
         listeners: Callable[[], Sequence[Listener]],
     ) -> None:
-        self.folder, self.at, self.batch, self.classes = folder, at, batch, classes
+        self.folder, self.at, self.classes = folder, at, classes
         self.saved_at = time.monotonic()
         self.saved_step = at.step
         self._history: History | None = None
@@ -128,4 +126,4 @@ class Records:
             self._history.tell(event, **self._place(), **values)
 
     def _place(self) -> dict[str, float]:
-        return {"step": self.at.step, "images": self.at.step * self.batch, "seconds": round(self.at.seconds, 2)}
+        return {"step": self.at.step, "images": self.at.images, "seconds": round(self.at.seconds, 2)}

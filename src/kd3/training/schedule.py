@@ -7,24 +7,38 @@ import math
 from kd3.config.training import DEFAULT_IMAGES, TrainSettings
 
 
-def learning_rate(step: int, total_steps: int, settings: TrainSettings) -> float:
+def learning_rate(step: int, total_steps: int, settings: TrainSettings, progress: float | None = None) -> float:
     """Return the learning rate of a step, 0 <= step < total_steps.
 
     A linear rise over `warmup_steps` (at most a fifth of the budget), then a cosine to 0, or
-    division by 10 at each milestone.
+    division by 10 at each milestone. `progress` in [0, 1] is the part of the budget that is done, where the steps do
+    not tell it: they are fewer than `total_steps` where epochs are passes over what is selected.
     """
     warmup = min(settings.warmup_steps, total_steps // 5)
     if step < warmup:
         return settings.peak * (step + 1) / warmup
     if settings.schedule == "step":
-        passed = sum(step >= part * total_steps for part in settings.milestones)
+        passed = sum(
+            step >= part * total_steps if progress is None else progress >= part for part in settings.milestones
+        )
         return settings.peak * 0.1**passed
-    progress = (step - warmup) / max(1, total_steps - warmup)
-    return settings.peak * 0.5 * (1 + math.cos(math.pi * progress))
+    place = step if progress is None else max(warmup, progress * total_steps)
+    fallen = (place - warmup) / max(1, total_steps - warmup)
+    return settings.peak * 0.5 * (1 + math.cos(math.pi * fallen))
+
+
+def selected_epochs(settings: TrainSettings) -> float | None:
+    """Return the budget in passes over the selected images; None where it is one of steps."""
+    return settings.epochs if settings.epoch_of == "selected" else None
 
 
 def total_steps(settings: TrainSettings, training_images: int) -> int:
-    """Return the steps of a budget: images or epochs, rounded up to whole batches."""
+    """Return the steps of a budget: images or epochs, rounded up to whole batches.
+
+    Where an epoch is a pass over the selected images there are at most so many steps: as many where all are selected.
+    """
+    if (passes := selected_epochs(settings)) is not None:
+        return max(1, math.ceil(passes * math.ceil(training_images / settings.batch_size)))
     if settings.epochs is not None:
         images = settings.epochs * training_images
     else:

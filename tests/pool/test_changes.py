@@ -1,5 +1,7 @@
 """Changes of images: what they keep, what they draw, and that the dial turns one way."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from kd3.errors import KD3Error
 from kd3.pool import CHANGES, change_images
+from kd3.pool.off_topic import KINDS
 
 NAMES = sorted(CHANGES)
 EXACTLY_MONOTONE = ["edges", "greyscale", "noise"]
@@ -88,6 +91,35 @@ def test_pictures_move_away_step_by_step(name: str) -> None:
     away = [distance(change_images(name, step, images, np.arange(len(images))), images).mean() for step in steps]
     assert away[0] == 0
     assert (np.diff(away) > 0).all(), away
+
+
+def test_off_topic_replaces_the_share_and_those_of_a_smaller_share_among_them() -> None:
+    images, positions = np.tile(scenes(), (20, 1, 1, 1)), np.arange(480)
+    replaced = [
+        (change_images("off-topic", share, images, positions, 3) != images).any((1, 2, 3))
+        for share in (0.1, 0.5, 0.9, 1)
+    ]
+    assert [part.mean() for part in replaced] == pytest.approx([0.1, 0.5, 0.9, 1], abs=0.06)
+    for small, large in itertools.pairwise(replaced):
+        assert not (small & ~large).any()
+
+
+def test_off_topic_pictures_have_nothing_of_the_image_and_are_of_every_kind() -> None:
+    images, positions = scenes(60), np.arange(60)
+    pictures = change_images("off-topic", 1.0, images, positions)
+    np.testing.assert_array_equal(pictures, change_images("off-topic", 1.0, 255 - images, positions))
+    colours = [len(np.unique(picture.reshape(3, -1), axis=1).T) for picture in pictures]
+    assert min(colours) == 1  # a flat colour
+    assert max(colours) > 500  # noise
+    assert not np.array_equal(pictures, change_images("off-topic", 1.0, images, positions, seed=1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("side", [2, 8, 64])
+def test_every_kind_of_off_topic_picture_is_its_draws_alone(kind, side) -> None:
+    one, again, other = (kind(side, np.random.default_rng(seed)).convert("RGB") for seed in (0, 0, 1))
+    assert one.size == (side, side)
+    assert one.tobytes() == again.tobytes() != other.tobytes()
 
 
 def test_noise_differs_by_position_and_seed_and_has_the_deviation_that_was_asked_for() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from kd3.config.training import TrainSettings
-from kd3.training.augment import augment, crop_boxes, resampled, resized_crop, shift
+from kd3.training.augment import augment, crop_boxes, mixed_up, resampled, resized_crop, shift
 from kd3.training.randomness import seed_for
 from kd3.training.schedule import learning_rate
 
@@ -132,6 +132,16 @@ def test_a_part_becomes_an_image_as_torchs_antialiased_interpolation_makes_it(si
         expected = F.interpolate(part, size=(size, size), mode="bilinear", antialias=True)[0]
         expected = expected.flip(2) if number % 2 else expected
         assert (views[number].float() - expected).abs().max() <= 0.51
+
+
+def test_mixtures_are_of_two_images_and_evenly_distributed():
+    images = torch.eye(500)[:, :, None, None].expand(500, 500, 1, 1)
+    mixed = mixed_up(images, generator=generator())[:, :, 0, 0]
+    assert torch.allclose(mixed.sum(1), torch.ones(500))
+    assert ((mixed > 0).sum(1) <= 2).all()
+    own = mixed.diagonal()
+    assert torch.histc(own, 4, 0, 1).min() > 90  # of 125 expected
+    assert not torch.equal(mixed, mixed_up(images, generator=generator(1))[:, :, 0, 0])
 
 
 def test_views_repeat_with_the_generator():

@@ -25,7 +25,7 @@ from kd3.models.running_statistics import running_statistics_kept
 from kd3.models.synced_batch_norm import SyncedBatchNorm, sync_batch_norms
 from kd3.ranks import ALONE, Ranks
 from kd3.runs.metrics import read_metrics
-from kd3.training.augment import augment
+from kd3.training.augment import augment, mixed_up
 
 BATCH = 8
 
@@ -69,6 +69,7 @@ def learned(ranks):
         views = augment(raw, kind, flip=True, generator=torch.Generator().manual_seed(3), ranks=ranks)
         state[kind] = ranks.gather(views)
     state["mixed"] = ranks.gather(mixed)
+    state["mixed up"] = ranks.gather(mixed_up(images, generator=torch.Generator().manual_seed(4), ranks=ranks))
     state["apart"] = ranks.gather(apart)
     state["loss"] = ranks.mean(loss.detach())
     module.eval()

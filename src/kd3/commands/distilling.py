@@ -50,6 +50,7 @@ from kd3.training.pool_split import PoolSplit, split_pool
 from kd3.training.randomness import seed_for
 from kd3.training.scan import agreement, score
 from kd3.training.teacher_logits import teacher_logits
+from kd3.training.typicality import typicality
 
 SAMPLE_IMAGES = 64
 
@@ -131,6 +132,8 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
             folder=folder,
             evaluate=_evaluation(job.data, compute),
             labels=job.labels,
+            # By the user's own teacher: a fitted one remembers the crawl.
+            typicality=cache(lambda: typicality(job.teacher, batches, split.train, compute)),
             listeners=track,
         )
         try:

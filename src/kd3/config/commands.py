@@ -97,6 +97,14 @@ class DistillConfig(Settings):
         return name
 
     @model_validator(mode="after")
+    def _mixtures_that_mean_something(self) -> DistillConfig:
+        if self.train.mixup and self.method == "labels":
+            raise ValueError("mixup goes with a teacher, who says what a mixture is; method labels has none")
+        if self.train.mixup and self.method == "kd3" and self.kd3.scoring == "training":
+            raise ValueError("mixup goes with kd3.scoring fresh: what is predicted of a mixture is of no image")
+        return self
+
+    @model_validator(mode="after")
     def _blend_where_it_counts(self) -> DistillConfig:
         if (self.teacher_statistics == "blend") != (self.teacher_blend is not None):
             raise ValueError("teacher_blend goes with teacher_statistics 'blend', and 'blend' needs it")

@@ -17,10 +17,23 @@ from kd3.config.settings import Settings
 class KD3Options(Settings):
     """The parts of KD3 and their strengths."""
 
-    selection: Literal["dynamic", "teacher-only", "none"] = Field(
+    selection: Literal["dynamic", "teacher-only", "typical", "none"] = Field(
         "dynamic",
         description="images to learn from: 'dynamic' (paper) lets teacher and student choose before each round, "
-        "'teacher-only' the teacher alone, 'none' takes all",
+        "'teacher-only' the teacher, 'typical' those nearest to the lost data's statistics in the teacher's batch "
+        "norms, 'none' takes all",
+    )
+    share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="of selection 'typical': the part of each class to keep, as the teacher sees classes",
+    )
+    drop_surest: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="leave this part of the selected images out, those that the teacher is surest of (paper: 0)",
     )
     classifier: Literal["shared", "own"] = Field(
         "shared",

@@ -65,6 +65,13 @@ class TrainSettings(Settings):
         description="'crop' shifts by up to an eighth of the side; 'resized-crop' (paper) zooms in",
     )
     flip: bool = Field(True, description="mirror half of the images; switch it off where left and right matter")
+    mixup: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="part of the batches in which every image is mixed with another of the batch, by a share drawn "
+        "evenly from 0 to 1; the teacher sees the same mixtures",
+    )
     fixed_views: int = Field(
         0,
         ge=0,
@@ -122,6 +129,12 @@ class TrainSettings(Settings):
     def _views_that_can_be_fixed(self) -> TrainSettings:
         if self.fixed_views and self.augmentation != "crop":
             raise ValueError(f"fixed_views goes with augmentation crop, not {self.augmentation}")
+        return self
+
+    @model_validator(mode="after")
+    def _mixtures_that_the_teacher_sees(self) -> TrainSettings:
+        if self.mixup and self.fixed_views:
+            raise ValueError("mixup makes new images at each step, of which fixed_views keeps nothing; leave one out")
         return self
 
     @model_validator(mode="after")

@@ -38,6 +38,9 @@ class Scan(Protocol):
     def predictions(self, teacher_weight: float) -> Predictions:
         """Return what teacher_weight * z_T + (1 - teacher_weight) * z_S says of each image's plain view now."""
 
+    def typicality(self) -> Tensor:
+        """Return how far each image is from the lost data in the teacher's batch norms: (N,), 0 is the same."""
+
     def latest_predictions(self, teacher_weight: float, *, refreshed: float) -> Predictions:
         """Return what was last said of each image: in a step (`StepResult.predictions`) or in a scan.
 

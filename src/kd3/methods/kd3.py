@@ -28,6 +28,7 @@ from kd3.losses.soft_targets import soft_target_divergence
 from kd3.methods.base import Method, Scan, StepResult
 from kd3.methods.shared_classifier import student_with_teachers_classifier, training_projector
 from kd3.mixdistribution import mix_distribution
+from kd3.models.batch_norm_statistics import remembering_norms
 from kd3.models.head import ModelOutput, pool
 from kd3.models.hidden_matrices import hidden_matrices
 from kd3.models.projector import Projector
@@ -38,6 +39,8 @@ from kd3.selection.balance import class_balance
 from kd3.selection.blend import blend_logits, teacher_weight
 from kd3.selection.predictions import Predictions, predict
 from kd3.selection.select import Selection, select_confident, select_everything
+from kd3.selection.surest import self_cross_entropy
+from kd3.selection.typical import select_typical, without_surest
 
 
 class KD3(Method):
@@ -53,6 +56,7 @@ class KD3(Method):
         self.projector = projector  # of a student with a classifier of its own, which ships without it
         # Kept in checkpoints: a run that goes on inside a round predicts as it did before.
         self.register_buffer("alpha", torch.ones((), dtype=torch.float64))
+        self._entropy: tuple[Tensor, Tensor] | None = None
         self.embedding: nn.Linear | None = None
         if options.contrastive == "mixdistribution":
             assert student.head is not None
@@ -63,6 +67,11 @@ class KD3(Method):
         cls, options: KD3Options, *, teacher: Teacher, backbone: nn.Module, backbone_name: str, sample: Tensor
     ) -> KD3:
         """Return the method for a teacher and a student's backbone."""
+        if options.selection == "typical" and not remembering_norms(teacher.module):
+            raise KD3Error(
+                f"teacher {teacher.name} has no batch norms that remember its training data, so that no image can be "
+                f"told to be typical of them; use --kd3.selection dynamic or none"
+            )
         if options.classifier == "shared":
             student = student_with_teachers_classifier(
                 teacher,
@@ -97,10 +106,26 @@ class KD3(Method):
     # 1. Dynamic instance selection
 
     def select(self, scan: Scan, progress: float, *, at_least: int) -> Selection:
-        """Return the images of which teacher and student together are sure, class by class."""
+        """Return the images to learn from, without the surest and class by class, where that is asked for."""
+        options = self.options
+        selection, predictions = self._selected(scan, progress, at_least=at_least)
+        if options.drop_surest > 0:
+            entropy, labels = self._self_entropy(scan)
+            selection = without_surest(selection, entropy, labels, share=options.drop_surest, at_least=at_least)
+        if options.balance == 0 or predictions is None:
+            return selection
+        weights = class_balance(predictions.label[selection.index], strength=options.balance)
+        return replace(selection, weights=weights)
+
+    def _selected(self, scan: Scan, progress: float, *, at_least: int) -> tuple[Selection, Predictions | None]:
+        """Return the images of which teacher and student together are sure, or as the options say."""
         options = self.options
         if options.selection == "none":
-            return select_everything(scan.count)
+            return select_everything(scan.count), None
+        if options.selection == "typical":
+            predictions = scan.predictions(1.0)
+            typical = select_typical(scan.typicality(), predictions, share=options.share, at_least=at_least)
+            return typical, predictions
         alone = options.selection == "teacher-only"
         alpha = teacher_weight(progress, "teacher" if alone else options.teacher_weight)
         self.alpha.fill_(alpha)
@@ -111,13 +136,17 @@ class KD3(Method):
         selection = select_confident(
             predictions, threshold=options.threshold, at_least=at_least, teacher_logits=scan.teacher_logits
         )
-        if options.balance == 0:
-            return selection
-        weights = class_balance(predictions.label[selection.index], strength=options.balance)
-        return replace(selection, weights=weights)
+        return selection, predictions
+
+    def _self_entropy(self, scan: Scan) -> tuple[Tensor, Tensor]:
+        """Return how unsure the teacher is of each image, and its class: (N,) float32 and int32, computed once."""
+        if self._entropy is None:
+            parts = [(self_cross_entropy(z).float().cpu(), z.argmax(1).int().cpu()) for z in scan.teacher_logits()]
+            self._entropy = torch.cat([entropy for entropy, _ in parts]), torch.cat([labels for _, labels in parts])
+        return self._entropy
 
     def _predict(self, teacher_logits: Tensor, student_logits: Tensor) -> Predictions | None:
-        if self.options.selection == "none" or self.options.scoring == "fresh":
+        if self.options.selection in ("none", "typical") or self.options.scoring == "fresh":
             return None
         with torch.no_grad():
             return predict(blend_logits(teacher_logits.float(), student_logits.detach().float(), self.alpha))

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from kd3.errors import KD3Error, unknown_name
+from kd3.pool.off_topic import off_topic_image
 
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32).reshape(3, 1, 1)  # ITU-R BT.601
 LEAST_CONTRAST = 64.0  # in grey levels: the slope that is drawn black at least, lest flat areas show their noise
@@ -72,6 +73,12 @@ def low_resolution(image: np.ndarray, strength: float, place: Place) -> np.ndarr
     return _as_planes(shrunk.resize((side, side), Image.Resampling.BICUBIC))
 
 
+def off_topic(image: np.ndarray, strength: float, place: Place) -> np.ndarray:
+    """Replace this share of the images by pictures of no class; what a smaller share replaces, a larger does too."""
+    draw = np.random.default_rng(place)
+    return off_topic_image(image.shape[-1], draw) if draw.random() < strength else image
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """One way to change images, and how strong it may be."""
@@ -94,6 +101,7 @@ CHANGES = {
     "noise": Change(noise, "Gaussian noise; the strength is its standard deviation as a share of 255", 1.0),
     "jpeg": Change(jpeg, "JPEG compression, quality 95 down to 3", 1.0),
     "low-resolution": Change(low_resolution, "shrunk by the strength, at most to 2 pixels, and enlarged again", 1.0),
+    "off-topic": Change(off_topic, "so many images replaced by text, flat colours, noise, shapes, textures", 1.0),
 }
 
 

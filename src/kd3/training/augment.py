@@ -57,6 +57,23 @@ def shifted(images: Tensor, down: Tensor, across: Tensor, mirrored: Tensor | Non
     return images[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
+def mixed_up(images: Tensor, *, generator: torch.Generator, ranks: Ranks = ALONE) -> Tensor:
+    """Mix each image with another of the batch, by a share drawn evenly from [0, 1].
+
+    Shapes: (B, 3, S, S), normalised floats -> the same. Partners are those of the batch that the parts of all `ranks`
+    make up.
+
+    Source: function matching (arXiv 2106.05237): mixtures are images of their own, the same for teacher and student.
+    """
+    total = len(images) * ranks.count
+    mine = ranks.part(total)
+    partner = torch.randperm(total, generator=generator, device=images.device)[mine]
+    share = torch.rand(total, generator=generator, device=images.device)[mine].view(-1, 1, 1, 1)
+    return torch.lerp(images, ranks.gather(images)[partner], share.to(images.dtype)).contiguous(
+        memory_format=torch.channels_last
+    )
+
+
 def _coin(batch: int, device: torch.device, generator: torch.Generator, ranks: Ranks) -> Tensor:
     total = batch * ranks.count
     return torch.rand(total, generator=generator, device=device)[ranks.part(total)] < 0.5

@@ -73,10 +73,11 @@ class Fit:
         folder: RunFolder,
         evaluate: Evaluate | None = None,
         labels: Tensor | None = None,
+        typicality: Callable[[], Tensor] | None = None,
         listeners: Callable[[int], Sequence[Listener]] = lambda images: (),
     ) -> None:
         self.method, self.batches, self.split = method, batches, split
-        self.teacher_logits = teacher_logits
+        self.teacher_logits, self.typicality = teacher_logits, typicality
         self.settings, self.seed, self.compute, self.folder = settings, seed, compute, folder
         self.evaluate, self.listeners, self.ranks = evaluate, listeners, compute.ranks
         self.budget = Budget(settings, len(split.train), compute.ranks.count)
@@ -185,6 +186,7 @@ class Fit:
             self.compute,
             self.latest,
             self.foldable,
+            typicality=self.typicality,
         )
 
     def _round(self, bar: display.Display, stop: StopRequest) -> None:

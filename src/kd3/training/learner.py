@@ -9,7 +9,7 @@ from kd3.compute import Compute
 from kd3.config.training import TrainSettings
 from kd3.methods.base import Method, StepResult
 from kd3.models.head import ModelOutput
-from kd3.training.augment import augment
+from kd3.training.augment import augment, mixed_up
 from kd3.training.fixed_views import FixedViews, TeacherFeatures
 from kd3.training.optimizer import build_optimizer, set_learning_rate
 from kd3.training.randomness import generator_for, seed_for
@@ -94,10 +94,20 @@ class Learner:
         normalise = self.method.student.normalise
         if self.fixed is None:
             how, flip = self.settings.augmentation, self.settings.flip
-            views = augment(images, how, flip=flip, generator=generator, ranks=self.ranks)
-            return normalise(views), None
+            views = normalise(augment(images, how, flip=flip, generator=generator, ranks=self.ranks))
+            if self._mixes(number):
+                draw = generator_for(self.compute.device, self.seed, "mixup", number)
+                views = mixed_up(views, generator=draw, ranks=self.ranks)
+            return views, None
         assert positions is not None
         fixed, kept = self.fixed
         rows = fixed.choose(positions, generator_for(torch.device("cpu"), self.seed, "views", number), self.ranks)
         normalised = normalise(fixed.of(images, rows))
         return normalised, None if kept is None else kept.outputs(rows, normalised)
+
+    def _mixes(self, number: int) -> bool:
+        """Return whether the images of a step are mixed. Drawn on the CPU: no step waits for the device."""
+        if self.settings.mixup == 0:
+            return False
+        coin = generator_for(torch.device("cpu"), self.seed, "mixup or not", number)
+        return float(torch.rand((), generator=coin)) < self.settings.mixup

@@ -23,7 +23,8 @@ class PoolScan:
 
     `teacher_logits` returns those of the whole pool; `positions` are the training images in it;
     `foldable` are batch norms of the student that a scan may merge away; without a student only the
-    teacher can be asked. `title` names the progress of the student's scans; None hides it.
+    teacher can be asked. `title` names the progress of the student's scans; None hides it. `typicality` returns
+    the training images' distances to the lost data, for who asks for them.
     """
 
     def __init__(
@@ -36,10 +37,12 @@ class PoolScan:
         latest: LatestPredictions,
         foldable: list[Pair] | None = None,
         title: str | None = None,
+        typicality: Callable[[], Tensor] | None = None,
     ) -> None:
         self.student, self.batches, self.positions = student, batches, positions
         self._teacher_logits, self.compute, self.latest = teacher_logits, compute, latest
         self.foldable, self.title = foldable or [], title
+        self._typicality = typicality
 
     @property
     def count(self) -> int:
@@ -49,6 +52,11 @@ class PoolScan:
     def teacher_logits(self) -> Iterator[Tensor]:
         """Yield (n, K), on the CPU."""
         return self._teachers(self.positions)
+
+    def typicality(self) -> Tensor:
+        """Return the distance of each image to the lost data, (N,) float32, on the CPU."""
+        assert self._typicality is not None
+        return self._typicality()
 
     def predictions(self, teacher_weight: float) -> Predictions:
         """Return what the blend of both networks' logits says of each image now."""

@@ -1,0 +1,101 @@
+"""How far each image is from the lost data, as the teacher's batch norms remember them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kd3.compute import Compute
+from kd3.models.batch_norm_statistics import remembering_norms
+from kd3.models.head import evaluating, probe_images
+from kd3.models.teacher import Teacher
+from kd3.training.pool_batches import PoolBatches
+from kd3.training.scan import scored
+
+
+def typicality(teacher: Teacher, batches: PoolBatches, positions: np.ndarray, compute: Compute) -> Tensor:
+    """Return the distance of pool images to the lost data's statistics: (N,) float32 on the CPU, 0 is the same.
+
+    Where the teacher's feature map is the output of a batch norm (before or after a ReLU), it is that of the pooled
+    features: the mean over channels of (mu_i - m)^2 / v, with mu_i the image's mean over pixels of what enters that
+    batch norm, m and v its running mean and variance. Else it is the mean over all batch norms of the
+    mean over channels of ((mu_i - m)^2 + (s_i - sqrt(v))^2) / v, with s_i the image's deviation over pixels.
+
+    One pass of the teacher over plain views; four bytes an image are kept.
+    """
+    network = Distances(teacher)
+    parts = scored(
+        network, batches, positions, teacher.normalise, compute, title="teacher looks how typical the images are"
+    )
+    return torch.cat([part[:, 0].cpu() for part in parts]) if len(positions) else torch.empty(0)
+
+
+class Distances(nn.Module):
+    """A teacher that says of images how far they are from its training data, (B, 1), instead of their logits.
+
+    The teacher has batch norms with running statistics.
+    """
+
+    def __init__(self, teacher: Teacher) -> None:
+        super().__init__()
+        self.network = teacher.module
+        norms = remembering_norms(teacher.module)
+        last = _at_the_features(teacher, norms)
+        self.with_deviations = last is None
+        self.norms = norms if last is None else {last: norms[last]}
+
+    def train(self, mode: bool = True) -> Distances:
+        """Stay in evaluation mode, as the teacher does."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the distances. Shapes: (B, 3, H, W), normalised -> (B, 1) float32."""
+        seen: list[Tensor] = []
+        handles = [norm.register_forward_pre_hook(self._hook(seen)) for norm in self.norms.values()]
+        try:
+            self.network(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return torch.stack(seen).mean(0)[:, None]
+
+    def _hook(self, seen: list[Tensor]) -> Any:
+        def look(norm: Any, arguments: tuple[Tensor, ...]) -> None:
+            with torch.autocast(arguments[0].device.type, enabled=False):
+                values = arguments[0].float().flatten(2) if arguments[0].ndim > 2 else arguments[0].float()[:, :, None]
+                mean, variance = norm.running_mean.float(), norm.running_var.float()
+                means = values.mean(2)
+                gap = (means - mean).square()
+                if self.with_deviations and values.shape[2] > 1:
+                    deviations = (values - means[:, :, None]).square().mean(2).sqrt()
+                    gap = gap + (deviations - variance.sqrt()).square()
+                seen.append((gap / (variance + norm.eps)).mean(1))
+
+        return look
+
+
+def _at_the_features(teacher: Teacher, norms: dict[str, nn.Module]) -> str | None:
+    """Return the batch norm whose output is the teacher's feature map, before or after a ReLU, if there is one."""
+    if teacher.head is None or teacher.input_size is None:
+        return None
+    made: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        return lambda _, __, output: made.__setitem__(name, output.clone())  # a ReLU in place may follow
+
+    handles = [norm.register_forward_hook(keep(name)) for name, norm in norms.items()]
+    try:
+        with evaluating(teacher.module), torch.no_grad():
+            features = teacher.outputs(probe_images(teacher.module, teacher.input_size, images=2, seed=0)).features
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, output in reversed(made.items()):
+        if output.shape == features.shape and (
+            torch.equal(output, features) or torch.equal(torch.relu(output), features)
+        ):
+            return name
+    return None

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ import kd3
 from kd3.errors import KD3Error
 from kd3.run_report.charts import Line, line_chart
 from kd3.run_report.records import read_run
+from kd3.run_report.sections import selection
 from kd3.run_report.verdict import verdict
 
 HOSTILE = '<script>alert("x")</script> & co'
@@ -53,6 +55,17 @@ def page(runs):
 
 def text_of(path):
     return Path(path).read_text(encoding="utf-8").replace("\u00a0", " ")
+
+
+def test_a_selection_without_thresholds_is_told_without_them():
+    rounds = [
+        {"images": 96 * number, "kept": 3, "of": 9, "predicted_per_class": [6, 3], "kept_per_class": [2, 1],
+         "thresholds": None}
+        for number in range(2)
+    ]  # fmt: skip
+    told = selection(SimpleNamespace(selections=rounds, classes=["cat", "dog"]))
+    assert [row[-2:] for row in told["rows"]] == [["–", "–"]] * 2
+    assert len(told["charts"]) == 1
 
 
 class References(HTMLParser):

@@ -25,13 +25,19 @@ TRAIN = {
 LOOK = {"step": 20, "images": 1280, "agreement": 61.5, "accuracy": 71.25}
 
 
-def picture(classes, kept, width=100):
+def picture(classes, kept, width=100, *, thresholds=True):
     panel = Panel(10_000, 0, classes)
     panel.advance(1280)
     panel("train", TRAIN)
     panel(
         "selection",
-        {"round": 2, "kept": sum(kept), "of": 1000, "kept_per_class": kept, "thresholds": [0.5] * len(kept)},
+        {
+            "round": 2,
+            "kept": sum(kept),
+            "of": 1000,
+            "kept_per_class": kept,
+            "thresholds": [0.5] * len(kept) if thresholds else None,
+        },
     )
     panel("evaluation", LOOK)
     text = io.StringIO()
@@ -52,6 +58,12 @@ def test_it_tells_how_far_what_losses_which_agreement_and_what_is_kept():
     assert "round 2: 450 of 1,000 images kept (45 %)" in text
     bars = {line.split()[0]: line.count("━") for line in text.splitlines() if "> 0.50" in line}
     assert bars["cat"] == 2 * bars["ship"] > bars["dog"] == 0
+
+
+def test_a_selection_without_thresholds_is_shown_without_them():
+    text = picture(["cat", "dog", "ship"], [300, 0, 150], thresholds=False)
+    assert [line.split()[0] for line in text.splitlines() if "━" in line][-2:] == ["cat", "ship"]
+    assert ">" not in text
 
 
 def test_of_many_classes_the_scarcest_are_shown():

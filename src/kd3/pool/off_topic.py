@@ -74,7 +74,8 @@ def shapes(side: int, draw: Draw) -> Image.Image:
             corners, turn = int(draw.integers(3, 7)), float(draw.uniform(0, 360))
             pen.regular_polygon((x, y, reach), corners, rotation=turn, fill=colour)
         else:
-            pen.arc(box, *sorted(draw.uniform(0, 360, 2)), fill=colour, width=max(1, side // 12))
+            start, end = sorted(float(angle) for angle in draw.uniform(0, 360, 2))
+            pen.arc(box, start, end, fill=colour, width=max(1, side // 12))
     return picture
 
 

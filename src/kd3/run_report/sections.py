@@ -65,7 +65,7 @@ def selection(run: RunRecords) -> dict[str, Any] | None:
     table = _by_class(run, rounds) if first.get("kept_per_class") and last.get("kept_per_class") else None
     if table is None:
         return {"words": words, "charts": charts, "rows": [], "caption": ""}
-    if len(rounds) > 1 and len(run.classes) <= 12:
+    if len(rounds) > 1 and len(run.classes) <= 12 and all(one.get("thresholds") for one in rounds):
         charts.append(_thresholds(run, rounds))
     return {"words": words, "charts": charts, **table}
 
@@ -88,8 +88,7 @@ def _by_class(run: RunRecords, rounds: Sequence[Mapping[str, Any]]) -> dict[str,
                 f"{first['kept_per_class'][label]:,}",
                 f"{last['kept_per_class'][label]:,}",
                 spark(kept, most=max(kept)),
-                f"{first['thresholds'][label]:.3f}",
-                f"{last['thresholds'][label]:.3f}",
+                *(f"{one['thresholds'][label]:.3f}" if one.get("thresholds") else "–" for one in (first, last)),
             ]
         )
     return {"rows": rows, "caption": caption}

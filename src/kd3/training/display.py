@@ -142,6 +142,7 @@ class Panel:
         from rich.table import Table
         from rich.text import Text
 
+        thresholds = self._selection.get("thresholds")  # of who selects without any, None
         labels = sorted(range(len(kept)), key=lambda label: kept[label])[:MOST_CLASSES]
         most = max(max(kept), 1)
         table = Table.grid(padding=(0, 1))
@@ -155,7 +156,7 @@ class Panel:
                 Text(self._classes[label]),
                 Text("━" * length, style="green" if kept[label] else "red"),
                 Text(f"{kept[label]:,}", style="" if kept[label] else "red"),
-                Text(f"> {self._selection['thresholds'][label]:.2f}"),
+                Text(f"> {thresholds[label]:.2f}" if thresholds else ""),
             )
         if len(kept) > len(labels):
             table.add_row(Text(f"... {len(kept) - len(labels):,} with more", style="dim"))

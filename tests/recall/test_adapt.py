@@ -13,7 +13,7 @@ from kd3.models.arch import build_arch
 from kd3.models.batch_norm_statistics import counted, remembered, set_statistics
 from kd3.models.student import own_head
 from kd3.recall.adapt import adapt_by_recall, adapt_to_given, obstacle
-from kd3.recall.at_end import adapt_student
+from kd3.recall.at_end import adapt_student, check_recall
 from kd3.recall.images import ChosenImages, known_images, of_pool, read_images
 from kd3.recall.picture import Pairs
 from kd3.recall.recalled import in_batches
@@ -156,11 +156,14 @@ def test_networks_without_batch_norms_are_told(teacher):
     assert adapt_student(plain, teacher, pool, np.arange(40), CPU) is None
 
 
-def test_too_few_pool_images_are_told_and_auto_goes_without(teacher):
+def test_too_few_pool_images_are_refused_before_a_training_and_lose_none_after_it(teacher, capsys):
     pool, student = kd3.ImagePool.from_array(photos(1)), student_of(teacher)
-    assert adapt_student(student, teacher, pool, np.arange(15), CPU) is None
-    with pytest.raises(kd3.KD3Error, match="15 usable images; at least 16"):
-        adapt_student(student, teacher, pool, np.arange(15), CPU, images=32)
+    with pytest.raises(kd3.KD3Error, match="leaves 15 images to recall from; at least 16"):
+        check_recall(32, student, teacher, np.arange(15), None)
+    check_recall("auto", student, teacher, np.arange(15), None)
+    check_recall(32, student, teacher, np.arange(16), None)
+    assert adapt_student(student, teacher, pool, np.arange(15), CPU, images=32) is None
+    assert "15 usable images; at least 16" in capsys.readouterr().err
 
 
 def test_images_like_those_kept_out_are_not_drawn(pool_folder, crawl, tmp_path):

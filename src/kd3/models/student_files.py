@@ -89,7 +89,7 @@ def adaptation_of(folder: Path) -> dict[str, Any] | None:
 
     path = folder / WEIGHTS
     try:
-        with safe_open(path, framework="pt") as weights:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="pt") as weights:
             record: dict[str, Any] = json.loads((weights.metadata() or {}).get(ADAPTATION, "null"))
     except (OSError, SafetensorError, ValueError) as problem:
         raise KD3Error(f"{path} cannot be read as safetensors: {problem}") from None

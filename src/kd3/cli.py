@@ -7,7 +7,6 @@ Status 0: done; 2: the input is wrong and can be mended (one sentence, no traceb
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from kd3.config.flags import add_flags, nested
 from kd3.config.parser import Parser, build_parser
 from kd3.config.settings import Settings, build
 from kd3.errors import (
+    EXIT_FAULT,
     EXIT_INTERRUPTED,
     EXIT_TERMINATED,
     EXIT_WRONG_INPUT,
@@ -45,10 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Of several processes the first one's status counts; another's failure would have the launcher kill the first.
         return 0 if console.is_silent() else EXIT_WRONG_INPUT
     except KD3Error as problem:
-        print(f"kd3: {problem}", file=sys.stderr)
+        console.fail(str(problem))
         return EXIT_WRONG_INPUT
     except KeyboardInterrupt as interrupt:
-        print(f"kd3: {interrupt or 'interrupted'}", file=sys.stderr)
+        console.fail(str(interrupt) or "interrupted")
         return EXIT_TERMINATED if isinstance(interrupt, Terminated) else EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away (`kd3 ... | head`).
@@ -56,9 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as problem:
         if problem.errno not in FULL:
-            raise
-        print(f"kd3: {problem.strerror}: {problem.filename or 'the disk that is written to'}", file=sys.stderr)
+            console.fault()
+            return EXIT_FAULT
+        console.fail(f"{problem.strerror}: {problem.filename or 'the disk that is written to'}")
         return EXIT_WRONG_INPUT
+    except Exception:
+        console.fault()
+        return EXIT_FAULT
 
 
 def _run(arguments: list[str]) -> int:
@@ -88,7 +92,10 @@ def _run(arguments: list[str]) -> int:
     result = getattr(import_module(module), function)(settings, **extra)
     if console.is_silent():
         return 0
-    print(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if as_json else str(result))
+    if as_json:
+        console.json_result(result.to_dict())
+    else:
+        console.result(str(result))
     return 0
 
 

@@ -1,16 +1,21 @@
-"""What people see while work goes on: messages and progress, all on standard error.
+"""All that kd3 writes for people: messages and progress on standard error, results on standard output.
 
-Standard output belongs to results. On a terminal progress is a live bar; in a log file it is a
-plain line every few seconds, so that a run in the background can be followed with `tail -f`.
+Nothing else writes to a terminal; here every text goes through `kd3.text`, since names and messages come from crawls.
+On a terminal progress is a live bar; in a log file it is a plain line every few seconds, so that a run in the
+background can be followed with `tail -f`.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol, TextIO
+
+from kd3.text import clean, clean_json, one_line
 
 LOG_EVERY_SECONDS = 10.0
 
@@ -51,11 +56,38 @@ def warn(message: str) -> None:
     _write(f"warning: {message}")
 
 
+def fail(message: str) -> None:
+    """Print the one sentence with which a command ends badly."""
+    _put(sys.stderr, one_line(f"kd3: {message}"))
+
+
+def fault() -> None:
+    """Print the traceback of the exception that is being handled: a fault of kd3."""
+    _put(sys.stderr, clean(traceback.format_exc().rstrip()))
+
+
+def result(text: str) -> None:
+    """Print what a command found, in words, on standard output."""
+    _put(sys.stdout, clean(text))
+
+
+def json_result(values: Any) -> None:
+    """Print what a command found as JSON on standard output."""
+    _put(sys.stdout, clean_json(json.dumps(values, indent=2, ensure_ascii=False)))
+
+
 def _write(line: str) -> None:
-    if _silent:
-        return
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    if not _silent:
+        _put(sys.stderr, one_line(line))
+
+
+def _put(stream: TextIO, text: str) -> None:
+    try:
+        stream.write(text + "\n")
+    except UnicodeEncodeError:  # a terminal of fewer signs
+        encoding = stream.encoding or "ascii"
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    stream.flush()
 
 
 class Progress(Protocol):
@@ -139,14 +171,14 @@ def _live_bar(title: str, total: int | None, unit: str, done: int) -> Iterator[P
     from rich.progress import Progress as RichProgress
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.fields[amount]}"),
+        TextColumn("{task.fields[amount]}", markup=False),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with RichProgress(*columns, console=Console(stderr=True), refresh_per_second=5) as bar:
-        task = bar.add_task(title, total=total, completed=done, amount="", note="")
+        task = bar.add_task(one_line(title), total=total, completed=done, amount="", note="")
         count, start = done, time.monotonic()
 
         class _Bar:
@@ -162,7 +194,7 @@ def _live_bar(title: str, total: int | None, unit: str, done: int) -> Iterator[P
                 shown = f"{count:,}" + (f"/{total:,}" if total else "") + f" {unit}, {speed(rate)}"
                 bar.update(task, completed=count, amount=shown)
                 if note:
-                    bar.update(task, note=note)
+                    bar.update(task, note=one_line(note))
 
         yield _Bar()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+EXIT_FAULT = 1
 EXIT_WRONG_INPUT = 2
 EXIT_TERMINATED = 75  # sysexits' EX_TEMPFAIL: try again later; a batch script can tell it from a crash and requeue
 EXIT_INTERRUPTED = 130

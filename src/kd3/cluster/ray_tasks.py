@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from kd3 import console
 from kd3.errors import KD3Error
 
 LOST_WORKERS = 20  # that one piece may cost before it is given up
@@ -99,6 +100,6 @@ def _do(piece: Piece, folder: str) -> Done:
         try:
             getattr(import_module(module), function)(**piece.arguments)
         except KD3Error as problem:
-            print(f"kd3: {problem}", file=log)
+            console.fail(str(problem))
             return Done(piece.name, str(problem), type(problem).__name__)
     return Done(piece.name)

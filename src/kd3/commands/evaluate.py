@@ -18,6 +18,7 @@ from kd3.models.classifier import load_classifier
 from kd3.models.load_teacher import load_teacher
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
+from kd3.text import one_line
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Evaluation:
         return dict(self.__dict__)
 
     def __str__(self) -> str:
-        width = max(len(name) for name in [*self.per_class, "calibration error"])
+        width = max(len(one_line(name)) for name in [*self.per_class, "calibration error"])
         rows = [("top-1", self.top1)]
         if len(self.per_class) > 5:
             rows.append(("top-5", self.top5))
@@ -49,11 +50,11 @@ class Evaluation:
             rows.append(("agreement with the teacher", self.agreement))
         rows.append(("calibration error", self.calibration_error))
         width = max(width, *(len(name) for name, _ in rows))
-        lines = [f"{self.model} on {self.images:,} images of {self.data} ({self.compute})"]
+        lines = [one_line(f"{self.model} on {self.images:,} images of {self.data} ({self.compute})")]
         lines += [f"  {name:<{width}}  {value:6.2f} %" for name, value in rows]
         lines.append("per class")
         lines += [
-            f"  {name:<{width}}  " + (f"{value:6.2f} %" if value is not None else "no images")
+            f"  {one_line(name):<{width}}  " + (f"{value:6.2f} %" if value is not None else "no images")
             for name, value in self.per_class.items()
         ]
         if self.leak is not None:

@@ -20,6 +20,7 @@ from kd3.models.arch import build_arch
 from kd3.models.load_teacher import load_teacher
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
+from kd3.text import one_line
 
 WITHOUT_FEATURES = "--kd3.classifier own --kd3.alignment none --kd3.logit-weight 1"
 WITH_FEATURES = "--kd3.classifier own"
@@ -67,7 +68,7 @@ class Inspection:
         frozen = "a frozen program, whose parameters cannot be counted"
         size = f"{_spoken(self.parameters)} parameters" if self.parameters else frozen
         lines = [
-            f"{self.arch} ({self.teacher})",
+            one_line(f"{self.arch} ({self.teacher})"),
             f"  weights     {self.loaded}",
             f"  size        {size}, {_spoken(self.multiply_adds)} multiply-adds an image",
             f"  input       {self.input_size} x {self.input_size} RGB in [0, 1], mean {_short(self.mean)}, "
@@ -83,7 +84,7 @@ class Inspection:
             lines.append("              it was trained on B, G, R; its first layer is turned, so that it takes R, G, B")
         if self.preparation:
             lines.append(f"  pictures    {self.preparation}")
-        lines.append(f"  classes     {self.num_classes}: {', '.join(self.classes[:SHOWN])}{more}")
+        lines.append(f"  classes     {self.num_classes}: {', '.join(map(one_line, self.classes[:SHOWN]))}{more}")
         lines += self._head_lines()
         if self.normalisation is not None:
             lines += self._normalisation_lines(self.normalisation)

@@ -16,6 +16,7 @@ from kd3.models.classifier import load_classifier
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
 from kd3.pool import Decoded, DecodeSettings, decode_records, list_records
+from kd3.text import one_line
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,14 @@ class Predictions:
         }
 
     def __str__(self) -> str:
-        width = max((len(name) for name, _ in [*self.images, *self.unusable]), default=0)
+        images = [(one_line(name), best) for name, best in self.images]
+        unusable = [(one_line(name), reason) for name, reason in self.unusable]
+        width = max((len(name) for name, _ in [*images, *unusable]), default=0)
         lines = [
-            f"{name:<{width}}  " + "  ".join(f"{label} {100 * p:.1f} %" for label, p in best)
-            for name, best in self.images
+            f"{name:<{width}}  " + "  ".join(f"{one_line(label)} {100 * p:.1f} %" for label, p in best)
+            for name, best in images
         ]
-        lines += [f"{name:<{width}}  unusable: {reason}" for name, reason in self.unusable]
+        lines += [f"{name:<{width}}  unusable: {reason}" for name, reason in unusable]
         return "\n".join(lines)
 
 

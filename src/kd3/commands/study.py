@@ -26,6 +26,7 @@ from kd3.experiments.records import Records
 from kd3.experiments.runs import Failure, Layout, check_finished, pending, run_all
 from kd3.experiments.same_runs import made_for
 from kd3.experiments.table import RunResult, as_csv, as_json, lines, markdown, read_run
+from kd3.markdown import code, escaped
 from kd3.models.load_teacher import load_teacher
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
@@ -162,7 +163,8 @@ class _Writer:
         machines = list(dict.fromkeys(result.machine for result in results))
         about = (
             f"{len(results)} of {len(self.cells)} runs, {results[0].images if results else 0:,} training images each, "
-            f"{config.jobs} at a time. Command: `{_command(config)}`. Made on: {'; '.join(machines) or 'nothing yet'}."
+            f"{config.jobs} at a time. Command: {code(_command(config))}. "
+            f"Made on: {escaped('; '.join(machines)) or 'nothing yet'}."
         )
         notes = [f"Left out, since a pool was not given: {', '.join(planned.left_out)}."] if planned.left_out else []
         found = correlations(results, self.distances)

@@ -12,6 +12,7 @@ import pydantic
 import yaml
 from pydantic import BeforeValidator, ConfigDict, WithJsonSchema
 
+from kd3.config.yaml_text import load_yaml
 from kd3.errors import KD3Error
 
 
@@ -111,20 +112,9 @@ def read_yaml(path: Path, *, what: str) -> dict[str, Any]:
     """Return a YAML file's mapping.
 
     Raises:
-        KD3Error: it cannot be read, is not YAML, or is no mapping.
+        KD3Error: it is no mapping; or as `load_yaml`.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise KD3Error(f"{what} {path} does not exist") from None
-    except IsADirectoryError:
-        raise KD3Error(f"{what} {path} is a folder; a YAML file is expected") from None
-    except OSError as problem:
-        raise KD3Error(f"{what} {path} cannot be read: {problem.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
-        mark = getattr(problem, "problem_mark", None)
-        line = f" (line {mark.line + 1})" if mark else ""
-        raise KD3Error(f"{what} {path} is not valid YAML{line}") from None
+    values = load_yaml(path, what=what)
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise KD3Error(f"{what} {path} must hold 'name: value' lines, one a setting")
     return values

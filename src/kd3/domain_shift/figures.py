@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kd3.domain_shift.batch_norms import BatchNormShift
 from kd3.domain_shift.measure import Measurement
 from kd3.storage.atomic import replacing
+from kd3.text import one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,7 +76,7 @@ def _classes(found: Measurement) -> Figure:
     )
     axes.set_ylim(len(order) - 0.4, -0.6)
     if named:
-        names = [ours.classes[label] for label in order]
+        names = [one_line(ours.classes[label]).replace("$", "\\$") for label in order]  # "$" begins formulas
         axes.set_yticks(places, [name if len(name) <= 24 else name[:23] + "…" for name in names])
     else:
         axes.set_yticks([])

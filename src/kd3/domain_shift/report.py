@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from kd3.domain_shift.comparison import FeatureDistance, FeatureShift
 from kd3.domain_shift.measure import Measurement
 from kd3.domain_shift.opinions import CONFIDENT
+from kd3.markdown import escaped, table
+from kd3.text import one_line
 
 NAMES = {"frechet": "Fréchet", "sliced_wasserstein": "sliced Wasserstein", "mmd": "MMD (squared)"}
 NOTE = (
@@ -19,19 +21,26 @@ Rows = list[list[str]]
 
 def text(found: Measurement, title: str) -> str:
     """Return what was found for a terminal."""
-    parts = [title, found.verdict.sentence, *(f"  - {reason}" for reason in found.verdict.reasons), ""]
+    told = [title, found.verdict.sentence, *(f"  - {reason}" for reason in found.verdict.reasons)]
+    parts = [*map(one_line, told), ""]
     parts += [_plain(_figures(found)), "", _plain(_classes(found, _CLASSES_SHOWN))]
     if found.features is not None:
-        parts += ["", _heading(found.features), _plain(_distances(found.features)), NOTE]
+        parts += ["", one_line(_heading(found.features)), _plain(_distances(found.features)), NOTE]
     return "\n".join(parts)
 
 
 def markdown(found: Measurement, title: str, pictures: Sequence[str]) -> str:
     """Return what was found as a page; `pictures` are file names beside it."""
-    parts = [f"# {title}", found.verdict.sentence, "\n".join(f"- {reason}" for reason in found.verdict.reasons)]
+    reasons = "\n".join(f"- {escaped(reason)}" for reason in found.verdict.reasons)
+    parts = [f"# {escaped(title)}", escaped(found.verdict.sentence), reasons]
     parts += [_table(_figures(found)), "## Classes", _table(_classes(found, None))]
     if found.features is not None:
-        parts += ["## Beside the reference", _heading(found.features), _table(_distances(found.features)), NOTE]
+        parts += [
+            "## Beside the reference",
+            escaped(_heading(found.features)),
+            _table(_distances(found.features)),
+            NOTE,
+        ]
     if found.batch_norms is not None:
         rows = [[x.layer, str(x.channels), f"{x.distance:.4f}", f"{x.mean_part:.4f}"] for x in found.batch_norms.layers]
         parts += ["## Batch norms", _table([["layer", "channels", "distance", "of it means"], *rows])]
@@ -119,6 +128,7 @@ def _percent(share: float) -> str:
 
 
 def _plain(rows: Rows) -> str:
+    rows = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -128,6 +138,4 @@ def _plain(rows: Rows) -> str:
 
 
 def _table(rows: Rows) -> str:
-    head, *body = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return table([[escaped(cell) for cell in row] for row in rows], numbers=True)

@@ -14,6 +14,7 @@ from kd3 import console
 from kd3.compute import Compute
 from kd3.domain_shift.measure import measure
 from kd3.experiments.table import RunResult
+from kd3.markdown import escaped, table
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.storage.atomic import write_json
@@ -107,15 +108,14 @@ def page(distances: Mapping[str, PoolDistance], found: Sequence[Correlation]) ->
     if not distances:
         return []
     names = [field.name.replace("_", " ") for field in fields(PoolDistance)]
-    rows = [["pool", *names], ["---"] * (len(names) + 1)]
-    rows += [[pool, *(f"{value:.3g}" for value in asdict(distance).values())] for pool, distance in distances.items()]
-    text = ["How far the pools are, by `kd3 shift` without a reference:\n\n" + _table(rows)]
+    rows = [["pool", *names]]
+    rows += [
+        [escaped(pool), *(f"{value:.3g}" for value in asdict(distance).values())]
+        for pool, distance in distances.items()
+    ]
+    text = ["How far the pools are, by `kd3 shift` without a reference:\n\n" + table(rows)]
     if found:
-        rows = [["method", "measure", "Spearman's rho", "p", "pools"], ["---"] * 5]
+        rows = [["method", "measure", "Spearman's rho", "p", "pools"]]
         rows += [[c.method, c.measure.replace("_", " "), f"{c.rho:+.2f}", f"{c.p:.2g}", str(c.pools)] for c in found]
-        text.append("Does it foretell the accuracy? Rank correlation over the pools of this study:\n\n" + _table(rows))
+        text.append("Does it foretell the accuracy? Rank correlation over the pools of this study:\n\n" + table(rows))
     return text
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

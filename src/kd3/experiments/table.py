@@ -12,12 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kd3 import markdown as page
 from kd3.config.commands import DistillConfig
 from kd3.config.settings import build, read_yaml
 from kd3.experiments.plan import Cell, Plan
 from kd3.experiments.runs import Layout
 from kd3.runs.folder import RunFolder, read_summary
 from kd3.runs.metrics import read_metrics
+from kd3.text import clean
 
 _EXPLAINED = """\
 Mean ± sample standard deviation over seeds. Accuracy in percent, of the student that agrees best with the teacher on
@@ -170,10 +172,9 @@ def markdown(plan: Plan, table: Sequence[Line], *, about: str, notes: Sequence[s
     names = list(dict.fromkeys(name for line in table for name in line.measures))
     head = ["row", "seeds", *names]
     body = [[line.row, str(line.seeds), *(str(line.measures.get(name, "")) for name in names)] for line in table]
-    rows = [head, ["---"] * len(head), *body]
-    text = [f"# {plan.study.title}", "", *([plan.study.about.strip(), ""] if plan.study.about else []), about, ""]
-    text += ["| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in rows]
-    text += ["", _EXPLAINED]
+    text = [f"# {page.escaped(plan.study.title)}", ""]
+    text += [clean(plan.study.about.strip()), ""] if plan.study.about else []
+    text += [about, "", page.table([[page.escaped(cell) for cell in row] for row in [head, *body]]), "", _EXPLAINED]
     for note in notes:
         text += ["", note]
     return "\n".join(text) + "\n"

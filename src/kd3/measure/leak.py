@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kd3 import console
+from kd3.config.yaml_text import load_yaml
 from kd3.errors import KD3Error
 from kd3.measure.labelled import LabelledImages
 from kd3.pool import ImagePool
@@ -79,10 +78,10 @@ def pool_of_student(model: str | Path) -> ImagePool | None:
     if not (run.config.is_file() and run.origin.is_file()):
         return None
     try:
-        config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+        config = load_yaml(run.config, what="configuration of the run")
         pool = ImagePool.open(str(config["pool"]))
         run.check_origin(pool=pool.content_hash)
-    except (OSError, KeyError, TypeError, yaml.YAMLError, KD3Error) as problem:
+    except (OSError, KeyError, TypeError, KD3Error) as problem:
         console.say(f"whether the student learned from these images is not known: {problem}")
         return None
     return pool

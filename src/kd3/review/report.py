@@ -10,6 +10,7 @@ from kd3.review.grids import GRIDS, OVERVIEW
 from kd3.review.outcome import BELOW, REASONS, Outcome
 from kd3.review.table import KEPT, TABLE
 from kd3.storage.versioned import read_versioned
+from kd3.text import one_line
 
 NAME = "selection.json"
 FORMAT = "kd3-selection"
@@ -97,10 +98,10 @@ def describe(folder: Path, values: dict[str, Any]) -> str:
     if values["student"]:
         who += f" (weight {settings['teacher_weight']:g}) and student {values['student']['name']}"
     lines = [
-        f"kept {totals['kept']:,} of {totals['images']:,} images ({share:.1f} %) of {values['pool']['path']}",
-        f"  by {who}, threshold {settings['threshold']:g}; {values['compute']}",
+        one_line(f"kept {totals['kept']:,} of {totals['images']:,} images ({share:.1f} %) of {values['pool']['path']}"),
+        f"  by {one_line(who)}, threshold {settings['threshold']:g}; {values['compute']}",
         *_table(classes, totals, any(entry["rescued"] for entry in classes)),
-        *(f"warning: {words}" for words in values["warnings"]),
+        *(one_line(f"warning: {words}") for words in values["warnings"]),
         f"list      {folder / KEPT}",
         f"table     {folder / TABLE}, {NAME}",
     ]
@@ -130,5 +131,5 @@ def _table(classes: list[dict[str, Any]], totals: dict[str, Any], has_rescued: b
 
 
 def _one_line(name: str) -> str:
-    plain = " ".join(name.split())
+    plain = one_line(" ".join(name.split()))
     return plain if len(plain) <= LONGEST_NAME else plain[: LONGEST_NAME - 3] + "..."

@@ -8,8 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from kd3.config.yaml_text import load_yaml
 from kd3.errors import KD3Error
 from kd3.runs.folder import RunFolder, read_summary
 from kd3.runs.metrics import read_metrics
@@ -95,12 +94,12 @@ def read_run(path: str | Path) -> RunRecords:
             raise KD3Error(f"the run {path} is not finished; finish it with: kd3 distill --resume --out {path}")
         raise KD3Error(f"{path} is no run folder; give one that `kd3 distill --out` made")
     try:
-        config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+        config = load_yaml(folder.config, what="configuration of the run")
         origin = json.loads(folder.origin.read_text(encoding="utf-8"))
         events = list(read_metrics(folder.metrics))
         student = json.loads((folder.student / "config.json").read_text(encoding="utf-8"))
         adaptation = json.loads(folder.adaptation.read_text(encoding="utf-8")) if folder.adaptation.is_file() else None
-    except (OSError, ValueError, KeyError, yaml.YAMLError) as problem:
+    except (OSError, ValueError, KeyError, KD3Error) as problem:
         raise KD3Error(f"the run {path} is damaged: {problem}") from None
     if not isinstance(config, dict) or not isinstance(origin, dict):
         raise KD3Error(f"the run {path} is damaged: {folder.config.name} or {folder.origin.name} holds no settings")

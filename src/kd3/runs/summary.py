@@ -9,13 +9,15 @@ from kd3.console import clock
 from kd3.runs.adaptation import in_words
 from kd3.runs.folder import RunFolder
 from kd3.runs.metrics import read_metrics
+from kd3.text import one_line
 
 
 def describe(folder: Path, summary: dict[str, Any]) -> str:
     """Return the summary that `kd3 distill` ends with."""
     run = RunFolder(folder)
     lines = [
-        f"{summary['student']} from {summary['teacher']}, method {summary['method']}, seed {summary['seed']}",
+        f"{one_line(summary['student'])} from {one_line(summary['teacher'])}, "
+        f"method {summary['method']}, seed {summary['seed']}",
         f"  trained on   {summary['images']:,} images in {clock(summary['seconds'])} "
         f"({summary['images_per_second']:,.0f} images/s, {summary['compute']}), {summary['rounds']} rounds",
     ]
@@ -30,7 +32,9 @@ def describe(folder: Path, summary: dict[str, Any]) -> str:
         )
         if last["kept_per_class"]:
             pairs = list(zip(summary["classes"], last["kept_per_class"], strict=True))
-            shown = ", ".join(f"{name} {n:,}" for name, n in pairs[:20]) + (", ..." if len(pairs) > 20 else "")
+            shown = ", ".join(f"{one_line(name)} {n:,}" for name, n in pairs[:20]) + (
+                ", ..." if len(pairs) > 20 else ""
+            )
             lines.append(f"  last round   {shown}")
     fitted = _blend(summary) > 0
     which = "the fitted teacher" if fitted else "the teacher"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kd3.markdown import code, escaped, table
 from kd3.runs.adaptation import in_words
 from kd3.shipping.comparison import Written
 
@@ -81,21 +82,21 @@ class Card:
 
     def _what(self) -> list[str]:
         about, classes = self.student.get("about", {}), self.student["classes"]
-        name = self.student["arch"] or "a module of your own"
-        method = about.get("method", "an unknown method")
-        shown = ", ".join(str(one) for one in classes[:20]) + (", ..." if len(classes) > 20 else "")
+        name = escaped(self.student["arch"] or "a module of your own")
+        method = escaped(about.get("method", "an unknown method"))
+        shown = ", ".join(escaped(one) for one in classes[:20]) + (", ..." if len(classes) > 20 else "")
         text = (
             f"# {name}, distilled with {method}\n\nAn image classifier of {len(classes)} classes ({shown}) for RGB "
             f"images of {self.student['input_size']} x {self.student['input_size']} pixels. It learned from a "
             f"teacher's answers on web images, without the images that the teacher was trained on."
         )
-        rows = [("teacher", Path(str(about.get("teacher", "unknown"))).name), ("method", method)]
+        rows = [("teacher", escaped(Path(str(about.get("teacher", "unknown"))).name)), ("method", method)]
         if about.get("agreement") is not None:
             rows.append(("agreement with the teacher on held-out web images", f"{about['agreement']:.1f} %"))
         if self.pool is not None:
-            rows.append(("web images", f"{self.pool['images']:,} in {self.pool['name']}"))
-        adapted = [] if self.adaptation is None else [in_words(self.adaptation)]
-        return [text, _table([("", ""), *rows]), *adapted]
+            rows.append(("web images", f"{self.pool['images']:,} in {escaped(self.pool['name'])}"))
+        adapted = [] if self.adaptation is None else [escaped(in_words(self.adaptation))]
+        return [text, table([("", ""), *rows]), *adapted]
 
     def _measured(self) -> list[str]:
         small, large = 1, 64
@@ -108,19 +109,20 @@ class Card:
             times = [f"{one.milliseconds[size]:.2f} ms" if size in one.milliseconds else "" for size in (small, large)]
             teacher = [] if not with_teacher else [f"{one.teacher_agreement:.1f} %" if one.teacher_agreement else ""]
             size = f"{one.bytes / 1e6:.2f} MB"
-            rows.append((f"`{one.file}`", size, f"{one.same_class:.1f} %", difference, *times, *teacher))
+            rows.append((code(one.file), size, f"{one.same_class:.1f} %", difference, *times, *teacher))
         text = (
-            f"Compared with the student in PyTorch on {self.images:,} {self.where}; times on {self.machine}, "
-            f"{self.threads} thread{'s' if self.threads > 1 else ''}, medians, {self.date}."
+            f"Compared with the student in PyTorch on {self.images:,} {escaped(self.where)}; "
+            f"times on {escaped(self.machine)}, {self.threads} thread{'s' if self.threads > 1 else ''}, "
+            f"medians, {self.date}."
         )
-        parts = ["## Measured", text, _table(rows)]
+        parts = ["## Measured", text, table(rows)]
         if self.variants:
             words = (
                 "8 bits, calibrated on web images: same class as the student, on the half of the images that chose the "
                 "first row, and on the other, which tells how good it is:"
             )
-            shown = [(words_, f"{chose:.1f} %", f"{told:.1f} %") for words_, chose, told in self.variants]
-            parts += [words, _table([("scales and layers", "half that chose", "other half"), *shown])]
+            shown = [(escaped(words_), f"{chose:.1f} %", f"{told:.1f} %") for words_, chose, told in self.variants]
+            parts += [words, table([("scales and layers", "half that chose", "other half"), *shown])]
         return parts
 
     def _loading(self) -> list[str]:
@@ -134,7 +136,7 @@ class Card:
             elif not one.file.endswith(".onnx"):
                 call = "torch.export.load({!r}).module()" if one.file.endswith(".pt2") else "torch.jit.load({!r})"
                 load = call.format(one.file).replace("'", '"')
-                parts += [f"`{one.file}`:", _code(TORCH_EXAMPLE.format(load=load, takes=self._type()))]
+                parts += [f"{code(one.file)}:", _code(TORCH_EXAMPLE.format(load=load, takes=self._type()))]
         return parts
 
     def _type(self) -> str:
@@ -161,8 +163,3 @@ class Card:
 
 def _code(text: str) -> str:
     return f"```python\n{text}```"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])

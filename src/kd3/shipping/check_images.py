@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
+from kd3.config.yaml_text import load_yaml
 from kd3.errors import KD3Error
 from kd3.pool import Decoded, DecodeSettings, ImagePool, decode_records, list_records
 from kd3.pool.manifest import NAME as MANIFEST
@@ -81,10 +81,7 @@ def images_of(source: str, size: int, *, compare: int, calibrate: int) -> CheckI
 
 
 def _config(run: RunFolder) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as problem:
-        raise KD3Error(f"{run.config} cannot be read: {problem}") from None
+    config = load_yaml(run.config, what="configuration of the run")
     if not isinstance(config, dict) or "pool" not in config:
         raise KD3Error(f"{run.config} does not say which pool the run learned from")
     return config

@@ -15,10 +15,17 @@ from pool_containers import WebServer, list_of, npy_of, parquet_of, pictures, st
 from pool_pictures import encoded, folder_of, noise, some_files, tar_of, zip_of
 
 import kd3
+from kd3.pool.allowed import is_remote, trusting
 from kd3.pool.record import FILE_LIMIT, Unreadable, Unusable
-from kd3.pool.remote import Remote, is_remote, opened_remote
+from kd3.pool.remote import Remote, opened_remote
 from kd3.pool.sources import expand, records
-from kd3.pool.without_secrets import without_secrets
+
+
+@pytest.fixture(autouse=True)
+def own_lists() -> Iterator[None]:
+    """Lists may name the server of the tests, on this machine; `test_allowed.py` tells of those that may not."""
+    with trusting(True):
+        yield
 
 
 @pytest.fixture
@@ -165,7 +172,7 @@ def test_struct_of_a_remote_table_names_a_file_beside_it(server: WebServer, tmp_
         ("s3://bucket/a.tar", "s3fs", "pip install 'kd3[s3]'"),
         ("gs://bucket/a.tar", "gcsfs", "pip install 'kd3[gcs]'"),
         ("hf://datasets/a/b/x.parquet", "huggingface_hub", "pip install 'kd3[hf]'"),
-        ("sftp://me:pw@host/a.tar", "paramiko", '"paramiko" to be installed'),
+        ("sftp://me:pw@host/a.png", "paramiko", '"paramiko" to be installed'),
         ("nosuch://x/a.tar", "", "Protocol not known: nosuch"),
     ],
 )
@@ -312,26 +319,6 @@ def test_workers_fetch_ahead_side_by_side(server: WebServer, tmp_path: Path, mon
 # Secrets.
 
 
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("https://me:secret@host/a.jpg", "https://***@host/a.jpg"),
-        ("https://h/a?w=200&X-Amz-Signature=abc&h=1", "https://h/a?w=200&X-Amz-Signature=***&h=1"),
-        ("https://h/a?X-Amz-Credential=AK%2F1&X-Amz-Security-Token=t#f", None),
-        ("https://h.blob/a?sv=2020&sig=abc%3D", "https://h.blob/a?sv=2020&sig=***"),
-        ("https://h/a?Signature=s&Key-Pair-Id=k&Policy=p", "https://h/a?Signature=***&Key-Pair-Id=***&Policy=***"),
-        ("https://h/a?api_key=1&apikey=2&access_token=3", "https://h/a?api_key=***&apikey=***&access_token=***"),
-        ("zip://a.png::https://u:p@h/x.zip", "zip://a.png::https://***@h/x.zip"),
-        ("hf://datasets/me/data@main/a.parquet", "hf://datasets/me/data@main/a.parquet"),
-        ("s3://bucket/key=value/a@b.jpg", "s3://bucket/key=value/a@b.jpg"),
-        ("/folder/me:pw@x.jpg", "/folder/me:pw@x.jpg"),
-    ],
-)
-def test_secrets_of_urls_are_hidden(url: str, shown: str | None) -> None:
-    assert without_secrets(url) == (shown or "https://h/a?X-Amz-Credential=***&X-Amz-Security-Token=***#f")
-    assert without_secrets(f"failed: '{url}'") == f"failed: '{without_secrets(url)}'"
-
-
 def test_no_secret_is_written_anywhere(server: WebServer, tmp_path: Path, waits: list[float]) -> None:
     base = server.url.replace("http://", "http://me:hunter2@")
     list_of(tmp_path / "web/l.txt", [f"{base}/0/00000.png?sig=hunter3", f"{base}/gone.png?sig=hunter3"])
@@ -341,7 +328,7 @@ def test_no_secret_is_written_anywhere(server: WebServer, tmp_path: Path, waits:
     assert len(pool) == 6
     text = b"".join(path.read_bytes() for path in out.iterdir())
     assert b"hunter" not in text
-    assert b"***" in text
+    assert b"***@" in text
     assert all("hunter" not in str(value) for value in pool.index().to_pydict().values())
     # Signatures expire: with a new one it is the same source.
     again = [source.replace("hunter4", "renewed") for source in sources]

@@ -50,6 +50,12 @@ class IngestConfig(Settings):
         "makes one pool of the parts",
     )
 
+    trust_entries: bool = Field(
+        False,
+        description="lists and tables may name files outside their folder, any protocol that fsspec knows, and servers "
+        "of this machine; for lists of your own",
+    )
+
     engine: Engine = Field(
         "local", description="'ray': in parts on a Ray cluster (RAY_ADDRESS), which the machines' shared disk holds"
     )

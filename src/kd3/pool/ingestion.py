@@ -14,6 +14,7 @@ from kd3 import console
 from kd3.config.pool_commands import IngestConfig
 from kd3.config.settings import build
 from kd3.errors import KD3Error
+from kd3.pool.allowed import is_remote, trusting
 from kd3.pool.counting import count_in_background
 from kd3.pool.course import Course, Place
 from kd3.pool.decode import DecodeSettings, Rejected
@@ -26,7 +27,6 @@ from kd3.pool.manifest import NAME, Counts, KeptOut, content_hash, read_manifest
 from kd3.pool.output_folder import LOCK, check_place, check_settings, remove_pool
 from kd3.pool.packed import PART_BYTES
 from kd3.pool.reasons import SIDECAR
-from kd3.pool.remote import is_remote
 from kd3.pool.sources import check_given, check_part, expand
 from kd3.pool.sources.names import shown
 from kd3.storage.lock import exclusive
@@ -46,9 +46,10 @@ def ingest(
     """Make a pool of a crawl and return it.
 
     `sources` are paths and URLs: folders, archives, tables, arrays, lists of paths; `docs/sources.md` tells of each.
-    `settings` are those of `kd3 ingest --help`: fit, min_side, max_pixels, dedup, keep_out, shard, workers, limit.
-    What is left out is listed in the pool: files that cannot be used in `rejected.csv`, exact duplicates in
-    `duplicates.csv`, near ones in `near-duplicates.csv`, copies of test images in `kept-out.csv`. An interrupted
+    `settings` are those of `kd3 ingest --help`: fit, min_side, max_pixels, dedup, keep_out, shard, workers, limit,
+    trust_entries. What is left out is listed in the pool: files that cannot be used in `rejected.csv`, exact
+    duplicates in `duplicates.csv`, near ones in `near-duplicates.csv`, copies of test images in `kept-out.csv`.
+    An interrupted
     ingest goes on when called again with the same sources and settings; a finished one is returned as it is.
 
     Raises:
@@ -62,6 +63,11 @@ def ingest(
 
 def ingest_with(config: IngestConfig, *, part_bytes: int = PART_BYTES) -> ImagePool:
     """Make a pool as the settings say; see `ingest`."""
+    with trusting(config.trust_entries):
+        return _ingest(config, part_bytes)
+
+
+def _ingest(config: IngestConfig, part_bytes: int) -> ImagePool:
     folder = Path(config.out)
     try:
         if (folder / NAME).is_file():
@@ -101,7 +107,7 @@ def _check_again(folder: Path, config: IngestConfig, made: list[Path]) -> None:
 
 
 def _finished(folder: Path, config: IngestConfig) -> ImagePool:
-    check_settings(folder, read_manifest(folder).settings, ingest_request(config))
+    check_settings(folder, _as_now(read_manifest(folder).settings), ingest_request(config))
     # A kill right after the manifest was written leaves these.
     for name in (DATABASE, LOCK):
         (folder / name).unlink(missing_ok=True)
@@ -114,7 +120,7 @@ def _fill(
     folder: Path, config: IngestConfig, keep_out: Sequence[KnownImages], made: list[Path], part_bytes: int
 ) -> None:
     begun = begun_with(folder)
-    check_settings(folder, begun or {}, ingest_request(config))
+    check_settings(folder, _as_now(begun or {}), ingest_request(config))
     state = IngestState(
         folder, config.image_size, part_bytes=part_bytes, keep_out=keep_out, near=config.dedup == "near"
     )
@@ -145,6 +151,12 @@ def ingest_request(config: IngestConfig) -> dict[str, Any]:
             shown(source if is_remote(source) else str(Path(source).absolute())) for source in getattr(config, name)
         ]
     return values
+
+
+def _as_now(request: dict[str, Any]) -> dict[str, Any]:
+    """Return a request of an earlier kd3, which kept more of a URL, as it would be written now."""
+    lists = {name: list(map(shown, request[name])) for name in ("sources", "keep_out") if name in request}
+    return {**request, **lists}
 
 
 def _consume(state: IngestState, config: IngestConfig, *, again: bool) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from kd3.errors import KD3Error
+from kd3.pool.allowed import is_remote
 from kd3.pool.ingest_state import DATABASE
 from kd3.pool.manifest import NAME
 from kd3.pool.packed import PARTS
-from kd3.pool.remote import is_remote
 
 LOCK = ".lock"
 

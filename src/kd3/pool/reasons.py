@@ -19,6 +19,8 @@ Reason = Literal[
     "unsafe pickle",  # it asks for code
     "not downloaded",  # the crawler noted that it failed
     "unreachable",  # the network or the server failed, again and again
+    "not allowed",  # a row or a list names what a stranger may not name
+    "not installed",  # the package that reads its protocol
     "sidecar",  # metadata by its name: skipped and counted, never in rejected.csv
 ]
 REASONS: tuple[str, ...] = get_args(Reason)

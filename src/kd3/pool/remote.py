@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar, cast
 
 from kd3.errors import KD3Error
+from kd3.pool.allowed import HERE, guarded_socket, is_flat, is_here, protocol, trusts_entries
 from kd3.pool.record import FILE_LIMIT, Unreadable, too_large
-from kd3.pool.without_secrets import without_secrets
+from kd3.pool.without_secrets import HIDDEN, secrets_of, without_secrets, written
 from kd3.version import __version__
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "hf": "hf"}  # protocol -> extra of kd3
@@ -22,31 +22,15 @@ STREAM_BLOCK = 8 << 20
 IMAGE_WAITS = (0.5, 2.0)  # seconds before the second and the third attempt: a crawl's servers are many, and often dead
 ARCHIVE_WAITS = (1.0, 4.0, 15.0)  # an archive is worth more
 CONNECT_SECONDS, READ_SECONDS = 15.0, 60.0
+LONGEST = 200  # signs of what is told of a failure
 PASSING = (408, 425, 429)  # HTTP's client errors that may be gone the next time
-_PROTOCOL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)(?:://|::)")
 
 T = TypeVar("T")
-
-
-def is_remote(path: str) -> bool:
-    """Say whether a source is a URL or a chain of them, not a path.
-
-    >>> is_remote("s3://bucket/a.tar"), is_remote("zip://a.png::s3://b/c.zip"), is_remote("C:/a"), is_remote("a/b")
-    (True, True, False, False)
-    """
-    return _PROTOCOL.match(path) is not None
 
 
 def is_http(url: str) -> bool:
     """Say whether a web server is asked."""
     return url.startswith(("http://", "https://"))
-
-
-def protocol(url: str) -> str:
-    """Return what stands before the first "://" or "::"."""
-    match = _PROTOCOL.match(url)
-    assert match is not None
-    return match[1]
 
 
 def filesystem(url: str) -> tuple[Any, str]:
@@ -60,31 +44,45 @@ def filesystem(url: str) -> tuple[Any, str]:
     """
     import fsspec
 
+    options = _http_options(url) if is_http(url) else {}
     try:
-        system, path = fsspec.core.url_to_fs(url, **(_http_options() if is_http(url) else {}))
-        return system, str(path)
+        if not is_flat(url):
+            system, path = fsspec.core.url_to_fs(url, **options)
+            return system, str(path)
+        # Not by `url_to_fs`, for which "::" in a name would begin another URL.
+        name = protocol(url)
+        system = fsspec.filesystem(name, **fsspec.get_filesystem_class(name)._get_kwargs_from_urls(url), **options)
+        return system, str(system._strip_protocol(url))
     except ImportError as problem:
         name = protocol(url)
         install = f"pip install 'kd3[{EXTRAS[name]}]'" if name in EXTRAS else str(problem)
-        raise KD3Error(f"{without_secrets(url)} cannot be read: support for {name}:// is missing: {install}") from None
+        raise KD3Error(f"{written(url)} cannot be read: support for {name}:// is missing: {install}") from None
     except Exception as problem:
-        raise Unreadable("unreachable", told(problem)) from None
+        raise Unreadable("unreachable", told(problem, url)) from None
 
 
-def _http_options() -> dict[str, Any]:
+def _http_options(url: str) -> dict[str, Any]:
     import aiohttp
 
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
     # Ranges of what was compressed on the way would be ranges of something else.
     headers = {"Accept-Encoding": "identity", "User-Agent": f"kd3/{__version__}"}
-    return {"client_kwargs": {"timeout": timeout}, "headers": headers}
+    options = {"client_kwargs": {"timeout": timeout}, "headers": headers}
+    # Where a URL that may be asked for names this machine, so may what it redirects to.
+    return options if trusts_entries() or is_here(url) else {**options, "get_client": _guarded_client}
 
 
-def patiently(attempt: Callable[[], T], waits: Sequence[float]) -> T:
-    """Return what `attempt` does, after some pauses where the network failed.
+async def _guarded_client(**options: Any) -> Any:
+    import aiohttp
+
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=guarded_socket), **options)
+
+
+def patiently(url: str, attempt: Callable[[], T], waits: Sequence[float]) -> T:
+    """Return what `attempt` does with a URL, after some pauses where the network failed.
 
     Raises:
-        Unreadable: it failed for good, or each time.
+        Unreadable: it failed for good, or each time, or leads to this machine.
         KD3Error: as the attempt does.
     """
     for wait in (*waits, None):
@@ -94,8 +92,10 @@ def patiently(attempt: Callable[[], T], waits: Sequence[float]) -> T:
             raise
         except Exception as problem:
             # Each protocol raises its own.
+            if HERE in str(problem):
+                raise Unreadable("not allowed", f"it leads to {HERE}") from None
             if wait is None or not _may_pass(problem):
-                raise Unreadable("unreachable", told(problem)) from None
+                raise Unreadable("unreachable", told(problem, url)) from None
             time.sleep(wait)
     raise AssertionError
 
@@ -112,14 +112,17 @@ def _status(problem: Exception) -> int | None:
     return status if isinstance(status, int) else None
 
 
-def told(problem: Exception) -> str:
-    """Return what went wrong, in few words and without secrets."""
+def told(problem: Exception, url: str) -> str:
+    """Return what went wrong with a URL, in few words and without secrets."""
     status = _status(problem)
     if status is not None:
-        return f"HTTP status {status} {getattr(problem, 'message', '') or ''}".rstrip()
+        return f"HTTP status {status} {getattr(problem, 'message', '') or ''}".rstrip()[:LONGEST]
     if isinstance(problem, FileNotFoundError):
         return "it does not exist"
-    return without_secrets(f"{type(problem).__name__}: {problem}".removesuffix(": "))[:200]
+    words = f"{type(problem).__name__}: {problem}".removesuffix(": ")
+    for secret in secrets_of(url):
+        words = words.replace(secret, HIDDEN)
+    return without_secrets(words)[:LONGEST]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,7 @@ class Remote:
     def read(self) -> bytes:
         """Return its bytes, after a few attempts; raises Unreadable, or KD3Error where a package is missing."""
         system, path = filesystem(self.url)
-        data = patiently(lambda: _whole(self.url, system, path), IMAGE_WAITS)
+        data = patiently(self.url, lambda: _whole(self.url, system, path), IMAGE_WAITS)
         if len(data) > FILE_LIMIT:
             raise too_large()
         return data
@@ -159,7 +162,7 @@ def look(url: str) -> None:
         KD3Error: the protocol's package is missing.
     """
     system, path = filesystem(url)
-    patiently(lambda: _size(url, system, path), ARCHIVE_WAITS)
+    patiently(url, lambda: _size(url, system, path), ARCHIVE_WAITS)
 
 
 @contextmanager
@@ -173,13 +176,13 @@ def opened_remote(url: str, *, block: int = BLOCK) -> Iterator[BinaryIO]:
         KD3Error: the protocol's package is missing.
     """
     system, path = filesystem(url)
-    size = patiently(lambda: _size(url, system, path), ARCHIVE_WAITS)
+    size = patiently(url, lambda: _size(url, system, path), ARCHIVE_WAITS)
     if size is not None:
-        with io.BufferedReader(_Ranges(system, path, size), block) as file:
+        with io.BufferedReader(_Ranges(url, system, path, size), block) as file:
             yield cast(BinaryIO, file)
         return
     with tempfile.TemporaryFile() as copy:
-        patiently(lambda: _fetch(system, path, cast(BinaryIO, copy)), ARCHIVE_WAITS)
+        patiently(url, lambda: _fetch(system, path, cast(BinaryIO, copy)), ARCHIVE_WAITS)
         yield cast(BinaryIO, copy)
 
 
@@ -187,12 +190,12 @@ def opened_remote(url: str, *, block: int = BLOCK) -> Iterator[BinaryIO]:
 def streamed_remote(url: str) -> Iterator[BinaryIO]:
     """Open a file that lies elsewhere to be read from its start to its end; raises as `opened_remote`."""
     system, path = filesystem(url)
-    size = patiently(lambda: _size(url, system, path), ARCHIVE_WAITS)
+    size = patiently(url, lambda: _size(url, system, path), ARCHIVE_WAITS)
     if size is not None:
-        with io.BufferedReader(_Ranges(system, path, size), STREAM_BLOCK) as file:
+        with io.BufferedReader(_Ranges(url, system, path, size), STREAM_BLOCK) as file:
             yield cast(BinaryIO, file)
     else:
-        with patiently(lambda: _http_stream(system, path), ARCHIVE_WAITS) as stream:
+        with patiently(url, lambda: _http_stream(system, path), ARCHIVE_WAITS) as stream:
             yield stream
 
 
@@ -236,8 +239,8 @@ async def _size_of_web_file(system: Any, path: str) -> int | None:
 class _Ranges(io.RawIOBase):
     """A remote file as Python's readers want one."""
 
-    def __init__(self, system: Any, path: str, size: int) -> None:
-        self._system, self._path, self._size = system, path, size
+    def __init__(self, url: str, system: Any, path: str, size: int) -> None:
+        self._url, self._system, self._path, self._size = url, system, path, size
         self._place = 0
 
     def readable(self) -> bool:
@@ -257,7 +260,7 @@ class _Ranges(io.RawIOBase):
         start, end = self._place, min(self._place + len(buffer), self._size)
         if end <= start:
             return 0
-        data = patiently(lambda: self._system.cat_file(self._path, start=start, end=end), ARCHIVE_WAITS)
+        data = patiently(self._url, lambda: self._system.cat_file(self._path, start=start, end=end), ARCHIVE_WAITS)
         if len(data) != end - start:
             raise Unreadable("unreachable", f"{end - start:,} bytes were asked for, {len(data):,} came")
         buffer[: len(data)] = data

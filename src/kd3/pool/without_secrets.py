@@ -1,28 +1,118 @@
-"""What may be written down of a URL: where the image is, not what opens the door."""
+"""What may be written down of a URL: scheme, host, port and path. All else may open a door, and is left out.
+
+URLs that differ in what is left out stay two: a digest of it is kept, of 32 bits, but for what is known to be a secret
+or to change with every signature. So a list can be gone through again with renewed signatures.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import re
+from urllib.parse import quote, unquote
+
+from kd3.pool.allowed import is_flat
 
 HIDDEN = "***"
-_URL = re.compile(r"[a-zA-Z][\w+.-]+://[^\s'\"<>]+")
-_USER = re.compile(r"(?<=://)[^/?#\s@]+@")
-# AWS, Google and Azure signatures, and what people call their keys.
+DIGITS = 8  # hexadecimal, of the digest
+_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
+_IN_TEXT = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://\S+")
+_AFTER_A_URL = "'\"<>()[]{},.;:!"
+_HOST = re.compile(r"(?:[\w.~*%-]*|\[[0-9a-fA-F:.%]*\])(?::\d*)?")
+_QUERY = re.compile(r"[?#]|%3f|%23", re.IGNORECASE)
+_PARAMETERS = re.compile(r"(?:;|%3b)[^/]*", re.IGNORECASE)
+_DIGEST = re.compile(rf"\?~([0-9a-f]{{{DIGITS}}})")
+# Names without "-", "_" and "."; what people call keys, and what AWS, Google and Azure sign with.
 _SECRET = re.compile(
-    r"(?<=[?&;])(?P<name>[\w.%-]*(?:signature|credential|token|secret|passw|passwd|pwd|auth|api_?key|access_?key|"
-    r"accessid|policy|key-pair-id)[\w.%-]*|sig|key)=[^&;#\s]*",
-    re.IGNORECASE,
+    r"signature|credential|token|secret|passw|pwd|auth|apikey|accesskey|accessid|policy|keypairid|subscriptionkey|jwt|"
+    r"session|^sig$|^key$|^code$|^sid$|^expires?$|^xamz|^xgoog"
 )
+# Beside "sig", and renewed with it.
+_OF_AZURE = re.compile(r"s[vpetri]|s[sr]t?|spr|sip|sk(?:oid|tid|[tesv])")
+SHORTEST = 3  # signs of a secret that is looked for in messages
 
 
 def without_secrets(text: str) -> str:
-    """Return a URL, or a text with URLs in it, with names, passwords, keys and signatures hidden.
+    """Return a text with URLs in it, such as a message, with nothing of each but scheme, host and path.
 
-    >>> without_secrets("https://me:pw@host/a.jpg?w=2&X-Amz-Signature=abc")
-    'https://***@host/a.jpg?w=2&X-Amz-Signature=***'
+    >>> without_secrets("https://me:pw@host/a.jpg?w=2&X-Amz-Signature=abc is gone")
+    'https://***@host/a.jpg?~c9b5a2b3 is gone'
     """
-    return _URL.sub(_hidden, text) if "://" in text else text
+    return _IN_TEXT.sub(_told, text) if "://" in text else text
 
 
-def _hidden(url: re.Match[str]) -> str:
-    return _SECRET.sub(rf"\g<name>={HIDDEN}", _USER.sub(f"{HIDDEN}@", url[0]))
+def written(url: str) -> str:
+    """Return a URL, or a chain of them, as it may be written down; what is written already stays as it is."""
+    if is_flat(url):
+        return _link(url)
+    first, *others = url.split("::")
+    return "::".join([_link(first), *(_link(link, behind_a_url="://" in first) for link in others)])
+
+
+def secrets_of(url: str) -> list[str]:
+    """Return the parts of a URL that must not be in a message, the longest first, encoded or not."""
+    found: set[str] = set()
+    for link in [url] if is_flat(url) else url.split("::"):
+        start = _SCHEME.match(link)
+        user, _, rest = _split(link[start.end() :]) if start else ("", "", "")
+        place = _QUERY.search(rest)
+        behind = rest[place.end() :] if place else ""
+        parts = [user, *user.split(":", 1), behind, *_PARAMETERS.findall(rest)]
+        parts += [value for part in re.split("[&;#?]", behind) for value in (part, part.partition("=")[2])]
+        found.update(form for part in parts for form in (part, unquote(part), quote(part), quote(part, safe="")))
+    return sorted((part for part in found if len(part) >= SHORTEST), key=len, reverse=True)
+
+
+def _told(match: re.Match[str]) -> str:
+    url = match[0].rstrip(_AFTER_A_URL)
+    return written(url) + match[0][len(url) :]
+
+
+def _link(link: str, *, behind_a_url: bool = False) -> str:
+    start = _SCHEME.match(link)
+    if start is None:  # "simplecache" in a chain, or a piece of what is none
+        return HIDDEN if behind_a_url and not re.fullmatch(r"[\w+.-]*", link) else link
+    user, host, rest = _split(link[start.end() :])
+    place = _QUERY.search(rest)
+    path, behind = (rest[: place.start()], rest[place.start() :]) if place else (rest, "")
+    dropped = "".join(_PARAMETERS.findall(path))
+    path = _PARAMETERS.sub("", path)
+    known = _DIGEST.fullmatch(behind)
+    digest = (
+        known[1] if known and not dropped else _digest(dropped, behind, has_fragment=not start[0].startswith("http"))
+    )
+    return f"{start[0]}{HIDDEN + '@' if user else ''}{host}{path}{'?~' + digest if digest else ''}"
+
+
+def _split(rest: str) -> tuple[str, str, str]:
+    """Return user and password, host and port, and what follows, of what stands behind "://"."""
+    end = re.search(r"[/?#]", rest)
+    authority = rest[: end.start()] if end else rest
+    after = rest[len(authority) :]
+    user, at, host = authority.rpartition("@")
+    if at:  # a later one would end a password with "@" and "/" in it
+        user = re.split(r"[?#]", rest, maxsplit=1)[0].rpartition("@")[0]
+        host = re.split(r"[/?#]", rest[len(user) + 1 :], maxsplit=1)[0]
+        after = rest[len(user) + 1 + len(host) :]
+    elif not _HOST.fullmatch(authority) and "@" in rest:
+        # A password with "/", "?" or "#" in it, as people paste them.
+        user, _, rest = rest.rpartition("@")
+        end = re.search(r"[/?#]", rest)
+        host = rest[: end.start()] if end else rest
+        after = rest[len(host) :]
+    return user, host if _HOST.fullmatch(host) else HIDDEN, after
+
+
+def _digest(parameters: str, behind: str, *, has_fragment: bool) -> str:
+    """Return the digest of what is left out and is no secret; empty where nothing is."""
+    query, _, fragment = behind.partition("#")
+    fields = [field for field in re.split("[&;?]", f"{parameters}&{query}") if field]
+    names = [re.sub(r"[-_.]", "", unquote(unquote(field.partition("=")[0]))).lower() for field in fields]
+    signed = "sig" in names
+    told = [
+        field
+        for field, name in zip(fields, names, strict=True)
+        if not _SECRET.search(name) and not (signed and _OF_AZURE.fullmatch(name))
+    ]
+    if has_fragment and fragment:
+        told.append("#" + fragment)
+    return hashlib.sha256("&".join(told).encode("utf-8", "surrogatepass")).hexdigest()[:DIGITS] if told else ""

@@ -13,6 +13,8 @@ from functools import partial
 
 import numpy as np
 
+from kd3.errors import KD3Error
+from kd3.pool.allowed import trust_for_good
 from kd3.pool.decode import Decoded, DecodeSettings, Rejected, decode_without_limits, lift_limits_for_good
 from kd3.pool.read_ahead import read_ahead
 from kd3.pool.reasons import Reason
@@ -28,12 +30,13 @@ Row = tuple[bytes, bytes, int, int, str] | tuple[Reason, str]
 Answer = tuple[np.ndarray, list[Row]]  # pixels (kept, 3, N, N) uint8 of the images, and a row for each file
 
 
-def prepare_worker(parent: int, max_pixels: int) -> None:
+def prepare_worker(parent: int, max_pixels: int, trusts_entries: bool) -> None:
     """Make this process one that decodes, in bounded memory, and ends when its parent does."""
     # Ctrl-C goes to the whole group; the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     lift_limits_for_good()
+    trust_for_good(trusts_entries)
     _bound_memory(ROOM_BYTES + PIXEL_BYTES * max_pixels)
     gc.freeze()  # modules need not be looked through again and again
 
@@ -105,3 +108,7 @@ def attempt(
         return Rejected("unreadable", problem.strerror or str(problem))
     except MemoryError:
         return Rejected("unreadable", "MemoryError: it wants more memory than it may have")
+    except KD3Error as problem:
+        return Rejected("not installed", str(problem))
+    except Exception as problem:  # a name with NUL in it, and whatever else a file system thinks of
+        return Rejected("unreadable", f"{type(problem).__name__}: {problem}"[:200])

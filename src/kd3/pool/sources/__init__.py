@@ -15,11 +15,12 @@ from itertools import islice
 from typing import NamedTuple
 
 from kd3.errors import KD3Error
+from kd3.pool.allowed import beside, is_remote
 from kd3.pool.reasons import SIDECAR
-from kd3.pool.record import FILE_LIMIT, InFile, Record, Unreadable, Unusable, printable, too_large
-from kd3.pool.remote import Remote, is_remote
+from kd3.pool.record import FILE_LIMIT, InFile, Record, Unusable, printable, too_large
+from kd3.pool.remote import Remote
 from kd3.pool.sources.batches import batch_kind, cifar_count, cifar_members, pickle_count, pickle_members
-from kd3.pool.sources.containers import beside, unusable
+from kd3.pool.sources.containers import unusable
 from kd3.pool.sources.elsewhere import is_folder, walk_remote
 from kd3.pool.sources.expand import expand, expand_braces
 from kd3.pool.sources.folder import is_regular, walk
@@ -179,7 +180,7 @@ def _in_folder(folder: str) -> Iterator[Record | Archive]:
         elif what == "unreadable":
             yield Record(source, key, Unusable("unreadable", "the folder cannot be listed"))
         else:
-            yield _in_place(path, source, key)
+            yield _placed(path, source, key)
 
 
 def _of_remote(url: str) -> Iterator[Record | Archive]:
@@ -187,28 +188,49 @@ def _of_remote(url: str) -> Iterator[Record | Archive]:
     try:
         if is_folder(url):
             for path, key, size in walk_remote(url):
-                large = size is not None and size > FILE_LIMIT and archive_kind(path) is None
-                refused = Record(source, key, Unusable("file too large", too_large().detail))
-                yield refused if large else _in_place(path, source, shown(key))
+                if path is None:
+                    yield Record(source, printable(key), Unusable("not allowed", "'::' in its name begins another URL"))
+                elif size is not None and size > FILE_LIMIT and archive_kind(path) is None:
+                    yield Record(source, printable(key), Unusable("file too large", too_large().detail))
+                else:
+                    yield _placed(path, source, printable(key))
         elif is_list(url) and is_text(url):
             yield from _in_list(url)
         else:
             yield _file(url, source, _name(url), "")
-    except Unreadable as problem:
-        yield Record(source, _name(url), Unusable(problem.reason, problem.detail))
+    except Exception as problem:
+        yield Record(source, _name(url), unusable(problem))
 
 
 def _in_list(path: str) -> Iterator[Record | Archive]:
     source = shown(path)
     try:
-        for entry in listed(path):
-            where, key = beside(path, entry.removeprefix("file://")), shown(entry)
-            found = _file(where, source, key, key + "/")
-            if isinstance(found, Archive) and not is_remote(where) and not is_regular(where):
-                found = Record(source, key, Unusable("unreadable", "there is no such file"))
-            yield found
+        for number, entry in enumerate(listed(path), 1):
+            if isinstance(entry, Unusable):
+                yield Record(source, f"entry {number}", entry)
+            else:
+                yield _of_entry(path, source, entry)
     except Exception as problem:
         yield Record(source, _name(path), unusable(problem))
+
+
+def _of_entry(path: str, source: str, entry: str) -> Record | Archive:
+    key = shown(entry)
+    try:
+        where = beside(path, entry)
+        found = _file(where, source, key, key + "/")
+    except Exception as problem:  # whatever it is, it costs this entry
+        return Record(source, key, unusable(problem))
+    if isinstance(found, Archive) and not is_remote(where) and not is_regular(where):
+        return Record(source, key, Unusable("unreadable", "there is no such file"))
+    return found
+
+
+def _placed(path: str, source: str, key: str) -> Record | Archive:
+    try:
+        return _in_place(path, source, key)
+    except Exception as problem:
+        return Record(source, key, unusable(problem))
 
 
 def _in_place(path: str, source: str, key: str) -> Record | Archive:

@@ -9,10 +9,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from kd3.pool.allowed import is_remote
 from kd3.pool.pixels import Layout
 from kd3.pool.reasons import SIDECAR
 from kd3.pool.record import InMemory, Location, Record, Unreadable, Unusable
-from kd3.pool.remote import is_remote
 from kd3.pool.sources.arrays import NamedArray, array_count, array_records
 from kd3.pool.sources.containers import guarded, opened, ranges
 from kd3.pool.sources.folder import is_regular

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from kd3.errors import KD3Error
+from kd3.pool.allowed import is_remote
 from kd3.pool.pixels import Layout, NoImages
 from kd3.pool.record import InFile, InMemory, Location, Pixels, Record, Unreadable, Unusable
-from kd3.pool.remote import is_remote, opened_remote
+from kd3.pool.remote import opened_remote
 from kd3.pool.sources.names import base_name, shown
 from kd3.pool.without_secrets import without_secrets
 
@@ -31,11 +32,7 @@ def opened(path: str) -> Iterator[BinaryIO]:
 
 
 def guarded(records: Iterator[Record], path: str, source: str, prefix: str) -> Iterator[Record]:
-    """Yield the records of a container, and where reading it fails one more that says why.
-
-    Raises:
-        KD3Error: a package is missing.
-    """
+    """Yield the records of a container, and where reading it fails one more that says why."""
     try:
         yield from records
     except Exception as problem:
@@ -45,9 +42,9 @@ def guarded(records: Iterator[Record], path: str, source: str, prefix: str) -> I
 
 
 def unusable(problem: Exception) -> Unusable:
-    """Return what a reader's error means for a container; a KD3Error, of a missing package, is raised again."""
+    """Return what a reader's error means for a container or an entry; a KD3Error is one of a missing package."""
     if isinstance(problem, KD3Error):
-        raise problem
+        return Unusable("not installed", str(problem))
     if isinstance(problem, Unreadable):
         return Unusable(problem.reason, problem.detail)
     if isinstance(problem, NoImages):
@@ -76,12 +73,3 @@ def ranges(
             yield Pixels(InFile(path, start, layout.size), layout)
     if whole < count:
         raise Unreadable("truncated", f"of {count:,} images {whole:,} are there")
-
-
-def beside(path: str, entry: str) -> str:
-    """Return the path or URL that an entry of the file `path` means: relative to its folder, unless it is whole."""
-    if is_remote(entry):
-        return entry
-    if is_remote(path):
-        return f"{path.partition('?')[0].rpartition('/')[0]}/{entry.lstrip('/')}"
-    return os.path.join(os.path.dirname(path), entry)

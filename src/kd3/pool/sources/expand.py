@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from kd3.errors import KD3Error
-from kd3.pool.remote import is_remote
+from kd3.pool.allowed import as_path, is_remote
 from kd3.pool.sources.elsewhere import check_exists, matches
 from kd3.pool.sources.names import shown
 
@@ -30,14 +30,14 @@ def expand(sources: Sequence[str]) -> list[str]:
     paths: list[str] = []
     for given in sources:
         source = given.removeprefix(LOCAL)
-        if is_remote(source):
+        if is_remote(source) and not os.path.exists(source):
             found = [url for part in expand_braces(source) for url in matches(part)]
             check_exists(found[0])
             paths += found
         elif os.path.exists(source):
-            paths.append(source)  # a name that exists is meant as it is, whatever signs it holds
+            paths.append(as_path(source))  # a name that exists is meant as it is, whatever signs it holds
         else:
-            paths += [path for part in expand_braces(source) for path in _on_disk(part)]
+            paths += [path for part in expand_braces(source) for path in map(as_path, _on_disk(part))]
     return paths
 
 
@@ -61,7 +61,8 @@ def expand_braces(pattern: str) -> list[str]:
         first, last = numbers[1], numbers[2]
         width = len(first) if first.startswith("0") else 1
         if int(last) < int(first) or int(last) - int(first) >= RANGE_LIMIT:
-            raise KD3Error(f"the range {{{match[1]}}} in {pattern} is empty or has more than {RANGE_LIMIT:,} numbers")
+            what = f"the range {{{match[1]}}} in {shown(pattern)}"
+            raise KD3Error(f"{what} is empty or has more than {RANGE_LIMIT:,} numbers")
         parts = [f"{n:0{width}d}" for n in range(int(first), int(last) + 1)]
     else:
         parts = match[1].split(",")

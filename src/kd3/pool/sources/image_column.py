@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kd3.pool.allowed import beside, is_remote
 from kd3.pool.pixels import NoImages
-from kd3.pool.record import FILE_LIMIT, InFile, InMemory, Location, Unusable, too_large
-from kd3.pool.remote import Remote, is_remote
-from kd3.pool.sources.containers import beside
+from kd3.pool.record import FILE_LIMIT, InFile, InMemory, Location, Unreadable, Unusable, too_large
+from kd3.pool.remote import Remote
 
 NAMES = ("image", "jpg", "jpeg", "png", "webp", "img", "bytes", "content")
 STATUS, PROBLEM = "status", "error_message"  # columns of img2dataset
@@ -60,7 +60,10 @@ def _location(data: bytes | None, place: Any, path: str) -> Location:
         return InMemory(data) if len(data) <= FILE_LIMIT else Unusable("file too large", too_large().detail)
     if not isinstance(place, str) or not place:
         return Unusable("empty", "the row has no image")
-    where = beside(path, place)
+    try:
+        where = beside(path, place)
+    except Unreadable as problem:
+        return Unusable(problem.reason, problem.detail)
     return Remote(where) if is_remote(where) else InFile(where)
 
 

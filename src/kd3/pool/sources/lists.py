@@ -5,12 +5,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import islice
 
 from kd3.errors import KD3Error
-from kd3.pool.record import Unreadable
-from kd3.pool.remote import filesystem, is_remote, protocol
+from kd3.pool.record import Unusable
 from kd3.pool.sources.containers import opened
 
 COLUMNS = ("path", "file", "file_path", "filepath", "file_name", "filename", "image_path", "url", "image_url", "image")
@@ -24,22 +22,14 @@ def is_text(path: str) -> bool:
         return b"\0" not in file.read(FIRST_BYTES)
 
 
-def listed(path: str) -> Iterator[str]:
-    """Yield the paths and URLs of a list, in order, as they stand there.
+def listed(path: str) -> Iterator[str | Unusable]:
+    """Yield the paths and URLs of a list, in order, as they stand there; what is wrong with a row instead of it.
 
     In a .csv or .tsv whose first row has one of the names of `COLUMNS` they are that column, else the first; of a .lst
     with tabs, as MXNet writes it, they are the last. Empty lines and those that begin with "#" are none.
-
-    Raises:
-        KD3Error: the package for a URL's protocol is missing; one sentence is better than a row of each line.
     """
-    known: set[str] = set()
     for entry in _entries(path):
-        if entry and not entry.startswith("#"):
-            if is_remote(entry) and protocol(entry) not in known:
-                known.add(protocol(entry))
-                with suppress(Unreadable):  # what else is wrong with it costs this line alone
-                    filesystem(entry)
+        if isinstance(entry, Unusable) or (entry and not entry.startswith("#")):
             yield entry
 
 
@@ -47,13 +37,13 @@ def check_list(path: str) -> None:
     """Look at a list's first lines.
 
     Raises:
-        KD3Error: it is empty, or as `listed`.
+        KD3Error: it is empty.
     """
     if sum(1 for _ in islice(listed(path), FIRST_LINES)) == 0:
         raise KD3Error(f"{path} is a list without a path")
 
 
-def _entries(path: str) -> Iterator[str]:
+def _entries(path: str) -> Iterator[str | Unusable]:
     lower = path.partition("?")[0].lower()
     with opened(path) as file:
         # Names need not be UTF-8.
@@ -66,13 +56,23 @@ def _entries(path: str) -> Iterator[str]:
             yield from (line.strip() for line in lines)
 
 
-def _column(rows: Iterator[list[str]]) -> Iterator[str]:
-    first = next(rows, [])
-    names = [name.strip().lower() for name in first]
-    place = next((names.index(name) for name in COLUMNS if name in names), None)
-    if place is None and first:
-        yield first[0].strip()
-    for row in rows:
+def _column(rows: Iterator[list[str]]) -> Iterator[str | Unusable]:
+    place: int | None = None
+    is_first = True
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as problem:  # such as a field that never ends; the reader goes on behind it
+            yield Unusable("unreadable", f"the row is no CSV: {problem}")
+            continue
+        if is_first:
+            is_first = False
+            names = [name.strip().lower() for name in row]
+            place = next((names.index(name) for name in COLUMNS if name in names), None)
+            if place is not None:
+                continue
         if len(row) > (place or 0):
             yield row[place or 0].strip()
 

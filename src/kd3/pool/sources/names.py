@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 
+from kd3.pool.allowed import is_flat, is_remote
 from kd3.pool.record import printable
-from kd3.pool.remote import is_http, is_remote
-from kd3.pool.without_secrets import without_secrets
+from kd3.pool.remote import is_http
+from kd3.pool.without_secrets import written
 
 SIDECAR_SUFFIXES = (
     ".json", ".jsonl", ".txt", ".csv", ".tsv", ".parquet", ".md", ".xml", ".yaml", ".yml", ".log", ".cls", ".url",
@@ -66,13 +67,13 @@ def _named(path: str) -> str:
     """Return what names a file: of a chain of URLs the first with a path, without a query."""
     if not is_remote(path):
         return path
-    first = next((url for url in path.split("::") if "://" in url), path)
+    first = path if is_flat(path) else next((url for url in path.split("::") if "://" in url), path)
     return re.split(r"[?#]", first, maxsplit=1)[0] if is_http(first) else first
 
 
 def shown(path: str) -> str:
     """Return a path or URL as it may be written down: text that any file can hold, without secrets."""
-    return printable(without_secrets(path))
+    return printable(written(path) if is_remote(path) else path)
 
 
 def is_sidecar(key: str) -> bool:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from kd3.pool.allowed import is_remote
 from kd3.pool.pixels import NoImages
 from kd3.pool.reasons import SIDECAR
 from kd3.pool.record import Record, Unusable
-from kd3.pool.remote import is_remote
 from kd3.pool.sources.containers import guarded, opened, unusable
 from kd3.pool.sources.image_column import ImageColumn, image_column
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from tarfile import HeaderError, TarFile, TarInfo
 from typing import BinaryIO
 
+from kd3.pool.allowed import is_remote
 from kd3.pool.reasons import SIDECAR
 from kd3.pool.record import FILE_LIMIT, InFile, InMemory, Location, Record, Unusable, printable, too_large
-from kd3.pool.remote import is_remote, streamed_remote
+from kd3.pool.remote import streamed_remote
 from kd3.pool.sources.containers import guarded
 from kd3.pool.sources.names import is_sidecar
 from kd3.pool.sources.tar_headers import BLOCK, ordinary_member

@@ -6,9 +6,10 @@ import stat
 import zipfile
 from collections.abc import Iterator
 
+from kd3.pool.allowed import is_remote
 from kd3.pool.reasons import SIDECAR
 from kd3.pool.record import FILE_LIMIT, InZip, Location, Record, Unusable, open_zip, printable, too_large, unpacked
-from kd3.pool.remote import is_remote, opened_remote
+from kd3.pool.remote import opened_remote
 from kd3.pool.sources.containers import guarded
 from kd3.pool.sources.names import is_sidecar
 

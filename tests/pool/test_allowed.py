@@ -1,0 +1,237 @@
+"""Rows and lists come from strangers: what they may name, and that no row ends an ingest."""
+
+import csv
+import socket
+import threading
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import fsspec
+import pyarrow as pa
+import pytest
+from pool_containers import list_of, parquet_of, web_server
+from pool_pictures import encoded, folder_of, noise, some_files
+
+import kd3
+from kd3.pool import remote
+from kd3.pool.allowed import as_path, beside, guarded_socket, is_here, is_own_address, trusting
+from kd3.pool.record import InFile, Unreadable
+from kd3.pool.remote import Remote, filesystem
+from kd3.pool.sources import expand, records
+
+
+def rejected(pool):
+    with (pool / "rejected.csv").open(newline="", encoding="utf-8") as handle:
+        return {row["key"]: (row["reason"], row["detail"]) for row in csv.DictReader(handle)}
+
+
+def rows_of(place, paths):
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    return parquet_of(place, pa.table({"image": pa.array([{"bytes": None, "path": path} for path in paths], kind)}))
+
+
+FORBIDDEN = [
+    "reference://x::file:///tmp/evil.json",
+    "zip://a.png::https://h/x.zip",
+    "simplecache::https://h/x.png",
+    "file:///dev/zero",
+    "file:///etc/hostname",
+    "/etc/hostname",
+    "../outside.png",
+    "a/../../outside.png",
+    "local:///etc/hostname",
+    "memory://x.png",
+    "sftp://h/a.png",
+    "github://o:r@/a.png",
+    "dask::s3://b/k",
+    "http://localhost/a.png",
+    "http://LOCALHOST:8080/a.png",
+    "http://me:pw@127.0.0.1/a.png",
+    "https://[::1]/a.png",
+    "http://[::ffff:127.0.0.1]/a.png",
+    "http://169.254.169.254/latest/meta-data",
+    "http://0.0.0.0/a.png",
+]
+
+
+@pytest.mark.parametrize("entry", FORBIDDEN)
+def test_what_a_stranger_may_not_name_is_refused_by_lists_and_tables_alike(entry, tmp_path):
+    for path in (str(tmp_path / "l.txt"), "http://host/l.txt"):
+        if path.startswith("http") and "://" not in entry:
+            continue  # beside a list of the web it is a path of that server
+        with pytest.raises(Unreadable) as problem:
+            beside(path, entry)
+        assert problem.value.reason == "not allowed"
+        assert "--trust-entries" in problem.value.detail
+    (row,) = records([str(rows_of(tmp_path / "t.parquet", [entry]))])
+    assert row.location.reason == "not allowed"
+    (line,) = records([str(list_of(tmp_path / "l.txt", [entry]))])
+    assert line.location.reason == "not allowed"
+
+
+@pytest.mark.parametrize(
+    ("path", "entry", "meant"),
+    [
+        ("/d/l.txt", "a/b.png", "/d/a/b.png"),
+        ("/d/l.txt", "a/../b.png", "/d/a/../b.png"),
+        ("/d/l.txt", "/d/a.png", "/d/a.png"),
+        ("/d/l.txt", "file:///d/a.png", "/d/a.png"),
+        ("/d/l.txt", "https://h/a::b.png", "https://h/a::b.png"),
+        ("/d/l.txt", "HTTPS://h/a.png", "https://h/a.png"),
+        ("/d/l.txt", "s3://b/a.png", "s3://b/a.png"),
+        ("/d/l.txt", "gs://b/a.png", "gs://b/a.png"),
+        ("/d/l.txt", "hf://datasets/a/b/c.png", "hf://datasets/a/b/c.png"),
+        ("http://h/d/l.txt?q", "a.png", "http://h/d/a.png"),
+        ("http://h/d/l.txt", "/etc/hostname", "http://h/d/etc/hostname"),
+        ("http://127.0.0.1:81/l.txt", "http://127.0.0.1:81/a.png", "http://127.0.0.1:81/a.png"),
+    ],
+)
+def test_what_a_list_may_name(path, entry, meant):
+    assert beside(path, entry) == meant
+
+
+def test_a_user_may_say_that_a_list_is_his_own(tmp_path):
+    folder_of(tmp_path / "else", some_files(2))
+    (tmp_path / "lists").mkdir()
+    source = list_of(tmp_path / "lists/l.txt", [str(tmp_path / "else" / name) for name in some_files(2)])
+    with pytest.raises(kd3.KD3Error, match=r"2 not allowed.*outside the folder of what names it; --trust-entries"):
+        kd3.ingest(source, tmp_path / "pool", image_size=16, workers=0)
+    pool = kd3.ingest(source, tmp_path / "pool", image_size=16, workers=0, trust_entries=True)
+    assert len(pool) == 2
+    with trusting(True):
+        assert beside("/d/l.txt", "memory://x") == "memory://x"
+    with pytest.raises(Unreadable):
+        beside("/d/l.txt", "memory://x")
+
+
+def test_two_colons_in_the_name_of_a_file_elsewhere_begin_no_other_url(tmp_path):
+    system, path = filesystem("https://h/a::reference://evil.json")
+    assert (type(system).__name__, path) == ("HTTPFileSystem", "https://h/a::reference://evil.json")
+    memory = fsspec.filesystem("memory")
+    try:
+        memory.pipe_file("/c/a.png", encoded(noise(1)))
+        memory.pipe_file("/c/b::memory:.png", b"x")
+        found = {record.key: record.location for record in records(["memory://c"])}
+        assert {key for key, location in found.items() if isinstance(location, Remote)} == {"a.png"}
+        assert {getattr(location, "reason", None) for location in found.values()} == {None, "not allowed"}
+        with pytest.raises(kd3.KD3Error, match="would stand for a chain of URLs"):
+            expand(["memory://c/*.png"])
+    finally:
+        memory.store.clear()
+        memory.pseudo_dirs[:] = [""]
+
+
+# Redirects.
+
+
+class _Redirects(BaseHTTPRequestHandler):
+    def __init__(self, to, *words):
+        self.to = to
+        super().__init__(*words)
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        self.send_response(302)
+        self.send_header("Location", self.to)
+        self.end_headers()
+
+
+@contextmanager
+def redirecting(to):
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Redirects, to)) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_no_name_and_no_redirect_leads_to_this_machine(tmp_path, monkeypatch):
+    ask = socket.getaddrinfo
+
+    def answer(host, *words, **more):
+        return ask("127.0.0.1" if host in ("evil.example", b"evil.example") else host, *words, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    monkeypatch.setattr(remote, "IMAGE_WAITS", ())
+    web = folder_of(tmp_path / "web", {"a.png": encoded(noise(3))})
+    with web_server(web) as server:
+        port = server.server_address[1]
+        for url in (f"http://evil.example:{port}/a.png", f"http://127.1:{port}/a.png", f"http://0x7f.1:{port}/a.png"):
+            assert not is_here(url)  # it does not say so, and yet it does
+            with pytest.raises(Unreadable) as problem:
+                Remote(url).read()
+            assert problem.value.reason == "not allowed" or "127.1" in url  # which aiohttp refuses itself
+        assert server.asked == []
+        assert Remote(f"{server.url}/a.png").read() == encoded(noise(3))  # what a user names outright
+        with trusting(True):
+            assert Remote(f"http://evil.example:{port}/a.png").read() == encoded(noise(3))
+
+
+@pytest.mark.parametrize("to", ["file:///etc/hostname", "ftp://h/a.png", "data:image/png;base64,AAAA"])
+def test_redirects_lead_to_no_other_scheme(to, monkeypatch):
+    monkeypatch.setattr(remote, "IMAGE_WAITS", ())
+    with redirecting(to) as url, pytest.raises(Unreadable) as problem:
+        Remote(url + "/x.png").read()
+    assert problem.value.reason == "unreachable"
+
+
+@pytest.mark.parametrize("address", ["127.9.9.9", "::1", "169.254.1.1", "fe80::1%eth0", "0.0.0.0", "::ffff:127.0.0.1"])
+def test_a_connection_to_this_machine_is_refused_at_the_socket(address):
+    assert is_own_address(address)
+    with pytest.raises(OSError, match="this machine"):
+        guarded_socket((2, 1, 6, "", (address, 80)))
+    assert not is_own_address("93.184.216.34")
+    assert not is_own_address("10.0.0.1")
+    assert not is_own_address("host")
+
+
+# One row costs one row.
+
+
+def test_each_odd_row_costs_itself(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    monkeypatch.setattr(sys.modules["fsspec.registry"], "_registry", {})
+    files = folder_of(tmp_path, {"good.png": encoded(noise(1)), "gs::y.png": encoded(noise(2))})
+    odd = ["a\0b.png", "gs://bucket/x.png", "gs::z.png", "x" * 5000, "\udcff.png".encode("utf-8", "replace").decode()]
+    table = rows_of(tmp_path / "t.parquet", [*odd, "good.png", "gs::y.png"])
+    pool = kd3.ingest(table, tmp_path / "pool", image_size=16, workers=0)
+    assert len(pool) == 2
+    found = rejected(tmp_path / "pool")
+    assert {key: reason for key, (reason, _) in found.items()} == {
+        "0": "unreadable",
+        "1": "not installed",
+        "2": "not allowed",
+        "3": "unreadable",
+        "4": "unreadable",
+    }
+    assert "pip install 'kd3[gcs]'" in found["1"][1]
+    entries = list_of(tmp_path / "l.txt", [*odd[1:4], "gs::y.png", "good.png", "gs://bucket/a.tar", "a\0b.tar"])
+    assert len(kd3.ingest(entries, tmp_path / "other", image_size=16, workers=0)) == 2
+    assert len(rejected(tmp_path / "other")) == 5
+    assert len(kd3.ingest(files / "l.txt", tmp_path / "third", image_size=16, workers=1)) == 2
+
+
+def test_a_field_beyond_csvs_limit_costs_its_row(tmp_path):
+    folder_of(tmp_path, {"a.png": encoded(noise(1)), "b.png": encoded(noise(2))})
+    (tmp_path / "l.csv").write_text("path,text\na.png,x\n" + f"c.png,{'y' * 140_000}\n" + "b.png,z\n")
+    pool = kd3.ingest(tmp_path / "l.csv", tmp_path / "pool", image_size=16, workers=0)
+    assert len(pool) == 2
+    ((key, (reason, detail)),) = rejected(tmp_path / "pool").items()
+    assert (key, reason) == ("entry 2", "unreadable")
+    assert "field larger than field limit" in detail
+
+
+@pytest.mark.parametrize("name", ["gs::y.png", "http::x.png", "zip::memory:: a.png"])
+def test_a_file_that_is_called_like_a_url_is_a_file(name, tmp_path, monkeypatch):
+    folder_of(tmp_path / "in", {name: encoded(noise(5))})
+    monkeypatch.chdir(tmp_path / "in")
+    for sources in ([name], ["*"], ["."], [str(tmp_path / "in/l.txt")], ["l.txt"]):
+        if sources[0].endswith(".txt"):
+            list_of(tmp_path / "in/l.txt", [name])
+        found = [record for record in records(sources) if isinstance(record.location, InFile)]
+        assert [record.location.read() for record in found] == [encoded(noise(5))], sources
+    assert as_path(name) == f"./{name}"

@@ -1,0 +1,100 @@
+"""What is written down of a URL: scheme, host and path, and two that differ stay two."""
+
+import pytest
+from pool_containers import list_of, web_server
+from pool_pictures import folder_of, some_files
+
+import kd3
+from kd3.pool.sources.names import shown
+from kd3.pool.without_secrets import secrets_of, without_secrets, written
+
+NAMES = [
+    *("api-key", "x-api-key", "subscription-key", "jwt", "session", "code", "sig", "X-Amz-Signature", "pwd"),
+    *("api%2Dkey", "%61pikey", "x%252Dapi%252Dkey", "Key-Pair-Id", "whatever", "a b", "k\u00e9y", "id"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("before", ["?", "?w=1&", "#", ";", "/x;", "%3F", "?a=1;", "?w=1#"])
+def test_nothing_behind_the_path_is_kept_whatever_it_is_called(name, before):
+    url = f"https://host:81/a.jpg{before}{name}=hunter2&x=hunter3"
+    in_text = without_secrets(f"cannot get '{url.replace(' ', '+')}', sorry")  # where a space ends it
+    for text in (written(url), shown(url), in_text):
+        assert "hunter" not in text
+        assert "https://host:81/a.jpg" in text
+    assert written(written(url)) == written(url)
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        "hunter2",
+        "hun/ter2",
+        "hun?ter2",
+        "hun#ter2",
+        "hun@ter2",
+        "h@un/ter2",
+        "hun::ter2",
+        "hun'ter2",
+        'hun" ter2',
+        "hun%40ter2",
+    ],
+)
+def test_names_and_passwords_are_left_out_whatever_signs_they_hold(password):
+    for url in (f"https://me:{password}@host/a.jpg", f"zip://a.png::https://me:{password}@host/x.zip"):
+        told = written(url)
+        assert "ter2" not in told
+        assert "hun" not in told
+        assert "me:" not in told
+        assert "***" in told
+
+
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("https://h/a.jpg", "https://h/a.jpg"),
+        ("https://***@h/a.jpg", "https://***@h/a.jpg"),
+        ("http://[::1]:80/a.jpg", "http://[::1]:80/a.jpg"),
+        ("zip://a.png::https://u:p@h/x.zip", "zip://a.png::https://***@h/x.zip"),
+        ("hf://datasets/me/data@main/a.parquet", "hf://datasets/me/data@main/a.parquet"),
+        ("s3://bucket/key=value/a@b.jpg", "s3://bucket/key=value/a@b.jpg"),
+        ("s3://id:se/cret@bucket/a.jpg", "s3://***@bucket/a.jpg"),
+        ("https://h/a.jpg?X-Amz-Date=1&X-Amz-Signature=2&Expires=3", "https://h/a.jpg"),
+        ("https://h.blob/a?sv=2020&se=2021&sig=abc%3D", "https://h.blob/a"),
+        ("note:: see", "note:: see"),
+        ("/folder/me:pw@x.jpg", "/folder/me:pw@x.jpg"),
+    ],
+)
+def test_scheme_host_and_path_are_kept(url, kept):
+    assert shown(url) == kept
+
+
+def test_urls_that_differ_only_in_their_query_stay_two():
+    urls = [f"https://h/get?id={n}" for n in range(50)] + ["https://h/get", "https://h/get?", "https://h/get;v=1"]
+    assert len({written(url) for url in urls}) == 52  # "?" alone asks for the same
+    assert len({written(f"s3://b/get{end}") for end in ("#1", "#2", "?1", "")}) == 4
+    # What kd3 wrote before, and a renewed signature, are the same as ever.
+    assert written("https://h/a?w=2&X-Amz-Signature=***") == written("https://h/a?w=2&X-Amz-Signature=new")
+
+
+def test_messages_lose_the_secrets_of_the_url_that_they_are_about():
+    url = "https://me:pass word@h/a?code=open sesame&x=%61bcd"
+    found = secrets_of(url)
+    for part in ("pass word", "pass%20word", "open sesame", "%61bcd", "abcd"):
+        assert part in found
+
+
+def test_a_pool_tells_apart_what_only_the_query_does_and_holds_no_secret(tmp_path):
+    files = some_files(2)
+    web = folder_of(tmp_path / "web", files)
+    names = list(files)
+    with web_server(web) as server:
+        entries = [f"{server.url}/{name}?n={n}&code=hunter2" for n, name in enumerate([*names, "gone.png", "gone.png"])]
+        source = list_of(tmp_path / "l.txt", entries)
+        out = tmp_path / "pool"
+        pool = kd3.ingest(source, out, image_size=16, workers=0, trust_entries=True)
+        assert len(set(pool.index()["key"].to_pylist())) == 2
+        lines = (out / "rejected.csv").read_text().splitlines()[1:]
+        assert len(set(lines)) == 2
+        assert all(f"{server.url}/gone.png?~" in line for line in lines)
+    assert b"hunter2" not in b"".join(path.read_bytes() for path in out.iterdir())

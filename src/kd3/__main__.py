@@ -1,8 +1,6 @@
 """`python -m kd3` is `kd3`."""
 
-import sys
-
-from kd3.cli import main
+from kd3.cli import process
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process()

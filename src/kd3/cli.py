@@ -29,10 +29,18 @@ from kd3.errors import (
     ToldByAnotherError,
     unknown_name,
 )
-from kd3.interruption import Terminated, end_with_parent, ended_by_signals
+from kd3.interruption import Terminated, end_with_parent, ended_by_signals, leave
 from kd3.storage.full_disk import FULL
 
 WHERE = "command line"
+
+
+def process() -> None:
+    """Be the process `kd3`: run the command line and end with its status."""
+    status = main()
+    if status in (EXIT_INTERRUPTED, EXIT_TERMINATED):
+        leave(status)
+    sys.exit(status)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -131,4 +139,4 @@ def _unknown_flag(command: str | None, flag: str) -> KD3Error:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process()

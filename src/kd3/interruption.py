@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from kd3 import console
+from kd3.errors import EXIT_INTERRUPTED, EXIT_TERMINATED
 
 # Windows has no SIGUSR1.
 BY_MACHINE = tuple(number for name in ("SIGTERM", "SIGUSR1") if (number := getattr(signal, name, None)) is not None)
 WITH_PARENT = "KD3_END_WITH_PARENT"
 PARENT_SECONDS = 0.5
+SECONDS_TO_END = 1.0  # that an interrupted command has to close its files
 ONE_REQUEST_SECONDS = 1.0  # a scheduler may send the same request twice: to a process and to its group
+
+_unhurried = 0
 
 
 class Terminated(KeyboardInterrupt):
@@ -51,8 +56,60 @@ def ended_by_signals() -> Iterator[None]:
     def end(_: int, __: FrameType | None) -> None:
         raise Terminated
 
-    with _handled(BY_MACHINE, end):
+    with _handled(BY_MACHINE, end), _in_time():
         yield
+
+
+@contextmanager
+def unhurried() -> Iterator[None]:
+    """Within, a signal may take its time: others, or a step and its checkpoint, are waited for."""
+    global _unhurried
+    _unhurried += 1
+    try:
+        yield
+    finally:
+        _unhurried -= 1
+
+
+@contextmanager
+def _in_time() -> Iterator[None]:
+    """End the process where a signal has not ended the block in time, whatever it waits for.
+
+    Python's own handlers run between two of its steps: not while the main thread waits within a library for a network that
+    says nothing, nor do they end the threads that wait there. What kd3 writes stands a kill at any moment.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    over = threading.Event()
+
+    def watch() -> None:
+        with open(reader, "rb", buffering=0) as signals:
+            while number := signals.read(1):
+                if number[0] not in (signal.SIGINT, *BY_MACHINE) or _unhurried:
+                    continue
+                if not over.wait(SECONDS_TO_END) and not _unhurried:
+                    console.fail("interrupted")
+                    leave(EXIT_TERMINATED if number[0] in BY_MACHINE else EXIT_INTERRUPTED)
+
+    threading.Thread(target=watch, name="kd3-signals", daemon=True).start()
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(before)
+        os.close(writer)
+
+
+def leave(status: int) -> None:
+    """End this process now: no thread that waits for a network is waited for."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 @contextmanager
@@ -72,7 +129,7 @@ def stopping_between_steps() -> Iterator[StopRequest]:
             stop.requested, stop.by_machine, asked_at = True, number in BY_MACHINE, time.monotonic()
             console.say("stopping after this step, with a checkpoint; once more stops at once")
 
-    with _handled((signal.SIGINT, *BY_MACHINE), ask):
+    with _handled((signal.SIGINT, *BY_MACHINE), ask), unhurried():
         yield stop
 
 

@@ -143,7 +143,7 @@ def test_the_command_line(pieces, tmp_path):
 def test_a_selections_list_filters_the_pool_that_it_was_made_of(teacher_file, pool_folder, tmp_path):
     selection = kd3.select(teacher_file, pool_folder, tmp_path / "selection", images_per_grid=0)
     done = here(
-        *("pool", "filter", pool_folder, "--keep", tmp_path / "selection" / "kept.txt", "--out", tmp_path / "clean")
+        *("pool", "filter", pool_folder, "--keep", tmp_path / "selection" / "kept.jsonl", "--out", tmp_path / "clean")
     )
     assert done.returncode == 0, done.stderr
     assert len(ImagePool.open(tmp_path / "clean")) == len(selection.positions)

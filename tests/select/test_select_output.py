@@ -59,8 +59,8 @@ def test_table_list_and_report_say_the_same(teacher_file, pool_folder, tmp_path)
         assert row["kept"] == (row["reason"] != "below threshold")
         assert (row["confidence"] > row["threshold"]) == (row["reason"] == "confident")
     kept = [row for row in table if row["kept"]]
-    listed = (found.folder / "kept.txt").read_text(encoding="utf-8").splitlines()
-    assert listed == [f"{row['source']}\t{row['key']}" for row in kept]
+    listed = (found.folder / "kept.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in listed] == [[row["source"], row["key"]] for row in kept]
     assert report["totals"]["kept"] == len(kept) == len(found.positions)
     for entry in report["classes"]:
         own = [row for row in table if row["label"] == entry["label"]]
@@ -113,8 +113,8 @@ def test_names_with_tabs_and_line_breaks_stay_on_one_line(tmp_path):
         Image.fromarray(image.transpose(1, 2, 0)).save(crawl / f"a\tb\n{number}.png")
     kd3.ingest(crawl, tmp_path / "pool", image_size=16, workers=0)
     found = kd3.select(colour_teacher(), tmp_path / "pool", tmp_path / "out", threshold=0.0, **CPU)
-    lines = (found.folder / "kept.txt").read_text().splitlines()
-    assert lines == [f"{crawl}\ta\\tb\\n{number}.png" for number in range(6)]
+    lines = (found.folder / "kept.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [[str(crawl), f"a\tb\n{number}.png"] for number in range(6)]
     assert rows(found.folder)[0]["key"] == "a\tb\n0.png"
 
 
@@ -143,5 +143,5 @@ def test_the_printed_table_has_a_line_for_each_class(tmp_path):
     for name, entry in zip(CLASSES, found.report["classes"], strict=True):
         line = next(line for line in lines if line.strip().startswith(name))
         assert line.split()[1:4] == [str(entry["predicted"]), str(entry["kept"]), f"{entry['threshold']:.3f}"]
-    assert str(found.folder / "kept.txt") in str(found)
+    assert str(found.folder / "kept.jsonl") in str(found)
     assert found.to_dict()["totals"]["images"] == 50

@@ -167,7 +167,7 @@ def test_a_kill_leaves_no_output_folder_and_the_next_run_clears_up(teacher_file,
     (tmp_path / ".out.unfinished" / "leftover").write_text("x")
     assert main(words) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert sorted(path.name for path in out.iterdir()) == ["grids", "kept.txt", "selection.json", "selection.parquet"]
+    assert sorted(path.name for path in out.iterdir()) == ["grids", "kept.jsonl", "selection.json", "selection.parquet"]
     assert main([*words, "--json"]) == 0
     printed = capsys.readouterr().out
     assert json.loads(printed[printed.index("{") :])["totals"]["images"] == 120
@@ -176,7 +176,7 @@ def test_a_kill_leaves_no_output_folder_and_the_next_run_clears_up(teacher_file,
 def test_an_empty_folder_may_be_the_output(tmp_path):
     (tmp_path / "out").mkdir()
     found = kd3.select(colour_teacher(), pool_of(colours(9)), tmp_path / "out", **CPU)
-    assert (found.folder / "kept.txt").is_file()
+    assert (found.folder / "kept.jsonl").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

@@ -78,10 +78,11 @@ def test_an_export_on_a_full_disk_leaves_nothing(small_disk, teacher_file, pool_
     disk, resize = small_disk
     assert main(arguments(teacher_file, pool_folder, tmp_path / "run")) == 0
     resize(100)
-    export = ["export", str(tmp_path / "run"), "--out", str(disk / "shipped"), "--format", "safetensors"]
-    assert main(export) == 2
-    assert "cannot be written: No space left on device" in capsys.readouterr().err
-    assert list(disk.iterdir()) == []
+    for name in ("safetensors", "torchscript", "torch-export", "onnx"):
+        export = ["export", str(tmp_path / "run"), "--out", str(disk / "shipped"), "--format", name]
+        assert main(export) == 2
+        assert "cannot be written: No space left on device" in capsys.readouterr().err
+        assert list(disk.iterdir()) == []
 
 
 def test_what_a_library_says_of_a_full_disk_is_understood(tmp_path):

@@ -22,7 +22,7 @@ from kd3.demo.outcome import draw_selection, truth_of_selection
 from kd3.demo.teacher import ARCH as TEACHER
 from kd3.demo.teacher import train_teacher
 from kd3.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, KD3Error
-from kd3.interruption import Terminated
+from kd3.interruption import Terminated, unhurried
 from kd3.runs.folder import read_summary
 from kd3.storage.atomic import write_json
 
@@ -133,6 +133,7 @@ def _evaluate(model: Path, data: Path, teacher: Path) -> dict[str, Any]:
     return figures
 
 
+@unhurried()
 def _command(*words: str, capture: bool = False) -> str:
     """Show a command as a user would type it, and run it."""
     console.say("$ " + shlex.join(["kd3", *words]))

@@ -33,10 +33,12 @@ from kd3.models.projector import Projector, draw_as_torch
 from kd3.models.student_files import load_student, save_student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
+from kd3.pool.watch import PATIENCE, watched
 from kd3.recall.at_end import adapt_student, check_recall
 from kd3.recall.images import ChosenImages, read_images
 from kd3.recall.kept import keep_adapted
 from kd3.runs.folder import RunFolder, State
+from kd3.runs.metrics import Listener
 from kd3.runs.origin import origin
 from kd3.storage.atomic import write_json
 from kd3.storage.full_disk import full_disk_told
@@ -97,6 +99,7 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
             job = _read(config, compute, state, live)
             if ranks.is_first:
                 held.enter_context(_claimed(folder, state, config, compute, job))
+        watch = held.enter_context(watched(job.pool)) if ranks.is_first else None
         console.say(_announcement(config, job, compute))
         batches = PoolBatches(job.pool, compute)
 
@@ -115,11 +118,11 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
         teacher = fitted.teacher.folded() if config.train.fold_batch_norms else fitted.teacher
         job.method.learn_from(teacher)
 
-        def track(images: int) -> list[Trackers]:
+        def track(images: int) -> list[Listener]:
             values = config.model_dump(mode="json")
             trackers = Trackers(config.trackers, folder.path, values, job.teacher.classes, images=images)
             held.callback(trackers.close)
-            return [trackers]
+            return [trackers, *([lambda event, values: watch.check()] if watch else [])]
 
         fit = Fit(
             job.method,
@@ -145,6 +148,9 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
                 f"interrupted after {fit.at.step:,} of {'at most ' * (fit.budget.epochs is not None)}"
                 f"{fit.budget.steps:,} steps; continue with: {again}"
             ) from None
+        with ranks.failing_together():
+            if watch:
+                watch.finish(PATIENCE)
         try:
             summary = _finish(config, folder, job, live, result, compute, batches, fitted) if ranks.is_first else {}
         except KeyboardInterrupt as interrupt:

@@ -20,6 +20,7 @@ from kd3.models.arch import build_arch
 from kd3.models.load_teacher import load_teacher
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
+from kd3.pool.watch import watched
 from kd3.text import one_line
 
 WITHOUT_FEATURES = "--kd3.classifier own --kd3.alignment none --kd3.logit-weight 1"
@@ -158,7 +159,8 @@ def inspect(
         opened = pool if isinstance(pool, ImagePool) else ImagePool.open(pool)
         check_sizes(teacher, opened)
         places = np.sort(np.random.default_rng(0).permutation(len(opened))[:LOOKED_AT])
-        check = normalisation_on(teacher, opened, resolve("cpu", "32"), places)
+        with watched(opened):
+            check = normalisation_on(teacher, opened, resolve("cpu", "32"), places)
     assert teacher.input_size is not None
     probe = torch.zeros(PROBED, 3, teacher.input_size, teacher.input_size)
     with FlopCounterMode(display=False) as counter:

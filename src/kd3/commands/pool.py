@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from kd3.config.pool_commands import PoolConfig
 from kd3.errors import KD3Error
 from kd3.pool import ImagePool, derive_pool
+from kd3.pool.listed import ListedImages
 from kd3.pool.merge import merge_pools
 
 SHOWN = 5
@@ -70,10 +70,10 @@ def _filter(config: PoolConfig) -> Pools:
     if (config.keep is None) == (config.drop is None):
         raise KD3Error("pool filter needs either --keep or --drop, a file that lists images")
     pool = _one(config)
-    listed = _listed(str(config.keep or config.drop))
+    listed = ListedImages(str(config.keep or config.drop))
     found = np.zeros(len(pool), dtype=bool)
     for position, (source, key) in enumerate(pool.index_rows(("source", "key"))):
-        found[position] = key in listed or f"{source}\t{key}" in listed
+        found[position] = listed.holds(source, key)
     if not found.any():
         raise KD3Error(f"{config.keep or config.drop} lists no image of pool {pool.path}")
     without = np.flatnonzero(~found if config.keep else found)
@@ -109,16 +109,3 @@ def _out(config: PoolConfig) -> str:
     if config.out is None:
         raise KD3Error(f"pool {config.action} needs --out, the folder of the new pool")
     return config.out
-
-
-def _listed(path: str) -> set[str]:
-    """Return the lines of a list of images.
-
-    Raises:
-        KD3Error: it cannot be read.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeError) as problem:
-        raise KD3Error(f"the list {path} cannot be read: {problem}") from None
-    return {line for line in lines if line.strip()}

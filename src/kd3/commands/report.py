@@ -17,6 +17,7 @@ from kd3.models.student import Student
 from kd3.models.student_files import load_student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
+from kd3.pool.watch import watched
 from kd3.run_report.networks import costs
 from kd3.run_report.page import RunFindings, page
 from kd3.run_report.pool_look import look_at_pool
@@ -94,7 +95,8 @@ def _findings(records: RunRecords, config: ReportConfig, *, alone: bool) -> RunF
         if pool is not None:
             console.say(f"{records.name}: looks at the pool")
             compute = resolve(config.device, "auto")
-            look = look_at_pool(records, teacher, student, pool, compute, images=config.images)
+            with watched(pool):
+                look = look_at_pool(records, teacher, student, pool, compute, images=config.images)
     return RunFindings(records, theirs, own, timing, look, missing)
 
 

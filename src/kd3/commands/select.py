@@ -22,6 +22,7 @@ from kd3.models.student import Student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.pool.names import check_index
+from kd3.pool.watch import watched
 from kd3.review.grids import write_grids
 from kd3.review.outcome import Outcome, outcome
 from kd3.review.report import NAME, check_same, describe, read_report, report
@@ -125,7 +126,7 @@ def _select(
         console.say(f"{out} holds this selection; there is nothing to do")
         return PoolSelection(out, before)
 
-    with whole_folder(out, what=f"selection {out}") as folder:
+    with whole_folder(out, what=f"selection {out}") as folder, watched(pool):
         found = _outcome(config, teacher, student, pool, compute)
         write_table(folder, found, pool, about)
         grids = write_grids(folder, found, pool, images=config.images_per_grid, classes=config.grid_classes)

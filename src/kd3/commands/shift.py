@@ -17,6 +17,7 @@ from kd3.errors import KD3Error
 from kd3.models.load_teacher import load_teacher
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
+from kd3.pool.watch import watched
 from kd3.storage.atomic import write_json, write_text
 
 
@@ -95,7 +96,8 @@ def _shift(config: ShiftConfig, teacher: Teacher | None, pool: ImagePool | None)
     if config.reference is not None:
         reference = Reference(config.reference, teacher, limit=config.limit, seed=config.seed, workers=config.workers)
     compute.place(teacher)
-    found = measure(teacher, pool, reference, compute, limit=config.limit, seed=config.seed)
+    with watched(pool):
+        found = measure(teacher, pool, reference, compute, limit=config.limit, seed=config.seed)
     return _written(Shift(config.teacher, config.pool, str(compute), found), out)
 
 

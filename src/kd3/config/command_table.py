@@ -82,7 +82,7 @@ examples:
   kd3 pool verify pool
   kd3 pool merge part1 part2 part3 --out pool
   kd3 pool sample pool --share 0.1 --out tenth
-  kd3 pool filter pool --keep selection/kept.txt --out clean
+  kd3 pool filter pool --keep selection/kept.jsonl --out clean
   kd3 pool filter pool --drop unwanted.txt --out clean
 
 A crawl on N machines: each runs `kd3 ingest SOURCE... --out partI --shard I/N`; merged in order, the parts give the
@@ -282,12 +282,12 @@ examples:
 
 Nothing is trained; the teacher's logits are kept beside the pool, for the next time. DIR then holds:
   selection.parquet  each image: source, key, class, confidence, threshold, kept, reason
-  kept.txt           source and key of each kept image, a tab between them
+  kept.jsonl         source and key of each kept image, as JSON
   selection.json     settings, totals, and each class's figures
   grids/             CLASS-kept.png and CLASS-refused.png, from the most confident down, and overview.png
 
 To copy what is kept of crawled folders:
-  while IFS=$'\\t' read -r source key; do cp --parents "$source/$key" clean/; done < DIR/kept.txt
+  jq -rj 'join("/") + "\\u0000"' DIR/kept.jsonl | xargs -0 cp --parents -t clean/
 Files that are the same byte for byte stand there once; the others are in POOL/duplicates.csv.""",
         json=True,
     ),

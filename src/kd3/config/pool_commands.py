@@ -95,7 +95,7 @@ class PoolConfig(Settings):
     seed: int = Field(0, ge=0, lt=2**31, description="of sample: another one draws others")
     keep: str | None = Field(
         None,
-        description="of filter: file with a key a line, or a source, a tab and a key; such as kept.txt of kd3 select",
+        description="of filter: file with a line an image: kept.jsonl of kd3 select, or keys, or source, tab and key",
     )
     drop: str | None = Field(None, description="of filter: the same, of images to leave out")
 

@@ -19,7 +19,7 @@ from kd3.config.distill_layers import differences
 from kd3.config.settings import build, read_yaml
 from kd3.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, KD3Error
 from kd3.experiments.plan import Cell
-from kd3.interruption import WITH_PARENT, Terminated
+from kd3.interruption import WITH_PARENT, Terminated, unhurried
 from kd3.runs.folder import RunFolder
 from kd3.storage.atomic import write_text
 from kd3.storage.lock import waiting
@@ -95,6 +95,7 @@ def check_finished(layout: Layout, cell: Cell, settings: Mapping[str, Any]) -> b
     return state == "finished"
 
 
+@unhurried()
 def run_all(
     layout: Layout,
     cells: Sequence[tuple[Cell, Mapping[str, Any]]],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from kd3.pool.index_file import COLUMNS, INDEX, read_index, writing_index
 from kd3.pool.manifest import DERIVING, NAME, Counts, content_hash, read_manifest, write_manifest
 from kd3.pool.output_folder import LOCK, check_place, check_settings
 from kd3.pool.packed import PARTS, PackedImages, images_per_part
+from kd3.pool.watch import watched
 from kd3.storage.atomic import write_json
 from kd3.storage.lock import exclusive
 from kd3.storage.versioned import read_versioned
@@ -131,7 +133,14 @@ def _fill(folder: Path, derivation: Derivation, choice: Choice, source: ImagePoo
     rows = _rows(choice, source, other)
     chunk = max(1, CHUNK_BYTES // packed.image_bytes)
     try:
-        with console.progress("derive", count, "images") as bar, writing_index(folder / INDEX) as index:
+        with (
+            ExitStack() as looks,
+            console.progress("derive", count, "images") as bar,
+            writing_index(folder / INDEX) as index,
+        ):
+            for pool in (source, other):
+                if pool is not None:  # new digests must not be of damaged pixels
+                    looks.enter_context(watched(pool, to_the_end=True))
             for start in range(0, count, chunk):
                 part = Choice(choice.positions[start : start + chunk], choice.mixed[start : start + chunk])
                 images = _pixels(part, derivation, source, other)
@@ -140,6 +149,7 @@ def _fill(folder: Path, derivation: Derivation, choice: Choice, source: ImagePoo
                     packed.append(image)
                 bar.advance(len(images))
         packed.sync()
+        digests = packed.digests()
     finally:
         packed.close()
     write_manifest(
@@ -148,6 +158,7 @@ def _fill(folder: Path, derivation: Derivation, choice: Choice, source: ImagePoo
         content_hash=content_hash(size, (digest for (digest,) in read_index(folder / INDEX, ("digest",)))),
         counts=Counts(found=count, kept=count, duplicates=0, rejected={}, skipped=0),
         parts=packed.parts(),
+        digests=digests,
         sources=source.manifest.sources + ([] if other is None else other.manifest.sources),
         settings=derivation.to_dict(),
         seconds=time.monotonic() - started,

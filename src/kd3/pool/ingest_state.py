@@ -120,6 +120,10 @@ class IngestState:
         """Return the files of packed pixels."""
         return self._packed.parts()
 
+    def part_digests(self) -> dict[str, str]:
+        """Return the digests of these files."""
+        return self._packed.digests()
+
     def rejected_counts(self) -> dict[str, int]:
         """Return how many files were rejected, by reason."""
         return dict(self.database.execute("SELECT reason, COUNT(*) FROM rejected GROUP BY reason ORDER BY 1"))

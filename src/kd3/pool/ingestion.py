@@ -219,6 +219,7 @@ def _finish(state: IngestState, folder: Path, config: IngestConfig, keep_out: Se
             skipped=state.skipped,
         ),
         parts=state.parts(),
+        digests=state.part_digests(),
         sources=[shown(source) for source in config.sources],
         settings=ingest_request(config),
         kept_out=[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -66,7 +66,7 @@ class Manifest(Settings):
     sources: list[str]
     settings: dict[str, Any]
     kept_out: tuple[KeptOut, ...] = ()
-    files: dict[str, str] = Field({})  # SHA-256 of the index and the lists beside it; the parts have a digest an image
+    files: dict[str, str] = Field({})  # SHA-256 of the index, the lists beside it, and the parts
     kd3: str
     created: str
     seconds: float
@@ -83,12 +83,13 @@ def write_manifest(
     content_hash: str,
     counts: Counts,
     parts: list[Part],
+    digests: Mapping[str, str],
     sources: list[str],
     settings: dict[str, Any],
     seconds: float,
     kept_out: Sequence[KeptOut] = (),
 ) -> None:
-    """Finish a pool: write its manifest, atomically, with this version of kd3 and the time."""
+    """Finish a pool: write its manifest, atomically, with this version of kd3 and the time; parts have `digests`."""
     manifest = Manifest(
         format=FORMAT,
         version=VERSION,
@@ -100,7 +101,7 @@ def write_manifest(
         sources=sources,
         settings=settings,
         kept_out=tuple(kept_out),
-        files={name: sha256_of(folder / name) for name in LISTS if (folder / name).is_file()},
+        files={**{name: sha256_of(folder / name) for name in LISTS if (folder / name).is_file()}, **digests},
         kd3=__version__,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         seconds=round(seconds, 3),

@@ -6,6 +6,7 @@ import csv
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from kd3.pool.manifest import NAME, Counts, content_hash, read_manifest, write_m
 from kd3.pool.output_folder import LOCK, check_place, check_settings, remove_pool
 from kd3.pool.packed import PART_BYTES
 from kd3.pool.record import InMemory, Record
+from kd3.pool.watch import watched
 from kd3.storage.atomic import replacing
 from kd3.storage.lock import exclusive
 
@@ -103,8 +105,9 @@ def _fill(folder: Path, pools: Sequence[ImagePool], request: dict[str, Any]) -> 
     state = IngestState(folder, pools[0].image_size, part_bytes=PART_BYTES, near=near)
     try:
         state.begin(request)
-        with console.progress("merge", sum(map(len, pools)), "images") as bar:
+        with ExitStack() as looks, console.progress("merge", sum(map(len, pools)), "images") as bar:
             for pool in pools:
+                looks.enter_context(watched(pool, to_the_end=True))
                 for record, decoded in _images(pool):
                     state.add(record, decoded)
                     bar.advance()
@@ -128,6 +131,7 @@ def _fill(folder: Path, pools: Sequence[ImagePool], request: dict[str, Any]) -> 
                 skipped=sum(one.skipped for one in counts),
             ),
             parts=state.parts(),
+            digests=state.part_digests(),
             sources=list(dict.fromkeys(source for pool in pools for source in pool.manifest.sources)),
             settings={**request, **{name: pools[0].manifest.settings.get(name) for name in SAME_IN_ALL}},
             kept_out=_kept_out_of_all(pools),

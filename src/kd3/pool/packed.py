@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import IO
@@ -9,7 +10,7 @@ from typing import IO
 import numpy as np
 
 from kd3.errors import KD3Error
-from kd3.pool.manifest import Part
+from kd3.pool.manifest import Part, sha256_of
 from kd3.storage.atomic import sync_folder
 
 PARTS = "images-*.bin"
@@ -30,6 +31,8 @@ class PackedImages:
         self.folder, self.images, self.images_per_part = folder, images, images_per_part
         self.image_size, self.image_bytes = image_size, 3 * image_size * image_size
         self._handle: IO[bytes] | None = None
+        self._digest = hashlib.sha256()  # of the part that is written to
+        self._digests: dict[str, str] = {}  # of the parts before it
         self._cut()
 
     def append(self, pixels: np.ndarray) -> None:
@@ -38,6 +41,7 @@ class PackedImages:
             self._open_part(self.images // self.images_per_part)
         assert self._handle is not None
         self._handle.write(pixels.data)
+        self._digest.update(pixels.data)
         self.images += 1
 
     def read(self, positions: np.ndarray) -> np.ndarray:
@@ -62,6 +66,7 @@ class PackedImages:
         """Let go of the file, whose last bytes are written but not synced."""
         handle, self._handle = self._handle, None
         if handle is not None:
+            self._digests[Path(handle.name).name] = self._digest.hexdigest()
             handle.close()  # writes what is buffered, and fails where the disk is full
 
     def parts(self) -> list[Part]:
@@ -70,10 +75,18 @@ class PackedImages:
         sizes = [self.images_per_part] * full + ([rest] if rest else [])
         return [Part(file=part_name(number), images=size) for number, size in enumerate(sizes)]
 
+    def digests(self) -> dict[str, str]:
+        """Return the SHA-256 of each file in hex, by name: of the bytes as they were given; older parts are read."""
+        if self._handle is not None:
+            self._digests[Path(self._handle.name).name] = self._digest.hexdigest()
+        return {part.file: self._digests.get(part.file) or sha256_of(self.folder / part.file) for part in self.parts()}
+
     def _open_part(self, number: int) -> None:
         self.sync()
         self.close()
-        self._handle = (self.folder / part_name(number)).open("ab", buffering=WRITE_BYTES)
+        path = self.folder / part_name(number)
+        self._digest = hashlib.sha256(path.read_bytes() if path.is_file() else b"")
+        self._handle = path.open("ab", buffering=WRITE_BYTES)
         sync_folder(self.folder)
 
     def _cut(self) -> None:

@@ -43,4 +43,4 @@ def read_ahead(items: Iterable[T], location_of: Callable[[T], Location]) -> Iter
             yield waiting.popleft()
     finally:
         if threads is not None:
-            threads.shutdown(cancel_futures=True)
+            threads.shutdown(wait=False, cancel_futures=True)  # one may be waiting for a server that says nothing

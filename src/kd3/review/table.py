@@ -11,11 +11,12 @@ import pyarrow as arrow
 import pyarrow.parquet as parquet
 
 from kd3.pool import ImagePool
+from kd3.pool.listed import line_of
 from kd3.pool.names import names
 from kd3.review.outcome import BELOW, REASONS, Outcome
 
 TABLE = "selection.parquet"
-KEPT = "kept.txt"
+KEPT = "kept.jsonl"
 METADATA_KEY = b"kd3"
 
 _COLUMNS = [
@@ -29,14 +30,12 @@ _COLUMNS = [
     ("kept", arrow.bool_()),
     ("reason", arrow.string()),
 ]
-_ESCAPES = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
 def write_table(folder: Path, outcome: Outcome, pool: ImagePool, about: dict[str, Any]) -> None:
-    """Write `selection.parquet` and `kept.txt`, some rows at a time.
+    """Write `selection.parquet` and `kept.jsonl`, some rows at a time.
 
-    The table has a row for each image in pool order. The list has the source and the key of each
-    kept one, a tab between them; a tab or a line break in a name is written as \\t, \\n or \\r.
+    The table has a row for each image in pool order. The list has a line of JSON for each kept one: its source and key.
     `about` becomes JSON in the table's metadata, under "kd3".
 
     Raises:
@@ -70,7 +69,7 @@ def write_table(folder: Path, outcome: Outcome, pool: ImagePool, about: dict[str
             arrays = [arrow.array(c, type=kind) for c, (_, kind) in zip(columns, _COLUMNS, strict=True)]
             writer.write_batch(arrow.record_batch(arrays, schema=schema))
             for place in np.flatnonzero(kept):
-                listed.write(f"{sources[place].translate(_ESCAPES)}\t{keys[place].translate(_ESCAPES)}\n")
+                listed.write(line_of(sources[place], keys[place]))
             start = rows.stop
 
 

@@ -14,6 +14,7 @@ from kd3.config.yaml_text import load_yaml
 from kd3.errors import KD3Error
 from kd3.pool import Decoded, DecodeSettings, ImagePool, decode_records, list_records
 from kd3.pool.manifest import NAME as MANIFEST
+from kd3.pool.watch import watched
 from kd3.runs.folder import RunFolder
 from kd3.training.pool_split import split_pool
 
@@ -103,7 +104,8 @@ def _decoded(source: str, size: int, count: int) -> Tensor:
 
 
 def _read(pool: ImagePool, index: np.ndarray) -> Tensor:
-    return torch.from_numpy(pool.read(index))
+    with watched(pool):
+        return torch.from_numpy(pool.read(index))
 
 
 def _first(index: np.ndarray, count: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import shutil
 import warnings
@@ -47,10 +48,10 @@ def write_onnx(source: Source, path: Path) -> None:
     onnx = _library("onnx")
     _library("onnxscript")
     with _silent():
-        torch.onnx.export(
+        program = torch.onnx.export(
             source.module,
             (source.example,),
-            str(path),
+            None,
             input_names=["images"],
             output_names=["logits"],
             dynamo=True,
@@ -58,10 +59,11 @@ def write_onnx(source: Source, path: Path) -> None:
             external_data=False,
             verbose=False,
         )
-    model = onnx.load(str(path))
+    assert program is not None
+    model = program.model_proto
     onnx.helper.set_model_props(model, dict(source.metadata))
     onnx.checker.check_model(model)
-    onnx.save(model, str(path))
+    path.write_bytes(model.SerializeToString())
 
 
 def run_onnx(path: Path, threads: int) -> Runner:
@@ -83,7 +85,7 @@ def write_torch_export(source: Source, path: Path) -> None:
     """Write a program of torch.export, with the metadata beside it."""
     with _silent():
         program = torch.export.export(source.module, (source.example,), dynamic_shapes=dynamic_batch())
-        torch.export.save(program, path, extra_files=dict(source.metadata))
+        _write(path, lambda file: torch.export.save(program, file, extra_files=dict(source.metadata)))
 
 
 def run_torch_export(path: Path, threads: int) -> Runner:
@@ -97,7 +99,7 @@ def write_torchscript(source: Source, path: Path) -> None:
     with _silent():
         # Our own comparison follows, on images; tracing's own runs the same input again.
         scripted = torch.jit.trace(source.module, source.example, check_trace=False)  # type: ignore[no-untyped-call]
-        torch.jit.save(scripted, str(path), _extra_files=dict(source.metadata))
+        _write(path, lambda file: torch.jit.save(scripted, file, _extra_files=dict(source.metadata)))  # type: ignore[no-untyped-call]
 
 
 def run_torchscript(path: Path, threads: int) -> Runner:
@@ -124,6 +126,13 @@ FOLDER = "student"  # of safetensors, which takes normalised floats and is no tr
 def run_safetensors(folder: Path, module: torch.nn.Module | None) -> Runner:
     """Return a student folder as a function of normalised images."""
     return _without_gradients(load_student(folder, module=module))
+
+
+def _write(path: Path, save: Callable[[io.BytesIO], object]) -> None:
+    """Write a file that torch makes, which would abort the process if the disk became full under its own writer."""
+    file = io.BytesIO()
+    save(file)
+    path.write_bytes(file.getbuffer())
 
 
 def _without_gradients(module: Callable[[Tensor], Tensor]) -> Runner:

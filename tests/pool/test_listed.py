@@ -1,0 +1,78 @@
+"""Lists of images: whatever a name holds, the image that is meant is found."""
+
+import json
+
+import pytest
+from pool_pictures import encoded, folder_of, noise
+
+import kd3
+from in_process import here
+from kd3.pool.listed import ListedImages, line_of
+
+NAMES = [
+    "a\tb",
+    "a\nb",
+    "a\r",
+    "\u2028",
+    "a\x85b",
+    "\x1cb",
+    "[1]",
+    '["x", "y"]',
+    "a\\tb",
+    " ",
+    "\ufeffz",
+    "plain",
+    "a\x0bb",
+    "\\",
+]
+
+
+def test_a_line_is_ascii_and_one_line():
+    for name in (*NAMES, "\udcff"):
+        line = line_of(name, name)
+        assert line.isascii()
+        assert line.count("\n") == 1
+        assert len(line.splitlines()) == 1
+        assert json.loads(line) == [name, name]
+
+
+def test_every_name_is_found_and_no_other(tmp_path):
+    path = tmp_path / "kept.jsonl"
+    for name in NAMES:
+        path.write_text(line_of("crawl", name))
+        listed = ListedImages(path)
+        assert [other for other in NAMES if listed.holds("crawl", other)] == [name]
+        assert not listed.holds("another", name)
+
+
+def test_lists_of_people_and_of_earlier_versions_are_read(tmp_path):
+    path = tmp_path / "kept.txt"
+    path.write_text("crawl\ta\\tb\\n.png\ncrawl\tx\u2028y\nkey.png\n\n[odd\r\nlast", encoding="utf-8", newline="")
+    listed = ListedImages(path)
+    for source, key in (
+        ("crawl", "a\tb\n.png"),
+        ("crawl", "x\u2028y"),
+        ("any", "key.png"),
+        ("c", "[odd"),
+        ("c", "last"),
+    ):
+        assert listed.holds(source, key), key
+    assert not listed.holds("crawl", "a")
+    with pytest.raises(kd3.KD3Error, match="cannot be read"):
+        ListedImages(tmp_path / "none")
+
+
+def test_a_selection_of_odd_names_filters_its_pool_without_loss(teacher_file, tmp_path):
+    names = [f"{number}{name}.png" for number, name in enumerate(NAMES)]
+    folder_of(tmp_path / "crawl", {name: encoded(noise(number)) for number, name in enumerate(names)})
+    pool = kd3.ingest(tmp_path / "crawl", tmp_path / "pool", image_size=16, workers=0)
+    assert len(pool) == len(names)
+    selection = kd3.select(teacher_file, pool, tmp_path / "kept", images_per_grid=0, threshold=0.0, device="cpu")
+    for flag, count in (("--keep", len(selection.positions)), ("--drop", len(names) - len(selection.positions))):
+        out = tmp_path / f"pool{flag}"
+        done = here("pool", "filter", tmp_path / "pool", flag, tmp_path / "kept/kept.jsonl", "--out", out, "--quiet")
+        if count:
+            assert done.returncode == 0, done.stderr
+            assert len(kd3.ImagePool.open(out)) == count
+        else:
+            assert "lists every image" in done.stderr

@@ -1,0 +1,110 @@
+"""Pixels that are no longer what was written are noticed by whatever works with them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import kd3
+from in_process import here
+from kd3.pool import watch as watching
+from kd3.pool.ingestion import ingest_with
+from kd3.pool.manifest import sha256_of
+from kd3.pool.packed import PackedImages
+from kd3.pool.watch import watched
+
+
+@pytest.fixture
+def damaged(pool_folder, tmp_path):
+    """A copy of the pool of which one byte, far from the first, is another."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(pool_folder, folder)
+    part = folder / "images-00000.bin"
+    with part.open("r+b") as handle:
+        handle.seek(part.stat().st_size // 2)
+        byte = handle.read(1)
+        handle.seek(-1, 1)
+        handle.write(bytes([byte[0] ^ 1]))
+    return folder
+
+
+def digests(folder):
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    return {name: digest for name, digest in files.items() if name.endswith(".bin")}
+
+
+def test_every_pool_has_the_digests_of_its_parts(crawl, pool_folder, tmp_path):
+    from kd3.config.pool_commands import IngestConfig
+
+    config = IngestConfig(sources=[str(crawl)], out=str(tmp_path / "many"), image_size=16, workers=0)
+    ingest_with(config, part_bytes=3 * 16 * 16 * 50)
+    kd3.pool.derive_pool(pool_folder, tmp_path / "half", share=0.5)
+    for name in ("many", "half"):
+        found = digests(tmp_path / name)
+        parts = sorted((tmp_path / name).glob("images-*.bin"))
+        assert len(parts) == {"many": 3, "half": 1}[name]
+        assert found == {part.name: sha256_of(part) for part in parts}
+        assert kd3.ImagePool.open(tmp_path / name).verify() == []
+
+
+def test_a_part_that_was_gone_on_with_has_the_digest_of_the_whole(tmp_path):
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (9, 3, 8, 8), dtype=np.uint8)
+    for done in range(8):
+        folder = tmp_path / str(done)
+        folder.mkdir()
+        first = PackedImages(folder, 8, images_per_part=4)
+        for image in images[: done + 1]:  # one more than was recorded
+            first.append(image)
+        first.close()
+        packed = PackedImages(folder, 8, images_per_part=4, images=done)
+        for image in images[done:]:
+            packed.append(image)
+        packed.sync()
+        found = packed.digests()
+        packed.close()
+        assert found == {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+        assert len(found) == 3
+
+
+@pytest.mark.parametrize("command", ["distill", "select", "shift", "inspect", "sample"])
+def test_commands_that_read_damaged_pixels_say_so(command, damaged, teacher_file, tmp_path):
+    out = tmp_path / "out"
+    small = ("--student", "kd3:resnet8", "--images", 32, "--batch-size", 16, "--holdout", 12, "--track", "none")
+    words = {
+        "distill": ("distill", "--teacher", teacher_file, "--pool", damaged, "--out", out, *small, "--device", "cpu"),
+        "select": ("select", "--teacher", teacher_file, "--pool", damaged, "--out", out, "--device", "cpu"),
+        "shift": ("shift", "--teacher", teacher_file, "--pool", damaged, "--device", "cpu"),
+        "inspect": ("inspect", "--teacher", teacher_file, "--pool", damaged),
+        "sample": ("pool", "sample", damaged, "--share", 0.5, "--out", out),
+    }[command]
+    done = here(*words)
+    assert done.returncode == 2, done.stderr
+    assert f"pool {damaged} is damaged: images-00000.bin is not what was written" in done.stderr
+    assert f"kd3 pool verify {damaged} names the images" in done.stderr
+    assert not (out / "manifest.json").exists()
+    assert not (out / "summary.json").exists()
+    assert command != "select" or not out.exists()
+
+
+def test_a_sound_pool_and_one_without_digests_are_silent(pool_folder, damaged, capsys):
+    with watched(kd3.ImagePool.open(pool_folder)) as watch:
+        watch.finish(None)
+    manifest = json.loads((damaged / "manifest.json").read_text())
+    manifest["files"] = {name: digest for name, digest in manifest["files"].items() if not name.endswith(".bin")}
+    (damaged / "manifest.json").write_text(json.dumps(manifest))
+    with watched(kd3.ImagePool.open(damaged)):
+        pass
+    with watched(kd3.ImagePool.from_array(np.zeros((1, 3, 8, 8), np.uint8))):
+        pass
+    assert capsys.readouterr().err == ""
+
+
+def test_work_that_ends_early_does_not_wait_and_an_error_of_its_own_is_told(damaged, monkeypatch):
+    with pytest.raises(ZeroDivisionError), watched(kd3.ImagePool.open(damaged)):
+        raise ZeroDivisionError
+    monkeypatch.setattr(watching, "PATIENCE", 0.0)
+    monkeypatch.setattr(watching, "_digest", lambda path, stop: stop.wait(60) and "")
+    with watched(kd3.ImagePool.open(damaged)):
+        pass

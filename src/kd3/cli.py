@@ -56,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.fail(str(problem))
         return EXIT_WRONG_INPUT
     except KeyboardInterrupt as interrupt:
-        console.fail(str(interrupt) or "interrupted")
+        if not console.is_silent():  # of several processes the first says it
+            console.fail(str(interrupt) or "interrupted")
         return EXIT_TERMINATED if isinstance(interrupt, Terminated) else EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away (`kd3 ... | head`).

@@ -75,8 +75,8 @@ def unhurried() -> Iterator[None]:
 def _in_time() -> Iterator[None]:
     """End the process where a signal has not ended the block in time, whatever it waits for.
 
-    Python's own handlers run between two of its steps: not while the main thread waits within a library for a network that
-    says nothing, nor do they end the threads that wait there. What kd3 writes stands a kill at any moment.
+    Python's own handlers run between two of its steps: not while the main thread waits within a library for a network
+    that says nothing, nor do they end the threads that wait there. What kd3 writes stands a kill at any moment.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +19,11 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from kd3 import console
 from kd3.compute import Compute
 from kd3.errors import KD3Error
+from kd3.interruption import WITH_PARENT
+from kd3.pulse import with_pulse
 from kd3.ranks import LONGEST_SILENCE, Ranks
+
+TELL_SECONDS = 30.0
 
 
 @contextmanager
@@ -45,8 +51,9 @@ def launched(compute: Compute, *, devices: int, nodes: int) -> Iterator[Compute]
     warnings.filterwarnings("ignore", ".*broadcast_buffers. is deprecated")
     fabric = compute.new_fabric(devices=devices, nodes=nodes, strategy=strategy)
     try:
-        fabric.launch()
-        ranks = Ranks.of_this_process()
+        with _told(devices, nodes), _ending_together():
+            fabric.launch()
+        ranks = with_pulse(Ranks.of_this_process())
     except (RuntimeError, ValueError) as problem:
         raise KD3Error(
             f"the {devices * nodes} processes did not come together: {str(problem).splitlines()[0]}"
@@ -57,6 +64,40 @@ def launched(compute: Compute, *, devices: int, nodes: int) -> Iterator[Compute]
         yield replace(compute, device=fabric.device, ranks=ranks, launched=fabric)
     finally:
         ranks.leave()
+
+
+@contextmanager
+def _told(devices: int, nodes: int) -> Iterator[None]:
+    """Say what is waited for, where and for how long: at once where it is other machines, else after a while."""
+    over = threading.Event()
+    where = f"{os.environ.get('MASTER_ADDR', '127.0.0.1')}:{os.environ.get('MASTER_PORT', 'a free port')}"
+    if "SLURM_NTASKS" in os.environ:
+        where = "the first of SLURM's nodes"
+    what = f"{devices * nodes} processes on {nodes} machines to meet at {where}" if nodes > 1 else "the other processes"
+    most = console.clock(LONGEST_SILENCE.total_seconds())
+    started = time.monotonic()
+
+    def tell() -> None:
+        while not over.wait(TELL_SECONDS):
+            console.say(f"still waiting for {what}, for {console.clock(time.monotonic() - started)} of at most {most}")
+
+    if nodes > 1 and os.environ.get("LOCAL_RANK", "0") == "0":
+        console.say(f"waiting for {what}, for at most {most}; Ctrl-C ends it")
+    threading.Thread(target=tell, name="kd3-waiting", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+@contextmanager
+def _ending_together() -> Iterator[None]:
+    """Let processes that are started within end when this one is gone: they might wait for others for hours."""
+    os.environ[WITH_PARENT] = str(os.getpid())
+    try:
+        yield
+    finally:
+        os.environ.pop(WITH_PARENT, None)
 
 
 def _sizes(devices: int, nodes: int) -> tuple[int, int]:

@@ -20,6 +20,7 @@ Value = TypeVar("Value")
 
 BROKEN = ("gloo", "nccl", "connection", "peer", "socket", "store")  # in messages of a connection that is
 LONGEST_SILENCE = timedelta(hours=2)  # while one rank evaluates or writes and the others wait
+GO_ON = "--resume goes on from the last checkpoint"
 LAST_WORDS = 0.5  # seconds; a thread that only waits for Python's lock needs about none
 
 
@@ -34,6 +35,7 @@ class Ranks:
     rank: int = 0
     count: int = 1
     control: Any = None  # group of processes that talk on the CPU, so that no decision waits for a GPU
+    pulse: Any = None  # `kd3.pulse.Pulse`: who is there
 
     @classmethod
     def of_this_process(cls) -> Ranks:
@@ -93,6 +95,8 @@ class Ranks:
         """
         if self.count == 1:
             return
+        if self.pulse:
+            self.pulse.stop()
         for group in (dist.group.WORLD, self.control):
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))
         dist.destroy_process_group()
@@ -111,9 +115,8 @@ class Ranks:
             broken = any(said in str(problem).lower() for said in BROKEN)
             if self.count == 1 or not broken:
                 raise
-            raise KD3Error(
-                "another process of this run has ended, and so must this one; --resume goes on from the last checkpoint"
-            ) from problem
+            who = self.pulse.ended() if self.pulse else "another process of this run"
+            raise KD3Error(f"{who} has ended, and so must this one; {GO_ON}") from problem
 
     @contextmanager
     def failing_together(self) -> Iterator[None]:

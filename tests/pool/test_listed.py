@@ -70,7 +70,7 @@ def test_a_selection_of_odd_names_filters_its_pool_without_loss(teacher_file, tm
     selection = kd3.select(teacher_file, pool, tmp_path / "kept", images_per_grid=0, threshold=0.0, device="cpu")
     for flag, count in (("--keep", len(selection.positions)), ("--drop", len(names) - len(selection.positions))):
         out = tmp_path / f"pool{flag}"
-        done = here("pool", "filter", tmp_path / "pool", flag, tmp_path / "kept/kept.jsonl", "--out", out, "--quiet")
+        done = here("pool", "filter", tmp_path / "pool", flag, tmp_path / "kept/kept.jsonl", "--out", out)
         if count:
             assert done.returncode == 0, done.stderr
             assert len(kd3.ImagePool.open(out)) == count

@@ -1,10 +1,13 @@
 """What is written down of a URL: scheme, host and path, and two that differ stay two."""
 
+import json
+
 import pytest
-from pool_containers import list_of, web_server
+from pool_containers import list_of, parquet_of, web_server
 from pool_pictures import folder_of, some_files
 
 import kd3
+from kd3.pool.sources import records
 from kd3.pool.sources.names import shown
 from kd3.pool.without_secrets import secrets_of, without_secrets, written
 
@@ -98,3 +101,28 @@ def test_a_pool_tells_apart_what_only_the_query_does_and_holds_no_secret(tmp_pat
         assert len(set(lines)) == 2
         assert all(f"{server.url}/gone.png?~" in line for line in lines)
     assert b"hunter2" not in b"".join(path.read_bytes() for path in out.iterdir())
+
+
+def test_a_pool_of_an_earlier_version_is_known_again(tmp_path):
+    web = folder_of(tmp_path / "web", some_files(2))
+    (web / "l.txt").write_text("\n".join(some_files(2)))
+    out = tmp_path / "pool"
+    with web_server(web) as server:
+        source = f"{server.url}/l.txt?w=2&token="
+        pool = kd3.ingest(source + "first", out, image_size=16, workers=0)
+        manifest = json.loads((out / "manifest.json").read_text())
+        manifest["settings"]["sources"] = [source + "***"]  # as they were written once
+        del manifest["settings"]["trust_entries"]
+        (out / "manifest.json").write_text(json.dumps(manifest))
+        assert kd3.ingest(source + "second", out, image_size=16, workers=0).content_hash == pool.content_hash
+        with pytest.raises(kd3.KD3Error, match="was begun with sources"):
+            kd3.ingest(f"{server.url}/l.txt?w=3", out, image_size=16, workers=0)
+
+
+def test_what_a_crawler_noted_loses_its_secrets_too(tmp_path):
+    import pyarrow as pa
+
+    note = "could not get https://me:hunter2@host/a.jpg?code=hunter2"
+    columns = {"jpg": pa.array([b"", b""], pa.binary()), "status": ["failed", "failed"], "error_message": [note, "no"]}
+    found = [record.location.detail for record in records([str(parquet_of(tmp_path / "a.parquet", pa.table(columns)))])]
+    assert found == ["failed: could not get https://***@host/a.jpg", "failed: no"]

@@ -250,7 +250,7 @@ def test_all_end_when_one_is_killed(teacher_file, large_pool, tmp_path):
     _, errors = first.communicate(timeout=60)
     assert first.returncode in (2, -signal.SIGKILL), errors  # the launcher may be quicker than the broken connection
     if first.returncode == 2:
-        assert "another process of this run has ended" in errors
+        assert "has ended, and so must this one" in errors
         assert "Traceback" not in errors
     status, errors = stopped(start("--resume", "--out", str(run)), run, signal.SIGTERM)
     assert status == 75, errors

@@ -25,7 +25,7 @@ def count_in_background(
         yield
     finally:
         stop.set()
-        thread.join()
+        thread.join(1.0)  # it may be waiting for a server that says nothing
 
 
 def _count(
@@ -39,4 +39,5 @@ def _count(
             total += count
     except Exception:
         return  # whatever is wrong is told where the files are read, not here
-    bar.set_total(min(total, limit or total))
+    if not stop.is_set():
+        bar.set_total(min(total, limit or total))

@@ -19,6 +19,7 @@ from kd3.pool.decode import Decoded, DecodeSettings, Rejected, decode_without_li
 from kd3.pool.read_ahead import read_ahead
 from kd3.pool.reasons import Reason
 from kd3.pool.record import Location, Reader, Record, Unreadable
+from kd3.pool.without_secrets import without_secrets
 
 PARENT_CHECK_SECONDS = 1.0
 ROOM_BYTES = 2 << 30  # of address space, beside the image: the chunk, its answer, the file
@@ -111,4 +112,4 @@ def attempt(
     except KD3Error as problem:
         return Rejected("not installed", str(problem))
     except Exception as problem:  # a name with NUL in it, and whatever else a file system thinks of
-        return Rejected("unreadable", f"{type(problem).__name__}: {problem}"[:200])
+        return Rejected("unreadable", without_secrets(f"{type(problem).__name__}: {problem}")[:200])

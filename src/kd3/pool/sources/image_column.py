@@ -10,6 +10,7 @@ from kd3.pool.allowed import beside, is_remote
 from kd3.pool.pixels import NoImages
 from kd3.pool.record import FILE_LIMIT, InFile, InMemory, Location, Unreadable, Unusable, too_large
 from kd3.pool.remote import Remote
+from kd3.pool.without_secrets import without_secrets
 
 NAMES = ("image", "jpg", "jpeg", "png", "webp", "img", "bytes", "content")
 STATUS, PROBLEM = "status", "error_message"  # columns of img2dataset
@@ -52,7 +53,7 @@ def _failure(notes: Sequence[Any]) -> Unusable | None:
     if not notes or notes[0] in (None, SUCCESS):
         return None
     words = ": ".join(str(note) for note in notes if note)
-    return Unusable("not downloaded", words[:200])
+    return Unusable("not downloaded", without_secrets(words)[:200])
 
 
 def _location(data: bytes | None, place: Any, path: str) -> Location:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import torch.distributed as dist
 
@@ -36,7 +37,7 @@ class Pulse:
         store: a connection to the store.
     """
 
-    def __init__(self, rank: int, count: int, store: dist.Store) -> None:
+    def __init__(self, rank: int, count: int, store: Any) -> None:
         self.rank, self.count, self._store = rank, count, store
         self._names = [f"process {other} of {count}" for other in range(count)]
         self._seen = [time.monotonic()] * count
@@ -130,7 +131,8 @@ def with_pulse(ranks: Ranks) -> Ranks:
     return replace(ranks, pulse=pulse)
 
 
-def _store(rank: int, port: int = 0) -> dist.TCPStore:
+def _store(rank: int, port: int = 0) -> Any:
     """Return a connection to the first rank's store; there, the store itself, at a free port."""
     host, patience = os.environ.get("MASTER_ADDR", "127.0.0.1"), timedelta(seconds=SILENCE)
-    return dist.TCPStore(host, port, is_master=rank == 0, timeout=patience, wait_for_workers=False)
+    module: Any = dist  # whose types leave the class out
+    return module.TCPStore(host, port, is_master=rank == 0, timeout=patience, wait_for_workers=False)

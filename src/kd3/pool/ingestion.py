@@ -155,8 +155,11 @@ def ingest_request(config: IngestConfig) -> dict[str, Any]:
 
 def _as_now(request: dict[str, Any]) -> dict[str, Any]:
     """Return a request of an earlier kd3, which kept more of a URL, as it would be written now."""
-    lists = {name: list(map(shown, request[name])) for name in ("sources", "keep_out") if name in request}
-    return {**request, **lists}
+    now = dict(request)
+    for name in ("sources", "keep_out"):
+        if name in now:
+            now[name] = list(map(shown, now[name]))
+    return now
 
 
 def _consume(state: IngestState, config: IngestConfig, *, again: bool) -> None:

@@ -99,7 +99,7 @@ def write_torchscript(source: Source, path: Path) -> None:
     with _silent():
         # Our own comparison follows, on images; tracing's own runs the same input again.
         scripted = torch.jit.trace(source.module, source.example, check_trace=False)  # type: ignore[no-untyped-call]
-        _write(path, lambda file: torch.jit.save(scripted, file, _extra_files=dict(source.metadata)))  # type: ignore[no-untyped-call]
+        _write(path, lambda file: torch.jit.save(scripted, file, _extra_files=dict(source.metadata)))
 
 
 def run_torchscript(path: Path, threads: int) -> Runner:

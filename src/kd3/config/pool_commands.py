@@ -29,7 +29,16 @@ class IngestConfig(Settings):
     min_side: int = Field(16, ge=1, description="refuse images with a shorter side than this, in pixels")
     max_pixels: Count = Field(100_000_000, ge=1, description="refuse images with more pixels than this, undecoded")
     max_seconds: float = Field(
-        60.0, gt=0, description="give a file up that takes longer to read and decode than this (not with --workers 0)"
+        60.0,
+        gt=0,
+        description="give a file up that takes longer to read and decode than this (not with --workers 0), and an "
+        "archive that gives no file in it",
+    )
+    max_unpacked: Count | None = Field(
+        None,
+        ge=1,
+        description="bytes that the files of one archive may have; the rest of it is left out (default: 50 times the "
+        "archive's size, and 4 GiB at least)",
     )
     dedup: Literal["exact", "near"] = Field(
         "exact",

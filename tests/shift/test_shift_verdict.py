@@ -57,6 +57,17 @@ def test_the_last_layers_alone_can_be_shifted_or_far():
     assert judge(opinions([80, 70, 60]), kept(), norms(0.1)).level == "shifted"
 
 
+def test_the_worse_of_all_layers_and_the_last_ones_counts():
+    few = [LayerShift(str(place), 4, 0.0, 0.0) for place in range(12)]
+    early = summed_up([LayerShift(str(place), 4, 3.0, 0.0) for place in range(3)] + few)
+    late = summed_up([*few, *[LayerShift(str(place), 4, 0.5, 0.0) for place in range(3)]])
+    assert early.last < 0.05 < 0.15 < early.mean
+    assert late.mean < 0.15 < late.last
+    for norms_ in (early, late):
+        assert judge(opinions([80, 70, 60]), kept(), norms_).level == "far"
+        assert "its layers are far" in " ".join(judge(opinions([80, 70, 60]), kept(), norms_).reasons)
+
+
 def test_little_that_is_usable_or_few_classes_are_far():
     assert judge(opinions([2, 2, 2]), kept(), norms(0.01)).level == "far"
     assert judge(opinions([80, 70, 60], effective=1.1), kept(), norms(0.01)).level == "far"

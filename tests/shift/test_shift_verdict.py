@@ -82,6 +82,19 @@ def test_rescued_classes_are_named():
     assert "class ship would keep none" in judge(opinions([80, 0, 60]), kept(rescued=["ship"]), None).reasons[0]
 
 
+def test_a_tenth_of_an_even_share_covers_a_class_and_less_does_not():
+    assert hardly_covered(opinions([10, 145, 145])) == []
+    assert hardly_covered(opinions([9, 146, 145])) == ["cat"]
+
+
+def test_the_worst_layer_is_the_farthest():
+    assert norms(0.1).worst == "b"
+    assert (
+        summed_up([LayerShift("x", 4, 0.2, 0.0), LayerShift("y", 4, 0.7, 0.0), LayerShift("z", 4, 0.1, 0.0)]).worst
+        == "y"
+    )
+
+
 def test_no_confident_image_at_all_covers_no_class():
     assert hardly_covered(opinions([0, 0, 0])) == CLASSES
 
@@ -94,5 +107,7 @@ def test_chance_is_told_from_a_shift():
         return judge(opinions([80, 70, 60]), kept(), None, shift).reasons[-1]
 
     assert "no shift can be told" in words(1.2, 1.0)
+    assert "no shift can be told" in words(1.5, 1.0)
+    assert "where two draws of one side give 1" in words(1.6, 1.0)
     assert "where two draws of one side give 1" in words(5.0, 1.0)
     assert "too few images" in words(5.0, None)

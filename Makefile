@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 TORCH = torch==2.13.0
-FUZZED = decode pickle tar npy npz zip list batch teacher study distill checkpoint
+FUZZED = decode pickle tar npy npz zip list batch teacher study distill checkpoint student parquet arrow
 TORCHVISION = torchvision==0.28.0
 # What builds of torch for CUDA bring; who wants one gets them with it.
 OF_CUDA = triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
@@ -40,7 +40,7 @@ test-slow: $(READY)  ## the slow tests
 coverage: $(READY)  ## the tests, and which branches of src they take: at least nine of ten
 	$(BIN)/python -m pytest -n auto -m "not slow" --cov --cov-report=term-missing:skip-covered --cov-report=xml
 
-mutants: $(READY)  ## break losses and selection line by line and see whether a test notices (needs mutmut)
+mutants: $(READY)  ## break losses, selection, shift, shipping, measure, decoding, heads line by line and see whether a test notices (needs mutmut)
 	$(BIN)/python -m mutmut run && $(BIN)/python -m mutmut results
 
 chaos: $(READY)  ## kill every kind of work at random moments, 200 times and more; look whether it ends the same

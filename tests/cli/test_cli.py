@@ -223,9 +223,10 @@ def test_unknown_and_mistyped_settings(scene):
 
 def test_an_output_folder_in_use_is_refused(scene, finished_run):
     refused(scene.distill(out=finished_run[0]), "holds a finished run; choose another --out")
-    refused(scene.distill(out=scene.folder), "is not empty and holds no kd3 run") if any(
-        scene.folder.iterdir()
-    ) else None
+    (scene.folder / "other").mkdir()
+    (scene.folder / "other" / "notes.txt").write_text("mine")
+    refused(scene.distill(out=scene.folder / "other"), "other is not empty and holds no kd3 run")
+    assert [path.name for path in (scene.folder / "other").iterdir()] == ["notes.txt"]
     done = here("distill", "--resume", "--out", finished_run[0])
     assert done.returncode == 0
     assert "there is nothing to resume" in done.stderr

@@ -182,6 +182,16 @@ def test_messages_that_are_explained_are_messages_of_the_code():
         assert message in whole, message
 
 
+def test_each_promise_of_the_security_page_has_a_test_that_is_there():
+    page = (REPOSITORY / "SECURITY.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
+    assert len(named) > 20
+    for path, test in named:
+        assert f"def {test}(" in (REPOSITORY / path).read_text(encoding="utf-8"), test
+    promises = [line for line in page.partition("| promise | test |")[2].splitlines()[2:] if line.startswith("|")]
+    assert all("::test_" in line for line in promises)
+
+
 def test_examples_are_short():
     assert len(EXAMPLES) >= 6
     for example in EXAMPLES:

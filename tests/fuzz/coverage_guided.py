@@ -21,12 +21,16 @@ with atheris.instrument_imports(include=["kd3"]):
     from kd3.errors import KD3Error
     from kd3.pool.decode import DecodeSettings, decode
     from kd3.pool.record import Unreadable
-    from kd3.pool.sources import list_records
+    from kd3.pool.sources import ARCHIVES, list_records
+    from kd3.pool.sources.batches import batch_kind
+    from kd3.pool.sources.names import archive_kind
     from kd3.pool.sources.pickle_commands import Damaged
     from kd3.pool.sources.safe_pickle import UnsafePickle, read_pickle
 
 SCRATCH = Path(tempfile.mkdtemp(prefix="kd3-fuzz-"))
 SETTINGS = DecodeSettings(16, max_pixels=1 << 20)
+LIMIT = 1 << 28  # bytes that an archive may unpack to
+BOUNDS = ["-rss_limit_mb=3072", "-timeout=20"]  # of an input: more is a finding
 
 
 def decoding(data: bytes) -> None:
@@ -42,8 +46,11 @@ def _source(suffix: str):  # type: ignore[no-untyped-def]
     def target(data: bytes) -> None:
         path = SCRATCH / f"source{suffix}"
         path.write_bytes(data)
+        kind = archive_kind(str(path)) or batch_kind(str(path))
+        # In this process, whose coverage is followed.
+        found = ARCHIVES[kind].members(str(path), "fuzz", "", limit=LIMIT) if kind else list_records([str(path)])
         try:
-            for number, record in enumerate(list_records([str(path)])):
+            for number, record in enumerate(found):
                 with suppress(OSError, Unreadable):
                     decode(record.location.read(), SETTINGS)
                 if number > 200:
@@ -69,6 +76,11 @@ def checkpoint(data: bytes) -> None:
     fuzz_targets.checkpoint(path)
 
 
+def student(data: bytes) -> None:
+    (SCRATCH / "config.json").write_bytes(data)
+    fuzz_targets.opened_student(SCRATCH)
+
+
 TARGETS = {
     "decode": decoding,
     "pickle": pickle,
@@ -82,11 +94,14 @@ TARGETS = {
     "study": _settings("study"),
     "distill": _settings("distill"),
     "checkpoint": checkpoint,
+    "student": student,
+    "parquet": _source(".parquet"),
+    "arrow": _source(".arrow"),
 }
 
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in TARGETS:
         sys.exit(f"usage: coverage_guided.py TARGET [libFuzzer's arguments]; TARGET is one of: {', '.join(TARGETS)}")
-    atheris.Setup([sys.argv[0], *sys.argv[2:]], TARGETS[sys.argv[1]])
+    atheris.Setup([sys.argv[0], *BOUNDS, *sys.argv[2:]], TARGETS[sys.argv[1]])
     atheris.Fuzz()

@@ -1,8 +1,13 @@
 """What reads data that nobody vouches for: each target takes bytes and may raise nothing but what it promises."""
 
 import io
+import resource
+import struct
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +26,24 @@ from kd3.pool.image_pool import ImagePool
 from kd3.pool.ingestion import ingest
 
 SETTINGS = DecodeSettings(16, max_pixels=1 << 22)
+
+
+MEMORY = 3 << 30  # bytes of address space that one input may take beside what the process has
+SECONDS = 60.0  # that one input may take, on the busiest machine
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Run within the limits of memory and time; an input that passes them is a finding."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, hard))
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert time.monotonic() - began < SECONDS
 
 
 def seeds() -> dict[str, bytes]:
@@ -59,13 +82,64 @@ def seeds() -> dict[str, bytes]:
     return written
 
 
+# How files of formats begin that Pillow reads and does not write, or writes in the name of others alone.
+MAGICS = {
+    "BUFR": b"BUFR",
+    "CUR": b"\0\0\2\0\1\0\x10\x10",
+    "DCX": struct.pack("<3I", 987654321, 16, 0),
+    "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    "FITS": b"SIMPLE  =                    T",
+    "FLI": struct.pack("<IHHHHHH", 128, 0xAF12, 2, 20, 24, 8, 3),
+    "FTEX": b"FTEX" + struct.pack("<6i", 0, 20, 24, 1, 1, 0),
+    "GBR": struct.pack(">5I", 24, 2, 20, 24, 4) + b"GIMP",
+    "GRIB": b"GRIB\0\0\0\1",
+    "HDF5": b"\x89HDF\r\n\x1a\n",
+    "IMT": b"width 20\nheight 24\npixel n8\n\f",
+    "IPTC": b"\x1c\x03\x3c\0\2\1\0",
+    "MCIDAS": b"\0\0\0\0\0\0\0\4",
+    "MPEG": b"\0\0\1\xb3\1\x40\xf0",
+    "PCD": bytes(2048) + b"PCD_",
+    "PIXAR": b"\200\350\0\0",
+    "PSD": b"8BPS" + struct.pack(">H6xHIIHH", 1, 3, 20, 24, 8, 3),
+    "SUN": struct.pack(">8I", 0x59A66A95, 20, 24, 24, 1440, 1, 0, 0),
+    "WMF": b"\xd7\xcd\xc6\x9a\0\0",
+    "XPM": b'/* XPM */\nstatic char *x[] = {\n"2 2 1 1",\n"a c #000000",\n"aa","aa"};\n',
+    "XVTHUMB": b"P7 332\n#\n#END_OF_COMMENTS\n20 24 255\n",
+}
+
+
+@cache
+def plug_ins() -> dict[str, bytes]:
+    """Return a seed for each format that Pillow may take a file for: a small picture, or how one begins."""
+    Image.init()
+    draw = np.random.default_rng(1)
+    image = Image.fromarray(draw.integers(0, 256, (20, 24, 3), dtype=np.uint8))
+    found = {}
+    for name in sorted(Image.OPEN):
+        if name in MAGICS:
+            found[name] = MAGICS[name] + draw.integers(0, 40, 2000, dtype=np.uint8).tobytes()
+            continue
+        for mode in ("RGB", "RGBA", "L", "P", "1"):
+            data = io.BytesIO()
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of formats that Pillow gives up
+                    image.convert(mode).save(data, name)
+            except (OSError, ValueError, KeyError):
+                continue
+            found[name] = data.getvalue()
+            break
+    return found
+
+
 def _is_a_sentence(problem: KD3Error) -> None:
     assert "\n" not in str(problem)
 
 
 def decoded(data: bytes) -> str:
     """Decode; return the format or the reason."""
-    result = decode(data, SETTINGS)
+    with bounded():
+        result = decode(data, SETTINGS)
     if isinstance(result, Decoded):
         assert result.pixels.shape == (3, 16, 16)
         return "decoded"
@@ -90,7 +164,8 @@ def checkpoint(path: Path) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            load_weights(network, path, where="teacher.yaml")
+            with bounded():
+                load_weights(network, path, where="teacher.yaml")
     except KD3Error as problem:
         _is_a_sentence(problem)
         assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
@@ -115,7 +190,8 @@ def opened_pool(folder: Path) -> str:
 def opened_student(folder: Path) -> str:
     """Load a student's folder."""
     try:
-        load_student(folder)
+        with bounded():
+            load_student(folder)
     except KD3Error as problem:
         _is_a_sentence(problem)
         return "refused"
@@ -125,7 +201,8 @@ def opened_student(folder: Path) -> str:
 def _settings(read: Callable[[Path], object]) -> Callable[[Path], str]:
     def target(path: Path) -> str:
         try:
-            read(path)
+            with bounded():
+                read(path)
         except KD3Error:
             return "refused"
         return "accepted"

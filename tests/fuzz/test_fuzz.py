@@ -4,6 +4,7 @@ All is drawn from seeds, so what fails fails again. Where a decoder kills the pr
 """
 
 import io
+import json
 import os
 import shutil
 import tarfile
@@ -24,6 +25,10 @@ from pool_pictures import encoded, noise
 
 import kd3
 from kd3.models.arch import build_arch
+from kd3.models.signature import Signature
+from kd3.models.student import own_head
+from kd3.models.student_files import save_student
+from kd3.pool.reasons import REASONS
 
 INPUTS = int(os.environ.get("KD3_FUZZ", "600"))  # broken images; a tenth of it of whatever is slower to read
 FEW = max(1, INPUTS // 10)
@@ -58,6 +63,30 @@ def test_broken_images_are_decoded_or_refused_with_a_reason():
     assert outcomes["decoded"] > 0
     assert outcomes["not an image"] > 0
     assert outcomes["truncated"] > 0
+
+
+@pytest.mark.parametrize("name", sorted(targets.plug_ins()))
+def test_broken_images_of_every_plug_in_of_pillow(name):
+    from PIL import Image
+
+    whole = targets.plug_ins()[name]
+    accepts = Image.OPEN[name][1]
+    assert accepts is None or accepts(whole[:16])  # so that its reader is reached
+    draw = np.random.default_rng(len(whole))
+    outcomes = Counter([targets.decoded(whole)])
+    for number in range(max(8, FEW // 4)):
+        # The first bytes are kept, or no plug-in would look at the rest.
+        broken = mutated(whole, draw)[1]
+        outcomes[targets.decoded(whole[:16] + broken[16:] if number % 2 else broken)] += 1
+    tell(f"Pillow's {name}", outcomes)
+    assert set(outcomes) <= {"decoded", *REASONS}
+
+
+def test_every_plug_in_of_pillow_has_a_seed():
+    from PIL import Image
+
+    seeds = targets.plug_ins()
+    assert sorted(seeds) == sorted(Image.OPEN)
 
 
 @pytest.mark.parametrize("kind", FILES)
@@ -184,6 +213,46 @@ def test_bytes_that_may_not_be_yaml_are_refused_in_words(kind, data, tmp_path):
     path = tmp_path / "file.yaml"
     path.write_bytes(data)
     targets.CONFIGURATIONS[kind](path)
+
+
+ARCHES = [
+    "os:mkdir",
+    "os:getcwd",
+    "../x.py:build",
+    "/x.py:f",
+    "hf:..",
+    "hf:./x",
+    "timm:resnet18",
+    "kd3:vgg8",
+    "a:b:c",
+]
+NUMBERS = st.sampled_from([0, -1, 1, 7, 2**31, 2**63, 10**400, 1.5, float("nan"), float("inf"), "3", None, True])
+PARTS = ["arch", "arch_args", "num_classes", "classes", "mean", "std", "input_size", "head", "projector", "classifier"]
+INNER = ["in_channels", "out_channels", "width", "in_features", "out_features", "channels", "classifier", "features"]
+
+
+@pytest.fixture(scope="module")
+def whole_student(tmp_path_factory):
+    place = tmp_path_factory.mktemp("student")
+    network = build_arch("kd3:resnet8", num_classes=3)
+    made = own_head(network, Signature((0.5,) * 3, (0.2,) * 3, 16, ["a", "b", "c"]), name="resnet8")
+    save_student(made, place, arch="kd3:resnet8", arch_args={}, about={})
+    return place
+
+
+@HARD
+@given(data=st.data())
+def test_students_settings_of_any_kind_run_nothing_and_are_accepted_or_refused_in_words(data, whole_student, tmp_path):
+    values = json.loads((whole_student / "config.json").read_text())
+    for _ in range(data.draw(st.integers(1, 3))):
+        group = data.draw(st.sampled_from([values, *[value for value in values.values() if isinstance(value, dict)]]))
+        name = data.draw(st.sampled_from(PARTS + INNER))
+        group[name] = data.draw(ANYTHING | NUMBERS | st.lists(NUMBERS, max_size=4) | st.sampled_from(ARCHES))
+    shutil.copy(whole_student / "model.safetensors", tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
+    before = everything_under(tmp_path)
+    targets.opened_student(tmp_path)
+    assert everything_under(tmp_path) == before
 
 
 # Things in a crawl that are no files, or not where they say.

@@ -1,5 +1,7 @@
 """Accuracy, calibration and agreement against slow loops."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -51,3 +53,10 @@ def test_a_model_that_is_always_sure_and_always_right_is_calibrated():
     tally = Tally(2)
     tally.add(torch.tensor([[100.0, 0.0], [0.0, 100.0]]), torch.tensor([0, 1]))
     assert tally.calibration_error_percent == pytest.approx(0, abs=1e-9)
+
+
+def test_the_surest_images_share_a_bin_with_those_hardly_less_sure():
+    """Bins hold their upper end: certainty, 1, is in the last bin, and not in one of its own."""
+    tally = Tally(2)
+    tally.add(torch.tensor([[1000.0, 0.0], [math.log(0.95 / 0.05), 0.0]]), torch.tensor([1, 0]))
+    assert tally.calibration_error_percent == pytest.approx(100 * abs(1 - 1.95) / 2, abs=1e-6)

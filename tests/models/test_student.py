@@ -1,11 +1,14 @@
 """The student as one module that runs alone, on disk and off it."""
 
 import json
+import math
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from kd3.errors import KD3Error
@@ -115,7 +118,7 @@ def test_an_architecture_from_a_file_travels_with_the_student(tmp_path):
     save_student(student, tmp_path / "student", arch=arch, arch_args={"width": 6}, about={})
     (tmp_path / "net.py").unlink()
     x = student.normalise(images())
-    torch.testing.assert_close(load_student(tmp_path / "student")(x), student(x))
+    torch.testing.assert_close(load_student(tmp_path / "student", trust_code=True)(x), student(x))
 
 
 def test_a_live_modules_student_needs_the_module_again(tmp_path):
@@ -166,6 +169,36 @@ def test_the_description_is_a_golden_format(tmp_path):
         (lambda d: edit(d, version=99), "upgrade kd3"),
         (lambda d: edit(d, classes=["a", "b"], num_classes=2), "does not fit"),
         (lambda d: edit(d, head={"no": 1}), "does not describe a student"),
+        (lambda d: edit(d, mean=[0.5, math.nan, 0.3]), "mean.1 .*finite"),
+        (lambda d: edit(d, mean=None), "mean .*list"),
+        (lambda d: edit(d, std=[0.2, -0.3, 0.4]), "greater than 0"),
+        (lambda d: edit(d, std=[0.2, 0, 0.4]), "greater than 0"),
+        (lambda d: edit(d, std=[0.2]), "a value for each channel"),
+        (lambda d: edit(d, classes=["a", "b", "a"]), "lists 'a' more than once"),
+        (lambda d: edit(d, classes=["a", "b"]), "2 names but num_classes is 3"),
+        (lambda d: edit(d, input_size=10**12), "input_size"),
+        (lambda d: edit(d, num_classes=10**30), "num_classes"),
+        (lambda d: edit(d, arch_args=[]), "arch_args"),
+        (
+            lambda d: edit(
+                d, projector={"in_channels": 60000, "out_channels": 60000, "width": 60000, "final_relu": True}
+            ),
+            "far larger network than its weights",
+        ),
+        (
+            lambda d: edit(d, classifier={"in_features": 64000, "out_features": 1000000, "bias": False}),
+            "far larger network than its weights",
+        ),
+        (
+            lambda d: rewrite(d, lambda text: text.replace('"num_classes": 3', '"num_classes": ' + "9" * 6000)),
+            "cannot be read",
+        ),
+        (lambda d: rewrite(d, lambda text: '{"a": ' + "[" * 200_000 + "]" * 200_000 + "}"), "nested too deep"),
+        (lambda d: rewrite(d, lambda text: text + " " * (65 << 20)), "more than 64 MiB"),
+        (lambda d: replaced(d, os.mkfifo), "no file|is missing"),
+        (lambda d: weighed(d, "backbone.linear.bias", math.inf), "not finite, first in 'backbone.linear.bias'"),
+        (lambda d: weighed(d, "backbone.conv1.weight", math.nan), "not finite, first in 'backbone.conv1.weight'"),
+        (lambda d: weighed(d, "backbone.bn1.running_var", -1.0), "negative variances"),
     ],
 )
 def test_a_damaged_student_is_refused_in_a_sentence(damage, message, tmp_path):
@@ -174,6 +207,22 @@ def test_a_damaged_student_is_refused_in_a_sentence(damage, message, tmp_path):
     damage(tmp_path)
     with pytest.raises(KD3Error, match=message):
         load_student(tmp_path)
+
+
+def rewrite(folder, change):
+    path = folder / "config.json"
+    path.write_text(change(path.read_text()))
+
+
+def replaced(folder, make):
+    (folder / "config.json").unlink()
+    make(folder / "config.json")
+
+
+def weighed(folder, name, value):
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name].view(-1)[0] = value
+    save_file(tensors, folder / "model.safetensors")
 
 
 def edit(folder, **values):

@@ -1,6 +1,7 @@
 """Each format of images that crawls are made of, from the bytes of a file to the colours of a pixel."""
 
 import io
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -138,9 +139,15 @@ def test_avif_meets_the_same_limits_as_others() -> None:
         cut = decode(data[: int(len(data) * share)], SETTINGS)
         assert isinstance(cut, Rejected)
         assert cut.reason in ("truncated", "unreadable", "not an image")
-    random = np.random.default_rng(3)
+    random, outcomes = np.random.default_rng(3), Counter[str]()
     for _ in range(40):
         broken = bytearray(data)
         for place in random.integers(0, len(data), 4):
             broken[place] ^= 1 << int(random.integers(8))
-        assert decode(bytes(broken), DecodeSettings(16, max_pixels=10**6)) is not None
+        found = decode(bytes(broken), DecodeSettings(16, max_pixels=10**6))
+        if isinstance(found, Decoded):
+            assert found.pixels.shape == (3, 16, 16)
+        outcomes["decoded" if isinstance(found, Decoded) else found.reason] += 1
+    assert outcomes["decoded"] > 0
+    assert outcomes.total() - outcomes["decoded"] > 0
+    assert set(outcomes) <= {"decoded", "unreadable", "truncated", "not an image", "too small", "too many pixels"}

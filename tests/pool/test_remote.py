@@ -5,6 +5,7 @@ import io
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,8 @@ from kd3.pool.allowed import is_remote, trusting
 from kd3.pool.record import FILE_LIMIT, Unreadable, Unusable
 from kd3.pool.remote import Remote, opened_remote
 from kd3.pool.sources import expand, records
+from kd3.pool.sources.tar import tar_members
+from kd3.pool.without_secrets import without_secrets
 
 
 @pytest.fixture(autouse=True)
@@ -237,7 +240,7 @@ def test_archive_survives_failures_in_its_middle(
 ) -> None:
     monkeypatch.setattr("kd3.pool.remote.STREAM_BLOCK", 4096)
     found = []
-    for number, record in enumerate(records([f"{server.url}/a.tar"])):
+    for number, record in enumerate(tar_members(f"{server.url}/a.tar", "web", "")):
         found.append(record.location.read())
         server.failures = 2 if number == 2 else server.failures
     assert found == list(some_files(6).values())
@@ -250,7 +253,10 @@ def test_archive_that_stays_away_is_a_row_and_ends_nothing(
     monkeypatch.setattr("kd3.pool.remote.STREAM_BLOCK", 4096)
     tar_of(tmp_path / "b.tar", {"z.png": encoded(noise(77))})
     found = []
-    for number, record in enumerate(records([f"{server.url}/a.tar", str(tmp_path / "b.tar")])):
+    members = chain.from_iterable(
+        tar_members(path, "web", "") for path in (f"{server.url}/a.tar", str(tmp_path / "b.tar"))
+    )
+    for number, record in enumerate(members):
         found.append(record.location.reason if isinstance(record.location, Unusable) else record.key)
         server.failures = 99 if number == 2 else server.failures
     assert found[-2:] == ["unreachable", "z.png"]

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from kd3.selection import select
@@ -69,9 +69,11 @@ def test_equals_a_loop_over_the_images(seed, count, classes, threshold):
         if probabilities[i][label] > threshold * share / (2 - share):
             kept.append(i)
     selection = select_confident(logits, threshold=threshold, at_least=0)
+    beyond = set(selection.index.tolist()) - set(kept)
     assert set(kept) <= set(selection.index.tolist())
-    if not selection.rescued_classes:
-        assert selection.index.tolist() == kept
+    assert not beyond or selection.rescued_classes
+    unsure = set(range(classes)) - {predictions[i] for i in kept} - set(selection.rescued_classes)
+    assert not unsure  # every class has images that pass, or such as were rescued
 
 
 @given(st.integers(0, 10_000))
@@ -79,8 +81,8 @@ def test_equals_a_loop_over_the_images(seed, count, classes, threshold):
 def test_a_higher_threshold_never_keeps_more(seed):
     logits = torch.randn(200, 4, generator=torch.Generator().manual_seed(seed)) * 3
     strict, loose = (select_confident(logits, threshold=t) for t in (0.95, 0.6))
-    if not strict.rescued_classes:
-        assert set(strict.index.tolist()) <= set(loose.index.tolist())
+    assume(not strict.rescued_classes)  # which hypothesis counts, so that this cannot always be so
+    assert set(strict.index.tolist()) <= set(loose.index.tolist())
 
 
 def test_the_order_of_the_images_does_not_matter():

@@ -57,6 +57,17 @@ def test_the_last_layers_alone_can_be_shifted_or_far():
     assert judge(opinions([80, 70, 60]), kept(), norms(0.1)).level == "shifted"
 
 
+def test_the_worse_of_all_layers_and_the_last_ones_counts():
+    few = [LayerShift(str(place), 4, 0.0, 0.0) for place in range(12)]
+    early = summed_up([LayerShift(str(place), 4, 3.0, 0.0) for place in range(3)] + few)
+    late = summed_up([*few, *[LayerShift(str(place), 4, 0.5, 0.0) for place in range(3)]])
+    assert early.last < 0.05 < 0.15 < early.mean
+    assert late.mean < 0.15 < late.last
+    for norms_ in (early, late):
+        assert judge(opinions([80, 70, 60]), kept(), norms_).level == "far"
+        assert "its layers are far" in " ".join(judge(opinions([80, 70, 60]), kept(), norms_).reasons)
+
+
 def test_little_that_is_usable_or_few_classes_are_far():
     assert judge(opinions([2, 2, 2]), kept(), norms(0.01)).level == "far"
     assert judge(opinions([80, 70, 60], effective=1.1), kept(), norms(0.01)).level == "far"
@@ -71,6 +82,19 @@ def test_rescued_classes_are_named():
     assert "class ship would keep none" in judge(opinions([80, 0, 60]), kept(rescued=["ship"]), None).reasons[0]
 
 
+def test_a_tenth_of_an_even_share_covers_a_class_and_less_does_not():
+    assert hardly_covered(opinions([10, 145, 145])) == []
+    assert hardly_covered(opinions([9, 146, 145])) == ["cat"]
+
+
+def test_the_worst_layer_is_the_farthest():
+    assert norms(0.1).worst == "b"
+    assert (
+        summed_up([LayerShift("x", 4, 0.2, 0.0), LayerShift("y", 4, 0.7, 0.0), LayerShift("z", 4, 0.1, 0.0)]).worst
+        == "y"
+    )
+
+
 def test_no_confident_image_at_all_covers_no_class():
     assert hardly_covered(opinions([0, 0, 0])) == CLASSES
 
@@ -83,5 +107,7 @@ def test_chance_is_told_from_a_shift():
         return judge(opinions([80, 70, 60]), kept(), None, shift).reasons[-1]
 
     assert "no shift can be told" in words(1.2, 1.0)
+    assert "no shift can be told" in words(1.5, 1.0)
+    assert "where two draws of one side give 1" in words(1.6, 1.0)
     assert "where two draws of one side give 1" in words(5.0, 1.0)
     assert "too few images" in words(5.0, None)

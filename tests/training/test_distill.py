@@ -47,7 +47,9 @@ def test_a_run_leaves_everything_behind(finished):
 
 
 def test_losses_are_named_and_sum_up(finished):
-    for event in read_metrics(finished.folder / "metrics.jsonl", "train"):
+    events = read_metrics(finished.folder / "metrics.jsonl", "train")
+    assert events
+    for event in events:
         assert event["loss"] == pytest.approx(event["alignment"] + event["soft_targets"], rel=1e-5)
         assert event["lr"] > 0
 
@@ -57,7 +59,9 @@ def test_the_held_out_images_are_never_selected(finished, pool_folder):
 
     held_out = set(split_pool(kd3.ImagePool.open(pool_folder), 12).holdout.tolist())
     assert len(held_out) == 12
-    for path in (finished.folder / "selections").iterdir():
+    selections = list((finished.folder / "selections").iterdir())
+    assert selections
+    for path in selections:
         assert not held_out & set(np.load(path).tolist())
 
 
@@ -238,7 +242,9 @@ def test_live_modules_need_no_files(pool_folder, tmp_path):
 
 def test_labelled_data_are_reported_and_choose_nothing(finished, teacher_file, pool_folder, labelled, tmp_path):
     done = run(teacher_file, pool_folder, tmp_path / "r", seed=1, eval_data=str(labelled))
-    assert all("accuracy" in e for e in read_metrics(done.folder / "metrics.jsonl", "evaluation"))
+    looks = read_metrics(done.folder / "metrics.jsonl", "evaluation")
+    assert looks
+    assert all("accuracy" in look for look in looks)
     assert_same(weights(finished.folder), weights(done.folder))
 
 

@@ -110,6 +110,7 @@ def test_gradients_statistics_views_and_losses_are_those_of_the_whole_batch(two)
 def test_what_ranks_tell_each_other(two):
     for rank, (_, said) in enumerate(two):
         assert said[:3] == [(True, False), "from 0", [0, 1]]
+        assert len(said) == 3 + len(two)
         for failing, (kind, words) in enumerate(said[3:]):
             assert kind == (KD3Error if rank == failing else ToldByAnotherError).__name__
             assert words == f"rank {failing} is at a loss"

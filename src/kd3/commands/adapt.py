@@ -35,11 +35,12 @@ class Adapted:
     folder: Path
     adaptation: Adaptation
     module: nn.Module | None = None  # the live backbone, where the student was distilled from one
+    trust_code: bool = False
 
     @property
     def student(self) -> Student:
         """The adapted student, loaded from the run's folder."""
-        return load_student(self.folder, module=self.module)
+        return load_student(self.folder, module=self.module, trust_code=self.trust_code)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record, for JSON."""
@@ -106,7 +107,7 @@ def _adapt(
         full_disk_told(folder.path, kept="the student is as it was"),
         exclusive(folder.lock, what=f"run {folder.path}"),
     ):
-        student = load_student(as_trained(folder), module=module)
+        student = load_student(as_trained(folder), module=module, trust_code=config.trust_code)
         if not remembering_norms(student):
             raise KD3Error(f"the student of {folder.path} keeps no batch-norm statistics; there is nothing to adapt")
         teacher = teacher or _teacher(folder, config)
@@ -117,7 +118,7 @@ def _adapt(
         adaptation, pairs = _adapted(config, folder, student, teacher, pool, resolve(config.device, "32"))
         keep_adapted(folder, student, adaptation, pairs)
         keep_in_summary(folder, adaptation.record())
-    return Adapted(folder.path, adaptation, module)
+    return Adapted(folder.path, adaptation, module, config.trust_code)
 
 
 def _adapted(
@@ -176,7 +177,8 @@ def _teacher(folder: RunFolder, config: AdaptConfig) -> Teacher:
     if named.startswith("live:"):
         raise KD3Error(f"the teacher of {folder.path} was a live one; give a description of it: --teacher")
     try:
-        return load_teacher(named)
+        # Where it lies is what the run says, unless its user does.
+        return load_teacher(named, trust_code=config.trust_code or (None if config.teacher else False))
     except KD3Error as problem:
         if config.teacher:
             raise

@@ -28,6 +28,7 @@ from kd3.measure.leak import leak
 from kd3.methods.base import Method, build_method
 from kd3.methods.shared_classifier import projector_for
 from kd3.models.arch import build_arch, parse_arch
+from kd3.models.consent import runs_code
 from kd3.models.load_teacher import load_teacher
 from kd3.models.projector import Projector, draw_as_torch
 from kd3.models.student_files import load_student, save_student
@@ -314,6 +315,8 @@ def _finish(
         "seed": config.seed,
     }
     arch = None if live.student is not None else config.student
+    if arch is not None and runs_code(arch):
+        summary["student_code"] = True  # so that the commands that are shown next can say so
     save_student(
         method.student.to("cpu").eval(),
         folder.student,
@@ -331,7 +334,7 @@ def _adapted(
     config: DistillConfig, folder: RunFolder, job: _Job, live: Live, compute: Compute
 ) -> dict[str, Any] | None:
     """Adapt the student in the run folder, as `kd3 adapt` would; return the record."""
-    student = load_student(folder.student, module=live.student)
+    student = load_student(folder.student, module=live.student, trust_code=True)
     precise = replace(compute, precision="32")
     adapted = adapt_student(
         student,

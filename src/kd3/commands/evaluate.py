@@ -76,7 +76,7 @@ def evaluate(
 ) -> Evaluation:
     """Measure a model on labelled images.
 
-    `settings` are those of `kd3 evaluate --help`: batch_size, device, precision, leak_check, workers.
+    `settings` are those of `kd3 evaluate --help`: batch_size, device, precision, leak_check, workers, trust_code.
 
     Args:
         model: run folder, student folder or teacher description, or a live model of either kind.
@@ -102,9 +102,9 @@ def run(config: EvaluateConfig) -> Evaluation:
 
 def _evaluate(config: EvaluateConfig, model: Teacher | Student | None, teacher: Any) -> Evaluation:
     compute = resolve(config.device, config.precision)
-    model = model or load_classifier(config.model)
+    model = model or load_classifier(config.model, trust_code=config.trust_code)
     if config.teacher is not None:
-        teacher = teacher or load_teacher(config.teacher)
+        teacher = teacher or load_teacher(config.teacher, trust_code=config.trust_code or None)
         if teacher.input_size is None and model.input_size is not None:
             teacher.fit_to(model.input_size)
         if teacher.num_classes != model.num_classes:

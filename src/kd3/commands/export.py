@@ -83,7 +83,7 @@ class Exported:
 def export(run: str | Path, out: str | Path, *, module: nn.Module | None = None, **settings: Any) -> Exported:
     """Write a run's student in forms that run without kd3.
 
-    `settings` are those of `kd3 export --help`: format, int8, preprocessing, images, teacher, ...
+    `settings` are those of `kd3 export --help`: format, int8, preprocessing, images, teacher, trust_code, ...
 
     Args:
         run: a finished run's folder, or a student/ folder.
@@ -111,7 +111,7 @@ def _export(config: ExportConfig, module: nn.Module | None) -> Exported:
     if run_folder is not None:
         read_summary(folder)  # of an unfinished run there is no student yet
     student_folder = folder / "student" if (folder / "student" / DESCRIPTION).is_file() else folder
-    student = load_student(student_folder, module=module)
+    student = load_student(student_folder, module=module, trust_code=config.trust_code)
     images = _images(config, run_folder, student.input_size)
     with whole_folder(out, what=f"the export {out}") as place, _threads(config.threads):
         return _write(config, place, out, _Job(student, student_folder, images, module))
@@ -135,7 +135,12 @@ def _write(config: ExportConfig, place: Path, out: Path, job: _Job) -> Exported:
         if name == "safetensors":
             write_safetensors(source, place / FOLDER)
             normalised = _prepared(student, images.compared, "outside")
-            compared.add(place / FOLDER, "kd3.load_student", run_safetensors(place / FOLDER, job.module), normalised)
+            compared.add(
+                place / FOLDER,
+                "kd3.load_student",
+                run_safetensors(place / FOLDER, job.module, trust_code=config.trust_code),
+                normalised,
+            )
             continue
         form = FORMATS[name]
         form.write(source, place / form.name)
@@ -204,7 +209,7 @@ def _images(config: ExportConfig, run_folder: RunFolder | None, size: int) -> Ch
 def _teacher_logits(config: ExportConfig, student: Student, images: Tensor) -> Tensor | None:
     if config.teacher is None:
         return None
-    teacher = load_teacher(config.teacher)
+    teacher = load_teacher(config.teacher, trust_code=config.trust_code or None)
     if teacher.num_classes != student.num_classes or teacher.input_size != student.input_size:
         raise KD3Error(
             f"teacher {config.teacher} takes {teacher.input_size} pixels and knows {teacher.num_classes} classes, the "

@@ -49,9 +49,16 @@ class Predictions:
 
 
 def predict(
-    model: str | Path | Teacher | Student, images: Sequence[str | Path], *, top: int = 3, device: str = "auto"
+    model: str | Path | Teacher | Student,
+    images: Sequence[str | Path],
+    *,
+    top: int = 3,
+    device: str = "auto",
+    trust_code: bool = False,
 ) -> Predictions:
     """Classify image files, or all images in folders and archives.
+
+    `trust_code` runs the code that a model's folder brings or names.
 
     Raises:
         KD3Error: the model or an image path is missing, or no image can be used.
@@ -59,7 +66,7 @@ def predict(
     if isinstance(images, (str, Path)):
         images = [images]
     compute = resolve(device, "32")
-    classifier = load_classifier(model) if isinstance(model, (str, Path)) else model
+    classifier = load_classifier(model, trust_code=trust_code) if isinstance(model, (str, Path)) else model
     compute.place(classifier).eval()
     if classifier.input_size is None:
         raise KD3Error("the model's input size is not known; give it as Teacher(..., input_size=...)")
@@ -86,7 +93,7 @@ def predict(
 
 def run(config: PredictConfig) -> Predictions:
     """Run the command line's settings."""
-    return predict(config.model, config.images, top=config.top, device=config.device)
+    return predict(config.model, config.images, top=config.top, device=config.device, trust_code=config.trust_code)
 
 
 def _shown(source: str, key: str) -> str:

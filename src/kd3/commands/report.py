@@ -50,7 +50,7 @@ class Report:
 def report(runs: str | Path | Sequence[str | Path], **settings: Any) -> Report:
     """Write one HTML file on a finished run, or on several side by side, and return where it is.
 
-    `settings` are those of `kd3 report --help`: out, teacher, pool, images, latency, device.
+    `settings` are those of `kd3 report --help`: out, teacher, pool, images, latency, trust_code, device.
 
     Args:
         runs: run folders.
@@ -82,7 +82,7 @@ def run(config: ReportConfig) -> Report:
 
 def _findings(records: RunRecords, config: ReportConfig, *, alone: bool) -> RunFindings:
     missing: list[str] = []
-    student = _or_missing(lambda: _student(records), "its student", missing)
+    student = _or_missing(lambda: _student(records, config), "its student", missing)
     teacher = _or_missing(lambda: _teacher(records, config), "its teacher", missing)
     if student is None:
         return RunFindings(records, missing=missing)
@@ -109,12 +109,15 @@ def _or_missing(load: Any, what: str, missing: list[str]) -> Any:
         return None
 
 
-def _student(records: RunRecords) -> Student:
-    return load_student(records.folder.path)
+def _student(records: RunRecords, config: ReportConfig) -> Student:
+    return load_student(records.folder.path, trust_code=config.trust_code)
 
 
 def _teacher(records: RunRecords, config: ReportConfig) -> Teacher:
-    teacher = load_teacher(config.teacher or str(records.summary["teacher"]))
+    if config.teacher is not None:
+        teacher = load_teacher(config.teacher, trust_code=config.trust_code or None)
+    else:  # where it lies is what the run says, not its reader
+        teacher = load_teacher(str(records.summary["teacher"]), trust_code=config.trust_code)
     if teacher.fingerprint() != records.origin.get("teacher"):
         raise KD3Error(f"{config.teacher or records.summary['teacher']} is not the teacher that the run had")
     return teacher

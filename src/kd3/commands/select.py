@@ -69,8 +69,8 @@ def select(
 
     With z = alpha z_T + (1 - alpha) z_S an image is kept whose confidence exceeds the threshold of
     its class; alpha is `teacher_weight`, 1 without a student. `settings` are those of
-    `kd3 select --help`: teacher_weight, threshold, at_least, images_per_grid, grid_classes, device,
-    precision. A selection that is there already, of the same and with the same settings, is returned.
+    `kd3 select --help`: teacher_weight, threshold, at_least, images_per_grid, grid_classes, trust_code,
+    device, precision. A selection that is there already, of the same and with the same settings, is returned.
 
     Args:
         teacher: a description file, or a live `Teacher`.
@@ -113,12 +113,12 @@ def _select(
     if before is None and not is_vacant(out):
         raise KD3Error(f"{out} is not empty and holds no selection; choose another --out")
     compute = resolve(config.device, config.precision)
-    teacher = teacher or load_teacher(config.teacher)
+    teacher = teacher or load_teacher(config.teacher, trust_code=config.trust_code or None)
     pool = pool or ImagePool.open(config.pool)
     check_index(pool)
     check_sizes(teacher, pool)
     if config.student is not None:
-        student = student or _student(config.student)
+        student = student or _student(config.student, trust_code=config.trust_code)
         check_student(student, teacher, pool, name=config.student)
     about = _about(config, teacher, student, pool, compute)
     if before is not None:
@@ -135,8 +135,8 @@ def _select(
     return PoolSelection(out, values)
 
 
-def _student(path: str) -> Student:
-    found = load_classifier(path)
+def _student(path: str, *, trust_code: bool) -> Student:
+    found = load_classifier(path, trust_code=trust_code)
     if not isinstance(found, Student):
         raise KD3Error(f"--student {path} is a teacher description; give a run folder or a student/ folder")
     return found

@@ -59,7 +59,7 @@ def shift(
 ) -> Shift:
     """Measure how far a pool is from what a teacher was trained on.
 
-    `settings` are those of `kd3 shift --help`: out, limit, seed, device, precision, workers.
+    `settings` are those of `kd3 shift --help`: out, limit, seed, trust_code, device, precision, workers.
 
     Args:
         teacher: its description, or a live teacher.
@@ -89,7 +89,7 @@ def run(config: ShiftConfig) -> Shift:
 def _shift(config: ShiftConfig, teacher: Teacher | None, pool: ImagePool | None) -> Shift:
     compute = resolve(config.device, config.precision)
     out = _folder(config.out)
-    teacher = teacher or load_teacher(config.teacher)
+    teacher = teacher or load_teacher(config.teacher, trust_code=config.trust_code or None)
     pool = pool or ImagePool.open(config.pool)
     _check_sizes(teacher, pool, config)
     reference = None

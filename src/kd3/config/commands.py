@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from kd3.config.kinds import LEAST_RECALLED, Engine, Precision, Recall, split_commas, split_semicolons
+from kd3.config.kinds import LEAST_RECALLED, TRUST_CODE, Engine, Precision, Recall, split_commas, split_semicolons
 from kd3.config.methods import METHODS, DFNDOptions, KD3Options, KDOptions, LabelsOptions, SimKDOptions
 from kd3.config.settings import Count, Settings
 from kd3.config.training import TrainSettings
@@ -161,6 +161,7 @@ class AdaptConfig(Settings):
     teacher: str | None = Field(None, description="the teacher, where it is no longer where the run found it")
     pool: str | None = Field(None, description="the pool, where it is no longer where the run found it")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the choice of images")
+    trust_code: bool = Field(False, description=TRUST_CODE)
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     workers: int | None = Field(None, ge=0, description="decoding processes (default: one a core; 0: none)")
 
@@ -171,6 +172,7 @@ class EvaluateConfig(Settings):
     model: str = Field(description="run folder, student/ folder, or teacher description")
     data: str = Field(description="folder, zip or tar with one folder of images per class")
     teacher: str | None = Field(None, description="teacher description: adds the agreement with it")
+    trust_code: bool = Field(False, description=TRUST_CODE)
     batch_size: int = Field(256, ge=1, description="images per forward pass")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     precision: Precision = Field("32", description="32 by default, so that figures compare across machines")
@@ -186,6 +188,7 @@ class PredictConfig(Settings):
     model: str = Field(description="run folder, student/ folder, or teacher description")
     images: list[str] = Field(min_length=1, description="image files, folders, tar or zip files")
     top: int = Field(3, ge=1, description="classes to show per image")
+    trust_code: bool = Field(False, description=TRUST_CODE)
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
 
 
@@ -219,6 +222,7 @@ class ExportConfig(Settings):
     check_images: Count = Field(1000, ge=2, description="images to compare on")
     calibration_images: Count = Field(512, ge=2, description="images to calibrate 8 bits on: of the last selection")
     teacher: str | None = Field(None, description="teacher description: adds each file's agreement with it")
+    trust_code: bool = Field(False, description=TRUST_CODE)
     threads: int = Field(1, ge=1, description="threads of each file's timing")
 
     @model_validator(mode="after")
@@ -239,6 +243,7 @@ class ReportConfig(Settings):
         1000, ge=0, description="pool images to look at with both networks, for pictures, map and shift; 0: none"
     )
     latency: bool = Field(True, description="measure how long teacher and student take on this machine's CPU")
+    trust_code: bool = Field(False, description=TRUST_CODE)
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N, for looking at the pool")
 
 

@@ -14,6 +14,7 @@ from kd3.config.settings import group_of
 
 # Groups whose flags carry no prefix: --lr, not --train.lr.
 BARE_GROUPS = ("train",)
+TRUE_OR_FALSE = "{true,false}"
 
 
 def add_flags(
@@ -86,7 +87,7 @@ def _metavar(field: FieldInfo, flag: str) -> str:
     if typing.get_origin(annotation) is typing.Literal:
         return "{" + ",".join(map(str, typing.get_args(annotation))) + "}"
     if annotation is bool:
-        return "{true,false}"
+        return TRUE_OR_FALSE
     return {int: "N", float: "X"}.get(annotation, flag.rpartition(".")[2].upper())
 
 

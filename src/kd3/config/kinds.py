@@ -10,6 +10,10 @@ from kd3.config.settings import parse_count
 
 Engine = Literal["local", "ray"]  # where pieces of work are done
 Precision = Literal["auto", "32", "bf16", "16"]
+TRUST_CODE = (
+    "run the code that the folder of a student or teacher brings or names (net.py:build, package.module:build): only "
+    "of somebody whom you trust"
+)
 
 
 def split_commas(value: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from kd3.config.kinds import Engine, Precision
+from kd3.config.kinds import TRUST_CODE, Engine, Precision
 from kd3.config.settings import Count, Settings
 
 
@@ -29,7 +29,16 @@ class IngestConfig(Settings):
     min_side: int = Field(16, ge=1, description="refuse images with a shorter side than this, in pixels")
     max_pixels: Count = Field(100_000_000, ge=1, description="refuse images with more pixels than this, undecoded")
     max_seconds: float = Field(
-        60.0, gt=0, description="give a file up that takes longer to read and decode than this (not with --workers 0)"
+        60.0,
+        gt=0,
+        description="give a file up that takes longer to read and decode than this (not with --workers 0), and an "
+        "archive that gives no file in it",
+    )
+    max_unpacked: Count | None = Field(
+        None,
+        ge=1,
+        description="bytes that the files of one archive may have; the rest of it is left out (default: 50 times the "
+        "archive's size, and 4 GiB at least)",
     )
     dedup: Literal["exact", "near"] = Field(
         "exact",
@@ -116,6 +125,7 @@ class SelectConfig(Settings):
     at_least: Count = Field(1, ge=1, description="keep this many images; the most confident others fill the gap")
     images_per_grid: int = Field(64, ge=0, le=1024, description="images on a picture of a class; 0: no such pictures")
     grid_classes: Count = Field(200, ge=1, description="draw pictures of at most this many classes, the most kept ones")
+    trust_code: bool = Field(False, description=TRUST_CODE)
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     precision: Precision = Field(
         "auto", description="auto takes bfloat16 where the hardware has it, else 32; 16 needs a GPU"
@@ -151,6 +161,7 @@ class ShiftConfig(Settings):
         10_000, ge=2, description="images of either side in the feature space; statistics take the whole pool"
     )
     seed: int = Field(0, ge=0, lt=2**31, description="seed of everything random")
+    trust_code: bool = Field(False, description=TRUST_CODE)
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     precision: Precision = Field("32", description="32 by default, so that figures compare across machines")
     workers: int | None = Field(None, ge=0, description="processes that decode the reference (default: one a core)")

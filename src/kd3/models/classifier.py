@@ -11,8 +11,11 @@ from kd3.models.student_files import DESCRIPTION, load_student
 from kd3.models.teacher import Teacher
 
 
-def load_classifier(path: str | Path) -> Teacher | Student:
+def load_classifier(path: str | Path, *, trust_code: bool = False) -> Teacher | Student:
     """Return the classifier at a path. Both kinds map normalised images to logits.
+
+    `trust_code` lets a folder, of a student or a teacher, run the code that it names; a description that is named as
+    a file is its user's own word and needs none.
 
     Raises:
         KD3Error: there is nothing of these kinds, or it is damaged.
@@ -29,9 +32,9 @@ def load_classifier(path: str | Path) -> Teacher | Student:
             raise KD3Error(f"model {path} is not a folder or a teacher description (.yaml)")
         return load_teacher(path)
     if (path / DESCRIPTION).is_file() or (path / "student" / DESCRIPTION).is_file():
-        return load_student(path)
+        return load_student(path, trust_code=trust_code)
     if (path / "origin.json").is_file():
         raise KD3Error(f"the run {path} is not finished and has no student yet; continue it with --resume")
     if any(path.glob("*.yaml")) or any(path.glob("*.yml")):
-        return load_teacher(path)
+        return load_teacher(path, trust_code=trust_code)
     raise KD3Error(f"{path} holds neither a run, nor a student, nor a teacher description")

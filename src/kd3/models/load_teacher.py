@@ -13,6 +13,7 @@ from kd3.errors import KD3Error
 from kd3.models.arch import build_arch, parse_arch
 from kd3.models.checkpoint import load_weights
 from kd3.models.colours import turned
+from kd3.models.consent import refuse_code
 from kd3.models.description import TeacherDescription
 from kd3.models.sources import SOURCES
 from kd3.models.sources.facts import Facts
@@ -25,15 +26,18 @@ FILES = ("torchscript", "torch-export")  # sources whose name is one file with t
 MODEL_FILES = (".pt", ".pth", ".th", ".safetensors", ".ts", ".pt2")
 
 
-def load_teacher(path: str | Path) -> Teacher:
+def load_teacher(path: str | Path, *, trust_code: bool | None = None) -> Teacher:
     """Return the teacher that a description file tells of, or that a library has under a name.
 
     Args:
         path: a YAML file, a folder with one, or `timm:NAME`, `torchvision:NAME`, `hf:NAME_OR_FOLDER` for a network
             whose library knows everything about it, weights included.
+        trust_code: run code that the description names: the architecture's, or a pickle's under `trusted: true`.
+            None: where the description is named as a file, which is its user's own word, not where a folder is.
 
     Raises:
-        KD3Error: the description, the architecture or the weights are missing or do not fit.
+        KD3Error: the description, the architecture or the weights are missing or do not fit, or it names code without
+            consent.
     """
     if is_named(path):
         arch, where = str(path), f"teacher {path}"
@@ -46,6 +50,8 @@ def load_teacher(path: str | Path) -> Teacher:
             raise KD3Error(f"{problem}; describe it in a YAML file, as `kd3 inspect --help` shows") from None
         return _loaded(description, Path(), said, facts, where=where)
     path = Path(path)
+    if trust_code is None:
+        trust_code = not path.is_dir()
     if path.is_dir():
         candidates = sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
         if len(candidates) != 1:
@@ -59,7 +65,16 @@ def load_teacher(path: str | Path) -> Teacher:
     said = read_yaml(path, what="teacher description")
     facts = _known(said, path.parent)
     description = build(TeacherDescription, {**facts.settings, **said}, where=str(path))
+    if not trust_code:
+        _refuse_code(description, path)
     return _loaded(description, path.parent, said, facts, where=str(path))
+
+
+def _refuse_code(description: TeacherDescription, path: Path) -> None:
+    remedy = f"if you trust it, name the description itself ({path}), or add --trust-code (in Python: trust_code=True)"
+    refuse_code(description.arch, description.arch_args, where=str(path), remedy=remedy)
+    if description.trusted:
+        raise KD3Error(f"{path} has its pickle run code (trusted: true); {remedy}")
 
 
 def is_named(path: str | Path) -> bool:

@@ -6,18 +6,24 @@ import copy
 import dataclasses
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from kd3.config.settings import build
 from kd3.errors import KD3Error
 from kd3.models.arch import build_arch, parse_arch
+from kd3.models.bounded_building import bounded_by
+from kd3.models.consent import check_student_arch
 from kd3.models.head import Head
 from kd3.models.projector import build_projector
 from kd3.models.signature import Signature
 from kd3.models.sources import SOURCES
 from kd3.models.student import Student
+from kd3.models.student_description import StudentDescription
 from kd3.storage.atomic import replacing, write_json
 from kd3.storage.versioned import read_versioned
 
@@ -96,49 +102,66 @@ def adaptation_of(folder: Path) -> dict[str, Any] | None:
     return record
 
 
-def load_student(path: str | Path, *, module: nn.Module | None = None) -> Student:
+def load_student(path: str | Path, *, module: nn.Module | None = None, trust_code: bool = False) -> Student:
     """Return a distilled student, in evaluation mode, from a `student/` or run folder.
 
     It runs alone: normalised images (B, 3, H, W) -> logits (B, K); `student.normalise` makes those
     of uint8 RGB. `module` is the untrained backbone, needed only where the student was distilled
-    from a live module. A student whose architecture is a file of code runs that code.
+    from a live module.
+
+    Args:
+        path: the folder.
+        module: the untrained backbone; a copy of it is taken.
+        trust_code: run code that the folder brings (`net.py:build`) or names (`package.module:build`). Without it
+            nothing is run but kd3 and the libraries that it knows; with it, only for folders that you trust.
 
     Raises:
-        KD3Error: the folder is missing, no student's, damaged, or written by a newer kd3.
+        KD3Error: the folder is missing, no student's, damaged, written by a newer kd3, or names code without consent.
     """
     folder = Path(path)
     if (folder / "student" / DESCRIPTION).is_file():
         folder = folder / "student"
     about = read_student_description(folder)
-    # arch, head and sizes were written by save_student; a file changed by hand fails here.
+    if module is None and about["arch"] is not None:
+        check_student_arch(about["arch"], about["arch_args"], folder, trust_code=trust_code)
+    what, weights = str(folder / DESCRIPTION), folder / WEIGHTS
+    tensors = _read_weights(weights)
     try:
-        backbone = copy.deepcopy(module) if module is not None else _backbone(folder, about)
-        head = Head(**about["head"]) if about["head"] else None
-        projector = build_projector(**about["projector"]) if about["projector"] else None
-        classifier = nn.Linear(**about["classifier"]) if about["classifier"] else None
-        student = Student(
-            backbone,
-            Signature(about["mean"], about["std"], about["input_size"], about["classes"]),
-            head=head,
-            projector=projector,
-            classifier=classifier,
-        )
+        # Code that was consented to may build as it likes.
+        with nullcontext() if trust_code or module is not None else bounded_by(weights.stat().st_size, what=what):
+            return _built(folder, about, tensors, module).eval()
     except (KeyError, TypeError, AttributeError, ValueError) as problem:
-        raise KD3Error(f"{folder / DESCRIPTION} does not describe a student: {problem}") from problem
-    _load_weights(student, folder / WEIGHTS)
-    return student.eval()
+        raise KD3Error(f"{what} does not describe a student: {problem}") from problem
+
+
+def _built(folder: Path, about: dict[str, Any], tensors: dict[str, Tensor], module: nn.Module | None) -> Student:
+    backbone = copy.deepcopy(module) if module is not None else _backbone(folder, about)
+    head = Head(**about["head"]) if about["head"] else None
+    projector = build_projector(**about["projector"]) if about["projector"] else None
+    classifier = nn.Linear(**about["classifier"]) if about["classifier"] else None
+    student = Student(
+        backbone,
+        Signature(about["mean"], about["std"], about["input_size"], about["classes"]),
+        head=head,
+        projector=projector,
+        classifier=classifier,
+    )
+    _load_weights(student, tensors, folder / WEIGHTS)
+    return student
 
 
 def read_student_description(folder: Path) -> dict[str, Any]:
     """Return a student folder's `config.json`, checked to be ours.
 
     Raises:
-        KD3Error: it is missing, damaged, no student's, or of a newer version.
+        KD3Error: it is missing, damaged, no student's, of a newer version, or says what cannot be.
     """
     path = folder / DESCRIPTION
     if not path.is_file():
         raise KD3Error(f"{folder} holds no student: {DESCRIPTION} is missing")
-    return read_versioned(path, format_name=FORMAT, version=VERSION)
+    values = read_versioned(path, format_name=FORMAT, version=VERSION)
+    build(StudentDescription, values, where=f"{path} does not describe a student")
+    return values
 
 
 def _backbone(folder: Path, about: dict[str, Any]) -> nn.Module:
@@ -182,14 +205,23 @@ def _save_weights(student: Student, path: Path, *, metadata: dict[str, str] | No
         save_file(tensors, temporary, metadata=metadata)
 
 
-def _load_weights(student: Student, path: Path) -> None:
+def _read_weights(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        tensors = load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as problem:
         raise KD3Error(f"{path} cannot be read as safetensors: {problem}") from None
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
+            raise KD3Error(f"{path} holds values that are not finite, first in {name!r}")
+        if name.endswith("running_var") and bool((tensor < 0).any()):
+            raise KD3Error(f"{path} holds negative variances, first in {name!r}")
+    return tensors
+
+
+def _load_weights(student: Student, tensors: dict[str, Tensor], path: Path) -> None:
     try:
         student.load_state_dict(tensors)
     except RuntimeError as problem:

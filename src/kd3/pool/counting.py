@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from kd3.console import Progress
 from kd3.pool.sources import counts
 
+PATIENCE = 2.0  # seconds
+
 
 @contextmanager
 def count_in_background(
@@ -32,8 +34,10 @@ def _count(
     sources: Sequence[str], part: tuple[int, int] | None, limit: int | None, bar: Progress, stop: threading.Event
 ) -> None:
     total = 0
+    if stop.wait(PATIENCE):  # of what is done soon nobody asks how long it takes
+        return
     try:
-        for count in counts(sources, part):
+        for count in counts(sources, part, given_up=stop.is_set):
             if stop.is_set() or count is None:
                 return
             total += count

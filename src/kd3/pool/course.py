@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
+from kd3.pool.limits import Limits
 from kd3.pool.record import Record, Unusable
-from kd3.pool.sources import contents, find_part
+from kd3.pool.sources import DEFAULT, contents, find_part
 
 
 class Place(NamedTuple):
@@ -25,8 +26,10 @@ class Course:
     drawn ahead of the work on them; `place` follows the work. With `part` (I, N) it is the I-th of N parts.
     """
 
-    def __init__(self, sources: Sequence[str], start: Place, part: tuple[int, int] | None = None) -> None:
-        self._sources, self._start, self._part = sources, start, part
+    def __init__(
+        self, sources: Sequence[str], start: Place, part: tuple[int, int] | None = None, limits: Limits = DEFAULT
+    ) -> None:
+        self._sources, self._start, self._part, self._limits = sources, start, part, limits
         self._begun: deque[tuple[int, int]] = deque()  # (records before it, its number) of files and archives
         self._last = (-start.inside, start.found)
 
@@ -34,7 +37,7 @@ class Course:
         drawn = 0
         ahead = islice(find_part(self._sources, self._part), self._start.found, None)
         for number, found in enumerate(ahead, self._start.found):
-            members = contents(found)
+            members = contents(found, self._limits)
             if number == self._start.found:
                 members = _after(members, self._start.inside)
             else:

@@ -65,7 +65,7 @@ def decode(data: bytes, settings: DecodeSettings) -> Decoded | Rejected:
     only as much is decoded as the size needs. Limits are checked on the header, before pixels are
     decoded. Whatever a decoder raises becomes a rejection.
     """
-    with _pillow_without_limits():
+    with _pillow_with_our_limit(settings.max_pixels):
         return decode_without_limits(data, settings)
 
 
@@ -78,7 +78,8 @@ def decode_without_limits(data: bytes, settings: DecodeSettings) -> Decoded | Re
     except UnidentifiedImageError:
         return Rejected("not an image")
     except Image.DecompressionBombError as problem:
-        return Rejected("too many pixels", str(problem))  # a limit of its own inside some decoder
+        size = _refused_size(problem)
+        return (size and _limit_passed(*size, settings)) or Rejected("too many pixels", str(problem))
     except Exception as problem:
         # Decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, MemoryError and more.
         words = f"{type(problem).__name__}: {problem}"
@@ -125,6 +126,16 @@ def _decode_any(data: bytes, settings: DecodeSettings) -> Decoded | Rejected:
     return _decoded(data, image, size, name)
 
 
+def _refused_size(problem: Image.DecompressionBombError) -> tuple[int, int] | None:
+    """Return the size that Pillow refused: of the whole, or of an image inside the file, which its header hides."""
+    at = problem.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    # Its message tells the product only; its check is a function of the size.
+    size = None if at is None else at.tb_frame.f_locals.get("size")
+    return size if isinstance(size, tuple) and len(size) == 2 else None
+
+
 def _limit_passed(width: int, height: int, settings: DecodeSettings) -> Rejected | None:
     if width * height > settings.max_pixels:
         return Rejected("too many pixels", f"{width} x {height}, more than {settings.max_pixels:,}")
@@ -161,12 +172,12 @@ _limits_before: int | None = None
 
 
 @contextmanager
-def _pillow_without_limits() -> Iterator[None]:
-    """Switch off Pillow's warnings and its limit of pixels (ours is checked); its setting comes back after."""
+def _pillow_with_our_limit(max_pixels: int) -> Iterator[None]:
+    """Switch off Pillow's warnings and put our limit of pixels for its own; its setting comes back after."""
     global _limits_users, _limits_before
     with _limits:
         if _limits_users == 0:
-            _limits_before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            _limits_before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, _pillows(max_pixels)
         _limits_users += 1
     try:
         with warnings.catch_warnings():
@@ -179,7 +190,12 @@ def _pillow_without_limits() -> Iterator[None]:
                 Image.MAX_IMAGE_PIXELS = _limits_before
 
 
-def lift_limits_for_good() -> None:
-    """Switch off Pillow's warnings and its limit of pixels, in a process that does nothing but decode."""
-    Image.MAX_IMAGE_PIXELS = None
+def _pillows(max_pixels: int) -> int:
+    # It warns above its limit and refuses above twice of it; ours is looked at first wherever a header tells the size.
+    return (max_pixels + 1) // 2
+
+
+def lift_limits_for_good(max_pixels: int) -> None:
+    """Switch off Pillow's warnings and put our limit for its own, in a process that does nothing but decode."""
+    Image.MAX_IMAGE_PIXELS = _pillows(max_pixels)
     warnings.simplefilter("ignore")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, TimeoutError
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -25,6 +25,7 @@ START_SECONDS = 300  # that a process may take to start, on the busiest machine
 CULPRITS = ("decoder crashed", "took too long")
 FEW_CHUNKS = 3  # fewer than this are not worth starting processes for
 CHUNKS_AHEAD = 4  # per worker
+BYTES_AHEAD = 128 << 20  # of contents that wait for workers, whatever their number; one file may be larger
 # glibc would give each chunk's memory back to the system and fetch it again, zeroed, for the next.
 # And numpy would start threads that nothing here uses.
 WORKER_ENVIRONMENT = {
@@ -90,8 +91,13 @@ def _chunks(records: Iterator[Record], most: int = CHUNK) -> Iterator[list[Recor
         yield chunk
 
 
+def _payload(chunk: Sequence[Record]) -> int:
+    return sum(len(record.location.data) for record in chunk if isinstance(record.location, InMemory))
+
+
 def _in_processes(chunks: Iterator[list[Record]], settings: DecodeSettings, workers: int) -> Iterator[Outcome]:
     flight: deque[tuple[list[Record], Future[Answer]]] = deque()
+    bytes_ahead = 0  # in flight
     waiting: list[Record] | None = None  # drawn from `chunks`, not yet with the workers
     patience = CHUNK_PATIENCE * settings.max_seconds
     executor = _executor(workers, settings)
@@ -99,7 +105,10 @@ def _in_processes(chunks: Iterator[list[Record]], settings: DecodeSettings, work
         while True:
             try:
                 while len(flight) < CHUNKS_AHEAD * workers and (waiting := waiting or next(chunks, None)):
+                    if flight and bytes_ahead + _payload(waiting) > BYTES_AHEAD:
+                        break
                     flight.append((waiting, executor.submit(answer, question(waiting), settings)))
+                    bytes_ahead += _payload(waiting)
                     waiting = None
                 if not flight:
                     return
@@ -114,9 +123,10 @@ def _in_processes(chunks: Iterator[list[Record]], settings: DecodeSettings, work
                         yield outcome
                 if isinstance(problem, TimeoutError) and not found:
                     patience *= 2  # honest files, only many slow ones
-                executor = _executor(workers, settings)
+                executor, bytes_ahead = _executor(workers, settings), 0
                 continue
             chunk, _ = flight.popleft()
+            bytes_ahead -= _payload(chunk)
             yield from map(Outcome, chunk, results(answered))
     finally:
         _stop(executor)

@@ -23,6 +23,7 @@ from kd3.pool.image_pool import ImagePool
 from kd3.pool.index_file import INDEX
 from kd3.pool.ingest_state import DATABASE, IngestState, begun_with
 from kd3.pool.kept_out import KnownImages, read_known
+from kd3.pool.limits import Limits
 from kd3.pool.manifest import NAME, Counts, KeptOut, content_hash, read_manifest, write_manifest
 from kd3.pool.output_folder import LOCK, check_place, check_settings, remove_pool
 from kd3.pool.packed import PART_BYTES
@@ -145,7 +146,9 @@ def _fill(
 
 def ingest_request(config: IngestConfig) -> dict[str, Any]:
     """Return what must be equal for an ingest to go on; how it is worked at may change."""
-    values = config.model_dump(mode="json", exclude={"sources", "keep_out", "out", "workers", "max_seconds", "engine"})
+    values = config.model_dump(
+        mode="json", exclude={"sources", "keep_out", "out", "workers", "max_seconds", "max_unpacked", "engine"}
+    )
     for name in ("sources", "keep_out"):
         values[name] = [
             shown(source if is_remote(source) else str(Path(source).absolute())) for source in getattr(config, name)
@@ -165,7 +168,9 @@ def _as_now(request: dict[str, Any]) -> dict[str, Any]:
 def _consume(state: IngestState, config: IngestConfig, *, again: bool) -> None:
     """Draw, decode and keep what is left; `again`: an earlier process has ended on the way, perhaps by a file."""
     settings = DecodeSettings(config.image_size, config.fit, config.min_side, config.max_pixels, config.max_seconds)
-    course = Course(config.sources, state.place or Place(), config.part)
+    course = Course(
+        config.sources, state.place or Place(), config.part, Limits(config.max_seconds, config.max_unpacked)
+    )
     before_it = state.files if state.place else 0  # files that are not drawn again
     limit = None if config.limit is None else config.limit - before_it
     files = islice(course, state.files - before_it, limit)

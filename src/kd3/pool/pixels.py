@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+LARGEST = 256 << 20  # bytes of an image
 CHANNELS = (1, 3, 4)  # grey, RGB, RGB with alpha
 FLAT = "data"  # the array of a CIFAR or ImageNet batch: a row holds an image's red, green and blue planes
 
@@ -85,6 +86,8 @@ def images_in(name: str, shape: Sequence[int], dtype: np.dtype[Any], *, fortran:
         raise NoImages(f"its values are {dtype}, not uint8; {_advice(dtype)}")
     if fortran:
         raise NoImages("it lies in Fortran order; save numpy.ascontiguousarray(array) instead")
+    if layout.size > LARGEST:
+        raise NoImages(f"its shape is {shape}: one image would have {layout.size:,} bytes")
     if layout.size == 0 or count < 1:
         raise NoImages(f"its shape is {shape}, which is empty")
     return count, layout

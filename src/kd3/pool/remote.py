@@ -19,6 +19,7 @@ from kd3.version import __version__
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "hf": "hf"}  # protocol -> extra of kd3
 BLOCK = 1 << 20  # bytes of one request, where something is read from its start to its end more
 STREAM_BLOCK = 8 << 20
+FETCH_LIMIT = 64 << 30  # bytes of an archive whose server gives it whole only, perhaps without an end
 IMAGE_WAITS = (0.5, 2.0)  # seconds before the second and the third attempt: a crawl's servers are many, and often dead
 ARCHIVE_WAITS = (1.0, 4.0, 15.0)  # an archive is worth more
 CONNECT_SECONDS, READ_SECONDS = 15.0, 60.0
@@ -204,6 +205,8 @@ def _fetch(system: Any, path: str, copy: BinaryIO) -> None:
     copy.truncate()
     with _http_stream(system, path) as stream:
         while part := stream.read(BLOCK):
+            if copy.tell() > FETCH_LIMIT:
+                raise Unreadable("file too large", f"more than {FETCH_LIMIT >> 30} GiB, which have to be fetched whole")
             copy.write(part)
     copy.seek(0)
 

@@ -33,16 +33,20 @@ Answer = tuple[np.ndarray, list[Row]]  # pixels (kept, 3, N, N) uint8 of the ima
 
 def prepare_worker(parent: int, max_pixels: int, trusts_entries: bool) -> None:
     """Make this process one that decodes, in bounded memory, and ends when its parent does."""
-    # Ctrl-C goes to the whole group; the parent decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    lift_limits_for_good()
+    ignore_interrupts(parent)
+    lift_limits_for_good(max_pixels)
     trust_for_good(trusts_entries)
-    _bound_memory(ROOM_BYTES + PIXEL_BYTES * max_pixels)
+    bound_memory(ROOM_BYTES + PIXEL_BYTES * max_pixels)
     gc.freeze()  # modules need not be looked through again and again
 
 
-def _bound_memory(more: int) -> None:
+def ignore_interrupts(parent: int) -> None:
+    """Leave it to the parent what Ctrl-C means, which goes to the whole group; end when the parent does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def bound_memory(more: int) -> None:
     """Let this process take so many bytes more than it has: a file that wants more fails alone, by a MemoryError."""
     try:
         import resource

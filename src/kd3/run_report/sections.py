@@ -191,6 +191,8 @@ def _points(events: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float,
 def how_to_load(run: RunRecords) -> str:
     """Return the lines of Python that load the student."""
     module = ", module=your_untrained_network" if str(run.summary["student"]).startswith("live:") else ""
+    if run.summary.get("student_code"):
+        module = ", trust_code=True"
     return (
         f"import kd3\n\nstudent = kd3.load_student({str(run.folder.path)!r}{module})\n"
         f"logits = student(student.normalise(images))  # images: uint8 RGB {_shape(run)}"
@@ -205,9 +207,10 @@ def _shape(run: RunRecords) -> str:
 def how_to_repeat(run: RunRecords) -> str:
     """Return the command that makes the run again, and the one that ships its student."""
     path = run.folder.path
+    trust = " --trust-code" if run.summary.get("student_code") else ""
     return (
         f"kd3 distill --config {run.folder.config} --out {path}-again\n"
-        f"kd3 export {path} --out {path.name}-onnx --format onnx --int8 true"
+        f"kd3 export {path} --out {path.name}-onnx --format onnx --int8 true{trust}"
     )
 
 

@@ -54,11 +54,14 @@ def describe(folder: Path, summary: dict[str, Any]) -> str:
     lines.append(f"  student      {run.student}")
     live_student, live_teacher = (summary[name].startswith("live:") for name in ("student", "teacher"))
     module = ", module=..." if live_student else ""
+    trust = ""
+    if summary.get("student_code"):
+        module, trust = ", trust_code=True", " --trust-code"
     lines.append("next:")
     if not live_student:
         teacher = "" if live_teacher else f" --teacher {summary['teacher']}"
-        lines.append(f"  kd3 evaluate {folder} --data TEST{teacher}")
-        lines.append(f"  kd3 report {folder}")
+        lines.append(f"  kd3 evaluate {folder} --data TEST{teacher}{trust}")
+        lines.append(f"  kd3 report {folder}{trust}")
     lines.append(f"  python -c \"import kd3; student = kd3.load_student('{folder}'{module})\"")
     return "\n".join(lines)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kd3.markdown import code, escaped, table
+from kd3.models.consent import runs_code
 from kd3.runs.adaptation import in_words
 from kd3.shipping.comparison import Written
 
@@ -34,7 +35,7 @@ images = (images / np.float32(255) - mean) / std"""
 KD3_EXAMPLE = """\
 import kd3
 
-student = kd3.load_student("student")
+student = kd3.load_student("student"{trust})
 logits = student(student.normalise(images))  # images: uint8 RGB (B, 3, {side}, {side})
 """
 TORCH_EXAMPLE = """\
@@ -132,12 +133,16 @@ class Card:
             parts += ["Without kd3 (numpy, Pillow and onnxruntime; also in `predict.py`):", _code(example)]
         for one in self.written:
             if one.file == "student/":
-                parts += ["With kd3:", _code(KD3_EXAMPLE.format(side=side))]
+                parts += ["With kd3:", _code(KD3_EXAMPLE.format(side=side, trust=self._trust()))]
             elif not one.file.endswith(".onnx"):
                 call = "torch.export.load({!r}).module()" if one.file.endswith(".pt2") else "torch.jit.load({!r})"
                 load = call.format(one.file).replace("'", '"')
                 parts += [f"{code(one.file)}:", _code(TORCH_EXAMPLE.format(load=load, takes=self._type()))]
         return parts
+
+    def _trust(self) -> str:
+        arch = self.student["arch"]
+        return ", trust_code=True" if arch is not None and runs_code(arch) else ""
 
     def _type(self) -> str:
         side = self.student["input_size"]

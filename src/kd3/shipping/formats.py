@@ -123,9 +123,9 @@ FORMATS = {
 FOLDER = "student"  # of safetensors, which takes normalised floats and is no traced module
 
 
-def run_safetensors(folder: Path, module: torch.nn.Module | None) -> Runner:
+def run_safetensors(folder: Path, module: torch.nn.Module | None, *, trust_code: bool = False) -> Runner:
     """Return a student folder as a function of normalised images."""
-    return _without_gradients(load_student(folder, module=module))
+    return _without_gradients(load_student(folder, module=module, trust_code=trust_code))
 
 
 def _write(path: Path, save: Callable[[io.BytesIO], object]) -> None:

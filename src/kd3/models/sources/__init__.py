@@ -50,7 +50,8 @@ class Entry:
     weights: Literal["none", "asked for", "its own"]
     # What a description means that names no weights: a network without any; nothing until it asks for the library's by
     # 'pretrained', since the name of an architecture is also that of users' own checkpoints; or what the name holds.
-    starts_from: tuple[str, ...] = ()  # arguments that only say from which weights a student starts
+    starts_from: tuple[str, ...] = ()  # arguments that only say from which weights a student starts, or where they are
+    renames: tuple[str, ...] = ()  # arguments of the library's builder that would name another network than NAME
 
     def load(self) -> Source:
         """Import it."""
@@ -59,8 +60,17 @@ class Entry:
 
 SOURCES = {
     "kd3": Entry("kd3.models.sources.zoo", "NAME", False, "none"),
-    "timm": Entry("kd3.models.sources.timm", "NAME", True, "asked for", ("pretrained", "checkpoint_path")),
-    "torchvision": Entry("kd3.models.sources.torchvision", "NAME", True, "asked for", ("weights", "weights_backbone")),
+    "timm": Entry(
+        "kd3.models.sources.timm",
+        "NAME",
+        True,
+        "asked for",
+        ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"),
+        ("model_name",),
+    ),
+    "torchvision": Entry(
+        "kd3.models.sources.torchvision", "NAME", True, "asked for", ("weights", "weights_backbone"), ("name",)
+    ),
     "hf": Entry("kd3.models.sources.transformers", "NAME_OR_FOLDER", True, "its own"),
     "torchscript": Entry("kd3.models.sources.torchscript", "FILE", True, "its own"),
     "torch-export": Entry("kd3.models.sources.torch_export", "FILE", True, "its own"),

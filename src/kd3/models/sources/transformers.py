@@ -109,6 +109,7 @@ def _config(name: str, folder: Path, arch_args: Mapping[str, Any]) -> Any:
 
     with _explaining(name, f"cannot be read from {place}"), _quiet():
         config = _from_cache_or_hub(name, place, load)
+    _refuse_kernels(name, config)
     for key, value in arch_args.items():
         if key in ("num_labels", "id2label", "label2id"):
             raise KD3Error(f"hf:{name}: num_classes is a setting of its own; take {key!r} out of arch_args")
@@ -117,6 +118,15 @@ def _config(name: str, folder: Path, arch_args: Mapping[str, Any]) -> Any:
         with _explaining(name, f"cannot take {key}: {value!r}"):
             setattr(config, key, value)
     return config
+
+
+def _refuse_kernels(name: str, config: Any) -> None:
+    """Refuse an attention whose code the library would fetch from the hub and run."""
+    parts = [config, *(getattr(config, part, None) for part in getattr(config, "sub_configs", {}))]
+    for part in parts:
+        wanted = getattr(part, "_attn_implementation", None)
+        if isinstance(wanted, str) and "/" in wanted:
+            raise KD3Error(f"hf:{name} asks for code from the hub, which kd3 does not run: attention {wanted[:80]!r}")
 
 
 def _processor(name: str, folder: Path) -> dict[str, Any]:

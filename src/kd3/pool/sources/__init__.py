@@ -15,7 +15,9 @@ from itertools import islice
 from typing import NamedTuple
 
 from kd3.errors import KD3Error
+from kd3.pool import apart
 from kd3.pool.allowed import beside, is_remote
+from kd3.pool.limits import Limits
 from kd3.pool.reasons import SIDECAR
 from kd3.pool.record import FILE_LIMIT, InFile, Record, Unusable, printable, too_large
 from kd3.pool.remote import Remote
@@ -49,7 +51,7 @@ class Archive(NamedTuple):
 class Reader(NamedTuple):
     """How a kind of archive is read."""
 
-    members: Callable[[str, str, str], Iterator[Record]]  # (path, source, prefix)
+    members: Callable[..., Iterator[Record]]  # (path, source, prefix, *, limit: bytes that it may unpack to)
     count: Callable[[str], int]
 
 
@@ -63,6 +65,7 @@ ARCHIVES = {
     "pickle": Reader(pickle_members, pickle_count),
     "cifar": Reader(cifar_members, cifar_count),
 }
+DEFAULT = Limits()
 UNLIKE_IMAGES = ("no images", "unsafe pickle")
 
 
@@ -108,22 +111,40 @@ def check_part(sources: Sequence[str], part: tuple[int, int] | None) -> None:
         )
 
 
-def contents(found: Record | Archive) -> Iterator[Record]:
-    """Yield the records of what `find` found."""
-    if isinstance(found, Archive):
-        yield from ARCHIVES[found.kind].members(found.path, found.source, found.prefix)
-    else:
+def contents(found: Record | Archive, limits: Limits = DEFAULT, *, at_most: int | None = None) -> Iterator[Record]:
+    """Yield the records of what `find` found, or the first ones; of an archive within its limits."""
+    if not isinstance(found, Archive):
         yield found
+    elif _is_opened_here(found):
+        limit = limits.most(found.path)
+        yield from islice(ARCHIVES[found.kind].members(found.path, found.source, found.prefix, limit=limit), at_most)
+    else:
+        yield from apart.members(*found, limits, at_most=at_most)
 
 
-def counts(sources: Sequence[str], part: tuple[int, int] | None = None) -> Iterator[int | None]:
-    """Yield about how many records each file or archive has, quicker than listing them.
+def _is_opened_here(archive: Archive) -> bool:
+    """Say whether a look at headers tells where the members are, which costs no more than the file is long."""
+    if archive.path.startswith("memory:"):
+        return True  # it lies in this very process
+    is_headers = archive.kind in ("zip", "cifar") or (archive.kind == "tar" and not is_compressed(archive))
+    return is_headers and not is_remote(archive.path)
+
+
+def counts(
+    sources: Sequence[str], part: tuple[int, int] | None = None, *, given_up: Callable[[], bool] = lambda: False
+) -> Iterator[int | None]:
+    """Yield about how many records each file or archive has, quicker than listing them; until `given_up` says so.
 
     None stands for one that would have to be unpacked or fetched to know.
     """
     for found in find_part(sources, part):
         if isinstance(found, Archive):
-            yield None if is_remote(found.path) or is_compressed(found) else ARCHIVES[found.kind].count(found.path)
+            if is_remote(found.path) or is_compressed(found):
+                yield None
+            elif _is_opened_here(found):
+                yield ARCHIVES[found.kind].count(found.path)
+            else:
+                yield apart.count(found.kind, found.path, DEFAULT, given_up=given_up)
         else:
             yield 1
 
@@ -145,7 +166,7 @@ def check_given(sources: Sequence[str]) -> None:
         if kind == "list":
             check_list(path)
         elif kind:
-            for record in islice(ARCHIVES[kind].members(path, shown(path), ""), 1):
+            for record in contents(Archive(kind, path, shown(path), ""), at_most=1):
                 if isinstance(record.location, Unusable) and record.location.reason in UNLIKE_IMAGES:
                     raise KD3Error(f"{shown(path)} holds no images that kd3 can read: {record.location.detail}")
 

@@ -41,9 +41,9 @@ def batch_kind(path: str) -> str | None:
         return None  # where it is read it is told
 
 
-def pickle_members(path: str, source: str, prefix: str) -> Iterator[Record]:
+def pickle_members(path: str, source: str, prefix: str, *, limit: int | None = None) -> Iterator[Record]:
     """Yield the images of a pickled batch; a damaged or unfit one gives one record that says so."""
-    return guarded(_of_pickle(path, source, prefix), path, source, prefix)
+    return guarded(_of_pickle(path, source, prefix), path, source, prefix, limit)
 
 
 def pickle_count(path: str) -> int:
@@ -52,9 +52,9 @@ def pickle_count(path: str) -> int:
         return array_count(_arrays(path, file)) or 1
 
 
-def cifar_members(path: str, source: str, prefix: str) -> Iterator[Record]:
+def cifar_members(path: str, source: str, prefix: str, *, limit: int | None = None) -> Iterator[Record]:
     """Yield the images of a binary batch."""
-    return guarded(_of_cifar(path, source, prefix), path, source, prefix)
+    return guarded(_of_cifar(path, source, prefix), path, source, prefix, limit)
 
 
 def cifar_count(path: str) -> int:

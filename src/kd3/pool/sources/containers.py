@@ -31,14 +31,34 @@ def opened(path: str) -> Iterator[BinaryIO]:
             yield file
 
 
-def guarded(records: Iterator[Record], path: str, source: str, prefix: str) -> Iterator[Record]:
-    """Yield the records of a container, and where reading it fails one more that says why."""
+def guarded(
+    records: Iterator[Record], path: str, source: str, prefix: str, limit: int | None = None
+) -> Iterator[Record]:
+    """Yield the records of a container, and where reading it fails one more that says why.
+
+    It fails also where the contents that are at hand have more bytes than `limit`.
+    """
     try:
-        yield from records
+        total = 0
+        for record in records:
+            if limit is not None and isinstance(record.location, InMemory):
+                total += len(record.location.data)
+                check_unpacked(total, limit)
+            yield record
     except Exception as problem:
         # Besides their own errors readers pass on those of zlib, bz2, lzma and struct, and IndexError,
         # RecursionError, MemoryError where headers are made to harm.
         yield Record(source, prefix.rstrip("/") or shown(base_name(path)), unusable(problem))
+
+
+def check_unpacked(size: int, limit: int | None) -> None:
+    """Refuse to go on where an archive has given more bytes than it may.
+
+    Raises:
+        Unreadable: it has.
+    """
+    if limit is not None and size > limit:
+        raise Unreadable("file too large", f"the archive unpacks to more than {limit:,} bytes (--max-unpacked)")
 
 
 def unusable(problem: Exception) -> Unusable:

@@ -20,14 +20,14 @@ from kd3.pool.sources.containers import guarded, opened, ranges
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: its sign, the lengths of the name and of the extra field
 
 
-def npy_members(path: str, source: str, prefix: str) -> Iterator[Record]:
+def npy_members(path: str, source: str, prefix: str, *, limit: int | None = None) -> Iterator[Record]:
     """Yield the images of an array; a damaged or unfit one gives one record that says so."""
-    return guarded(_of_npy(path, source, prefix), path, source, prefix)
+    return guarded(_of_npy(path, source, prefix), path, source, prefix, limit)
 
 
-def npz_members(path: str, source: str, prefix: str) -> Iterator[Record]:
+def npz_members(path: str, source: str, prefix: str, *, limit: int | None = None) -> Iterator[Record]:
     """Yield the images of all arrays that hold some; a damaged or unfit file gives one record that says so."""
-    return guarded(_of_npz(path, source, prefix), path, source, prefix)
+    return guarded(_of_npz(path, source, prefix), path, source, prefix, limit)
 
 
 def npy_count(path: str) -> int:

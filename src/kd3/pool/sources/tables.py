@@ -18,17 +18,17 @@ BUFFER = 1 << 20  # bytes; without one a whole column of a row group is read at 
 FILE_FORMAT = b"ARROW1"  # how Arrow's other format begins, which has its directory at the end
 
 
-def parquet_members(path: str, source: str, prefix: str) -> Iterator[Record]:
+def parquet_members(path: str, source: str, prefix: str, *, limit: int | None = None) -> Iterator[Record]:
     """Yield a parquet's images; a damaged row group, or a damaged file, gives one record that says so.
 
     One without images is a sidecar where it was found in a folder, as what img2dataset writes beside its tars is.
     """
-    return guarded(_of_parquet(path, source, prefix), path, source, prefix)
+    return guarded(_of_parquet(path, source, prefix), path, source, prefix, limit)
 
 
-def arrow_members(path: str, source: str, prefix: str) -> Iterator[Record]:
+def arrow_members(path: str, source: str, prefix: str, *, limit: int | None = None) -> Iterator[Record]:
     """Yield an Arrow file's images; of a damaged one those before the damage, and one record that says so."""
-    return guarded(_of_arrow(path, source, prefix), path, source, prefix)
+    return guarded(_of_arrow(path, source, prefix), path, source, prefix, limit)
 
 
 def parquet_count(path: str) -> int:

@@ -12,7 +12,7 @@ from kd3.pool.allowed import is_remote
 from kd3.pool.reasons import SIDECAR
 from kd3.pool.record import FILE_LIMIT, InFile, InMemory, Location, Record, Unusable, printable, too_large
 from kd3.pool.remote import streamed_remote
-from kd3.pool.sources.containers import guarded
+from kd3.pool.sources.containers import check_unpacked, guarded
 from kd3.pool.sources.names import is_sidecar
 from kd3.pool.sources.tar_headers import BLOCK, ordinary_member
 
@@ -23,29 +23,30 @@ _EXTENDED = (
 )  # fmt: skip
 
 
-def tar_members(path: str, source: str, prefix: str) -> Iterator[Record]:
+def tar_members(path: str, source: str, prefix: str, *, limit: int | None = None) -> Iterator[Record]:
     """Yield a tar's members; of a damaged one those before the damage, and one record that says so.
 
     From an uncompressed tar only positions are kept, and the bytes are read where they are decoded;
     one that is compressed or lies elsewhere is read in order, here.
     """
     if is_remote(path):
-        found = _in_remote(path)
+        found = _in_remote(path, limit)
     else:
-        found = _in_plain(path) if path.lower().endswith(".tar") else _in_stream(path, None)
+        found = _in_plain(path) if path.lower().endswith(".tar") else _in_stream(path, None, limit)
     members = (Record(source, prefix + printable(name.removeprefix("./")), location) for name, location in found)
-    return guarded(members, path, source, prefix)
+    return guarded(members, path, source, prefix, limit)
 
 
-def _in_remote(path: str) -> Iterator[tuple[str, Location]]:
+def _in_remote(path: str, limit: int | None) -> Iterator[tuple[str, Location]]:
     with streamed_remote(path) as file:
-        yield from _in_stream(None, file)
+        yield from _in_stream(None, file, limit)
 
 
-def _in_stream(path: str | None, file: BinaryIO | None) -> Iterator[tuple[str, Location]]:
+def _in_stream(path: str | None, file: BinaryIO | None, limit: int | None) -> Iterator[tuple[str, Location]]:
     with tarfile.open(path, "r|*", fileobj=file, tarinfo=_Member) as archive:
         for member in archive:
             archive.members = []  # type: ignore[attr-defined]  # tarfile remembers every member it has read
+            check_unpacked(archive.offset, limit)  # also what is passed over has to be unpacked
             if not member.isdir():
                 unusable = _unusable(member.name, member.size, member.isreg() and not member.issparse())
                 yield member.name, unusable or InMemory(_contents(archive, member))

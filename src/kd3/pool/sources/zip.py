@@ -10,29 +10,48 @@ from kd3.pool.allowed import is_remote
 from kd3.pool.reasons import SIDECAR
 from kd3.pool.record import FILE_LIMIT, InZip, Location, Record, Unusable, open_zip, printable, too_large, unpacked
 from kd3.pool.remote import opened_remote
-from kd3.pool.sources.containers import guarded
+from kd3.pool.sources.containers import check_unpacked, guarded
 from kd3.pool.sources.names import is_sidecar
 
+LOCAL_HEADER = 30  # bytes before a member, without its name
 
-def zip_members(path: str, source: str, prefix: str) -> Iterator[Record]:
+
+def zip_members(path: str, source: str, prefix: str, *, limit: int | None = None) -> Iterator[Record]:
     """Yield a zip's members in the order of its directory; a damaged one gives one record that says so."""
-    found = _in_remote(path) if is_remote(path) else _in_file(path)
+    found = _in_remote(path) if is_remote(path) else _in_file(path, limit)
     members = (Record(source, prefix + printable(name.removeprefix("./")), location) for name, location in found)
-    return guarded(members, path, source, prefix)
+    return guarded(members, path, source, prefix, limit)
 
 
-def _in_file(path: str) -> Iterator[tuple[str, Location]]:
-    for place, member in enumerate(open_zip(path).infolist()):
+def _in_file(path: str, limit: int | None) -> Iterator[tuple[str, Location]]:
+    archive, total = open_zip(path), 0
+    _check_apart(archive)
+    for place, member in enumerate(archive.infolist()):
         if not member.is_dir():
-            yield member.filename, _unusable(member) or InZip(path, place)
+            unusable = _unusable(member)
+            total += 0 if unusable else member.file_size
+            check_unpacked(total, limit)
+            yield member.filename, unusable or InZip(path, place)
 
 
 def _in_remote(path: str) -> Iterator[tuple[str, Location]]:
     """Yield names and contents in the order of the directory, which is that of the contents as a rule."""
     with opened_remote(path) as file, zipfile.ZipFile(file) as archive:
+        _check_apart(archive)
         for member in archive.infolist():
             if not member.is_dir():
                 yield member.filename, _unusable(member) or unpacked(archive, member)
+
+
+def _check_apart(archive: zipfile.ZipFile) -> None:
+    """Refuse members that share their bytes, by which a small file unpacks to any size."""
+    end = 0
+    for member in sorted(archive.infolist(), key=lambda member: member.header_offset):
+        if member.header_offset < end:
+            raise zipfile.BadZipFile(f"its members overlap, first {member.filename[:80]!r}")
+        end = member.header_offset + LOCAL_HEADER + member.compress_size
+    if end > archive.start_dir:
+        raise zipfile.BadZipFile("a member reaches into the directory")
 
 
 def zip_count(path: str) -> int:

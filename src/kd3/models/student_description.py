@@ -1,0 +1,81 @@
+"""What `config.json` of a student's folder must say, checked before anything is built from it. Free of torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from kd3.config.settings import Settings
+
+CHANNELS = 1 << 16  # more than any network has; the weights must hold them anyway
+CLASSES = 1 << 20
+
+
+class _Part(Settings):
+    """A group of it; names of later versions are passed over."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+
+class HeadDescription(_Part):
+    """Where the backbone's classifier and features are."""
+
+    classifier: str
+    features: str | None
+    side: Literal["output", "input"]
+    relu: bool
+    channels: int = Field(ge=1, le=CHANNELS)
+    num_classes: int = Field(ge=1, le=CLASSES)
+
+
+class ClassifierDescription(_Part):
+    """The classifier that was the teacher's."""
+
+    in_features: int = Field(ge=1, le=CHANNELS)
+    out_features: int = Field(ge=1, le=CLASSES)
+    bias: bool
+
+
+class StudentDescription(_Part):
+    """A student."""
+
+    arch: str | None
+    arch_args: dict[str, Any]
+    num_classes: int = Field(ge=1, le=CLASSES)
+    classes: list[str] = Field(min_length=1)
+    mean: list[float]
+    std: list[float]
+    input_size: int = Field(ge=1, le=4096)
+    head: HeadDescription | None
+    projector: dict[str, Any] | None  # of its kind, which checks the names
+    classifier: ClassifierDescription | None
+
+    @field_validator("projector")
+    @classmethod
+    def _sizes(cls, values: dict[str, Any] | None) -> dict[str, Any] | None:
+        for name, value in (values or {}).items():
+            if isinstance(value, int) and not 0 <= value <= CHANNELS:
+                raise ValueError(f"{name[:80]} must be from 0 to {CHANNELS:,}")
+        return values
+
+    @field_validator("std")
+    @classmethod
+    def _positive(cls, values: list[float]) -> list[float]:
+        if not all(value > 0 for value in values):
+            raise ValueError("must be greater than 0 in every channel")
+        return values
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> StudentDescription:
+        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
+            raise ValueError("mean and std must have a value for each channel")
+        if len(self.classes) != self.num_classes:
+            raise ValueError(f"classes lists {len(self.classes):,} names but num_classes is {self.num_classes:,}")
+        if len(set(self.classes)) != len(self.classes):
+            twice = Counter(self.classes).most_common(1)[0][0]
+            raise ValueError(f"classes lists {twice[:80]!r} more than once")
+        if self.classifier is not None and self.head is None:
+            raise ValueError("a classifier of its own needs the backbone's head")
+        return self

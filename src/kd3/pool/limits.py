@@ -1,0 +1,38 @@
+"""What an archive of a crawl may cost. Free of what reads archives."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from kd3.pool.remote import is_remote
+
+MEMORY = 2 << 30  # bytes of address space for opening one, beside what the process has when it begins
+REMOTE_SECONDS = 3600.0  # without a file of an archive elsewhere: it may have to be fetched whole first
+LEAST_UNPACKED = 4 << 30  # bytes
+TIMES_ITS_SIZE = 50  # images hardly shrink; arrays of drawings may, by some tens
+REMOTE_UNPACKED = 1 << 40
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The budget of one archive: seconds without a file of it, bytes that all its files may have, memory to open it."""
+
+    seconds: float = 60.0
+    unpacked: int | None = None  # None: so many times its own size
+    memory: int = MEMORY
+
+    def patience(self, path: str) -> float:
+        """Return how many seconds the archive may take to give its next files."""
+        return max(self.seconds, REMOTE_SECONDS) if is_remote(path) else self.seconds
+
+    def most(self, path: str) -> int:
+        """Return how many bytes the archive may unpack to."""
+        if self.unpacked is not None:
+            return self.unpacked
+        if is_remote(path):
+            return REMOTE_UNPACKED
+        try:
+            return max(LEAST_UNPACKED, TIMES_ITS_SIZE * os.stat(path).st_size)
+        except OSError:
+            return LEAST_UNPACKED  # where it is opened it is told

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import shutil
@@ -13,6 +12,8 @@ from torch import nn
 
 from kd3.errors import KD3Error
 from kd3.models.arch import build_arch, parse_arch
+from kd3.models.calling import Calling, call_as, calling_of
+from kd3.models.copying import copy_of
 from kd3.models.head import Head
 from kd3.models.projector import build_projector
 from kd3.models.signature import Signature
@@ -58,6 +59,7 @@ def save_student(
         "mean": list(student.normalise.mean),
         "std": list(student.normalise.std),
         "input_size": student.input_size,
+        "calling": dataclasses.asdict(calling_of(student)),
         "head": dataclasses.asdict(student.head) if student.head else None,
         "projector": projector and projector.description(),
         "classifier": classifier
@@ -99,9 +101,9 @@ def adaptation_of(folder: Path) -> dict[str, Any] | None:
 def load_student(path: str | Path, *, module: nn.Module | None = None) -> Student:
     """Return a distilled student, in evaluation mode, from a `student/` or run folder.
 
-    It runs alone: normalised images (B, 3, H, W) -> logits (B, K); `student.normalise` makes those
-    of uint8 RGB. `module` is the untrained backbone, needed only where the student was distilled
-    from a live module. A student whose architecture is a file of code runs that code.
+    It runs alone: normalised images (B, C, H, W) -> logits (B, K); `student.normalise` makes those of uint8 RGB, also
+    for the student of a grey teacher, C = 1. `module` is the untrained backbone, needed only where the student was
+    distilled from a live module. A student whose architecture is a file of code runs that code.
 
     Raises:
         KD3Error: the folder is missing, no student's, damaged, or written by a newer kd3.
@@ -112,7 +114,8 @@ def load_student(path: str | Path, *, module: nn.Module | None = None) -> Studen
     about = read_student_description(folder)
     # arch, head and sizes were written by save_student; a file changed by hand fails here.
     try:
-        backbone = copy.deepcopy(module) if module is not None else _backbone(folder, about)
+        backbone = copy_of(module) if module is not None else _backbone(folder, about)
+        call_as(backbone, Calling(**about.get("calling", {})))
         head = Head(**about["head"]) if about["head"] else None
         projector = build_projector(**about["projector"]) if about["projector"] else None
         classifier = nn.Linear(**about["classifier"]) if about["classifier"] else None
@@ -152,6 +155,7 @@ def _backbone(folder: Path, about: dict[str, Any]) -> nn.Module:
         arch_args=about["arch_args"],
         relative_to=folder,
         input_size=about["input_size"],
+        channels=len(about["mean"]),
     )
 
 

@@ -62,6 +62,9 @@ class NormalisationCheck:
     @property
     def warning(self) -> str | None:
         """One sentence where another setting is clearly the likelier one, or it or the network cannot be right."""
+        # In another network other settings may fit better by chance; in the right one this tells nothing of them.
+        if self.network is not None and self.network.warning:
+            return self.network.warning
         given = self.given
         known = [(other, other.distance) for other in self.others if other.distance is not None]
         if given.distance is not None and known:
@@ -83,7 +86,7 @@ class NormalisationCheck:
                 f"the teacher sees one class in nearly all images and is {100 * given.confidence:.0f} % sure of it: "
                 f"mean or std are probably of another scale than RGB in [0, 1]"
             )
-        return self.network.warning if self.network is not None else None
+        return None
 
 
 def check_normalisation(teacher: Teacher, images: Tensor) -> NormalisationCheck:

@@ -30,6 +30,7 @@ from kd3.models.arch import build_arch, parse_arch
 from kd3.models.copying import copy_of
 from kd3.models.load_teacher import load_teacher
 from kd3.models.projector import Projector, draw_as_torch
+from kd3.models.soundness import sound_logits
 from kd3.models.student_files import load_student, save_student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
@@ -243,6 +244,14 @@ def _method(
     images = torch.from_numpy(pool.read(_split(config, pool).train[:SAMPLE_IMAGES]))
     # A live teacher may already be on a GPU.
     sample = teacher.normalise(images.to(teacher.normalise.scale.device))
+    assert teacher.input_size is not None
+    sound_logits(
+        backbone,
+        teacher.input_size,
+        what=f"student {config.student}",
+        channels=teacher.normalise.channels,
+        num_classes=teacher.num_classes,
+    )
     inheritance = None
     if config.init != "random":
         must = config.init == "inherit"

@@ -198,7 +198,12 @@ def inspect(
 
 def _built(student: str, teacher: Teacher) -> nn.Module:
     return build_arch(
-        student, num_classes=teacher.num_classes, arch_args={}, relative_to=Path(), input_size=teacher.input_size
+        student,
+        num_classes=teacher.num_classes,
+        arch_args={},
+        relative_to=Path(),
+        input_size=teacher.input_size,
+        channels=teacher.normalise.channels,
     )
 
 

@@ -72,7 +72,7 @@ def first_layers(teacher: Teacher, images: Tensor) -> FirstLayers:
 
 
 def _has_learnt(norm: nn.Module) -> bool:
-    return bool((norm.running_mean != 0).any() or (norm.running_var != 1).any())  # type: ignore[operator, union-attr]
+    return bool((norm.running_mean != 0).any() or (norm.running_var != 1).any())  # type: ignore[union-attr]
 
 
 def _fitted(name: str, found: dict[str, float]) -> Any:

@@ -59,7 +59,6 @@ def save_student(
         "mean": list(student.normalise.mean),
         "std": list(student.normalise.std),
         "input_size": student.input_size,
-        "calling": dataclasses.asdict(calling_of(student)),
         "head": dataclasses.asdict(student.head) if student.head else None,
         "projector": projector and projector.description(),
         "classifier": classifier
@@ -70,6 +69,8 @@ def save_student(
         },
         "about": about,
     }
+    if (calling := calling_of(student)) != Calling():
+        description["calling"] = dataclasses.asdict(calling)
     write_json(folder / DESCRIPTION, description)
 
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from kd3 import console
 from kd3.compute import full_float32, laid_out
 from kd3.errors import KD3Error
-from kd3.models.calling import Calling, call_as, picked
+from kd3.models.calling import Calling, call_as, calling_of, picked
 from kd3.models.head import HeadNotFound, as_logits, evaluating, probe_images
 
 IMAGES = 4
@@ -44,7 +45,7 @@ def sound_logits(
     with the channels last, with grey images three times where it reads three channels, its one logit z as (0, z).
 
     Args:
-        network: is changed: its hooks, its memory format.
+        network: gets hooks, and contiguous weights where it cannot run with the channels last.
         input_size: side of the images, in pixels.
         what: begins the messages ("teacher kd3:resnet20").
         channels: of the images: 3, or 1 for grey.
@@ -55,6 +56,7 @@ def sound_logits(
         KD3Error: it does not run on images of this size, returns no logits, or such as are not finite, are
             probabilities, change from run to run, or depend on the other images of the batch.
     """
+    before = [(tensor, tensor.data) for tensor in (*network.parameters(), *network.buffers()) if not is_lazy(tensor)]
     laid_out(network, torch.contiguous_format)
     calling = _calling(network, input_size, channels, output, num_classes, what)
     call_as(network, calling)
@@ -82,7 +84,9 @@ def sound_logits(
         call_as(network, replace(calling, contiguous=True))
     for count in SMALLER_BATCHES:
         _check_batch(network, images[:count], logits[:count], what)
-    laid_out(network, torch.contiguous_format)
+    if not calling_of(network).contiguous:
+        for tensor, values in before:
+            tensor.data = values
     return logits
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import nn
 from kd3.errors import KD3Error
 from kd3.ranks import ALONE, Ranks
 
+CONTIGUOUS = "kd3_contiguous"  # an attribute of networks that cannot run with the channels last (`models.calling`)
 _FABRIC_PRECISION: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
@@ -49,13 +52,40 @@ class Compute:
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
     def place(self, module: nn.Module) -> nn.Module:
-        """Move a module to the device, convolution weights in channels_last."""
-        return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        """Move a module to the device, convolution weights in channels_last where it can run so."""
+        return laid_out(module.to(self.device), torch.channels_last)
 
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
         several = f"{self.ranks.count} x " if self.ranks.count > 1 else ""
         return f"{several}{name}, {'float32' if self.precision == '32' else self.precision + ' autocast'}"
+
+
+def laid_out(module: nn.Module, memory_format: torch.memory_format) -> nn.Module:
+    """Return a module with its weights of images in this format, but for networks that are marked `CONTIGUOUS`."""
+    kept = [part for part in module.modules() if getattr(part, CONTIGUOUS, False)]
+    as_they_are = {id(tensor) for part in kept for tensor in (*part.parameters(), *part.buffers())}
+    for tensor in (*module.parameters(), *module.buffers()):
+        # Of five dimensions (video) there is another format, of others none.
+        if id(tensor) not in as_they_are and not torch.nn.parameter.is_lazy(tensor) and tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=memory_format)
+    return module
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Compute in float32 as IEEE has it, without TF32 or autocast, so that a check ends alike on every device."""
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        with ExitStack() as off:
+            for kind in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+                off.enter_context(torch.autocast(kind, enabled=False))
+            yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
 
 
 def resolve(device: str, precision: str) -> Compute:

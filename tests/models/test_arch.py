@@ -197,3 +197,32 @@ def test_missing_file_and_folder_are_told_with_the_whole_path(tmp_path: Path) ->
     for name in ("absent.py", "folder.py"):
         with pytest.raises(KD3Error, match=f"there is no file {tmp_path / name}"):
             build_arch(f"{name}:build", num_classes=3, relative_to=tmp_path)
+
+
+@pytest.mark.parametrize("with_init", [True, False])
+def test_a_package_that_lies_above_the_file_is_named_with_what_to_set(with_init, tmp_path, monkeypatch):
+    folder = tmp_path / "project" / "blocks_above"
+    folder.mkdir(parents=True)
+    if with_init:
+        (folder / "__init__.py").touch()
+    (folder / "net.py").write_text("from torch import nn\nclass Small(nn.Linear): pass\n")
+    (folder / "build.py").write_text(
+        "from blocks_above.net import Small\ndef build(num_classes): return Small(2, num_classes)\n"
+    )
+    arch = f"{folder / 'build.py'}:build"
+    with pytest.raises(KD3Error, match=f"it lies in {folder.parent}: set PYTHONPATH={folder.parent}$"):
+        build_arch(arch, num_classes=3)
+    monkeypatch.syspath_prepend(str(folder.parent))
+    assert build_arch(arch, num_classes=3).out_features == 3
+
+
+def test_a_package_beside_the_file_is_found_and_one_that_is_nowhere_is_told(tmp_path):
+    (tmp_path / "blocks_beside").mkdir()
+    (tmp_path / "blocks_beside" / "net.py").write_text("from torch import nn\nclass Small(nn.Linear): pass\n")
+    (tmp_path / "b.py").write_text(
+        "from blocks_beside.net import Small\ndef build(num_classes): return Small(2, num_classes)\n"
+    )
+    assert build_arch("b.py:build", num_classes=4, relative_to=tmp_path).out_features == 4
+    (tmp_path / "c.py").write_text("import nowhere_in_kd3.at_all\n")
+    with pytest.raises(KD3Error, match="set PYTHONPATH to the folder that holds 'nowhere_in_kd3'"):
+        build_arch("c.py:build", num_classes=4, relative_to=tmp_path)

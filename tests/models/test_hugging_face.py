@@ -113,6 +113,12 @@ def test_a_student_that_cannot_be_built_is_told_in_a_sentence(arch_args, whole):
         build_arch(f"hf:{whole}", num_classes=3, arch_args=arch_args, input_size=16)
 
 
+def test_classes_that_do_not_exclude_each_other_are_refused(copy):
+    change_json(copy, problem_type="multi_label_classification")
+    with pytest.raises(KD3Error, match=r"gives an image several labels .*classes that exclude each other"):
+        load_teacher(f"hf:{copy}")
+
+
 def test_a_file_for_a_folder_is_told(whole):
     with pytest.raises(KD3Error, match="is a file; name the folder that holds it"):
         load_teacher(f"hf:{whole}/model.safetensors")

@@ -390,3 +390,29 @@ def test_beside_a_torchvision_that_cannot_be_imported_timm_says_so_and_transform
     assert done.stdout.splitlines()[-1] == "2"
     assert done.stderr.splitlines() == [line for line in done.stderr.splitlines() if "timm is installed but" in line]
     assert "cannot be imported (RuntimeError: operator nms does not exist); timm imports torchvision" in done.stderr
+
+
+@pytest.mark.parametrize("prefix", ["timm", "hf"])
+def test_a_folder_that_timm_saved_is_a_teacher(prefix, tmp_path):
+    need("timm")
+    import timm
+
+    with torch.random.fork_rng():
+        torch.manual_seed(6)
+        network = timm.create_model("test_resnet", num_classes=3).eval()
+    more = {"mean": [0.1, 0.2, 0.3], "std": [0.5] * 3, "input_size": [3, 32, 32], "label_names": ["cat", "dog", "ship"]}
+    timm.models.save_for_hf(network, tmp_path / "saved", model_config=more)
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    config["pretrained_cfg"] |= {key: more[key] for key in ("mean", "std", "input_size")}
+    (tmp_path / "saved" / "config.json").write_text(json.dumps(config))
+    teacher = load_teacher(f"{prefix}:{tmp_path / 'saved'}")
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(teacher(images), network(images), rtol=1e-4, atol=1e-5)
+    assert teacher.normalise.mean == (0.1, 0.2, 0.3)
+    (tmp_path / "saved" / "model.safetensors").unlink(missing_ok=True)
+    (tmp_path / "saved" / "pytorch_model.bin").unlink(missing_ok=True)
+    with pytest.raises(KD3Error, match=r"holds no weights \(model.safetensors or"):
+        load_teacher(f"{prefix}:{tmp_path / 'saved'}")
+    (tmp_path / "saved" / "config.json").write_text("[]")
+    with pytest.raises(KD3Error, match=f"^{prefix}:"):
+        load_teacher(f"{prefix}:{tmp_path / 'saved'}")

@@ -21,7 +21,6 @@ from kd3.pool.record import FILE_LIMIT, Unreadable, Unusable
 from kd3.pool.remote import Remote, opened_remote
 from kd3.pool.sources import expand, records
 from kd3.pool.sources.tar import tar_members
-from kd3.pool.without_secrets import without_secrets
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ from torch import nn
 
 from kd3 import console
 from kd3.commands.distilling import Live, train
+from kd3.commands.given import TEACHER, told
 from kd3.compute import Compute, resolve
 from kd3.config.commands import DistillConfig
 from kd3.config.distill_layers import layered, resumed
@@ -88,10 +89,10 @@ def distill(
     """
     where = "kd3.distill"
     names = {
-        "teacher": f"live:{teacher.name}" if isinstance(teacher, Teacher) else str(teacher),
-        "student": f"live:{type(student).__name__}" if isinstance(student, nn.Module) else student,
-        "pool": str(pool.path or "live:memory") if isinstance(pool, ImagePool) else str(pool),
-        "out": str(out),
+        "teacher": told(teacher, what=f"{where}: teacher", allowed=TEACHER, live=(Teacher,)),
+        "student": told(student, what=f"{where}: student", allowed="an architecture or a module", live=(nn.Module,)),
+        "pool": told(pool, what=f"{where}: pool", allowed="a folder or an ImagePool", live=(ImagePool,)),
+        "out": told(out, what=f"{where}: out", allowed="a folder"),
     }
     given = spread(DistillConfig, settings)
     if resume:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kd3 import console
-from kd3.commands.fitting import check_several_labels, check_sizes, normalisation_on
+from kd3.commands.fitting import check_several_labels, check_sizes, check_trains, normalisation_on
 from kd3.compute import Compute
 from kd3.config.commands import GIVEN_IMAGES, DistillConfig
 from kd3.config.methods import KD3Options, SimKDOptions
@@ -29,8 +28,10 @@ from kd3.methods.base import Method, build_method
 from kd3.methods.shared_classifier import projector_for
 from kd3.models.arch import build_arch, parse_arch
 from kd3.models.consent import runs_code
+from kd3.models.copying import copy_of
 from kd3.models.load_teacher import load_teacher
 from kd3.models.projector import Projector, draw_as_torch
+from kd3.models.soundness import sound_logits
 from kd3.models.student_files import load_student, save_student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
@@ -179,6 +180,7 @@ def _read(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
     labels = torch.from_numpy(pool.labels(teacher.classes)) if method.needs_labels else None
     if labels is not None:
         check_several_labels(labels.numpy(), pool, teacher.classes)
+    check_trains(method.student, compute, name=config.student)
     check_fixed_views(config.train, pool)
     deployment = None
     if config.deployment is not None:
@@ -233,20 +235,30 @@ def _method(
     config: DistillConfig, teacher: Teacher, student: nn.Module | None, pool: ImagePool
 ) -> tuple[Method, Inheritance | None]:
     """Return the method with its student, and what the student inherits; None where it starts at random."""
-    backbone = copy.deepcopy(student)
-    if backbone is None:
+    if student is not None:
+        backbone = copy_of(student)
+    else:
         backbone = build_arch(
             config.student,
             num_classes=teacher.num_classes,
             arch_args=config.student_args,
             relative_to=Path(),
             input_size=teacher.input_size,
+            channels=teacher.normalise.channels,
         )
         if config.train.random_weights == "torch" and parse_arch(config.student).source == "kd3":
             draw_as_torch(backbone)
     images = torch.from_numpy(pool.read(_split(config, pool).train[:SAMPLE_IMAGES]))
     # A live teacher may already be on a GPU.
     sample = teacher.normalise(images.to(teacher.normalise.scale.device))
+    assert teacher.input_size is not None
+    sound_logits(
+        backbone,
+        teacher.input_size,
+        what=f"student {config.student}",
+        channels=teacher.normalise.channels,
+        num_classes=teacher.num_classes,
+    )
     inheritance = None
     if config.init != "random":
         must = config.init == "inherit"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kd3 import console
+from kd3.commands.given import MODEL, TEACHER, told
 from kd3.compute import Compute, resolve
 from kd3.config.commands import EvaluateConfig
 from kd3.config.settings import build
@@ -87,10 +88,12 @@ def evaluate(
         KD3Error: model or data are missing, or do not belong together.
     """
     values = {
-        "model": _name(model),
-        "data": str(data),
-        "teacher": None if teacher is None else _name(teacher),
+        "model": told(model, what="kd3.evaluate: model", allowed=MODEL, live=(Teacher, Student)),
+        "data": told(data, what="kd3.evaluate: data", allowed="a path"),
+        "teacher": None,
     }
+    if teacher is not None:
+        values["teacher"] = told(teacher, what="kd3.evaluate: teacher", allowed=TEACHER, live=(Teacher,))
     config = build(EvaluateConfig, {**values, **settings}, where="kd3.evaluate")
     return _evaluate(config, _live(model), _live(teacher))
 
@@ -166,10 +169,6 @@ def _figures(
         compute=str(compute),
         leak=None if found is None else found.to_dict(),
     )
-
-
-def _name(model: Any) -> str:
-    return str(model) if isinstance(model, (str, Path)) else f"live:{type(model).__name__}"
 
 
 def _live(model: Any) -> Any:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kd3 import console
+from kd3.commands.given import told
 from kd3.config.commands import ExportConfig
 from kd3.config.settings import build
 from kd3.errors import KD3Error
@@ -93,7 +94,11 @@ def export(run: str | Path, out: str | Path, *, module: nn.Module | None = None,
     Raises:
         KD3Error: the run is not finished, a library is missing, or a form differs from the student.
     """
-    config = build(ExportConfig, {"run": str(run), "out": str(out), **settings}, where="kd3.export")
+    folders = {
+        "run": told(run, what="kd3.export: run", allowed="a run folder or a student/ folder"),
+        "out": told(out, what="kd3.export: out", allowed="a folder"),
+    }
+    config = build(ExportConfig, {**folders, **settings}, where="kd3.export")
     return _export(config, module)
 
 
@@ -223,7 +228,8 @@ def _prepared(student: Student, images: Tensor, preprocessing: str) -> Tensor:
 
 
 def _metadata(about: dict[str, Any], preprocessing: str) -> dict[str, str]:
-    takes = "uint8 RGB, NCHW" if preprocessing == "inside" else "float32 RGB, NCHW, (x / 255 - mean) / std"
+    kind = "grey (0.299 R + 0.587 G + 0.114 B)" if len(about["mean"]) == 1 else "RGB"
+    takes = "uint8 RGB, NCHW" if preprocessing == "inside" else f"float32 {kind}, NCHW, (x / 255 - mean) / std"
     told = about.get("about") or {}
     return {
         "classes": json.dumps(about["classes"], ensure_ascii=False),

@@ -10,6 +10,7 @@ import torch
 from kd3.compute import Compute
 from kd3.domain_shift.normalisation import NormalisationCheck, check_normalisation
 from kd3.errors import KD3Error
+from kd3.models.copying import copy_of
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
@@ -18,6 +19,7 @@ from kd3.training.scan import scored
 
 LOOKED_AT = 256  # images
 SMALL_SIDE = 64  # pixels
+TRIED = 4  # images
 
 
 def check_sizes(teacher: Teacher, pool: ImagePool) -> None:
@@ -33,6 +35,27 @@ def check_sizes(teacher: Teacher, pool: ImagePool) -> None:
             f"the pool {pool.path or ''} has images of {pool.image_size} pixels but the teacher takes "
             f"{teacher.input_size}; ingest the crawl with --image-size {teacher.input_size}"
         )
+
+
+def check_trains(student: Student, compute: Compute, *, name: str) -> None:
+    """Take a copy of a student forward and back once, in training, as each step will.
+
+    Raises:
+        KD3Error: it fails on this device or in this precision; the sentence says which.
+    """
+    trial = compute.place(copy_of(student)).train()
+    channels, side = student.normalise.channels, student.input_size
+    images = torch.randn(TRIED, channels, side, side, generator=torch.Generator().manual_seed(0)).to(compute.device)
+    try:
+        with torch.random.fork_rng(), compute.autocast():
+            logits = trial(images.contiguous(memory_format=torch.channels_last))
+        logits.float().square().mean().backward()
+    except Exception as problem:
+        first = str(problem).strip().partition("\n")[0]
+        instead = "; try --precision 32" if compute.precision != "32" else ""
+        raise KD3Error(
+            f"the student {name} cannot be trained ({compute}): {type(problem).__name__}: {first}{instead}"
+        ) from problem
 
 
 def normalisation_on(teacher: Teacher, pool: ImagePool, compute: Compute, places: np.ndarray) -> NormalisationCheck:

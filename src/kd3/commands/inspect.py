@@ -17,6 +17,7 @@ from kd3.domain_shift.normalisation import NormalisationCheck
 from kd3.inheritance.inherited import planned, rows
 from kd3.inheritance.plan import Inheritance
 from kd3.models.arch import build_arch
+from kd3.models.calling import calling_of
 from kd3.models.load_teacher import load_teacher
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
@@ -44,6 +45,7 @@ class Inspection:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     colours: Literal["rgb", "bgr"]  # what it was trained on; it takes RGB in any case
+    called: list[str]  # how the network is called, in words, where that is not plain
     assumed: list[str]  # settings that the description left to its library
     preparation: str  # how its library makes squares of pictures; empty where that is not known
     classifier: str | None
@@ -68,13 +70,15 @@ class Inspection:
         more = ", ..." if self.num_classes > SHOWN else ""
         frozen = "a frozen program, whose parameters cannot be counted"
         size = f"{_spoken(self.parameters)} parameters" if self.parameters else frozen
+        colours = "grey" if len(self.mean) == 1 else "RGB"
         lines = [
             one_line(f"{self.arch} ({self.teacher})"),
             f"  weights     {self.loaded}",
             f"  size        {size}, {_spoken(self.multiply_adds)} multiply-adds an image",
-            f"  input       {self.input_size} x {self.input_size} RGB in [0, 1], mean {_short(self.mean)}, "
+            f"  input       {self.input_size} x {self.input_size} {colours} in [0, 1], mean {_short(self.mean)}, "
             f"std {_short(self.std)}",
         ]
+        lines += [f"              {remark}" for remark in self.called]
         if self.assumed:
             is_or_are = "is" if len(self.assumed) == 1 else "are"
             lines.append(
@@ -162,7 +166,7 @@ def inspect(
         with watched(opened):
             check = normalisation_on(teacher, opened, resolve("cpu", "32"), places)
     assert teacher.input_size is not None
-    probe = torch.zeros(PROBED, 3, teacher.input_size, teacher.input_size)
+    probe = torch.zeros(PROBED, teacher.normalise.channels, teacher.input_size, teacher.input_size)
     with FlopCounterMode(display=False) as counter:
         teacher(probe)
     head = teacher.head
@@ -182,6 +186,7 @@ def inspect(
         mean=teacher.normalise.mean,
         std=teacher.normalise.std,
         colours="bgr" if teacher.is_turned else "rgb",
+        called=_remarks(teacher),
         assumed=teacher.assumed,
         preparation=teacher.preparation,
         classifier=head.classifier if head else None,
@@ -196,8 +201,37 @@ def inspect(
 
 def _built(student: str, teacher: Teacher) -> nn.Module:
     return build_arch(
-        student, num_classes=teacher.num_classes, arch_args={}, relative_to=Path(), input_size=teacher.input_size
+        student,
+        num_classes=teacher.num_classes,
+        arch_args={},
+        relative_to=Path(),
+        input_size=teacher.input_size,
+        channels=teacher.normalise.channels,
     )
+
+
+def _remarks(teacher: Teacher) -> list[str]:
+    """Return in words what is done to the network's images and outputs, and whether it runs in autocast here."""
+    calling = calling_of(teacher.module)
+    compute = resolve("auto", "auto")
+    if compute.precision != "32":
+        assert teacher.input_size is not None
+        side = teacher.input_size
+        with compute.autocast():
+            compute.place(teacher)(torch.zeros(PROBED, teacher.normalise.channels, side, side, device=compute.device))
+        teacher.cpu()
+    in_float32 = f"it does not run in {compute.precision} autocast and is computed in float32"
+    remarks = {
+        "of RGB images it gets the luma (ITU-R BT.601)": teacher.normalise.channels == 1,
+        "it reads three channels, and gets the grey one three times": calling.grey_thrice,
+        "it flattens its maps by .view, so they are kept contiguous (.reshape or .flatten would be faster)": (
+            calling.contiguous
+        ),
+        f"its output {calling.output} holds the logits": calling.output is not None,
+        "its one logit z stands for the logits (0, z)": calling.one_logit,
+        in_float32: teacher.runs_in_autocast is False,
+    }
+    return [remark for remark, holds in remarks.items() if holds]
 
 
 def _spoken(count: int) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from kd3.commands.given import MODEL, told
 from kd3.compute import resolve
 from kd3.config.commands import PredictConfig
 from kd3.errors import KD3Error
@@ -65,6 +66,7 @@ def predict(
     """
     if isinstance(images, (str, Path)):
         images = [images]
+    told(model, what="kd3.predict: model", allowed=MODEL, live=(Teacher, Student))
     compute = resolve(device, "32")
     classifier = load_classifier(model, trust_code=trust_code) if isinstance(model, (str, Path)) else model
     compute.place(classifier).eval()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kd3 import console
+from kd3.commands.given import told
 from kd3.compute import resolve
 from kd3.config.commands import ReportConfig
 from kd3.config.settings import build
@@ -58,7 +59,8 @@ def report(runs: str | Path | Sequence[str | Path], **settings: Any) -> Report:
     Raises:
         KD3Error: a folder is no finished run, or the file cannot be written.
     """
-    listed = [str(run) for run in ([runs] if isinstance(runs, (str, Path)) else runs)]
+    given = runs if isinstance(runs, (list, tuple)) else [runs]
+    listed = [told(run, what="kd3.report: runs", allowed="run folders") for run in given]
     values = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
     return run(build(ReportConfig, {"runs": listed, **values}, where="kd3.report"))
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from kd3 import console
 from kd3.commands.fitting import check_sizes, check_student
+from kd3.commands.given import TEACHER, told
 from kd3.compute import Compute, resolve
 from kd3.config.pool_commands import SelectConfig
 from kd3.config.settings import build
@@ -83,10 +84,12 @@ def select(
             beside the pool.
     """
     values = {
-        "teacher": f"live:{teacher.name}" if isinstance(teacher, Teacher) else str(teacher),
-        "pool": str(pool.path or "live:memory") if isinstance(pool, ImagePool) else str(pool),
-        "out": str(out),
-        "student": None if student is None else "live:Student" if isinstance(student, Student) else str(student),
+        "teacher": told(teacher, what="kd3.select: teacher", allowed=TEACHER, live=(Teacher,)),
+        "pool": told(pool, what="kd3.select: pool", allowed="a folder or an ImagePool", live=(ImagePool,)),
+        "out": told(out, what="kd3.select: out", allowed="a folder"),
+        "student": None
+        if student is None
+        else told(student, what="kd3.select: student", allowed="a folder or a kd3.Student", live=(Student,)),
     }
     config = build(SelectConfig, {**values, **settings}, where="kd3.select")
     return _select(

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from kd3 import console
+from kd3.commands.fitting import LOOKED_AT, normalisation_on
+from kd3.commands.given import TEACHER, told
 from kd3.compute import resolve
 from kd3.config.pool_commands import ShiftConfig
 from kd3.config.settings import build
 from kd3.domain_shift import figures, report
 from kd3.domain_shift.measure import Measurement, measure
-from kd3.domain_shift.reference import Reference
+from kd3.domain_shift.reference import Reference, drawn
 from kd3.errors import KD3Error
 from kd3.models.load_teacher import load_teacher
 from kd3.models.teacher import Teacher
@@ -72,9 +74,9 @@ def shift(
     """
     live_pool, live_teacher = isinstance(pool, ImagePool), isinstance(teacher, Teacher)
     values = {
-        "teacher": f"live:{teacher.name}" if isinstance(teacher, Teacher) else str(teacher),
-        "pool": str(pool.path or "live:memory") if isinstance(pool, ImagePool) else str(pool),
-        "reference": None if reference is None else str(reference),
+        "teacher": told(teacher, what="kd3.shift: teacher", allowed=TEACHER, live=(Teacher,)),
+        "pool": told(pool, what="kd3.shift: pool", allowed="a folder or an ImagePool", live=(ImagePool,)),
+        "reference": None if reference is None else told(reference, what="kd3.shift: reference", allowed="a path"),
     }
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
     config = build(ShiftConfig, {**values, **settings}, where="kd3.shift")
@@ -97,6 +99,9 @@ def _shift(config: ShiftConfig, teacher: Teacher | None, pool: ImagePool | None)
         reference = Reference(config.reference, teacher, limit=config.limit, seed=config.seed, workers=config.workers)
     compute.place(teacher)
     with watched(pool):
+        places = drawn(len(pool), LOOKED_AT, config.seed)
+        if doubt := normalisation_on(teacher, pool, compute, places).warning:
+            console.warn(doubt)
         found = measure(teacher, pool, reference, compute, limit=config.limit, seed=config.seed)
     return _written(Shift(config.teacher, config.pool, str(compute), found), out)
 

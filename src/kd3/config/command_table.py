@@ -198,10 +198,13 @@ teacher.yaml:
                               # torch-export:FILE, path/to/net.py:build, package.module:build
   weights: resnet56.pt        # relative to this file; .pt .pth .th .safetensors; or pretrained: the library's own
   num_classes: 10
-  mean: [0.485, 0.456, 0.406] # of RGB in [0, 1]
+  mean: [0.485, 0.456, 0.406] # of RGB in [0, 1]; one value, as in [0.1307], for a teacher of grey images
   std: [0.229, 0.224, 0.225]
   input_size: 32
-  classes: [airplane, automobile, ...]   # optional""",
+  classes: [airplane, automobile, ...]   # optional
+  output: 1                   # optional: which of several outputs holds the logits
+  weights_key: state_dict_ema # optional: which of several state dicts in the file of weights
+  prefix: student.            # optional: which of several networks in it""",
         json=True,
     ),
     "methods": Command(

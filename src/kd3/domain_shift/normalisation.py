@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kd3.domain_shift.batch_norms import BatchNormWatch, summed_up
+from kd3.domain_shift.first_layers import FirstLayers, first_layers
 from kd3.models.preprocessing import Normalisation
 from kd3.models.teacher import Teacher
 
@@ -31,6 +32,11 @@ ALTERNATIVES: dict[str, tuple[Sequence[float], Sequence[float]]] = {
     "mean and std 0.5": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "values from 0 to 1 (mean 0, std 1)": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     "values from 0 to 255 (mean 0, std 1/255)": ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)),
+}
+# One value each: for teachers of grey images.
+GREY_ALTERNATIVES: dict[str, tuple[Sequence[float], Sequence[float]]] = {
+    "MNIST's mean and std": ((0.1307,), (0.3081,)),
+    **{name: (mean[:1], std[:1]) for name, (mean, std) in ALTERNATIVES.items() if len({*mean, *std}) <= 2},
 }
 COLOURS = "the colours in the order B, G, R"
 
@@ -51,10 +57,14 @@ class NormalisationCheck:
 
     given: Reading
     others: list[Reading]
+    network: FirstLayers | None = None  # whether it is the one that was trained
 
     @property
     def warning(self) -> str | None:
-        """One sentence where another setting is clearly the likelier one, or this one cannot be right."""
+        """One sentence where another setting is clearly the likelier one, or it or the network cannot be right."""
+        # In another network other settings may fit better by chance; in the right one this tells nothing of them.
+        if self.network is not None and self.network.warning:
+            return self.network.warning
         given = self.given
         known = [(other, other.distance) for other in self.others if other.distance is not None]
         if given.distance is not None and known:
@@ -82,18 +92,19 @@ class NormalisationCheck:
 def check_normalisation(teacher: Teacher, images: Tensor) -> NormalisationCheck:
     """Run a teacher on images under its own mean and std, and under others that people use.
 
-    Costs seven forward passes. It cannot tell settings apart that are nearly the same (CIFAR's and ImageNet's), nor
+    Costs eight forward passes. It cannot tell settings apart that are nearly the same (CIFAR's and ImageNet's), nor
     see anything in grey pictures' order of colours; without batch norms it sees only what is off beyond all measure.
 
     Shapes: uint8 RGB (B, 3, S, S), on the teacher's device.
     """
     own = teacher.normalise
     given = _read(teacher, own(images), "as given")
-    others = [_read(teacher, own(images.flip(1)), COLOURS)]
-    for setting, (mean, std) in ALTERNATIVES.items():
+    is_grey = own.channels == 1
+    others = [] if is_grey else [_read(teacher, own(images.flip(1)), COLOURS)]
+    for setting, (mean, std) in (GREY_ALTERNATIVES if is_grey else ALTERNATIVES).items():
         if (tuple(mean), tuple(std)) != (own.mean, own.std):
             others.append(_read(teacher, Normalisation(mean, std).to(images.device)(images), setting))
-    return NormalisationCheck(given, others)
+    return NormalisationCheck(given, others, first_layers(teacher, own(images)))
 
 
 def _read(teacher: Teacher, normalised: Tensor, setting: str) -> Reading:

@@ -8,22 +8,23 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from kd3.errors import KD3Error, unknown_name
+from kd3.models.head import evaluating
+from kd3.models.importing import importing_from, where_to_find
 from kd3.models.sources import SOURCES
 from kd3.models.zoo.names import ZOO
 
 Builder = Callable[..., nn.Module]
-# On modules that lie beside a user's file: the folder they were imported from.
-_FOLDER_MARK = "__kd3_folder__"
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def build_arch(
     arch_args: Mapping[str, Any] | None = None,
     relative_to: Path | None = None,
     input_size: int | None = None,
+    channels: int = 3,
 ) -> nn.Module:
     """Return a new network, with the weights it starts with.
 
@@ -83,11 +85,22 @@ def build_arch(
         num_classes: number of logits.
         arch_args: further arguments of the builder.
         relative_to: the folder that a file's path starts from; None: the working directory.
-        input_size: side of the images; networks of a library that are built for one size are built for it.
+        input_size: side of the images; networks of a library that are built for one size are built for it, and layers
+            that take their size from the first image (`nn.LazyLinear`) take it from one of this size.
+        channels: of the images: 3, or 1 for grey.
 
     Raises:
         KD3Error: no such network, file, module or function, or the user's own code failed.
     """
+    network = _built(arch, num_classes, arch_args, relative_to, input_size)
+    if any(map(nn.parameter.is_lazy, chain(network.parameters(), network.buffers()))):
+        _settle_lazy_layers(network, arch, input_size, channels)
+    return network
+
+
+def _built(
+    arch: str, num_classes: int, arch_args: Mapping[str, Any] | None, relative_to: Path | None, input_size: int | None
+) -> nn.Module:
     reference = parse_arch(arch)
     arguments = dict(arch_args or {})
     if "num_classes" in arguments:
@@ -101,8 +114,29 @@ def build_arch(
     path = ((relative_to or Path()) / Path(reference.target).expanduser()).resolve()
     if not path.is_file():
         raise KD3Error(f"arch {arch!r}: there is no file {path}")
-    with _importing_from(path.parent):  # around the call too: a function may import when it runs
+    with importing_from(path.parent):  # around the call too: a function may import when it runs
         return _build_from(_import_file(path, arch), reference.function, num_classes, arguments, arch)
+
+
+def _settle_lazy_layers(network: nn.Module, arch: str, input_size: int | None, channels: int) -> None:
+    """Run a network once, so that its lazy layers get their shapes.
+
+    Raises:
+        KD3Error: it does not run on such an image, or the size is not known.
+    """
+    if input_size is None:
+        raise KD3Error(f"arch {arch!r} has lazy layers, which need to know the input size first")
+    failures = []
+    for depth in dict.fromkeys((channels, 3)):  # students of grey teachers may read three channels
+        try:
+            with evaluating(network), torch.no_grad():
+                network(torch.zeros(2, depth, input_size, input_size))
+            return
+        except Exception as problem:
+            failures.append(problem)
+    raise _failed(arch, f"running it on an image of {input_size} x {input_size} pixels", failures[0], "") from failures[
+        0
+    ]
 
 
 def _build_from(module: ModuleType, function: str, num_classes: int, arch_args: dict[str, Any], arch: str) -> nn.Module:
@@ -141,32 +175,6 @@ def _import_file(path: Path, arch: str) -> ModuleType:
         del sys.modules[name]
         raise _failed(arch, f"running {path} failed", error, home=str(path)) from error
     return module
-
-
-@contextmanager
-def _importing_from(folder: Path) -> Iterator[None]:
-    """Let `import` find what lies in a folder, as if a script in it were run."""
-    for name, module in list(sys.modules.items()):
-        # An earlier file's neighbour of the same name, in another folder, would be taken for ours.
-        mark = getattr(module, "__dict__", {}).get(_FOLDER_MARK, folder)
-        if mark != folder and _lies_in(folder, name):
-            del sys.modules[name]
-    before = set(sys.modules)
-    sys.path.insert(0, str(folder))
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        with suppress(ValueError):  # the file may have tidied up after itself
-            sys.path.remove(str(folder))
-        for name in set(sys.modules) - before:
-            if _lies_in(folder, name):
-                setattr(sys.modules[name], _FOLDER_MARK, folder)
-
-
-def _lies_in(folder: Path, module_name: str) -> bool:
-    top = module_name.partition(".")[0]
-    return (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file()
 
 
 def _function_of(module: ModuleType, name: str, arch: str) -> Builder:
@@ -237,4 +245,7 @@ def _failed(arch: str, what: str, error: BaseException, home: str) -> KD3Error:
     other = [frame for frame in frames if frame.filename != __file__ and not frame.filename.startswith("<")]
     seen = own or other
     place = f" ({seen[-1].filename}, line {seen[-1].lineno})" if seen else ""
-    return KD3Error(f"{sentence}: {error}{place}")
+    hint = ""
+    if isinstance(error, ModuleNotFoundError) and error.name and home:
+        hint = f"; {where_to_find(error.name, Path(home).parent)}"
+    return KD3Error(f"{sentence}: {error}{place}{hint}")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kd3.compute import full_float32
 from kd3.errors import KD3Error
+from kd3.models.copying import copy_of
 from kd3.models.head import as_logits, evaluating, probe_images
 
 SAME = 1e-3  # relative: sums come in another order
 
 
+@full_float32()
 def turned(network: nn.Module, input_size: int, *, what: str) -> nn.Module:
     """Return a copy that says of images in the order R, G, B what the network says of them in B, G, R.
 
@@ -25,7 +27,7 @@ def turned(network: nn.Module, input_size: int, *, what: str) -> nn.Module:
     """
     if isinstance(network, torch.jit.ScriptModule):
         raise _cannot(what)
-    other = copy.deepcopy(network)
+    other = copy_of(network)
     images = probe_images(network, input_size, images=2, seed=3)
     try:
         with evaluating(network), evaluating(other), torch.no_grad():

@@ -26,9 +26,20 @@ class TeacherDescription(Settings):
     trusted: bool = Field(
         False, description="the checkpoint comes from someone trusted: run the Python code that its pickle may hold"
     )
-    num_classes: int = Field(ge=2, description="number of classes")
-    mean: list[float] = Field(description="per channel, of RGB in [0, 1]")
-    std: list[float] = Field(description="per channel, of RGB in [0, 1]")
+    weights_key: str | None = Field(
+        None, description="name under which the file of weights holds those that are meant (state_dict_ema)"
+    )
+    prefix: str | None = Field(
+        None, description="of the network's names in the file of weights, where it holds others, too (student.)"
+    )
+    num_classes: int = Field(
+        ge=2, description="number of classes; 2 for a network with one logit z, which stands for (0, z)"
+    )
+    output: int | str | None = Field(
+        None, description="which output holds the logits, by place (0, 1, ...) or name, where the network has several"
+    )
+    mean: list[float] = Field(description="per channel, of RGB in [0, 1]; one value: the teacher takes grey images")
+    std: list[float] = Field(description="per channel, of RGB in [0, 1]; one value for grey images")
     colours: Literal["rgb", "bgr"] = Field(
         "rgb",
         description="order of the channels that the network was trained on; bgr (OpenCV): its first layer is turned, "
@@ -45,9 +56,11 @@ class TeacherDescription(Settings):
 
     @field_validator("mean", "std")
     @classmethod
-    def _three_channels(cls, values: list[float]) -> list[float]:
-        if len(values) != 3:
-            raise ValueError(f"must have three values, one a channel (R, G, B), not {len(values)}")
+    def _three_channels_or_one(cls, values: list[float]) -> list[float]:
+        if len(values) not in (1, 3):
+            raise ValueError(
+                f"must have three values, one a channel (R, G, B), or one for grey images, not {len(values)}"
+            )
         return values
 
     @field_validator("std")
@@ -56,6 +69,14 @@ class TeacherDescription(Settings):
         if min(values) <= 0:
             raise ValueError("must be greater than 0 in every channel")
         return values
+
+    @model_validator(mode="after")
+    def _as_many_channels(self) -> TeacherDescription:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean and std must have as many values, and have {len(self.mean)} and {len(self.std)}")
+        if self.colours == "bgr" and len(self.mean) == 1:
+            raise ValueError("colours: bgr is for three channels, and this teacher takes grey images")
+        return self
 
     @model_validator(mode="after")
     def _one_scale(self) -> TeacherDescription:

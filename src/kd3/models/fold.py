@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from kd3.compute import full_float32
+from kd3.models.copying import copy_of
 from kd3.models.head import as_logits, evaluating, probe_images
 
 RELATIVE_TOLERANCE = 1e-3  # in float32, where merging moves outputs by about 1e-6 of their size
@@ -29,6 +30,7 @@ def logits_alone(network: nn.Module, images: Tensor) -> list[Tensor]:
     return [as_logits(network(images))]
 
 
+@full_float32()
 def foldable(network: nn.Module, input_size: int, outputs: Outputs = logits_alone) -> list[Pair]:
     """Return the batch norms that can be merged into the convolution before them, found by trying.
 
@@ -40,7 +42,7 @@ def foldable(network: nn.Module, input_size: int, outputs: Outputs = logits_alon
         return []
     try:
         with evaluating(network), torch.no_grad():
-            trial = copy.deepcopy(network)
+            trial = copy_of(network)
             candidates = _pairs(trial, probe_images(trial, input_size, images=2, seed=0))
             probe = probe_images(network, input_size, images=2, seed=1)
             expected = outputs(network, probe)
@@ -65,7 +67,7 @@ def fold(network: nn.Module, pairs: list[Pair]) -> nn.Module:
     """
     if not pairs:
         return network
-    merged = copy.deepcopy(network).eval().requires_grad_(False)
+    merged = copy_of(network).eval().requires_grad_(False)
     for pair in pairs:
         _merge(merged, pair)
     return merged

@@ -14,6 +14,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from kd3.compute import full_float32
+from kd3.models.calling import both_logits, calling_of
+
 RELATIVE_TOLERANCE = 1e-4
 
 
@@ -59,13 +62,14 @@ def as_logits(output: Any) -> Tensor:
     return output
 
 
+@full_float32()
 def find_head(network: nn.Module, input_size: int) -> Head:
     """Return the head of a classifier, found and verified.
 
     The classifier is the layer whose output is the network's own logits: an `nn.Linear`, or a convolution of 1 x 1
-    before or after the pooling. The feature map is the last (B, C, h, w) that passes into or out of a module and whose
-    mean over h, w is the classifier's input; where there is none (vision transformers, a norm or a layer in between),
-    the classifier's input vector serves.
+    before or after the pooling; of a network whose one logit z stands for (0, z), the layer that makes z. The feature
+    map is the last (B, C, h, w) that passes into or out of a module and whose mean over h, w is the classifier's input;
+    where there is none (vision transformers, a norm or a layer in between), the classifier's input vector serves.
 
     Raises:
         HeadNotFound: no such layer makes the logits; the message says what was seen.
@@ -183,7 +187,7 @@ class _Trace:
 
 
 def _match(trace: _Trace, logits: Tensor) -> Head:
-    makers = [layer for layer in trace.layers if _close(layer.output, logits)]
+    makers = [layer for layer in trace.layers if _close(_as_many(layer.output, logits), logits)]
     if not makers:
         raise HeadNotFound(_why_none(trace, logits))
     name, vector, _ = makers[-1]
@@ -233,10 +237,15 @@ def _verify(network: nn.Module, head: Head, images: Tensor) -> None:
     classifier = network.get_submodule(head.classifier)
     pooled = pool(output.features)
     made = classifier(pooled) if isinstance(classifier, nn.Linear) else classifier(pooled[:, :, None, None]).flatten(1)
-    if not _close(made, output.logits):
+    if not _close(_as_many(made, output.logits), output.logits):
         raise HeadNotFound(
             f"pooling the features ({head}) and applying '{head.classifier}' does not give the network's logits"
         )
+
+
+def _as_many(made: Tensor, logits: Tensor) -> Tensor:
+    """Return a layer's one value z for each image as the logits (0, z), where these are two."""
+    return both_logits(made) if made.shape[1] == 1 and logits.shape[1] == 2 else made
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
@@ -245,9 +254,9 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 
 def probe_images(network: nn.Module, input_size: int, *, images: int, seed: int) -> Tensor:
-    """Return random images of the kind that a network takes, where its parameters are: (images, 3, S, S)."""
+    """Return random images of the kind that a network takes, where its parameters are: (images, C, S, S)."""
     generator = torch.Generator().manual_seed(seed)
-    probe = torch.randn(images, 3, input_size, input_size, generator=generator)
+    probe = torch.randn(images, calling_of(network).channels, input_size, input_size, generator=generator)
     parameter = next(network.parameters(), None)
     return probe if parameter is None else probe.to(parameter.device, parameter.dtype)
 

@@ -15,6 +15,7 @@ from kd3.models.checkpoint import load_weights
 from kd3.models.colours import turned
 from kd3.models.consent import refuse_code
 from kd3.models.description import TeacherDescription
+from kd3.models.soundness import sound_logits
 from kd3.models.sources import SOURCES
 from kd3.models.sources.facts import Facts
 from kd3.models.sources.model_file import file_hash
@@ -39,6 +40,11 @@ def load_teacher(path: str | Path, *, trust_code: bool | None = None) -> Teacher
         KD3Error: the description, the architecture or the weights are missing or do not fit, or it names code without
             consent.
     """
+    if isinstance(path, nn.Module):
+        raise KD3Error(
+            f"a live {type(path).__name__} is no description of a teacher; give kd3.Teacher(module, mean=[...], "
+            f"std=[...], input_size=...) itself where a teacher is asked for"
+        )
     if is_named(path):
         arch, where = str(path), f"teacher {path}"
         weights = PRETRAINED if SOURCES[arch.partition(":")[0]].weights == "asked for" else None
@@ -103,6 +109,10 @@ def _loaded(
 ) -> Teacher:
     module, loaded = _module(description, folder, where=where)
     if description.colours == "bgr":
+        classes, output = description.num_classes, description.output
+        sound_logits(
+            module, description.input_size, what=f"teacher {description.arch}", num_classes=classes, output=output
+        )
         module = turned(module, description.input_size, what=where)
     teacher = Teacher(
         module,
@@ -110,6 +120,8 @@ def _loaded(
         std=description.std,
         input_size=description.input_size,
         name=description.arch,
+        num_classes=description.num_classes,
+        output=description.output,
     )
     if teacher.num_classes != description.num_classes:
         raise KD3Error(
@@ -142,8 +154,17 @@ def _module(description: TeacherDescription, folder: Path, *, where: str) -> tup
             arch_args=description.arch_args,
             relative_to=folder,
             input_size=description.input_size,
+            channels=len(description.mean),
         )
-        return module, load_weights(module, folder / weights, where=where, trusted=description.trusted)
+        loaded = load_weights(
+            module,
+            folder / weights,
+            where=where,
+            trusted=description.trusted,
+            key=description.weights_key,
+            prefix=description.prefix,
+        )
+        return module, loaded
     if entry is None or entry.weights == "none":
         if weights == PRETRAINED:
             raise KD3Error(f"{arch} comes without weights ({where}); name a file of them under weights")

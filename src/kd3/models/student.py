@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kd3.errors import KD3Error
+from kd3.models.copying import in_float32
 from kd3.models.head import (
     Head,
     HeadNotFound,
@@ -46,7 +47,7 @@ class Student(nn.Module):
         classifier: nn.Linear | None = None,
     ) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone = in_float32(backbone)
         self.normalise = Normalisation(signature.mean, signature.std)
         self.input_size, self.classes = signature.input_size, list(signature.classes)
         self.head = head
@@ -68,19 +69,19 @@ class Student(nn.Module):
         return [self.backbone.get_submodule(path) for path in paths]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits. Shapes: (B, 3, H, W), normalised floats -> (B, K)."""
+        """Return logits. Shapes: (B, C, H, W), normalised floats, C = 1 of a grey teacher -> (B, K)."""
         if self.classifier is None:
             return as_logits(self.backbone(images))
         return self.outputs(images)[1].logits
 
     def features(self, images: Tensor) -> Tensor:
-        """Return the backbone's own features. Shapes: (B, 3, H, W) -> (B, C_s, h, w)."""
+        """Return the backbone's own features. Shapes: (B, C, H, W) -> (B, C_s, h, w)."""
         return self._seen(images).features
 
     def outputs(self, images: Tensor) -> tuple[Tensor, ModelOutput]:
         """Return the backbone's features, and the projected features with the logits.
 
-        Shapes: (B, 3, H, W) -> (B, C_s, h, w), ((B, C_t, h, w), (B, K)). Without a projector both
+        Shapes: (B, C, H, W) -> (B, C_s, h, w), ((B, C_t, h, w), (B, K)). Without a projector both
         features are the backbone's.
         """
         seen = self._seen(images)
@@ -101,7 +102,13 @@ def own_head(network: nn.Module, signature: Signature, *, name: str) -> Student:
     Raises:
         KD3Error: its number of logits is not the number of classes.
     """
-    logits = sound_logits(network, signature.input_size, what=f"student {name}")
+    logits = sound_logits(
+        network,
+        signature.input_size,
+        what=f"student {name}",
+        channels=len(signature.mean),
+        num_classes=len(signature.classes),
+    )
     if logits.shape[1] != len(signature.classes):
         raise KD3Error(
             f"student {name} has {logits.shape[1]} logits but the teacher knows {len(signature.classes)} classes"
@@ -136,7 +143,13 @@ def shared_head(
     Raises:
         KD3Error: the student's features cannot be found, or without a projector have not the teacher's channels.
     """
-    sound_logits(network, signature.input_size, what=f"student {name}")
+    sound_logits(
+        network,
+        signature.input_size,
+        what=f"student {name}",
+        channels=len(signature.mean),
+        num_classes=len(signature.classes),
+    )
     try:
         head = find_head(network, signature.input_size)
     except HeadNotFound as problem:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import shutil
@@ -17,7 +16,9 @@ from kd3.config.settings import build
 from kd3.errors import KD3Error
 from kd3.models.arch import build_arch, parse_arch
 from kd3.models.bounded_building import bounded_by
+from kd3.models.calling import Calling, call_as, calling_of
 from kd3.models.consent import check_student_arch
+from kd3.models.copying import copy_of
 from kd3.models.head import Head
 from kd3.models.projector import build_projector
 from kd3.models.signature import Signature
@@ -74,6 +75,8 @@ def save_student(
         },
         "about": about,
     }
+    if (calling := calling_of(student)) != Calling():
+        description["calling"] = dataclasses.asdict(calling)
     write_json(folder / DESCRIPTION, description)
 
 
@@ -105,9 +108,8 @@ def adaptation_of(folder: Path) -> dict[str, Any] | None:
 def load_student(path: str | Path, *, module: nn.Module | None = None, trust_code: bool = False) -> Student:
     """Return a distilled student, in evaluation mode, from a `student/` or run folder.
 
-    It runs alone: normalised images (B, 3, H, W) -> logits (B, K); `student.normalise` makes those
-    of uint8 RGB. `module` is the untrained backbone, needed only where the student was distilled
-    from a live module.
+    It runs alone: normalised images (B, C, H, W) -> logits (B, K); `student.normalise` makes those of uint8 RGB, also
+    for the student of a grey teacher, C = 1.
 
     Args:
         path: the folder.
@@ -135,7 +137,8 @@ def load_student(path: str | Path, *, module: nn.Module | None = None, trust_cod
 
 
 def _built(folder: Path, about: dict[str, Any], tensors: dict[str, Tensor], module: nn.Module | None) -> Student:
-    backbone = copy.deepcopy(module) if module is not None else _backbone(folder, about)
+    backbone = copy_of(module) if module is not None else _backbone(folder, about)
+    call_as(backbone, Calling(**about.get("calling", {})))
     head = Head(**about["head"]) if about["head"] else None
     projector = build_projector(**about["projector"]) if about["projector"] else None
     classifier = nn.Linear(**about["classifier"]) if about["classifier"] else None
@@ -175,6 +178,7 @@ def _backbone(folder: Path, about: dict[str, Any]) -> nn.Module:
         arch_args=about["arch_args"],
         relative_to=folder,
         input_size=about["input_size"],
+        channels=len(about["mean"]),
     )
 
 

@@ -7,14 +7,20 @@ import hashlib
 import io
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kd3 import console
+from kd3.compute import full_float32
 from kd3.errors import KD3Error
 from kd3.models.batch_norm_statistics import Statistics, set_statistics
+from kd3.models.calling import both_logits, calling_of
 from kd3.models.checkpoint import weights_hash
 from kd3.models.compiled import CompiledTeacher
+from kd3.models.copying import copy_of, in_float32
 from kd3.models.fold import fold, foldable
 from kd3.models.head import Head, HeadNotFound, ModelOutput, as_logits, find_head, run_with_features
 from kd3.models.preprocessing import Normalisation
@@ -29,11 +35,13 @@ class Teacher(nn.Module):
     is.
 
     Args:
-        module: any classifier, normalised images (B, 3, H, W) -> logits (B, K).
-        mean: its normalisation, per channel of RGB in [0, 1].
+        module: any classifier, normalised images (B, C, H, W) -> logits (B, K), or one logit z that stands for (0, z).
+        mean: its normalisation, per channel of RGB in [0, 1]; one value: it takes grey images, C = 1.
         std: of the same.
         input_size: side of its input in pixels; None takes the pool's.
         classes: names in the order of the logits; None numbers them.
+        num_classes: how many there are, where that is known; tells which of several outputs holds the logits.
+        output: which of several outputs holds them, by place or name.
 
     Raises:
         KD3Error: the module does not run on an image of `input_size`, or what it returns are no sound logits.
@@ -48,6 +56,8 @@ class Teacher(nn.Module):
         input_size: int | None = None,
         classes: Sequence[str] | None = None,
         name: str | None = None,
+        num_classes: int | None = None,
+        output: int | str | None = None,
     ) -> None:
         super().__init__()
         self.module = _frozen_copy(module)
@@ -60,7 +70,9 @@ class Teacher(nn.Module):
         self.is_turned = False  # it was trained on B, G, R
         self.head: Head | None = None
         self.head_problem: str | None = None
-        self.num_classes = 0
+        self.num_classes = num_classes or (len(classes) if classes else 0)
+        self.output = output
+        self.runs_in_autocast: bool | None = None  # None: not tried yet
         self.is_folded = False  # the same function with other rounding
         self._compiled: CompiledTeacher | None = None
         self.class_names = list(classes) if classes else None  # as given
@@ -81,7 +93,14 @@ class Teacher(nn.Module):
             KD3Error: it does not run, returns no sound logits (see `soundness`), or disagrees with its class names.
         """
         self.input_size = input_size
-        logits = sound_logits(self.module, input_size, what=f"teacher {self.name}")
+        logits = sound_logits(
+            self.module,
+            input_size,
+            what=f"teacher {self.name}",
+            channels=self.normalise.channels,
+            num_classes=self.num_classes or None,
+            output=self.output,
+        )
         self.num_classes = logits.shape[1]
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             raise KD3Error(f"teacher {self.name} has {self.num_classes} logits but {len(self.class_names)} class names")
@@ -91,14 +110,14 @@ class Teacher(nn.Module):
             self.head, self.head_problem = None, str(problem)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits. Shapes: (B, 3, H, W), normalised floats -> (B, K)."""
+        """Return logits. Shapes: (B, C, H, W), normalised floats -> (B, K)."""
         if self._compiled is not None:
             return self._compiled(images).logits
-        with torch.no_grad():
+        with torch.no_grad(), self._autocast(images):
             return as_logits(self.module(images))
 
     def outputs(self, images: Tensor) -> ModelOutput:
-        """Return features and logits. Shapes: (B, 3, H, W) -> (B, C, h, w), (B, K).
+        """Return features and logits. Shapes: (B, C, H, W), normalised floats -> (B, C', h, w), (B, K).
 
         Raises:
             KD3Error: no head was found in this network.
@@ -106,8 +125,26 @@ class Teacher(nn.Module):
         head = self.shared_head()
         if self._compiled is not None:
             return self._compiled(images)
-        with torch.no_grad():
+        with torch.no_grad(), self._autocast(images):
             return run_with_features(self.module, head, images)
+
+    def _autocast(self, images: Tensor) -> AbstractContextManager[Any]:
+        """Return the context that leaves autocast on, or turns it off for a network that fails in it."""
+        kind = images.device.type
+        if not torch.is_autocast_enabled(kind):
+            return nullcontext()
+        if self.runs_in_autocast is None:
+            try:
+                self.module(images[:2])
+                self.runs_in_autocast = True
+            except Exception as problem:
+                self.runs_in_autocast = False
+                first = str(problem).strip().partition("\n")[0]
+                console.warn(
+                    f"teacher {self.name} does not run in autocast and computes in float32: "
+                    f"{type(problem).__name__}: {first}"
+                )
+        return nullcontext() if self.runs_in_autocast else torch.autocast(kind, enabled=False)
 
     def shared_head(self) -> Head:
         """Return the head, for methods that share it with the student.
@@ -122,8 +159,9 @@ class Teacher(nn.Module):
             )
         return self.head
 
+    @full_float32()
     def classifier(self) -> nn.Linear:
-        """Return a frozen plain copy of the layer that makes the logits.
+        """Return a frozen plain copy of the layer that makes the logits; of one logit z, the layer that makes (0, z).
 
         Raises:
             KD3Error: the layer does more than a plain linear layer (a cosine head, say).
@@ -132,16 +170,22 @@ class Teacher(nn.Module):
         own = self.module.get_submodule(path)
         assert isinstance(own, nn.Linear | nn.Conv2d)
         weight = own.weight.detach().flatten(1)  # a convolution of 1 x 1 is one, too
+        bias = None if own.bias is None else own.bias.detach()
+        single = calling_of(self.module).one_logit
+        if single:
+            weight = torch.cat([torch.zeros_like(weight), weight])
+            bias = None if bias is None else torch.cat([torch.zeros_like(bias), bias])
         count, channels = weight.shape
         # Without random initial values, which would shift every later draw of the caller's.
-        plain = nn.Linear(channels, count, bias=own.bias is not None, device="meta")
+        plain = nn.Linear(channels, count, bias=bias is not None, device="meta")
         plain = plain.to(weight.dtype).to_empty(device=weight.device).requires_grad_(False)
         plain.weight.copy_(weight)
-        if own.bias is not None:
-            plain.bias.copy_(own.bias)
+        if bias is not None:
+            plain.bias.copy_(bias)
         probe = torch.randn(4, channels, generator=torch.Generator().manual_seed(0)).to(weight)
         with torch.no_grad():
             theirs = own(probe) if isinstance(own, nn.Linear) else own(probe[:, :, None, None]).flatten(1)
+            theirs = both_logits(theirs) if single else theirs
             if not torch.allclose(plain(probe), theirs, rtol=1e-4, atol=1e-5):
                 raise KD3Error(
                     f"the classifier '{path}' of teacher {self.name} is more than a linear layer "
@@ -218,7 +262,7 @@ class Teacher(nn.Module):
 
 def _frozen_copy(module: nn.Module) -> nn.Module:
     if not isinstance(module, torch.jit.ScriptModule):
-        return _in_float32(copy.deepcopy(module)).requires_grad_(False)
+        return in_float32(copy_of(module)).requires_grad_(False)
     # TorchScript knows no such copy: its parameters would come out as results of a computation.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -228,10 +272,4 @@ def _frozen_copy(module: nn.Module) -> nn.Module:
         found: nn.Module = torch.jit.load(buffer)  # type: ignore[no-untyped-call]
     for parameter in found.parameters():
         parameter.requires_grad_(False)
-    return _in_float32(found)
-
-
-def _in_float32(module: nn.Module) -> nn.Module:
-    """Return it in float32 where it was saved in half precision: images come in that, and kd3 sets the precision."""
-    halves = (torch.float16, torch.bfloat16)
-    return module.float() if any(parameter.dtype in halves for parameter in module.parameters()) else module
+    return in_float32(found)

@@ -29,10 +29,10 @@ class Pairs:
     def of(cls, images: Tensor, recalled: Tensor, normalise: Normalisation) -> Pairs:
         """Return evenly spaced pairs of uint8 images and recalled normalised ones."""
         shown = torch.linspace(0, len(images) - 1, min(MOST, len(images))).round().long()
-        mean = torch.tensor(normalise.mean).view(1, 3, 1, 1)
-        std = torch.tensor(normalise.std).view(1, 3, 1, 1)
+        mean = torch.tensor(normalise.mean).view(1, -1, 1, 1)
+        std = torch.tensor(normalise.std).view(1, -1, 1, 1)
         pixels = ((recalled[shown].float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-        return cls(images[shown].cpu().numpy(), pixels.numpy())
+        return cls(images[shown].cpu().numpy(), pixels.expand(-1, 3, -1, -1).numpy())
 
     def write(self, path: Path) -> None:
         """Write the picture: crawl images above, recalled ones below (PNG)."""

@@ -63,6 +63,9 @@ def describe(folder: Path, summary: dict[str, Any]) -> str:
         lines.append(f"  kd3 evaluate {folder} --data TEST{teacher}{trust}")
         lines.append(f"  kd3 report {folder}{trust}")
     lines.append(f"  python -c \"import kd3; student = kd3.load_student('{folder}'{module})\"")
+    if live_student:
+        lines.append(f"  python -c \"import kd3; kd3.export('{folder}', 'OUT', module=...)\"")
+        lines.append("  module is the network that was given, or one like it, which the folder does not hold")
     return "\n".join(lines)
 
 

@@ -31,7 +31,8 @@ print(json.loads(about["classes"])[logits.argmax()])
 """
 NORMALISE = """
 mean, std = (np.array(json.loads(about[name]), dtype=np.float32)[:, None, None] for name in ("mean", "std"))
-images = (images / np.float32(255) - mean) / std"""
+images = ({images} / np.float32(255) - mean) / std"""
+LUMA = "np.tensordot(np.float32([[0.299, 0.587, 0.114]]), images, (1, 1)).transpose(1, 0, 2, 3)"
 KD3_EXAMPLE = """\
 import kd3
 
@@ -67,7 +68,8 @@ class Card:
         file = next((one.file for one in self.written if one.file.endswith(".onnx")), None)
         if file is None:
             return None
-        return ONNX_EXAMPLE.format(file=file, normalise="" if self.preprocessing == "inside" else NORMALISE)
+        normalise = NORMALISE.format(images=LUMA if self._is_grey() else "images")
+        return ONNX_EXAMPLE.format(file=file, normalise="" if self.preprocessing == "inside" else normalise)
 
     def text(self) -> str:
         """Return the card as Markdown."""
@@ -146,8 +148,14 @@ class Card:
 
     def _type(self) -> str:
         side = self.student["input_size"]
-        kind = "uint8 RGB" if self.preprocessing == "inside" else "normalised float32 RGB"
-        return f"{kind} (B, 3, {side}, {side})"
+        if self.preprocessing == "inside":
+            return f"uint8 RGB (B, 3, {side}, {side})"
+        if self._is_grey():
+            return f"normalised float32 luma, 0.299 R + 0.587 G + 0.114 B, (B, 1, {side}, {side})"
+        return f"normalised float32 RGB (B, 3, {side}, {side})"
+
+    def _is_grey(self) -> bool:
+        return len(self.student["mean"]) == 1
 
     def _takes(self) -> str:
         mean, std = (json.dumps(self.student[name]) for name in ("mean", "std"))

@@ -28,7 +28,10 @@ def make_ready(method: Method, settings: TrainSettings, compute: Compute) -> Non
     compute.place(method)
     buffers = [buffer.clone() for buffer in method.buffers()]
     side = method.student.input_size
-    images = torch.randn(PROBE_IMAGES, 3, side, side, generator=torch.Generator().manual_seed(0)).to(compute.device)
+    channels = method.student.normalise.channels
+    images = torch.randn(PROBE_IMAGES, channels, side, side, generator=torch.Generator().manual_seed(0)).to(
+        compute.device
+    )
     labels = torch.zeros(PROBE_IMAGES, dtype=torch.int64, device=compute.device) if method.needs_labels else None
     with compute.autocast(), torch.random.fork_rng(devices=[]):
         method(images, torch.Generator(compute.device).manual_seed(0), None, labels).loss.backward()

@@ -1,18 +1,23 @@
-"""`timm:NAME`: the networks of timm (pytorch-image-models)."""
+"""`timm:NAME_OR_FOLDER`: the networks of timm (pytorch-image-models), and folders that its `save_for_hf` wrote."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from torch import nn
 
 from kd3.errors import KD3Error
+from kd3.models.checkpoint import load_weights
 from kd3.models.sources.facts import Facts, cropped, squashed
 from kd3.models.sources.image_processor import side_of
 from kd3.models.sources.library import check_name, fetching, library, made, refuse_class_count
 
+CONFIG = "config.json"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in a folder
 NEEDS = "; timm imports torchvision, in the build that belongs to your torch"
 
 
@@ -20,6 +25,8 @@ def build(
     name: str, num_classes: int, arch_args: Mapping[str, Any], *, input_size: int | None, folder: Path
 ) -> nn.Module:
     """Return a new network of timm; one that is built for a size is built for `input_size`."""
+    if saved := saved_folder(name, folder):
+        name, arch_args = saved.architecture, {**saved.model_args, **arch_args}
     timm = _timm(name)
     sized = {} if input_size is None or _native(timm, name) == input_size else {"img_size": input_size}
     arguments = {"model_name": name, "num_classes": num_classes, "pretrained": False, **arch_args}
@@ -27,7 +34,15 @@ def build(
 
 
 def trained(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> nn.Module:
-    """Return the network with timm's own weights."""
+    """Return the network with timm's own weights, or with those in the folder."""
+    if saved := saved_folder(name, folder):
+        refuse_class_count(f"timm:{name}", arch_args, "num_classes")
+        network = build(name, saved.num_classes, arch_args, input_size=None, folder=folder)
+        found = [saved.place / file for file in WEIGHTS if (saved.place / file).is_file()]
+        if not found:
+            raise KD3Error(f"timm:{name}: {saved.place} holds no weights ({' or '.join(WEIGHTS)})")
+        load_weights(network, found[0], where=f"timm:{name}")
+        return network
     timm = _timm(name)
     known = timm.get_pretrained_cfg(name)
     if not timm.is_model_pretrained(name) or known is None:
@@ -36,13 +51,14 @@ def trained(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> nn.Modu
         raise KD3Error(f"timm's weights of {name} are of features without a classifier, which cannot teach classes")
     refuse_class_count(f"timm:{name}", arch_args, "num_classes")
     with fetching(f"timm:{name}"):
-        network: nn.Module = timm.create_model(name, **{**arch_args, "pretrained": True})
-    return network
+        trained_network: nn.Module = timm.create_model(name, **{**arch_args, "pretrained": True})
+    return trained_network
 
 
 def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
     """Return what timm says of its weights: size, mean, std, the number of classes, how pictures become squares."""
-    known = _timm(name).get_pretrained_cfg(name)
+    saved = saved_folder(name, folder)
+    known = saved or _timm(name).get_pretrained_cfg(name)
     if known is None:
         return Facts()
     found = {"num_classes": known.num_classes, "mean": list(known.mean or ()), "std": list(known.std or ())}
@@ -56,6 +72,35 @@ def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
     elif side and known.crop_pct:
         preparation = cropped(int(side / known.crop_pct), side, known.interpolation or "")
     return Facts({key: value for key, value in found.items() if value}, preparation)
+
+
+def saved_folder(name: str, folder: Path) -> SimpleNamespace | None:
+    """Return what timm wrote of a network that it saved into a folder; None where the name is of no such folder.
+
+    Raises:
+        KD3Error: the folder is there, and says nothing of a network of timm.
+    """
+    place = (folder / Path(name).expanduser()).resolve()
+    if not place.is_dir():
+        return None
+    try:
+        said = json.loads((place / CONFIG).read_text(encoding="utf-8"))
+        architecture, known = said["architecture"], said.get("pretrained_cfg") or {}
+        classes = said.get("num_classes", known.get("num_classes"))
+        labels = said.get("label_names") or known.get("label_names")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise KD3Error(
+            f"timm:{name}: {place} holds no {CONFIG} of timm's save_for_hf ({type(problem).__name__}: {problem})"
+        ) from None
+    settings = ("mean", "std", "input_size", "crop_pct", "crop_mode", "interpolation")
+    return SimpleNamespace(
+        place=place,
+        architecture=architecture,
+        model_args=said.get("model_args") or {},
+        num_classes=classes,
+        label_names=labels,
+        **{setting: known.get(setting) for setting in settings},
+    )
 
 
 def _timm(name: str) -> Any:

@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
+from kd3.models.calling import call_as, calling_of
 from kd3.models.sources.facts import Facts
 from kd3.models.sources.model_file import no_student, read
 
@@ -47,6 +49,9 @@ class Exported(nn.Module):
         try:
             return self.network(images)
         except (AssertionError, RuntimeError) as problem:
+            if len(images) == 1 and self._batch != 1:
+                # Batches of one are left out where the number of images is open: torch.export.Dim begins at 2.
+                return tree_map(lambda output: output[:1], self.network(images.repeat(2, 1, 1, 1)))
             if self._batch is None or len(images) == self._batch:
                 raise
             raise RuntimeError(
@@ -56,7 +61,9 @@ class Exported(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Exported:
         # What torch makes of an exported graph's copy warns of torch's own old ways.
-        return Exported(self._program)
+        other = Exported(self._program)
+        call_as(other, calling_of(self))
+        return other
 
     def train(self, mode: bool = True) -> Exported:
         """Stay as it is; the program itself would refuse."""

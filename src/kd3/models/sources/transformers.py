@@ -17,6 +17,7 @@ from torch import nn
 
 from kd3.console import say
 from kd3.errors import KD3Error
+from kd3.models.sources import timm
 from kd3.models.sources.facts import Facts
 from kd3.models.sources.image_processor import facts_of_processor, side_of
 from kd3.models.sources.library import first_line, hidden_if_broken, library
@@ -29,6 +30,8 @@ def build(
     name: str, num_classes: int, arch_args: Mapping[str, Any], *, input_size: int | None, folder: Path
 ) -> nn.Module:
     """Return a new network of the kind that the folder's or hub model's configuration describes."""
+    if _is_of_timm(name, folder):
+        return timm.build(name, num_classes, arch_args, input_size=input_size, folder=folder)
     config = _config(name, folder, arch_args)
     if input_size is not None and "image_size" not in arch_args:
         # Of models that see and read, one part sees.
@@ -50,7 +53,14 @@ def trained(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> nn.Modu
     Raises:
         KD3Error: they cannot be had, or are not all there.
     """
+    if _is_of_timm(name, folder):
+        return timm.trained(name, arch_args, folder=folder)
     config, place = _config(name, folder, arch_args), _place(name, folder)
+    if getattr(config, "problem_type", None) == "multi_label_classification":
+        raise KD3Error(
+            f"hf:{name} gives an image several labels (problem_type: multi_label_classification); kd3 distils classes "
+            f"that exclude each other"
+        )
     if getattr(config, "architectures", None) is None:
         config.architectures = []
 
@@ -79,6 +89,8 @@ def trained(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> nn.Modu
 
 def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
     """Return what the model's files say: classes, mean, std, size, colours, and how pictures become squares."""
+    if _is_of_timm(name, folder):
+        return timm.facts(name, arch_args, folder=folder)
     config = _config(name, folder, arch_args)
     labels = [config.id2label[place] for place in sorted(config.id2label)]
     # Names that nobody gave: LABEL_0, LABEL_1, ...
@@ -95,6 +107,15 @@ def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
     if "image_size" in arch_args:
         found["input_size"] = side_of(arch_args["image_size"])
     return Facts({key: value for key, value in found.items() if value is not None}, processor.preparation)
+
+
+def _is_of_timm(name: str, folder: Path) -> bool:
+    """Say whether a folder is one that timm's save_for_hf wrote: it names an architecture and no kind of model."""
+    try:
+        said = json.loads((Path(_place(name, folder)) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(said, dict) and "architecture" in said and "model_type" not in said
 
 
 def _config(name: str, folder: Path, arch_args: Mapping[str, Any]) -> Any:

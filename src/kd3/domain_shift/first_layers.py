@@ -1,0 +1,93 @@
+"""Is this the network whose weights these are? One with the same names and other layers between them loads as well.
+
+Every batch norm remembers what entered it in training. In the right network, with each batch norm made to see the
+mean and variance that it remembers, what enters the next one is as remembered, too, whatever the images are like: a
+shift of the images ends at the first batch norm. A pooling too many or another activation changes it at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kd3.models.batch_norm_statistics import remembering_norms
+from kd3.models.moments import moments_of
+from kd3.models.teacher import Teacher
+
+LAYERS = 9  # batch norms looked at, the first of which sees the images and tells nothing here
+# Of the distance at the worst of them. Measured with three ResNets for 32 pixels: right networks stood at 0.02 on the
+# crawl and at 0.19 and less on any images (blur, noise, edges, JPEG, white noise, flat colours), those with a max
+# pooling of 3 x 3 in their stem at 0.51 and more (docs/models.md).
+FAR = 0.3
+
+
+class _Enough(Exception):
+    """All layers that are looked at have run."""
+
+
+@dataclass(frozen=True)
+class FirstLayers:
+    """How far the inputs of a network's first batch norms are from what these remember."""
+
+    distances: dict[str, float]  # by module path, in the order of execution; 0 is the same; see `batch_norms`
+
+    @property
+    def warning(self) -> str | None:
+        """One sentence where this is probably another network than the weights were trained in."""
+        later = list(self.distances.items())[1:]
+        if not later:
+            return None
+        layer, distance = max(later, key=lambda pair: pair[1])
+        if distance <= FAR:
+            return None
+        return (
+            f"the teacher's batch norms remember other inputs than this network gives them, from the first layers on "
+            f"({distance:.2f} at {layer}; up to {FAR} on any images in the network that was trained): its weights fit "
+            f"by name and shape, but were probably trained in another one (a pooling or a stride in its stem, another "
+            f"activation)"
+        )
+
+
+def first_layers(teacher: Teacher, images: Tensor) -> FirstLayers:
+    """Return how well a network's first layers fit together.
+
+    Batch norms that have seen no image (mean 0, variance 1) are passed over.
+
+    Shapes: normalised images (B, C, S, S), on the teacher's device; a hundred or so are enough.
+    """
+    norms = {name: norm for name, norm in remembering_norms(teacher.module).items() if _has_learnt(norm)}
+    found: dict[str, float] = {}
+    handles = [norm.register_forward_pre_hook(_fitted(name, found)) for name, norm in norms.items()]
+    try:
+        teacher(images)
+    except _Enough:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return FirstLayers(found)
+
+
+def _has_learnt(norm: nn.Module) -> bool:
+    return bool((norm.running_mean != 0).any() or (norm.running_var != 1).any())  # type: ignore[union-attr]
+
+
+def _fitted(name: str, found: dict[str, float]) -> Any:
+    """Return a hook that notes how far an input is from what a batch norm remembers, and moves it there."""
+
+    def hook(norm: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if len(found) == LAYERS:
+            raise _Enough
+        seen = moments_of(arguments[0])
+        mean, variance = norm.running_mean.double(), norm.running_var.double()
+        gap = (seen.mean - mean).square() + (seen.variance.sqrt() - variance.sqrt()).square()
+        found.setdefault(name, float((gap / (variance + norm.eps)).mean()))
+        scale = ((variance + norm.eps) / (seen.variance + norm.eps)).sqrt()
+        shift = mean - seen.mean * scale
+        shape = (1, -1, *[1] * (arguments[0].ndim - 2))
+        return (torch.addcmul(shift.float().view(shape), arguments[0], scale.float().view(shape)), *arguments[1:])
+
+    return hook

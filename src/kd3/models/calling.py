@@ -1,0 +1,94 @@
+"""How a network must be called where `network(images)` is not enough, kept on it as hooks: it is never wrapped.
+
+`soundness` finds it by trying. Copies of the network keep it; a student's folder tells it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kd3.compute import CONTIGUOUS
+
+
+@dataclass(frozen=True)
+class Calling:
+    """What is done to a network's images and to what it returns. The defaults change nothing."""
+
+    channels: int = 3  # of the normalised images: 3 for R, G, B; 1 for grey
+    grey_thrice: bool = False  # it reads three channels, and gets the grey one three times
+    contiguous: bool = False  # it looks at its maps by .view and cannot run with the channels last
+    output: int | str | None = None  # which of several outputs holds the logits; None: as `as_logits` takes them
+    one_logit: bool = False  # its one value z for an image stands for the logits (0, z)
+
+
+def call_as(network: nn.Module, calling: Calling) -> None:
+    """Have a network called in this way from now on, and in no other that was said before."""
+    for hooks in (network._forward_pre_hooks, network._forward_hooks):
+        for key in [key for key, hook in hooks.items() if isinstance(hook, _Before | _After)]:
+            del hooks[key]
+    setattr(network, CONTIGUOUS, calling.contiguous)
+    # Of TorchScript the bound methods refuse; the hooks run all the same.
+    if calling != Calling():
+        nn.Module.register_forward_pre_hook(network, _Before(calling))
+    if calling.output is not None or calling.one_logit:
+        nn.Module.register_forward_hook(network, _After(calling))
+
+
+def calling_of(network: nn.Module) -> Calling:
+    """Return how a network, or the one inside it, is called."""
+    for part in network.modules():
+        for hook in part._forward_pre_hooks.values():
+            if isinstance(hook, _Before):
+                return hook.calling
+    return Calling()
+
+
+def picked(returned: Any, output: int | str) -> Any:
+    """Return one of a network's outputs, by its place or its name.
+
+    Raises:
+        LookupError: there is none such.
+    """
+    if isinstance(output, str) and not isinstance(returned, Mapping):
+        if not hasattr(returned, output):
+            raise LookupError(output)
+        return getattr(returned, output)
+    if isinstance(returned, Tensor):
+        raise LookupError(output)
+    return returned[output]
+
+
+def both_logits(one: Tensor) -> Tensor:
+    """Return (0, z) for each image. Shapes: (B, 1), (B,) or, of one image, () -> (B, 2)."""
+    z = one.reshape(-1, 1)
+    return torch.cat([torch.zeros_like(z), z], dim=1)
+
+
+class _Before:
+    """A hook as an object, so that copies and pickles of the network keep it."""
+
+    def __init__(self, calling: Calling) -> None:
+        self.calling = calling
+
+    def __call__(self, network: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        images, *more = arguments
+        if self.calling.grey_thrice:
+            images = images.expand(-1, 3, -1, -1)
+        if self.calling.contiguous:
+            images = images.contiguous()
+        return (images, *more)
+
+
+class _After:
+    def __init__(self, calling: Calling) -> None:
+        self.calling = calling
+
+    def __call__(self, network: nn.Module, arguments: tuple[Any, ...], returned: Any) -> Any:
+        if self.calling.output is not None:
+            returned = picked(returned, self.calling.output)
+        return both_logits(returned) if self.calling.one_logit else returned

@@ -1,0 +1,181 @@
+"""Read a checkpoint's file and find the state dict in it. Nothing in it is executed, unless it is trusted."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from kd3.errors import KD3Error
+from kd3.models.importing import importing_from, where_to_find
+
+# Where training scripts put the state dict; the first that is there is taken. An average of the weights
+# comes last: which of the two a user means is theirs to say, by `weights_key`.
+_TRAINED = ("state_dict", "model_state_dict", "model", "net", "module")
+_AVERAGED = ("ema", "state_dict_ema", "model_ema")
+_WRAPPERS = 2  # how many dictionaries may lie around the state dict
+_MOST_STRANGERS = 100  # classes beside the weights
+_SHOWN = 3  # names in a message
+
+
+def read_state_dict(
+    path: Path, *, where: str, trusted: bool = False, key: str | None = None
+) -> tuple[Mapping[str, Tensor], list[str]]:
+    """Return a checkpoint's tensors by name, and notes on where in it they were.
+
+    Objects of classes that are not PyTorch's own (numbers of NumPy, paths, settings) are left unread: something empty
+    takes their places.
+
+    Args:
+        path: the file.
+        where: what asks for it, to begin messages with.
+        trusted: let a pickle run what code it holds.
+        key: the name under which the state dict lies, where it is not to be looked for.
+
+    Raises:
+        KD3Error: the file cannot be read, or holds no state dict.
+    """
+    content, strangers = _read(path, where, trusted)
+    try:
+        tensors, notes = _find(content, key, f"{where}: {path}")
+    except KD3Error as problem:
+        raise (_needs_code(path, where, strangers[0]) if strangers else problem) from None
+    if strangers:
+        more = ", ..." if len(strangers) > _SHOWN else ""
+        notes.append(f"left unread: {', '.join(strangers[:_SHOWN])}{more}")
+    return tensors, notes
+
+
+def _read(path: Path, where: str, trusted: bool) -> tuple[Any, list[str]]:
+    """Return what the file holds, and the classes whose objects were left unread."""
+    if not path.exists():
+        raise KD3Error(f"{where}: there is no weights file {path}")
+    if path.is_dir():
+        raise KD3Error(f"{where}: {path} is a folder; the weights are a .pt, .pth, .th or .safetensors file")
+    strangers: list[str] = []
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path, device="cpu"), strangers
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch guesses at the file; our sentence tells
+            if trusted:
+                with importing_from(path.resolve().parent):  # the file that defines a pickled network may lie there
+                    return torch.load(path, map_location="cpu", weights_only=False), strangers
+            return _without_code(path, strangers), strangers
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+\w)", str(error))
+        name = strangers[0] if strangers else found[1] if found else None
+        if name is None:
+            raise _unreadable(path, where, error) from error
+        raise _needs_code(path, where, name) from error
+    except ModuleNotFoundError as error:
+        raise KD3Error(
+            f"{where}: {path} holds a pickled network whose module {error.name!r} is not found; "
+            f"{where_to_find(error.name or '', path.resolve().parent)}"
+        ) from error
+    except AttributeError as error:  # a class of a script's own: __main__
+        raise KD3Error(
+            f"{where}: {path} holds a pickled object whose class is not where it was ({error}); where it was made, "
+            f"save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
+        ) from error
+    except Exception as error:  # a damaged file makes torch.load raise nearly anything
+        if "TorchScript" in str(error):
+            raise KD3Error(
+                f"{where}: {path} is a TorchScript archive, not a checkpoint; save its weights alone: "
+                "torch.save(torch.jit.load(path).state_dict(), 'weights.pt')"
+            ) from error
+        raise _unreadable(path, where, error) from error
+
+
+class _Unread:
+    """Takes the place of an object whose class is not known: it is empty, and runs nothing."""
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+def _without_code(path: Path, strangers: list[str]) -> Any:
+    """Load a pickle with something empty for every class that PyTorch does not allow; these are noted.
+
+    Raises:
+        pickle.UnpicklingError: it asks for more than objects of other classes.
+    """
+    while True:
+        stand_ins: list[Any] = []
+        for stranger in strangers:
+            module, _, name = stranger.rpartition(".")
+            # PyTorch looks for the class that a pickle names by module and name.
+            stand_ins.append(type(name, (_Unread,), {"__module__": module or "builtins"}))
+        try:
+            with torch.serialization.safe_globals(stand_ins):
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            found = re.search(r"Unsupported global: GLOBAL ([\w.]+\w)", str(error))
+            if found is None or found[1] in strangers or len(strangers) == _MOST_STRANGERS:
+                raise
+            strangers.append(found[1])
+
+
+def _needs_code(path: Path, where: str, name: str) -> KD3Error:
+    what = "a whole pickled network" if name.startswith("torch.nn.") else "Python objects beyond tensors"
+    return KD3Error(
+        f"{where}: {path} holds {what} ({name}), which would run code when loaded; where it was made "
+        "and is trusted, save the weights alone: torch.save(model.state_dict(), 'weights.pt'), or say trusted: "
+        "true in the teacher's description"
+    )
+
+
+def _unreadable(path: Path, where: str, error: Exception) -> KD3Error:
+    # What torch says of a refused pickle is advice for its own callers.
+    reason = "" if isinstance(error, pickle.UnpicklingError) else str(error).partition("\n")[0].partition(". ")[0]
+    details = f" ({type(error).__name__}: {reason})" if reason else ""
+    return KD3Error(
+        f"{where}: {path} ({path.stat().st_size:,} bytes) is not a checkpoint that can be read: "
+        f"cut short, or another kind of file{details}"
+    )
+
+
+def _find(content: Any, key: str | None, place: str) -> tuple[Mapping[str, Tensor], list[str]]:
+    """Return the tensors by name, and notes on where they were."""
+    notes: list[str] = []
+    if key is not None:
+        if not isinstance(content, Mapping) or not isinstance(content.get(key), (Mapping, nn.Module)):
+            found = _named(content) if isinstance(content, Mapping) else f"a {type(content).__name__}"
+            raise KD3Error(f"{place} holds nothing under {key!r} (weights_key), but {found}")
+        content = content[key]
+        notes.append(f"under {key!r}")
+    for _ in range(_WRAPPERS + 1):
+        if isinstance(content, nn.Module):
+            notes.append(f"of a pickled {type(content).__name__}")
+            content = content.state_dict()
+        if not isinstance(content, Mapping):
+            break
+        wrappers = [
+            k for k in (*_TRAINED, *_AVERAGED) if isinstance(content.get(k), (Mapping, nn.Module)) and content[k]
+        ]
+        if not wrappers:
+            tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+            if tensors:
+                return tensors, notes
+            break
+        notes.append(f"under {wrappers[0]!r}")
+        if wrappers[0] in _TRAINED and (averages := [w for w in wrappers if w in _AVERAGED]):
+            notes.append(f"its average under {averages[0]!r} left aside; weights_key: {averages[0]} takes it")
+        content = content[wrappers[0]]
+    what = _named(content) if isinstance(content, Mapping) else f"a {type(content).__name__}"
+    raise KD3Error(
+        f"{place} holds {what}, no state dict; one is expected bare or under {', '.join(_TRAINED + _AVERAGED)}, or "
+        f"where weights_key says"
+    )
+
+
+def _named(content: Mapping[Any, Any]) -> str:
+    return f"a dictionary of {', '.join(map(repr, list(content)[:_SHOWN]))}" if content else "an empty dictionary"

@@ -38,6 +38,16 @@ class ClassifierDescription(_Part):
     bias: bool
 
 
+class CallingDescription(_Part):
+    """How the network is called; see `kd3.models.calling.Calling`."""
+
+    channels: Literal[1, 3] = 3
+    grey_thrice: bool = False
+    contiguous: bool = False
+    output: int | str | None = None
+    one_logit: bool = False
+
+
 class StudentDescription(_Part):
     """A student."""
 
@@ -51,6 +61,7 @@ class StudentDescription(_Part):
     head: HeadDescription | None
     projector: dict[str, Any] | None  # of its kind, which checks the names
     classifier: ClassifierDescription | None
+    calling: CallingDescription = CallingDescription()
 
     @field_validator("projector")
     @classmethod

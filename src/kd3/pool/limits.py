@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from kd3.pool.remote import is_remote
+from kd3.pool.allowed import is_remote
 
 MEMORY = 2 << 30  # bytes of address space for opening one, beside what the process has when it begins
 REMOTE_SECONDS = 3600.0  # without a file of an archive elsewhere: it may have to be fetched whole first

@@ -66,6 +66,7 @@ class Evaluation:
         return "\n".join(lines)
 
 
+@console.quietable
 def evaluate(
     model: str | Path | Teacher | Student,
     data: str | Path,
@@ -75,7 +76,7 @@ def evaluate(
 ) -> Evaluation:
     """Measure a model on labelled images.
 
-    `settings` are those of `kd3 evaluate --help`: batch_size, device, precision, leak_check, workers.
+    `settings` are `quiet=True` and those of `kd3 evaluate --help`: batch_size, device, precision, leak_check, workers.
 
     Args:
         model: run folder, student folder or teacher description, or a live model of either kind.

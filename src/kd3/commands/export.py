@@ -80,10 +80,11 @@ class Exported:
         return "\n".join(lines)
 
 
+@console.quietable
 def export(run: str | Path, out: str | Path, *, module: nn.Module | None = None, **settings: Any) -> Exported:
     """Write a run's student in forms that run without kd3.
 
-    `settings` are those of `kd3 export --help`: format, int8, preprocessing, images, teacher, ...
+    `settings` are `quiet=True` and those of `kd3 export --help`: format, int8, preprocessing, images, teacher, ...
 
     Args:
         run: a finished run's folder, or a student/ folder.

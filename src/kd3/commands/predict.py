@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from kd3 import console
 from kd3.compute import resolve
 from kd3.config.commands import PredictConfig
 from kd3.errors import KD3Error
@@ -45,6 +46,7 @@ class Predictions:
         return "\n".join(lines)
 
 
+@console.quietable
 def predict(
     model: str | Path | Teacher | Student, images: Sequence[str | Path], *, top: int = 3, device: str = "auto"
 ) -> Predictions:

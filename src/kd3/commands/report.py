@@ -46,10 +46,11 @@ class Report:
         return "\n".join([*lines, f"written: {self.path} ({self.path.stat().st_size / 1e6:.1f} MB)"])
 
 
+@console.quietable
 def report(runs: str | Path | Sequence[str | Path], **settings: Any) -> Report:
     """Write one HTML file on a finished run, or on several side by side, and return where it is.
 
-    `settings` are those of `kd3 report --help`: out, teacher, pool, images, latency, device.
+    `settings` are `quiet=True` and those of `kd3 report --help`: out, teacher, pool, images, latency, device.
 
     Args:
         runs: run folders.

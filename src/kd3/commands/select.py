@@ -56,6 +56,7 @@ class PoolSelection:
         return describe(self.folder, self.report)
 
 
+@console.quietable
 def select(
     teacher: str | Path | Teacher,
     pool: str | Path | ImagePool,

@@ -54,10 +54,11 @@ class Study:
         return f"{self.page}\nwritten to {self.folder}: {TABLE}, {CSV}, {JSON}" + (f", {FIGURE}" if can_draw() else "")
 
 
+@console.quietable
 def study(named: str | Path, out: str | Path, **settings: Any) -> Study:
     """Run a study and return its table; finished runs are never repeated.
 
-    `settings` are those of `kd3 study --help`: teacher, student, pool, original, other, eval_data, images,
+    `settings` are `quiet=True` and those of `kd3 study --help`: teacher, student, pool, original, other, eval_data, images,
     fixed_views, looks, seeds, rows, known, jobs, devices, device, precision.
 
     Raises:

@@ -7,11 +7,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from kd3.config.commands import DistillConfig
+from kd3.config.commands import DistillConfig, unused_options
+from kd3.config.methods import METHODS
 from kd3.config.settings import build, merge, read_yaml
 from kd3.errors import KD3Error, unknown_name
 from kd3.runs.folder import RunFolder
 
+DEFAULT_METHOD = str(DistillConfig.model_fields["method"].default)
 # Where a run goes on and how it is kept: what it learns is the same.
 MAY_CHANGE = ("device", "devices", "nodes", "train.checkpoint_minutes", "train.checkpoint_steps")
 
@@ -51,13 +53,23 @@ def layered(
         raise KD3Error(f"preset ({config}) must be a name; one of: {', '.join(presets())}")
     chosen = preset or named
     base = preset_values(chosen) if chosen else {}
+    if isinstance(method := merge(base, from_file, flags).get("method", DEFAULT_METHOD), str):
+        base = of_method(base, method)
+        for name in METHODS.keys() & flags.keys() - {method}:
+            raise KD3Error(f"{unused_options(name, method)} ({where})")
     _replace_budget(from_file, [base])
     if config:
         # Checked on its own first, so that a mistake is told with the file's name.
         placeholders = dict.fromkeys(("teacher", "student", "pool", "out"), "-")
-        build(DistillConfig, merge(placeholders, base, from_file), where=str(config))
+        chosen_by_flag = {"method": flags["method"]} if "method" in flags else {}
+        build(DistillConfig, merge(placeholders, base, from_file, chosen_by_flag), where=str(config))
     _replace_budget(flags, [base, from_file])
     return build(DistillConfig, merge(base, from_file, flags), where=where)
+
+
+def of_method(values: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """Return settings without the options of the methods that are not chosen."""
+    return {name: value for name, value in values.items() if name not in METHODS or name == method}
 
 
 def _replace_budget(layer: Mapping[str, Any], below: list[dict[str, Any]]) -> None:
@@ -81,7 +93,7 @@ def resumed(flags: Mapping[str, Any], *, where: str) -> DistillConfig:
     if not saved_path.is_file():
         raise KD3Error(f"{flags['out']} holds no run to resume: there is no {saved_path.name}")
     saved = read_yaml(saved_path, what="configuration of the run")
-    saved["out"] = flags["out"]
+    saved = {**of_method(saved, str(saved.get("method", DEFAULT_METHOD))), "out": flags["out"]}
     if "init" not in saved:  # begun before students inherited
         saved = {**saved, "init": "random", "teacher_statistics": "lost", "recall": "off"}
     # What `auto` means was resolved when the run began.

@@ -23,6 +23,7 @@ from kd3.recall.images import ChosenImages, known_images, of_pool, read_images
 from kd3.recall.kept import as_trained, keep_adapted, keep_in_summary
 from kd3.recall.picture import Pairs
 from kd3.runs.folder import RunFolder, read_summary
+from kd3.runs.places import find
 from kd3.storage.full_disk import full_disk_told
 from kd3.storage.lock import exclusive
 from kd3.training.pool_split import split_pool
@@ -161,9 +162,7 @@ def _check_finished(folder: RunFolder) -> None:
     if not folder.config.is_file():
         raise KD3Error(f"{folder.path} is no run folder; give one that `kd3 distill --out` made")
     if not folder.summary.is_file():
-        raise KD3Error(
-            f"the run {folder.path} is not finished; finish it with: kd3 distill --resume --out {folder.path}"
-        )
+        raise KD3Error(f"the run {folder.path} is not finished; finish it with: {folder.resume_command}")
     read_summary(folder.path)
 
 
@@ -176,7 +175,7 @@ def _teacher(folder: RunFolder, config: AdaptConfig) -> Teacher:
     if named.startswith("live:"):
         raise KD3Error(f"the teacher of {folder.path} was a live one; give a description of it: --teacher")
     try:
-        return load_teacher(named)
+        return load_teacher(named if config.teacher else find(folder.path, "teacher", named))
     except KD3Error as problem:
         if config.teacher:
             raise
@@ -188,7 +187,7 @@ def _pool(folder: RunFolder, config: AdaptConfig) -> ImagePool:
     if named.startswith("live:"):
         raise KD3Error(f"the pool of {folder.path} was a live one; give images: --images")
     try:
-        return ImagePool.open(named)
+        return ImagePool.open(named if config.pool else find(folder.path, "pool", named))
     except KD3Error as problem:
         if config.pool:
             raise

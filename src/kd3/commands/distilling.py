@@ -38,6 +38,7 @@ from kd3.recall.images import ChosenImages, read_images
 from kd3.recall.kept import keep_adapted
 from kd3.runs.folder import RunFolder, State
 from kd3.runs.origin import origin
+from kd3.runs.places import KEY, from_run
 from kd3.storage.atomic import write_json
 from kd3.storage.full_disk import full_disk_told
 from kd3.storage.lock import exclusive
@@ -90,7 +91,7 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
         KeyboardInterrupt: stopped, with a checkpoint.
     """
     folder, ranks = RunFolder(Path(config.out)), compute.ranks
-    again = "the same call and resume=True" if live.again else f"kd3 distill --resume --out {folder.path}"
+    again = "the same call and resume=True" if live.again else folder.resume_command
     kept = f"the last checkpoint is whole: free some room and continue with: {again}"
     with full_disk_told(folder.path, kept=kept), ExitStack() as held:
         with ranks.failing_together():
@@ -205,9 +206,9 @@ def _claimed(folder: RunFolder, state: State, config: DistillConfig, compute: Co
         folder.clear_temporary()
         identities = {"teacher": job.teacher.fingerprint(), "pool": job.pool.content_hash}
         if state == "absent":
-            folder.begin(
-                to_yaml(config, without=METHODS.keys() - {config.method}), origin(**identities, compute=str(compute))
-            )
+            settings = to_yaml(config, without=METHODS.keys() - {config.method})
+            places = from_run(folder.path, config.model_dump())
+            folder.begin(settings, {**origin(**identities, compute=str(compute)), KEY: places})
         else:
             before = folder.check_origin(**identities).get("compute")
             if before != str(compute):

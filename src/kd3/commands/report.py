@@ -23,6 +23,7 @@ from kd3.run_report.pool_look import look_at_pool
 from kd3.run_report.records import RunRecords, read_run
 from kd3.run_report.verdict import verdict
 from kd3.runs.origin import processor
+from kd3.runs.places import find
 from kd3.storage.atomic import write_text
 
 NAME = "report.html"
@@ -113,14 +114,15 @@ def _student(records: RunRecords) -> Student:
 
 
 def _teacher(records: RunRecords, config: ReportConfig) -> Teacher:
-    teacher = load_teacher(config.teacher or str(records.summary["teacher"]))
+    named = config.teacher or find(records.folder.path, "teacher", str(records.summary["teacher"]))
+    teacher = load_teacher(named)
     if teacher.fingerprint() != records.origin.get("teacher"):
-        raise KD3Error(f"{config.teacher or records.summary['teacher']} is not the teacher that the run had")
+        raise KD3Error(f"{named} is not the teacher that the run had")
     return teacher
 
 
 def _pool(records: RunRecords, config: ReportConfig) -> ImagePool:
-    pool = ImagePool.open(config.pool or str(records.summary["pool"]))
+    pool = ImagePool.open(config.pool or find(records.folder.path, "pool", str(records.summary["pool"])))
     if pool.content_hash != records.origin.get("pool"):
         raise KD3Error(f"{pool.path} is not the pool that the run learned from")
     return pool

@@ -12,10 +12,12 @@ from kd3.config.methods import METHODS
 from kd3.config.settings import build, merge, read_yaml
 from kd3.errors import KD3Error, unknown_name
 from kd3.runs.folder import RunFolder
+from kd3.runs.places import PLACES, found
 
 DEFAULT_METHOD = str(DistillConfig.model_fields["method"].default)
 # Where a run goes on and how it is kept: what it learns is the same.
-MAY_CHANGE = ("device", "devices", "nodes", "train.checkpoint_minutes", "train.checkpoint_steps")
+# What moved is told apart by its content.
+MAY_CHANGE = (*PLACES, "device", "devices", "nodes", "train.checkpoint_minutes", "train.checkpoint_steps")
 
 
 def presets() -> list[str]:
@@ -41,13 +43,16 @@ def layered(
 ) -> DistillConfig:
     """Return the settings of a run: defaults < preset < file < flags.
 
-    The file's relative paths (teacher, pool, out, eval_data) are relative to the working
-    directory, as the same words on the command line would be. The file may name its preset.
+    The file's relative paths (teacher, pool, out, eval_data) are relative to the working directory, as the same words
+    on the command line would be; those of a run's own config.yaml are found from its folder, too. The file may name its
+    preset.
 
     Raises:
         KD3Error: a layer holds something unknown or out of range.
     """
     from_file = read_yaml(config, what="configuration file") if config else {}
+    if config is not None and RunFolder(config.parent).config == config:
+        from_file = found(config.parent, from_file, but=flags)
     named = from_file.pop("preset", None)
     if named is not None and not isinstance(named, str):
         raise KD3Error(f"preset ({config}) must be a name; one of: {', '.join(presets())}")
@@ -96,6 +101,7 @@ def resumed(flags: Mapping[str, Any], *, where: str) -> DistillConfig:
     saved = {**of_method(saved, str(saved.get("method", DEFAULT_METHOD))), "out": flags["out"]}
     if "init" not in saved:  # begun before students inherited
         saved = {**saved, "init": "random", "teacher_statistics": "lost", "recall": "off"}
+    saved = found(Path(str(flags["out"])), saved, but=flags)
     # What `auto` means was resolved when the run began.
     flags = {k: v for k, v in flags.items() if not (k in ("device", "precision") and v == "auto")}
     before = build(DistillConfig, saved, where=str(saved_path)).settled()

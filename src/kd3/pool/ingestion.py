@@ -47,7 +47,8 @@ def ingest(
     """Make a pool of a crawl and return it.
 
     `sources` are paths and URLs: folders, archives, tables, arrays, lists of paths; `docs/sources.md` tells of each.
-    `settings` are `quiet=True` and those of `kd3 ingest --help`: fit, min_side, max_pixels, dedup, keep_out, shard, workers, limit.
+    `settings` are `quiet=True` and those of `kd3 ingest --help`: fit, min_side, max_pixels, dedup, keep_out,
+    shard, workers, limit.
     What is left out is listed in the pool: files that cannot be used in `rejected.csv`, exact duplicates in
     `duplicates.csv`, near ones in `near-duplicates.csv`, copies of test images in `kept-out.csv`. An interrupted
     ingest goes on when called again with the same sources and settings; a finished one is returned as it is.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,9 @@ def describe(folder: Path, summary: dict[str, Any]) -> str:
     module = ", module=..." if live_student else ""
     lines.append("next:")
     if not live_student:
-        teacher = "" if live_teacher else f" --teacher {summary['teacher']}"
-        lines.append(f"  kd3 evaluate {folder} --data TEST{teacher}")
-        lines.append(f"  kd3 report {folder}")
+        teacher = "" if live_teacher else f" --teacher {shlex.quote(summary['teacher'])}"
+        lines.append(f"  kd3 evaluate {shlex.quote(str(folder))} --data TEST{teacher}")
+        lines.append(f"  kd3 report {shlex.quote(str(folder))}")
     lines.append(f"  python -c \"import kd3; student = kd3.load_student('{folder}'{module})\"")
     return "\n".join(lines)
 

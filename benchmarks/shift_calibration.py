@@ -30,7 +30,7 @@ MEASURED = Path("docs/results/shift/measured.json")
 OUT = Path("src/kd3/domain_shift/calibration.json")
 # What may differ from a file's first KD3 row: how much is trained, and on what.
 AMOUNT = ("images", "epochs", "share", "fixed_views", "looks", "holdout", "batch_norm", "compile_teacher")
-TENTHS = (10, 90)  # percentiles between which four of five lie
+TENTHS = (10, 90)  # percentiles that bound the range
 NO_SPREAD = (1.0, 1.0)
 HEADS = "| pool | its images | fixed views | trained on | distance | effective classes | reached | foretold | range |"
 

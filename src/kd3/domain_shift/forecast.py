@@ -31,7 +31,7 @@ class Calibration:
     classes: float
     budget: float
     pool: float
-    spread: tuple[float, float]  # factors on the curve's loss between which four of five left-out runs lie
+    spread: tuple[float, float]  # factors on the loss: percentiles 10 and 90 over left-out pools
     farthest: float  # the largest mean batch-norm distance of a pool that was tried
     fewest: float  # the smallest `spread_of` classes of a pool that was tried
 

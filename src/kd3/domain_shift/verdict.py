@@ -90,7 +90,7 @@ def _expected(said: Forecast) -> str:
         )
     return (
         f"A student of {BUDGET:,} training images is expected to reach {100 * said.low:.0f} to {_percent(said.high)} "
-        f"of the teacher's accuracy (four in five did)."
+        f"of the teacher's accuracy (three in four runs on pools left out did)."
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from kd3 import console
 from kd3.compute import Compute, resolve
 from kd3.config.commands import GIVEN_IMAGES, RECALLED_IMAGES, AdaptConfig
 from kd3.config.settings import build, read_yaml
@@ -53,6 +54,7 @@ class Adapted:
         return "\n".join(lines)
 
 
+@console.quietable
 def adapt(
     run: str | Path,
     *,
@@ -64,7 +66,7 @@ def adapt(
 ) -> Adapted:
     """Count a finished student's batch norms again, on images like the lost ones, and keep it in its run.
 
-    `settings` are those of `kd3 adapt --help`: count, keep_out, seed, device, workers.
+    `settings` are `quiet=True` and those of `kd3 adapt --help`: count, keep_out, seed, device, workers.
 
     Args:
         run: folder of a finished run.

@@ -99,7 +99,7 @@ def test_rows_can_be_chosen_by_name_or_series():
     [
         ({"rows": [{"name": "a", "settings": {"method": "kd33"}}]}, r"row 'a' of the study.*unknown method 'kd33'"),
         ({"rows": [{"name": "a", "settings": {"kd3": {"treshold": 1}}}]}, r"treshold.*did you mean"),
-        ({"rows": [{"name": "a", "settings": {"train": {"images": 5}}}]}, "has a budget of its own"),
+        ({"rows": [{"name": "a", "settings": {"train": {"images": 500}}}]}, "has a budget of its own"),
         ({"rows": [{"name": "a", "settings": {"train": {"images": None, "epochs": 2}}}]}, "has a budget of its own"),
         ({"rows": [{"name": "a b"}, {"name": "A, B"}]}, "share a folder: 'a b' and 'A, B'"),
         ({"rows": [{"name": "a", "pool": "nowhere"}]}, "pool of the study 'nowhere'"),

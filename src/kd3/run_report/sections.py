@@ -207,7 +207,7 @@ def how_to_repeat(run: RunRecords) -> str:
     path = run.folder.path
     return (
         f"kd3 distill --config {run.folder.config} --out {path}-again\n"
-        f"kd3 export {path} --out {path.name}-onnx --format onnx --int8 true"
+        f"kd3 export {path} --out {path.name}-onnx --format onnx --int8"
     )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from kd3 import console
 from kd3.config.command_table import COMMANDS
 from kd3.config.distill_layers import layered, resumed
-from kd3.config.flags import add_flags, nested
+from kd3.config.flags import add_flags, nested, plain_switches
 from kd3.config.parser import Parser, build_parser
 from kd3.config.settings import Settings, build
 from kd3.errors import (
@@ -82,6 +82,8 @@ def _run(arguments: list[str]) -> int:
     first = arguments[0]
     if not first.startswith("-") and first not in COMMANDS:
         raise unknown_name("command", first, COMMANDS)
+    if first in COMMANDS:
+        arguments = [first, *plain_switches(arguments[1:], COMMANDS[first].settings)]
     known, unknown = parser.parse_known_args(arguments)
     if unknown:
         raise _unknown_flag(known.command, unknown[0])

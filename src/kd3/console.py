@@ -11,10 +11,12 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, TextIO
+from functools import wraps
+from typing import Any, ParamSpec, Protocol, TextIO, TypeVar
 
+from kd3.errors import KD3Error
 from kd3.text import clean, clean_json, one_line
 
 LOG_EVERY_SECONDS = 10.0
@@ -43,6 +45,28 @@ def is_silent() -> bool:
 def is_quiet() -> bool:
     """Say whether messages and progress are silenced."""
     return _quiet
+
+
+Call = ParamSpec("Call")
+Answer = TypeVar("Answer")
+
+
+def quietable(function: Callable[Call, Answer]) -> Callable[Call, Answer]:
+    """Let a public function take `quiet=True`: no news and no progress while it works; warnings stay."""
+
+    @wraps(function)
+    def call(*arguments: Call.args, **settings: Call.kwargs) -> Answer:
+        before = _quiet
+        quiet = settings.pop("quiet", before)
+        if not isinstance(quiet, bool):
+            raise KD3Error(f"quiet (kd3.{function.__name__}): must be True or False; got {quiet!r}")
+        set_quiet(quiet)
+        try:
+            return function(*arguments, **settings)
+        finally:
+            set_quiet(before)
+
+    return call
 
 
 def say(message: str) -> None:

@@ -99,7 +99,7 @@ def test_rows_can_be_chosen_by_name_or_series():
     [
         ({"rows": [{"name": "a", "settings": {"method": "kd33"}}]}, r"row 'a' of the study.*unknown method 'kd33'"),
         ({"rows": [{"name": "a", "settings": {"kd3": {"treshold": 1}}}]}, r"treshold.*did you mean"),
-        ({"rows": [{"name": "a", "settings": {"train": {"images": 5}}}]}, "has a budget of its own"),
+        ({"rows": [{"name": "a", "settings": {"train": {"images": 500}}}]}, "has a budget of its own"),
         ({"rows": [{"name": "a", "settings": {"train": {"images": None, "epochs": 2}}}]}, "has a budget of its own"),
         ({"rows": [{"name": "a b"}, {"name": "A, B"}]}, "share a folder: 'a b' and 'A, B'"),
         ({"rows": [{"name": "a", "pool": "nowhere"}]}, "pool of the study 'nowhere'"),
@@ -135,3 +135,12 @@ def test_an_unknown_study_is_refused_with_the_nearest():
 def test_names_become_folders():
     assert slug("bound: KD on the original data") == "bound-kd-on-the-original-data"
     assert slug("../..") == "row"
+
+
+def test_common_options_are_for_the_rows_of_their_method_and_a_row_has_only_its_own():
+    rows = [{"name": "a", "settings": {"method": "kd"}}, {"name": "b", "settings": {"method": "kd3"}}]
+    cells = {cell.row: cell for cell in planned(common={"kd3": {"balance": 0.5}}, rows=rows).cells}
+    assert "kd3" not in cells["a"].settings
+    assert cells["b"].settings["kd3"] == {"balance": 0.5}
+    with pytest.raises(KD3Error, match="options of method 'simkd' have no effect with method 'kd'"):
+        planned(rows=[{"name": "a", "settings": {"method": "kd", "simkd": {"alignment_weight": 1}}}])

@@ -440,3 +440,12 @@ def test_labels_that_are_all_the_same_are_refused(teacher_file, labelled, tmp_pa
     with pytest.raises(KD3Error, match=r"all images of the pool .* are labelled 'ship'"):
         run(teacher_file, tmp_path / "pool", tmp_path / "r", method="labels")
     assert not (tmp_path / "r").exists()
+
+
+def test_a_pool_in_which_the_teacher_sees_one_class_is_warned_of(teacher_file, labelled, tmp_path, capsys):
+    kd3.ingest(labelled, tmp_path / "pool", image_size=16, workers=0)
+    teacher = kd3.load_teacher(teacher_file)
+    teacher.module.linear.bias.data[2] += 1e4
+    few = {**SMALL, "images": 32, "method": "kd"}
+    kd3.distill(teacher, "kd3:resnet8", tmp_path / "pool", tmp_path / "one", **few)
+    assert "for one class, 'ship', which is all that a student would learn" in capsys.readouterr().err

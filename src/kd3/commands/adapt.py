@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from kd3 import console
 from kd3.compute import Compute, resolve
 from kd3.config.commands import GIVEN_IMAGES, RECALLED_IMAGES, AdaptConfig
 from kd3.config.settings import build, read_yaml
@@ -23,6 +24,7 @@ from kd3.recall.images import ChosenImages, known_images, of_pool, read_images
 from kd3.recall.kept import as_trained, keep_adapted, keep_in_summary
 from kd3.recall.picture import Pairs
 from kd3.runs.folder import RunFolder, read_summary
+from kd3.runs.places import find
 from kd3.storage.full_disk import full_disk_told
 from kd3.storage.lock import exclusive
 from kd3.training.pool_split import split_pool
@@ -53,6 +55,7 @@ class Adapted:
         return "\n".join(lines)
 
 
+@console.quietable
 def adapt(
     run: str | Path,
     *,
@@ -64,7 +67,7 @@ def adapt(
 ) -> Adapted:
     """Count a finished student's batch norms again, on images like the lost ones, and keep it in its run.
 
-    `settings` are those of `kd3 adapt --help`: count, keep_out, seed, device, workers.
+    `settings` are `quiet=True` and those of `kd3 adapt --help`: count, keep_out, seed, device, workers.
 
     Args:
         run: folder of a finished run.
@@ -162,9 +165,7 @@ def _check_finished(folder: RunFolder) -> None:
     if not folder.config.is_file():
         raise KD3Error(f"{folder.path} is no run folder; give one that `kd3 distill --out` made")
     if not folder.summary.is_file():
-        raise KD3Error(
-            f"the run {folder.path} is not finished; finish it with: kd3 distill --resume --out {folder.path}"
-        )
+        raise KD3Error(f"the run {folder.path} is not finished; finish it with: {folder.resume_command}")
     read_summary(folder.path)
 
 
@@ -178,7 +179,8 @@ def _teacher(folder: RunFolder, config: AdaptConfig) -> Teacher:
         raise KD3Error(f"the teacher of {folder.path} was a live one; give a description of it: --teacher")
     try:
         # Where it lies is what the run says, unless its user does.
-        return load_teacher(named, trust_code=config.trust_code or (None if config.teacher else False))
+        place = named if config.teacher else find(folder.path, "teacher", named)
+        return load_teacher(place, trust_code=config.trust_code or (None if config.teacher else False))
     except KD3Error as problem:
         if config.teacher:
             raise
@@ -190,7 +192,7 @@ def _pool(folder: RunFolder, config: AdaptConfig) -> ImagePool:
     if named.startswith("live:"):
         raise KD3Error(f"the pool of {folder.path} was a live one; give images: --images")
     try:
-        return ImagePool.open(named)
+        return ImagePool.open(named if config.pool else find(folder.path, "pool", named))
     except KD3Error as problem:
         if config.pool:
             raise

@@ -56,6 +56,7 @@ class Run:
         return describe(self.folder, self.summary)
 
 
+@console.quietable
 def distill(
     teacher: str | Path | Teacher,
     student: str | nn.Module,
@@ -69,7 +70,7 @@ def distill(
 ) -> Run:
     """Distil a teacher into a student and return the finished run.
 
-    `settings` are those of `kd3 distill --help`, by the same names: `images="200k"`, `lr=0.05`,
+    `settings` are `quiet=True` and those of `kd3 distill --help`, by the same names: `images="200k"`, `lr=0.05`,
     `method="kd"`, `seed=1`; a method's options under its name: `kd3={"threshold": 0.9}`.
 
     Args:

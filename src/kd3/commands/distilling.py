@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kd3 import console
-from kd3.commands.fitting import check_several_labels, check_sizes, check_trains, normalisation_on
+from kd3.commands.fitting import check_several_labels, check_sizes, check_trains, normalisation_on, one_class
 from kd3.compute import Compute
 from kd3.config.commands import GIVEN_IMAGES, DistillConfig
-from kd3.config.methods import KD3Options, SimKDOptions
+from kd3.config.methods import METHODS, KD3Options, SimKDOptions
 from kd3.config.settings import to_yaml
 from kd3.errors import KD3Error, ToldByAnotherError
 from kd3.inheritance.inherited import inherited
@@ -42,6 +42,7 @@ from kd3.recall.kept import keep_adapted
 from kd3.runs.folder import RunFolder, State
 from kd3.runs.metrics import Listener
 from kd3.runs.origin import origin
+from kd3.runs.places import KEY, from_run
 from kd3.storage.atomic import write_json
 from kd3.storage.full_disk import full_disk_told
 from kd3.storage.lock import exclusive
@@ -94,7 +95,7 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
         KeyboardInterrupt: stopped, with a checkpoint.
     """
     folder, ranks = RunFolder(Path(config.out)), compute.ranks
-    again = "the same call and resume=True" if live.again else f"kd3 distill --resume --out {folder.path}"
+    again = "the same call and resume=True" if live.again else folder.resume_command
     kept = f"the last checkpoint is whole: free some room and continue with: {again}"
     with full_disk_told(folder.path, kept=kept), ExitStack() as held:
         with ranks.failing_together():
@@ -169,8 +170,11 @@ def _read(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
     teacher = live.teacher or load_teacher(config.teacher)
     pool = live.pool or ImagePool.open(config.pool)
     check_sizes(teacher, pool)
+    _check_budget(config, pool)
     if state == "absent" and (doubt := normalisation_on(teacher, pool, compute, _split(config, pool).train).warning):
         console.warn(doubt)
+    if state == "absent" and (narrow := one_class(teacher, pool, compute)) is not None:
+        console.warn(narrow)
     data = _labelled(config, teacher)
     if data is not None and state == "absent" and (leaked := leak(pool, data).warning):
         console.warn(leaked)
@@ -191,6 +195,16 @@ def _read(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
     return _Job(teacher, pool, method, data, labels, inheritance, deployment)
 
 
+def _check_budget(config: DistillConfig, pool: ImagePool) -> None:
+    train = config.train
+    images = len(_split(config, pool).train)
+    if train.epochs is not None and train.epochs * images < train.batch_size:
+        raise KD3Error(
+            f"--epochs {train.epochs:g} of {images:,} images are less than one batch of {train.batch_size:,}; give "
+            f"more epochs or a smaller --batch-size"
+        )
+
+
 @contextmanager
 def _claimed(folder: RunFolder, state: State, config: DistillConfig, compute: Compute, job: _Job) -> Iterator[None]:
     """Hold the run folder, begun or found to be this very run."""
@@ -201,7 +215,9 @@ def _claimed(folder: RunFolder, state: State, config: DistillConfig, compute: Co
         folder.clear_temporary()
         identities = {"teacher": job.teacher.fingerprint(), "pool": job.pool.content_hash}
         if state == "absent":
-            folder.begin(to_yaml(config), origin(**identities, compute=str(compute)))
+            settings = to_yaml(config, without=METHODS.keys() - {config.method})
+            places = from_run(folder.path, config.model_dump())
+            folder.begin(settings, {**origin(**identities, compute=str(compute)), KEY: places})
         else:
             before = folder.check_origin(**identities).get("compute")
             if before != str(compute):

@@ -68,6 +68,7 @@ class Evaluation:
         return "\n".join(lines)
 
 
+@console.quietable
 def evaluate(
     model: str | Path | Teacher | Student,
     data: str | Path,
@@ -77,7 +78,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure a model on labelled images.
 
-    `settings` are those of `kd3 evaluate --help`: batch_size, device, precision, leak_check, workers, trust_code.
+    `settings` are `quiet=True` and those of `kd3 evaluate --help`: batch_size, device, precision, leak_check, workers,
+    trust_code.
 
     Args:
         model: run folder, student folder or teacher description, or a live model of either kind.

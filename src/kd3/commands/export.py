@@ -23,6 +23,7 @@ from kd3.pool import ImagePool
 from kd3.pool.manifest import NAME as MANIFEST
 from kd3.runs.folder import RunFolder, read_summary
 from kd3.runs.origin import processor
+from kd3.runs.places import find
 from kd3.shipping.card import Card
 from kd3.shipping.check_images import NOISE, CheckImages, images_of, images_of_run
 from kd3.shipping.compare import in_batches
@@ -81,10 +82,12 @@ class Exported:
         return "\n".join(lines)
 
 
+@console.quietable
 def export(run: str | Path, out: str | Path, *, module: nn.Module | None = None, **settings: Any) -> Exported:
     """Write a run's student in forms that run without kd3.
 
-    `settings` are those of `kd3 export --help`: format, int8, preprocessing, images, teacher, trust_code, ...
+    `settings` are `quiet=True` and those of `kd3 export --help`: format, int8, preprocessing, images, teacher,
+    trust_code, ...
 
     Args:
         run: a finished run's folder, or a student/ folder.
@@ -247,8 +250,9 @@ def _metadata(about: dict[str, Any], preprocessing: str) -> dict[str, str]:
 def _pool(student_folder: Path) -> dict[str, Any] | None:
     summary = student_folder.parent / "summary.json"
     try:
-        place = Path(json.loads(summary.read_text(encoding="utf-8"))["pool"])
-    except (OSError, ValueError, KeyError, TypeError):
+        given = str(json.loads(summary.read_text(encoding="utf-8"))["pool"])
+        place = Path(find(summary.parent, "pool", given))
+    except (OSError, ValueError, KeyError, TypeError, KD3Error):
         return None
     if not (place / MANIFEST).is_file():
         return None

@@ -70,12 +70,20 @@ def normalisation_on(teacher: Teacher, pool: ImagePool, compute: Compute, places
 
 
 def check_several_classes(teacher: Teacher, pool: ImagePool, compute: Compute) -> None:
-    """Refuse a pool of one class: a student would learn to say it of everything, and agree perfectly.
-
-    Ends at the first image that the teacher takes for another class than the first one.
+    """Refuse a pool of one class.
 
     Raises:
         KD3Error: the teacher takes all of these images for one class.
+    """
+    if (doubt := one_class(teacher, pool, compute)) is not None:
+        raise KD3Error(doubt)
+
+
+def one_class(teacher: Teacher, pool: ImagePool, compute: Compute) -> str | None:
+    """Return one sentence where the teacher sees one class in a pool, else None.
+
+    A student would learn to say it of everything, and agree perfectly. Ends at the first image that the teacher takes
+    for another class than the first one.
     """
     compute.place(teacher)
     first: int | None = None
@@ -83,13 +91,14 @@ def check_several_classes(teacher: Teacher, pool: ImagePool, compute: Compute) -
         predicted = logits.argmax(1)
         first = int(predicted[0]) if first is None else first
         if (predicted != first).any():
-            return
-    if first is not None:
-        raise KD3Error(
-            f"the teacher takes all {len(pool):,} images of the pool {pool.path or ''} for one class, "
-            f"{teacher.classes[first]!r}, which is all that a student would learn to say; crawl images of the other "
-            f"classes too, or see with kd3 inspect whether the teacher's mean and std are right"
-        )
+            return None
+    if first is None:
+        return None
+    return (
+        f"the teacher takes all {len(pool):,} images of the pool {pool.path or ''} for one class, "
+        f"{teacher.classes[first]!r}, which is all that a student would learn to say; crawl images of the other "
+        f"classes too, or see with kd3 inspect whether the teacher's mean and std are right"
+    )
 
 
 def check_several_labels(labels: np.ndarray, pool: ImagePool, classes: Sequence[str]) -> None:

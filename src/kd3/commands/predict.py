@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from kd3 import console
 from kd3.commands.given import MODEL, told
 from kd3.compute import resolve
 from kd3.config.commands import PredictConfig
@@ -49,6 +50,7 @@ class Predictions:
         return "\n".join(lines)
 
 
+@console.quietable
 def predict(
     model: str | Path | Teacher | Student,
     images: Sequence[str | Path],

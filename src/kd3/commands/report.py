@@ -25,6 +25,7 @@ from kd3.run_report.pool_look import look_at_pool
 from kd3.run_report.records import RunRecords, read_run
 from kd3.run_report.verdict import verdict
 from kd3.runs.origin import processor
+from kd3.runs.places import find
 from kd3.storage.atomic import write_text
 
 NAME = "report.html"
@@ -48,10 +49,12 @@ class Report:
         return "\n".join([*lines, f"written: {self.path} ({self.path.stat().st_size / 1e6:.1f} MB)"])
 
 
+@console.quietable
 def report(runs: str | Path | Sequence[str | Path], **settings: Any) -> Report:
     """Write one HTML file on a finished run, or on several side by side, and return where it is.
 
-    `settings` are those of `kd3 report --help`: out, teacher, pool, images, latency, trust_code, device.
+    `settings` are `quiet=True` and those of `kd3 report --help`: out, teacher, pool, images, latency, trust_code,
+    device.
 
     Args:
         runs: run folders.
@@ -116,17 +119,16 @@ def _student(records: RunRecords, config: ReportConfig) -> Student:
 
 
 def _teacher(records: RunRecords, config: ReportConfig) -> Teacher:
-    if config.teacher is not None:
-        teacher = load_teacher(config.teacher, trust_code=config.trust_code or None)
-    else:  # where it lies is what the run says, not its reader
-        teacher = load_teacher(str(records.summary["teacher"]), trust_code=config.trust_code)
+    named = config.teacher or find(records.folder.path, "teacher", str(records.summary["teacher"]))
+    # Where it lies is what the run says, unless its user does.
+    teacher = load_teacher(named, trust_code=config.trust_code or (None if config.teacher else False))
     if teacher.fingerprint() != records.origin.get("teacher"):
-        raise KD3Error(f"{config.teacher or records.summary['teacher']} is not the teacher that the run had")
+        raise KD3Error(f"{named} is not the teacher that the run had")
     return teacher
 
 
 def _pool(records: RunRecords, config: ReportConfig) -> ImagePool:
-    pool = ImagePool.open(config.pool or str(records.summary["pool"]))
+    pool = ImagePool.open(config.pool or find(records.folder.path, "pool", str(records.summary["pool"])))
     if pool.content_hash != records.origin.get("pool"):
         raise KD3Error(f"{pool.path} is not the pool that the run learned from")
     return pool

@@ -58,6 +58,7 @@ class PoolSelection:
         return describe(self.folder, self.report)
 
 
+@console.quietable
 def select(
     teacher: str | Path | Teacher,
     pool: str | Path | ImagePool,

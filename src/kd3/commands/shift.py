@@ -52,6 +52,7 @@ class Shift:
         return report.text(self.measurement, f"{self.title} ({self.compute})") + written
 
 
+@console.quietable
 def shift(
     teacher: str | Path | Teacher,
     pool: str | Path | ImagePool,
@@ -61,7 +62,8 @@ def shift(
 ) -> Shift:
     """Measure how far a pool is from what a teacher was trained on.
 
-    `settings` are those of `kd3 shift --help`: out, limit, seed, trust_code, device, precision, workers.
+    `settings` are `quiet=True` and those of `kd3 shift --help`: out, limit, seed, trust_code, device, precision,
+    workers.
 
     Args:
         teacher: its description, or a live teacher.

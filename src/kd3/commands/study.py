@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -33,6 +35,7 @@ from kd3.pool import ImagePool
 from kd3.storage.atomic import replacing, write_json, write_text
 from kd3.storage.lock import exclusive
 
+PLACES = ("out", "teacher", "pool", "original", "eval_data")
 OF_TRAINING = ("images", "fixed_views", "looks")  # what the command line may say of every run's training
 TABLE, CSV, JSON, FIGURE = "table.md", "table.csv", "results.json", "figure.png"
 
@@ -55,11 +58,12 @@ class Study:
         return f"{self.page}\nwritten to {self.folder}: {TABLE}, {CSV}, {JSON}" + (f", {FIGURE}" if can_draw() else "")
 
 
+@console.quietable
 def study(named: str | Path, out: str | Path, **settings: Any) -> Study:
     """Run a study and return its table; finished runs are never repeated.
 
-    `settings` are those of `kd3 study --help`: teacher, student, pool, original, other, eval_data, images,
-    fixed_views, looks, seeds, rows, known, jobs, devices, device, precision.
+    `settings` are `quiet=True` and those of `kd3 study --help`: teacher, student, pool, original, other, eval_data,
+    images, fixed_views, looks, seeds, rows, known, jobs, devices, device, precision.
 
     Raises:
         KD3Error: something in the study is wrong, and no run has begun; or runs failed, and the table holds the others.
@@ -271,18 +275,26 @@ def _told(failures: Sequence[Failure], count: int, layout: Layout) -> str:
 
 
 def _command(config: StudyConfig) -> str:
-    """Return the command that repeats the study, without the places of this machine."""
-    words = ["kd3 study", Path(config.study).name]
-    for name in ("teacher", "student", "pool", "original", "eval_data"):
+    """Return the command that repeats the study as it stands, from the folder in which it was given."""
+    words = ["kd3", "study", _place(config.study)]
+    for name, field in StudyConfig.model_fields.items():
         value = getattr(config, name)
-        if value is not None:
-            words.append(f"--{name.replace('_', '-')} {value if name == 'student' else Path(value).name}")
-    if config.other:
-        named = [f"{head}{equals}{Path(path).name}" for head, equals, path in (w.rpartition("=") for w in config.other)]
-        words.append(f"--other {','.join(named)}")
-    for name in OF_TRAINING:
-        if getattr(config, name) is not None:
-            words.append(f"--{name.replace('_', '-')} {getattr(config, name)}")
-    if config.seeds:
-        words.append(f"--seeds {','.join(map(str, config.seeds))}")
-    return " ".join(words)
+        if name in ("study", "dry_run") or value == field.default:
+            continue
+        if name == "other":
+            named = (words_of.rpartition("=") for words_of in value)
+            value = [f"{head}{equals}{_place(path)}" for head, equals, path in named]
+        elif name == "known":
+            value = [_place(path) for path in value]
+        elif name in PLACES:
+            value = _place(value)
+        between = ";" if name == "rows" else ","
+        shown = between.join(map(str, value)) if isinstance(value, list) else str(value)
+        words += [f"--{name.replace('_', '-')}", shown]
+    return shlex.join(words)
+
+
+def _place(given: str) -> str:
+    """Return a path as it was given, or relative to the working directory where that is possible."""
+    path = Path(given)
+    return os.path.relpath(path) if path.is_absolute() and path.exists() else given

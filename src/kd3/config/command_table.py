@@ -157,7 +157,7 @@ example:
 examples:
   kd3 report runs/a
   kd3 report runs/a runs/b runs/c --out comparison.html
-  kd3 report runs/a --images 0 --latency false
+  kd3 report runs/a --images 0 --no-latency
 
 One run: the verdict, what it cost, losses, selection, images kept, refused and disagreed on, how far the pool is, how
 to load and repeat it. Several: the comparison. The file needs no network and nothing beside it; open it in any
@@ -168,11 +168,11 @@ browser, send it, or print it.""",
         ExportConfig,
         "kd3.commands.export:run",
         ("run",),
-        "kd3 export RUN --out DIR [--format onnx,torchscript,...] [--int8 true] [options]",
+        "kd3 export RUN --out DIR [--format onnx,torchscript,...] [--int8] [options]",
         """\
 examples:
   kd3 export runs/a --out shipped
-  kd3 export runs/a --out shipped --format onnx,torch-export,torchscript,safetensors --int8 true
+  kd3 export runs/a --out shipped --format onnx,torch-export,torchscript,safetensors --int8
   kd3 export runs/a/student --out shipped --images photos/
 
 Batch norms are folded. Each file is run on web images and compared with the student before it is left there;
@@ -228,7 +228,7 @@ Options of a method: kd3 distill --help.""",
 examples:
   kd3 study table1 --out table1 --teacher teacher.yaml --student kd3:resnet20 --pool pool --eval-data test.zip
   kd3 study components --out parts --teacher teacher.yaml --student kd3:resnet20 --pool pool --seeds 0 --images 60k
-  kd3 study my.yaml --out mine --teacher teacher.yaml --student kd3:resnet20 --pool pool --dry-run true
+  kd3 study my.yaml --out mine --teacher teacher.yaml --student kd3:resnet20 --pool pool --dry-run
 
 Every run is an ordinary run folder under DIR/runs. Finished ones are never repeated: run the same command
 again after an interruption, or with more --seeds. DIR/table.md, table.csv, results.json and figure.png follow as

@@ -6,13 +6,27 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from kd3.config.kinds import LEAST_RECALLED, TRUST_CODE, Engine, Precision, Recall, split_commas, split_semicolons
+from kd3.config.kinds import (
+    LEAST_RECALLED,
+    TRUST_CODE,
+    Engine,
+    Precision,
+    Recall,
+    one_or_many,
+    split_commas,
+    split_semicolons,
+)
 from kd3.config.methods import METHODS, DFNDOptions, KD3Options, KDOptions, LabelsOptions, SimKDOptions
 from kd3.config.settings import Count, Settings
 from kd3.config.training import TrainSettings
 from kd3.errors import unknown_name
 
 RECALLED_IMAGES, GIVEN_IMAGES = 64, 500  # that statistics are counted on, unless the user says how many
+
+
+def unused_options(method: str, chosen: str) -> str:
+    """Say that a method's options are given and another one is chosen."""
+    return f"options of method {method!r} have no effect with method {chosen!r}; leave them out, or choose {method!r}"
 
 
 class DistillConfig(Settings):
@@ -110,6 +124,13 @@ class DistillConfig(Settings):
             raise ValueError("teacher_blend goes with teacher_statistics 'blend', and 'blend' needs it")
         return self
 
+    @model_validator(mode="after")
+    def _options_of_the_method(self) -> DistillConfig:
+        for name, entry in METHODS.items():
+            if name != self.method and getattr(self, name) != entry.options():
+                raise ValueError(unused_options(name, self.method))
+        return self
+
     def settled(self) -> DistillConfig:
         """Return the settings with every choice made that follows from the method alone.
 
@@ -186,7 +207,9 @@ class PredictConfig(Settings):
     """Classify images."""
 
     model: str = Field(description="run folder, student/ folder, or teacher description")
-    images: list[str] = Field(min_length=1, description="image files, folders, tar or zip files")
+    images: Annotated[list[str], BeforeValidator(one_or_many)] = Field(
+        min_length=1, description="image files, folders, tar or zip files"
+    )
     top: int = Field(3, ge=1, description="classes to show per image")
     trust_code: bool = Field(False, description=TRUST_CODE)
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
@@ -235,7 +258,9 @@ class ExportConfig(Settings):
 class ReportConfig(Settings):
     """Write one HTML file that tells what a run did, or how several compare."""
 
-    runs: list[str] = Field(min_length=1, description="folders of finished runs")
+    runs: Annotated[list[str], BeforeValidator(one_or_many)] = Field(
+        min_length=1, description="folders of finished runs"
+    )
     out: str | None = Field(None, description="file to write (default: report.html in the folder of the first run)")
     teacher: str | None = Field(None, description="the teacher, where it is no longer where the run found it")
     pool: str | None = Field(None, description="the pool, where it is no longer where the run found it")

@@ -7,13 +7,17 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from kd3.config.commands import DistillConfig
+from kd3.config.commands import DistillConfig, unused_options
+from kd3.config.methods import METHODS
 from kd3.config.settings import build, merge, read_yaml
 from kd3.errors import KD3Error, unknown_name
 from kd3.runs.folder import RunFolder
+from kd3.runs.places import PLACES, found
 
+DEFAULT_METHOD = str(DistillConfig.model_fields["method"].default)
 # Where a run goes on and how it is kept: what it learns is the same.
-MAY_CHANGE = ("device", "devices", "nodes", "train.checkpoint_minutes", "train.checkpoint_steps")
+# What moved is told apart by its content.
+MAY_CHANGE = (*PLACES, "device", "devices", "nodes", "train.checkpoint_minutes", "train.checkpoint_steps")
 
 
 def presets() -> list[str]:
@@ -39,25 +43,38 @@ def layered(
 ) -> DistillConfig:
     """Return the settings of a run: defaults < preset < file < flags.
 
-    The file's relative paths (teacher, pool, out, eval_data) are relative to the working
-    directory, as the same words on the command line would be. The file may name its preset.
+    The file's relative paths (teacher, pool, out, eval_data) are relative to the working directory, as the same words
+    on the command line would be; those of a run's own config.yaml are found from its folder, too. The file may name its
+    preset.
 
     Raises:
         KD3Error: a layer holds something unknown or out of range.
     """
     from_file = read_yaml(config, what="configuration file") if config else {}
+    if config is not None and RunFolder(config.parent).config == config:
+        from_file = found(config.parent, from_file, but=flags)
     named = from_file.pop("preset", None)
     if named is not None and not isinstance(named, str):
         raise KD3Error(f"preset ({config}) must be a name; one of: {', '.join(presets())}")
     chosen = preset or named
     base = preset_values(chosen) if chosen else {}
+    if isinstance(method := merge(base, from_file, flags).get("method", DEFAULT_METHOD), str):
+        base = of_method(base, method)
+        for name in METHODS.keys() & flags.keys() - {method}:
+            raise KD3Error(f"{unused_options(name, method)} ({where})")
     _replace_budget(from_file, [base])
     if config:
         # Checked on its own first, so that a mistake is told with the file's name.
         placeholders = dict.fromkeys(("teacher", "student", "pool", "out"), "-")
-        build(DistillConfig, merge(placeholders, base, from_file), where=str(config))
+        chosen_by_flag = {"method": flags["method"]} if "method" in flags else {}
+        build(DistillConfig, merge(placeholders, base, from_file, chosen_by_flag), where=str(config))
     _replace_budget(flags, [base, from_file])
     return build(DistillConfig, merge(base, from_file, flags), where=where)
+
+
+def of_method(values: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """Return settings without the options of the methods that are not chosen."""
+    return {name: value for name, value in values.items() if name not in METHODS or name == method}
 
 
 def _replace_budget(layer: Mapping[str, Any], below: list[dict[str, Any]]) -> None:
@@ -81,9 +98,10 @@ def resumed(flags: Mapping[str, Any], *, where: str) -> DistillConfig:
     if not saved_path.is_file():
         raise KD3Error(f"{flags['out']} holds no run to resume: there is no {saved_path.name}")
     saved = read_yaml(saved_path, what="configuration of the run")
-    saved["out"] = flags["out"]
+    saved = {**of_method(saved, str(saved.get("method", DEFAULT_METHOD))), "out": flags["out"]}
     if "init" not in saved:  # begun before students inherited
         saved = {**saved, "init": "random", "teacher_statistics": "lost", "recall": "off"}
+    saved = found(Path(str(flags["out"])), saved, but=flags)
     # What `auto` means was resolved when the run began.
     flags = {k: v for k, v in flags.items() if not (k in ("device", "precision") and v == "auto")}
     before = build(DistillConfig, saved, where=str(saved_path)).settled()

@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import types
 import typing
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pydantic
 from pydantic.fields import FieldInfo
 
+from kd3.config.kinds import split_commas, split_semicolons
 from kd3.config.settings import group_of
+from kd3.errors import KD3Error
 
 # Groups whose flags carry no prefix: --lr, not --train.lr.
 BARE_GROUPS = ("train",)
-TRUE_OR_FALSE = "{true,false}"
+ON, OFF = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 def add_flags(
@@ -45,8 +48,18 @@ def add_flags(
 def _add_flag(
     parser: argparse.ArgumentParser | argparse._ArgumentGroup, path: str, flag: str, field: FieldInfo
 ) -> None:
+    name = "--" + flag.replace("_", "-")
+    if field.annotation is bool:
+        parser.add_argument(
+            name,
+            dest=path,
+            action=argparse.BooleanOptionalAction,
+            default=argparse.SUPPRESS,
+            help=_escape(_help(field)),
+        )
+        return
     parser.add_argument(
-        "--" + flag.replace("_", "-"),
+        name,
         dest=path,
         action="append" if _is_repeated(field) else "store",
         metavar=_metavar(field, flag),
@@ -56,9 +69,9 @@ def _add_flag(
 
 
 def _is_repeated(field: FieldInfo) -> bool:
-    """Say whether a flag is given once for each value: a list that is no list by commas."""
-    by_commas = any(isinstance(part, pydantic.BeforeValidator) for part in field.metadata)
-    return typing.get_origin(field.annotation) is list and not by_commas
+    """Say whether a flag is given once for each value: a list that is not split by commas or semicolons."""
+    split = any(getattr(part, "func", None) in (split_commas, split_semicolons) for part in field.metadata)
+    return typing.get_origin(field.annotation) is list and not split
 
 
 def _escape(text: str) -> str:
@@ -71,7 +84,7 @@ def _help(field: FieldInfo) -> str:
         return text
     default = field.default
     if isinstance(default, bool):
-        default = str(default).lower()
+        default = "on" if default else "off"
     if isinstance(default, list):
         default = ",".join(map(str, default))
     return f"{text} (default: {default})"
@@ -86,9 +99,41 @@ def _metavar(field: FieldInfo, flag: str) -> str:
         annotation = typing.get_args(annotation)[0]
     if typing.get_origin(annotation) is typing.Literal:
         return "{" + ",".join(map(str, typing.get_args(annotation))) + "}"
-    if annotation is bool:
-        return TRUE_OR_FALSE
     return {int: "N", float: "X"}.get(annotation, flag.rpartition(".")[2].upper())
+
+
+def plain_switches(arguments: Sequence[str], model: type[pydantic.BaseModel]) -> list[str]:
+    """Return arguments in which `--int8 true` is `--int8`, and `--int8 false` or `--int8=no` is `--no-int8`.
+
+    Raises:
+        KD3Error: a switch has a value by `=` that is neither.
+    """
+    switches = {"--" + name.replace("_", "-") for name in _switches(model)}
+    words = list(arguments)
+    end = words.index("--") if "--" in words else len(words)
+    plain = []
+    place = 0
+    while place < end:
+        name, equals, value = words[place].partition("=")
+        place += 1
+        if name not in switches:
+            plain.append(words[place - 1])
+            continue
+        if not equals and place < end and words[place].lower() in ON + OFF:
+            value, place = words[place], place + 1
+        if value.lower() not in ON + OFF and (value or equals):
+            raise KD3Error(f"{name} is a switch: give {name} or --no-{name[2:]}, not {name}={value}")
+        plain.append(f"--no-{name[2:]}" if value.lower() in OFF else name)
+    return plain + words[end:]
+
+
+def _switches(model: type[pydantic.BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        inner = group_of(model, name)
+        if inner is not None:
+            yield from _switches(inner, "" if name in BARE_GROUPS else f"{name}.")
+        elif field.annotation is bool:
+            yield prefix + name
 
 
 def nested(flags: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,11 @@ def split_commas(value: Any) -> Any:
     return [part for part in value.split(",") if part] if isinstance(value, str) else value
 
 
+def one_or_many(value: Any) -> Any:
+    """Read one value as a list of it: from Python, where `keep_out="test"` is a natural thing to write."""
+    return [value] if isinstance(value, str) else value
+
+
 def split_semicolons(value: Any) -> Any:
     return [part.strip() for part in value.split(";") if part.strip()] if isinstance(value, str) else value
 

@@ -7,26 +7,13 @@ from typing import Any, NoReturn
 
 from kd3.config.command_table import COMMANDS, Command
 from kd3.config.distill_layers import presets
-from kd3.config.flags import TRUE_OR_FALSE, add_flags
+from kd3.config.flags import add_flags
 from kd3.errors import KD3Error
 from kd3.version import __version__
-
-SPOKEN = ("true", "false", "yes", "no", "on", "off", "1", "0", "t", "f", "y", "n")  # what a setting reads as either
 
 
 class Parser(argparse.ArgumentParser):
     """Reports wrong flags as KD3Error, with the nearest right one."""
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse; a flag that is true or false means true where it stands without a value."""
-        given: list[str] = []
-        for place, word in enumerate(args or []):
-            given.append(word)
-            action = self._option_string_actions.get(word)
-            following = args[place + 1].lower() if place + 1 < len(args) else ""
-            if action is not None and action.metavar == TRUE_OR_FALSE and following not in SPOKEN:
-                given.append("true")
-        return super().parse_known_args(given, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise KD3Error(f"{message}; see '{self.prog} --help'")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from kd3.config.kinds import TRUST_CODE, Engine, Precision
+from kd3.config.kinds import TRUST_CODE, Engine, Precision, one_or_many
 from kd3.config.settings import Count, Settings
 
 
 class IngestConfig(Settings):
     """Make a pool of equal-sized images from a crawl."""
 
-    sources: list[str] = Field(
+    sources: Annotated[list[str], BeforeValidator(one_or_many)] = Field(
         min_length=1,
         description="folders; tar, zip, parquet, arrow, npy and npz files; CIFAR and ImageNet batches; lists of paths "
         "(.txt .csv .lst); any of them as a URL, too (https, s3, gs, hf, ...); globs and {00000..00010} braces work",
@@ -45,7 +45,7 @@ class IngestConfig(Settings):
         description="'exact': of files that are the same byte for byte one stays; 'near': also of images that look the "
         "same, such as re-encoded, rescaled, brightened or slightly cropped copies (the first stays)",
     )
-    keep_out: list[str] = Field(
+    keep_out: Annotated[list[str], BeforeValidator(one_or_many)] = Field(
         [],
         description="images that the student will be tested on (folder, archive, ... as SOURCE; repeat it for more): "
         "what is the same as one of them, or a near copy of it, stays out of the pool",
@@ -98,7 +98,7 @@ class PoolConfig(Settings):
         description="info: what a pool holds; verify: read all, say what is damaged; merge: one pool of several; "
         "sample: a random part; filter: without some images"
     )
-    pools: list[str] = Field(min_length=1, description="pools")
+    pools: Annotated[list[str], BeforeValidator(one_or_many)] = Field(min_length=1, description="pools")
     out: str | None = Field(None, description="folder of the new pool (merge, sample, filter)")
     share: float | None = Field(None, gt=0, le=1, description="of sample: the part to take; a small lies in a large")
     seed: int = Field(0, ge=0, lt=2**31, description="of sample: another one draws others")

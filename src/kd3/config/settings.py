@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Set
+from pathlib import Path, PurePath
 from typing import Annotated, Any, TypeVar
 
 import pydantic
@@ -54,16 +54,24 @@ S = TypeVar("S", bound=Settings)
 
 
 def build(model: type[S], values: Mapping[str, Any], *, where: str) -> S:
-    """Return `values` as checked settings.
+    """Return `values` as checked settings; a path object is read as its text.
 
     Raises:
         KD3Error: the first thing that is wrong: an unknown name (with the nearest known one), a
             wrong type, a value out of range; `where` says which file or command it came from.
     """
     try:
-        return model.model_validate(values)
+        return model.model_validate(_paths_as_text(values))
     except pydantic.ValidationError as problem:
         raise KD3Error(_sentence(model, problem, where)) from None
+
+
+def _paths_as_text(value: Any) -> Any:
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {name: _paths_as_text(inner) for name, inner in value.items()}
+    return [_paths_as_text(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def _sentence(model: type[Settings], problem: pydantic.ValidationError, where: str) -> str:
@@ -120,9 +128,9 @@ def read_yaml(path: Path, *, what: str) -> dict[str, Any]:
     return values
 
 
-def to_yaml(settings: Settings) -> str:
-    """Return settings as YAML that `read_yaml` and `build` read back to equal ones."""
-    values = settings.model_dump(mode="json", exclude_none=True)
+def to_yaml(settings: Settings, *, without: Set[str] = frozenset()) -> str:
+    """Return settings as YAML that `read_yaml` and `build` read back to equal ones; those of `without` are left out."""
+    values = settings.model_dump(mode="json", exclude_none=True, exclude=set(without))
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None)
 
 

@@ -20,7 +20,8 @@ class TrainSettings(Settings):
     images: Count | None = Field(
         None,
         ge=1,
-        description=f"budget in training images, such as 200k or 1.5M (default: {DEFAULT_IMAGES // 1000}k)",
+        description=f"budget in training images, rounded up to whole batches, such as 200k or 1.5M (default: "
+        f"{DEFAULT_IMAGES // 1000}k)",
     )
     epochs: float | None = Field(
         None,
@@ -150,4 +151,9 @@ class TrainSettings(Settings):
     def _one_budget(self) -> TrainSettings:
         if self.images is not None and self.epochs is not None:
             raise ValueError("give the budget as images or as epochs, not both")
+        if self.epochs is None and (budget := self.images or DEFAULT_IMAGES) < self.batch_size:
+            raise ValueError(
+                f"a budget of {budget:,} images is less than one batch of {self.batch_size:,}; give more images or a "
+                f"smaller batch_size"
+            )
         return self

@@ -58,22 +58,20 @@ def _layers(pool: BatchNormShift, reference: BatchNormShift | None) -> Figure:
 
 def _classes(found: Measurement) -> Figure:
     ours = found.opinions
-    order = sorted(range(len(ours.classes)), key=lambda label: -ours.confident[label])
+    order = sorted(range(len(ours.classes)), key=lambda label: -ours.predicted[label])
     named = len(order) <= _MOST_NAMES
     figure, axes = _page(8.0, max(2.6, 1.3 + 0.27 * len(order)) if named else 7.0)
     places = list(range(len(order)))
     rare = set(found.verdict.hardly_covered)
     colours = [_RARE if ours.classes[label] in rare else _POOL for label in order]
     thickness = 0.74 if named else 1.0
-    axes.barh(places, [ours.predicted[label] for label in order], thickness, color=_PALE, label="predicted")
-    axes.barh(places, [ours.confident[label] for label in order], thickness, color=colours)
+    axes.barh(places, [ours.predicted[label] for label in order], thickness, color=colours)
+    axes.barh(places, [ours.confident[label] for label in order], thickness / 2, color=_PALE, label="of it confident")
     # Names for colours that single bars carry.
-    axes.barh([0], [0], color=_POOL, label="of it confident")
+    axes.barh([0], [0], color=_POOL, label="predicted")
     if rare:
         axes.barh([0], [0], color=_RARE, label="hardly covered")
-    axes.axvline(
-        sum(ours.confident) / len(order), color=_FAINT, linewidth=1, linestyle="--", label="confident, if even"
-    )
+    axes.axvline(ours.images / len(order), color=_FAINT, linewidth=1, linestyle="--", label="if even")
     axes.set_ylim(len(order) - 0.4, -0.6)
     if named:
         names = [one_line(ours.classes[label]).replace("$", "\\$") for label in order]  # "$" begins formulas

@@ -35,11 +35,19 @@ class Measurement:
 
 
 def measure(
-    teacher: Teacher, pool: ImagePool, reference: Reference | None, compute: Compute, *, limit: int, seed: int
+    teacher: Teacher,
+    pool: ImagePool,
+    reference: Reference | None,
+    compute: Compute,
+    *,
+    limit: int,
+    seed: int,
+    sample_of: int | None = None,
 ) -> Measurement:
     """Return how far a pool is from what a teacher, placed on the device, was trained on.
 
     All images count for statistics and opinions, at most `limit` of either side for features.
+    `sample_of` is the size of the pool that `pool` was drawn from, where it was.
     The teacher runs a second time over the pool only where a class would keep no image.
 
     Raises:
@@ -62,7 +70,7 @@ def measure(
     if reference is not None and other is not None:
         features = _compared(teacher, ours, other, reference, seed)
     return Measurement(
-        verdict=judge(opinions, kept, ours.batch_norms, features),
+        verdict=judge(opinions, kept, ours.batch_norms, features, pool_images=sample_of),
         opinions=opinions,
         kept=kept,
         batch_norms=ours.batch_norms,

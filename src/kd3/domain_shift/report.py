@@ -76,7 +76,7 @@ def _classes(found: Measurement, most: int | None) -> Rows:
     ours = found.opinions
     order = list(range(len(ours.classes)))
     if most is not None and len(order) > most:
-        order = sorted(order, key=lambda label: ours.confident[label])[:most]
+        order = sorted(order, key=lambda label: ours.predicted[label])[:most]
     rows = [["class", "predicted", "confident", "kept", ""]]
     for label in order:
         name = ours.classes[label]

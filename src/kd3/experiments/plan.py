@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from kd3.config.commands import DistillConfig
+from kd3.config.distill_layers import DEFAULT_METHOD, of_method
 from kd3.config.settings import Count, Settings, build, merge, read_yaml
 from kd3.config.studies import studies
 from kd3.errors import KD3Error, unknown_name
@@ -202,7 +203,10 @@ def _lines(row: Row, recipes: dict[str, PoolRecipe]) -> Iterator[Row]:
 
 
 def _settings(study: StudyFile, line: Row, given: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    values = merge(study.common, {"train": {"images": study.images}}, given, line.settings, {"seed": seed})
+    # Options in `common` are for the rows of their method; those of a row itself must be its method's.
+    method = str(merge(study.common, given, line.settings).get("method", DEFAULT_METHOD))
+    common = of_method(study.common, method)
+    values = merge(common, {"train": {"images": study.images}}, given, line.settings, {"seed": seed})
     train = values.get("train", {})
     wanted = build(
         StudyFile, {"title": "-", "rows": [{"name": "-"}], "images": _budget(study, given)}, where="study"

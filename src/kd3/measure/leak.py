@@ -14,6 +14,7 @@ from kd3.pool import ImagePool
 from kd3.pool.kept_out import Found
 from kd3.pool.overlap import overlap
 from kd3.runs.folder import RunFolder
+from kd3.runs.places import find
 
 SHOWN = 3
 
@@ -79,7 +80,7 @@ def pool_of_student(model: str | Path) -> ImagePool | None:
         return None
     try:
         config = load_yaml(run.config, what="configuration of the run")
-        pool = ImagePool.open(str(config["pool"]))
+        pool = ImagePool.open(find(run.path, "pool", str(config["pool"])))
         run.check_origin(pool=pool.content_hash)
     except (OSError, KeyError, TypeError, KD3Error) as problem:
         console.say(f"whether the student learned from these images is not known: {problem}")

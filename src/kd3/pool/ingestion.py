@@ -41,16 +41,17 @@ class NothingUsableError(KD3Error):
     """No file of a crawl is an image."""
 
 
+@console.quietable
 def ingest(
     sources: str | Path | Sequence[str | Path], out: str | Path, *, image_size: int, **settings: Any
 ) -> ImagePool:
     """Make a pool of a crawl and return it.
 
     `sources` are paths and URLs: folders, archives, tables, arrays, lists of paths; `docs/sources.md` tells of each.
-    `settings` are those of `kd3 ingest --help`: fit, min_side, max_pixels, dedup, keep_out, shard, workers, limit,
-    trust_entries. What is left out is listed in the pool: files that cannot be used in `rejected.csv`, exact
-    duplicates in `duplicates.csv`, near ones in `near-duplicates.csv`, copies of test images in `kept-out.csv`.
-    An interrupted
+    `settings` are `quiet=True` and those of `kd3 ingest --help`: fit, min_side, max_pixels, dedup, keep_out, shard,
+    workers, limit, trust_entries. What is left out is listed in the pool: files that cannot be used in
+    `rejected.csv`, exact duplicates in `duplicates.csv`, near ones in `near-duplicates.csv`, copies of test images in
+    `kept-out.csv`. An interrupted
     ingest goes on when called again with the same sources and settings; a finished one is returned as it is.
 
     Raises:

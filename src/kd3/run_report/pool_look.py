@@ -81,7 +81,8 @@ def look_at_pool(
     sample = np.sort(draw.permutation(split.train)[:images])
     held_out = split.holdout[:images]
     selections = _selections(run)
-    shift = measure(teacher, ImagePool.from_array(pool.read(sample)), None, compute, limit=0, seed=0)
+    drawn = ImagePool.from_array(pool.read(sample))
+    shift = measure(teacher, drawn, None, compute, limit=0, seed=0, sample_of=len(pool))
     grids = _selection_grids(run, selections, split.train, teacher, student, pool, compute, draw)
     grids.append(_disagreements(run, np.union1d(sample, held_out), teacher, student, pool, compute))
     return PoolLook(

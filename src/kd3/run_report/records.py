@@ -91,7 +91,7 @@ def read_run(path: str | Path) -> RunRecords:
         raise KD3Error(f"{path} is no run folder; give one that `kd3 distill --out` made")
     if not folder.summary.is_file():
         if folder.config.is_file():
-            raise KD3Error(f"the run {path} is not finished; finish it with: kd3 distill --resume --out {path}")
+            raise KD3Error(f"the run {path} is not finished; finish it with: {folder.resume_command}")
         raise KD3Error(f"{path} is no run folder; give one that `kd3 distill --out` made")
     try:
         config = load_yaml(folder.config, what="configuration of the run")

@@ -210,7 +210,7 @@ def how_to_repeat(run: RunRecords) -> str:
     trust = " --trust-code" if run.summary.get("student_code") else ""
     return (
         f"kd3 distill --config {run.folder.config} --out {path}-again\n"
-        f"kd3 export {path} --out {path.name}-onnx --format onnx --int8 true{trust}"
+        f"kd3 export {path} --out {path.name}-onnx --format onnx --int8{trust}"
     )
 
 

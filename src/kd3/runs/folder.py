@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -83,6 +84,11 @@ class RunFolder:
     def summary(self) -> Path:
         """The run's result; its presence says that the run is finished."""
         return self.path / "summary.json"
+
+    @property
+    def resume_command(self) -> str:
+        """What a shell is told to go on with the run."""
+        return shlex.join(["kd3", "distill", "--resume", "--out", str(self.path)])
 
     def check_origin(self, **identities: str) -> dict[str, Any]:
         """Refuse to go on with something else than what the run was begun with; return what it was begun with.

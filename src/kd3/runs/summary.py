@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,9 @@ def describe(folder: Path, summary: dict[str, Any]) -> str:
         module, trust = ", trust_code=True", " --trust-code"
     lines.append("next:")
     if not live_student:
-        teacher = "" if live_teacher else f" --teacher {summary['teacher']}"
-        lines.append(f"  kd3 evaluate {folder} --data TEST{teacher}{trust}")
-        lines.append(f"  kd3 report {folder}{trust}")
+        teacher = "" if live_teacher else f" --teacher {shlex.quote(summary['teacher'])}"
+        lines.append(f"  kd3 evaluate {shlex.quote(str(folder))} --data TEST{teacher}{trust}")
+        lines.append(f"  kd3 report {shlex.quote(str(folder))}{trust}")
     lines.append(f"  python -c \"import kd3; student = kd3.load_student('{folder}'{module})\"")
     if live_student:
         lines.append(f"  python -c \"import kd3; kd3.export('{folder}', 'OUT', module=...)\"")

@@ -16,6 +16,7 @@ from kd3.pool import Decoded, DecodeSettings, ImagePool, decode_records, list_re
 from kd3.pool.manifest import NAME as MANIFEST
 from kd3.pool.watch import watched
 from kd3.runs.folder import RunFolder
+from kd3.runs.places import find
 from kd3.training.pool_split import split_pool
 
 NOISE = "none"
@@ -37,12 +38,13 @@ def images_of_run(run: RunFolder, size: int, *, compare: int, calibrate: int) ->
         KD3Error: the pool is no longer where the run found it, or is another one.
     """
     config = _config(run)
-    place = Path(str(config["pool"]))
+    remedy = f"name images to check the export on: --images POOL_OR_FOLDER, or --images {NOISE} for noise"
+    try:
+        place = Path(find(run.path, "pool", str(config["pool"])))
+    except KD3Error as problem:
+        raise KD3Error(f"{str(problem).partition(';')[0]}; {remedy}") from None
     if not (place / MANIFEST).is_file():
-        raise KD3Error(
-            f"the pool {place} of the run {run.path} is not there; name images to check the export on: "
-            f"--images POOL_OR_FOLDER, or --images {NOISE} for noise"
-        )
+        raise KD3Error(f"the pool {place} of the run {run.path} is not there; {remedy}")
     pool = ImagePool.open(place)
     _check_size(pool, size, str(place))
     train = config.get("train") or {}

@@ -48,7 +48,7 @@ def not_finite(
     wrong = [name.replace("_", " ") for name, value in means.items() if not np.isfinite(value) and name != "loss"]
     again = "the same run repeats them"
     if folder.last.is_file():
-        again = f"kd3 distill --resume --out {folder.path} repeats them"
+        again = f"{folder.resume_command} repeats them"
     return KD3Error(
         f"the loss is not finite at one of the steps {first_step} to {last}"
         + (f" (of its terms: {', '.join(wrong)})" if wrong else "")

@@ -1,0 +1,93 @@
+"""What a student is likely to reach on a pool, from how far the pool is: a curve through runs that were made.
+
+The curve and its pools are in `calibration.json`, made by `python -m benchmarks.shift_calibration`. With d the pool's
+mean batch-norm distance, K the classes and C those that the teacher's predictions spread over (exp of their entropy):
+
+    -log(student's accuracy / teacher's accuracy)
+        = distance * max(d - zero, 0) + classes * log(K / C) + budget / images trained + pool / images in the pool
+
+`zero` is what original training images give. The teacher's confidence is not in it: it foretold nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+BUDGET = 200_000  # training images of `kd3 distill` where none are asked for
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The weights of the curve, how far runs were from it, and what it was fitted to."""
+
+    zero: float
+    distance: float
+    classes: float
+    budget: float
+    pool: float
+    spread: tuple[float, float]  # factors on the loss: percentiles 10 and 90 over left-out pools
+    farthest: float  # the largest mean batch-norm distance of a pool that was tried
+    fewest: float  # the smallest `spread_of` classes of a pool that was tried
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Accuracies are shares of the teacher's, in [0, 1]."""
+
+    expected: float
+    low: float
+    high: float
+    lost: float  # by the shift only: the share of accuracy that original images would not lose, in [0, 1]
+    beyond: bool  # the pool is farther than any that was tried
+
+
+def forecast(
+    distance: float,
+    effective_classes: float,
+    *,
+    classes: int,
+    images: int,
+    trained: int = BUDGET,
+    calibration: Calibration | None = None,
+) -> Forecast:
+    """Return what a student is likely to reach.
+
+    Args:
+        distance: the mean over batch norms of `BatchNormShift`, at least 0.
+        effective_classes: C, in [1, K].
+        classes: K.
+        images: in the pool, at least 1.
+        trained: budget in training images.
+        calibration: the one that comes with kd3 where None.
+    """
+    known = calibration or shipped()
+    shift = known.distance * max(distance - known.zero, 0.0) + known.classes * math.log(classes / effective_classes)
+    loss = shift + known.budget / trained + known.pool / images
+    low, high = (math.exp(-loss * factor) for factor in reversed(known.spread))
+    beyond = distance > known.farthest or spread_of(effective_classes, classes) < known.fewest
+    if beyond:
+        low = min(low, 1 / classes)
+    return Forecast(math.exp(-loss), low, high, 1 - math.exp(-shift), beyond)
+
+
+def spread_of(effective_classes: float, classes: int) -> float:
+    """Return how far predictions are from one class, 0, towards all of K alike, 1."""
+    return (effective_classes - 1) / max(classes - 1, 1)
+
+
+@cache
+def shipped() -> Calibration:
+    """Return the calibration that comes with kd3."""
+    text = (resources.files("kd3.domain_shift") / "calibration.json").read_text(encoding="utf-8")
+    return read_calibration(json.loads(text)["curve"])
+
+
+def read_calibration(values: Mapping[str, Any]) -> Calibration:
+    """Return the curve as `calibration.json` holds it."""
+    return Calibration(**{**values, "spread": tuple(values["spread"])})

@@ -17,7 +17,7 @@ from kd3.recall.at_end import adapt_student, check_recall
 from kd3.recall.images import ChosenImages, known_images, of_pool, read_images
 from kd3.recall.picture import Pairs
 from kd3.recall.recalled import in_batches
-from kd3.recall.share import judge, logits_of, smallest_as_good
+from kd3.recall.share import clearly_best, judge, logits_of
 
 CPU = resolve("cpu", "32")
 
@@ -135,14 +135,14 @@ def test_judging_leaves_the_student_as_it_was_and_never_judges_by_what_was_count
     assert torch.equal(judged.same[1, ::2], own)
 
 
-def test_of_shares_that_cannot_be_told_apart_the_smallest_is_taken():
+def test_the_closest_share_is_taken_where_it_is_clearly_closer_than_the_student_as_trained():
     draw = torch.Generator().manual_seed(0)
     noise = torch.rand(3, 100, generator=draw)
-    level = torch.tensor([[1.0], [0.0], [-0.001]])
-    assert smallest_as_good(noise + level) == 1  # the third is better by less than can be seen
-    assert smallest_as_good(noise + 10 * level) == 1
-    assert smallest_as_good(torch.zeros(3, 8)) == 0
-    assert smallest_as_good(torch.tensor([[1.0], [0.5], [0.2]]).expand(3, 8)) == 2
+    assert clearly_best(noise + torch.tensor([[1.0], [0.4], [0.0]])) == 2
+    assert clearly_best(noise + torch.tensor([[1.0], [0.0], [0.9]])) == 1
+    barely = torch.stack([noise[0], noise[1] + 1, torch.rand(100, generator=draw) - 0.01])
+    assert clearly_best(barely) == 0  # better by less than can be seen
+    assert clearly_best(torch.zeros(3, 8)) == 0
 
 
 def test_networks_without_batch_norms_are_told(teacher):

@@ -70,3 +70,17 @@ def test_page_csv_and_json_say_the_same():
     stored = json.loads(json.dumps(as_json(table, results)))
     assert stored["table"][0]["measures"]["accuracy"]["mean"] == 71
     assert len(stored["runs"]) == 2
+
+
+def test_records_from_before_muon_left_classifiers_alone_do_not_stand_for_runs_of_today():
+    from kd3.config.commands import DistillConfig
+    from kd3.experiments.table import what_was_run
+
+    def made(**settings):
+        config = DistillConfig(teacher="t", student="s", pool="p", out="o", **settings)
+        return what_was_run(config, teacher="t", pool="p").get("muon_moves")
+
+    assert (
+        made(method="kd") == made(method="dfnd") == made(method="kd3", kd3={"classifier": "own"}) == "hidden matrices"
+    )
+    assert made(method="kd3") is made(method="simkd") is made(method="kd", train={"optimizer": "sgd"}) is None

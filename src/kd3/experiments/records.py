@@ -28,6 +28,7 @@ BEFORE_INHERITANCE: Mapping[str, Any] = {
     "teacher_blend": None,
     "recall": "off",
     "deployment": None,
+    "muon_moves": "all matrices",
     "options": {"projector": "simkd"},
 }
 

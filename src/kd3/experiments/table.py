@@ -118,7 +118,11 @@ def what_was_run(config: DistillConfig, *, teacher: str, pool: str) -> dict[str,
     del values["train"]["checkpoint_minutes"]
     labelled = None if config.eval_data is None else Path(config.eval_data).name
     options = config.method_options.model_dump(mode="json")
-    return {**values, "options": options, "teacher": teacher, "pool": pool, "labelled": labelled}
+    made = {**values, "options": options, "teacher": teacher, "pool": pool, "labelled": labelled}
+    own_classifier = config.method in ("kd", "dfnd", "labels") or options.get("classifier") == "own"
+    if config.train.optimizer == "muon" and (own_classifier or options.get("contrastive", "none") != "none"):
+        made["muon_moves"] = "hidden matrices"  # before 30 November 2026 it moved classifiers and embeddings, too
+    return made
 
 
 def _machine(origin: Mapping[str, Any]) -> str:

@@ -62,7 +62,7 @@ def test_page_csv_and_json_say_the_same():
     results = [result("a | b", s, v, changed={"blur": v - 20}) for s, v in enumerate((70.0, 72.0))]
     table = lines(results, planned.rows)
     page = markdown(planned, table, about="About.", notes=["A note."])
-    assert "| a / b | 2 | 71.00 ± 1.41 |" in page
+    assert "| a \\| b | 2 | 71.00 ± 1.41 |" in page
     assert "accuracy, blur" in page
     rows = list(csv.DictReader(io.StringIO(as_csv(table))))
     assert float(rows[0]["accuracy mean"]) == 71

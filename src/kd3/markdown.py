@@ -10,7 +10,8 @@ from kd3.text import one_line
 # What begins markup or HTML anywhere in a line. ":" is none: "kd3:resnet20" stays as it is.
 _MARKUP = re.compile(r"([\\`*_\[\]|~#!])")
 _HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
-_AT_THE_START = re.compile(r"^(\s*)([-+=]|\d+(?=[.)]))")
+# Lists, rulers and underlined headings; "71.5" and "-0.3" are none.
+_AT_THE_START = re.compile(r"^(\s*)([-+](?=\s|$)|[-=](?=[-=]*\s*$)|\d+(?=[.)](?:\s|$)))")
 
 
 def escaped(text: object) -> str:

@@ -63,12 +63,13 @@ def test_from_the_first_look_to_the_export(name, changes, student, described, po
     rgb = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
     loaded = run.student
     assert loaded(loaded.normalise(rgb)).shape == (3, 2)
-    assert kd3.evaluate(run.folder, two_folders(labelled, tmp_path), teacher=teacher).images == 16
-    assert len(kd3.predict(run.folder, labelled / "cat" / "0.png").images) == 1
+    assert kd3.evaluate(run.folder, two_folders(labelled, tmp_path), teacher=teacher, trust_code=True).images == 16
+    assert len(kd3.predict(run.folder, labelled / "cat" / "0.png", trust_code=True).images) == 1
     assert kd3.shift(teacher, pool_folder).measurement.opinions.images > 100
-    exported = kd3.export(run.folder, tmp_path / "out", format=["torchscript", "safetensors"], check_images=12)
+    kept = {"check_images": 12, "trust_code": True}
+    exported = kd3.export(run.folder, tmp_path / "out", format=["torchscript", "safetensors"], **kept)
     assert all(one.same_class == 100 for one in exported.files)
-    outside = kd3.export(run.folder, tmp_path / "o2", format=["torchscript"], check_images=12, preprocessing="outside")
+    outside = kd3.export(run.folder, tmp_path / "o2", format=["torchscript"], preprocessing="outside", **kept)
     assert ("luma, 0.299 R + 0.587 G + 0.114 B" in (outside.folder / "README.md").read_text()) == (name != "colour")
 
 

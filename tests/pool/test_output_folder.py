@@ -171,6 +171,7 @@ def test_manifest_has_these_entries(crawl: Path, tmp_path: Path) -> None:
             "dedup": "exact",
             "keep_out": [],
             "shard": None,
+            "trust_entries": False,
         },
         "kept_out": [],
     }

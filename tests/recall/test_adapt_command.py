@@ -189,7 +189,7 @@ def test_a_student_without_batch_norms_has_nothing_to_adapt(plain_network, teach
     )
     assert done.returncode == 0, done.stderr
     assert "no recall: the student keeps no batch-norm statistics" in done.stderr
-    refused = here("adapt", tmp_path / "run")
+    refused = here("adapt", tmp_path / "run", "--trust-code")
     assert refused.returncode == 2
     assert "there is nothing to adapt" in refused.stderr
     words = ("--method", "kd", "--recall", 32)
@@ -211,10 +211,10 @@ def test_a_teacher_without_batch_norms_needs_images(plain_network, pool_folder, 
     done = distil(tmp_path / "teacher.yaml", pool_folder, tmp_path / "run", "--method", "kd", "--recall", "auto")
     assert done.returncode == 0, done.stderr
     assert "nothing to recall images from" in done.stderr
-    refused = here("adapt", tmp_path / "run")
+    refused = here("adapt", tmp_path / "run", "--trust-code")
     assert refused.returncode == 2
     assert "--images" in refused.stderr
-    assert here("adapt", tmp_path / "run", "--images", crawl, "--workers", 0).returncode == 0
+    assert here("adapt", tmp_path / "run", "--images", crawl, "--workers", 0, "--trust-code").returncode == 0
 
 
 def test_distill_recalls_by_itself_and_tells_of_it(

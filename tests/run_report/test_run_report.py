@@ -121,6 +121,8 @@ def test_records_alone_are_enough(runs, tmp_path):
     (tmp_path / "run" / "summary.json").write_text(
         json.dumps({**summary, "teacher": str(tmp_path / "gone.yaml"), "pool": str(tmp_path / "nowhere")})
     )
+    origin = tmp_path / "run" / "origin.json"  # holds where they were, seen from the run
+    origin.write_text(json.dumps({**json.loads(origin.read_text()), "places": {}}))
     done = kd3.report(tmp_path / "run", latency=False)
     text = text_of(tmp_path / "run" / "report.html")
     assert done.path == tmp_path / "run" / "report.html"

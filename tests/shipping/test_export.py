@@ -191,6 +191,8 @@ def test_a_pool_that_is_gone_is_told(run, tmp_path):
     shutil.copytree(run.folder, tmp_path / "run")
     config = tmp_path / "run/config.yaml"
     config.write_text(config.read_text().replace("pool: ", "pool: /nowhere"))
+    origin = tmp_path / "run/origin.json"  # holds where the pool was, seen from the run
+    origin.write_text(json.dumps({**json.loads(origin.read_text()), "places": {}}))
     with pytest.raises(KD3Error, match=r"the pool /nowhere.* of the run .* is not there; name images"):
         kd3.export(tmp_path / "run", tmp_path / "out", format=["torchscript"])
 

@@ -69,4 +69,4 @@ def test_a_budget_in_images_has_whole_batches_whatever_an_epoch_is():
 def test_a_compiled_teacher_takes_batches_of_one_size():
     with pytest.raises(ValueError, match="give epoch_of pool, or do not compile"):
         TrainSettings(compile_teacher=True, epoch_of="selected", epochs=2)
-    assert TrainSettings(compile_teacher=True, epoch_of="selected", images=2).compile_teacher
+    assert TrainSettings(compile_teacher=True, epoch_of="selected", images=128).compile_teacher

@@ -103,7 +103,8 @@ def test_statistics_are_kept_beside_the_pool_and_counted_once(teacher, pool_fold
 
     from kd3.training import fitted_teacher
 
-    shutil.copytree(pool_folder, tmp_path / "pool")
+    kept_by_others = shutil.ignore_patterns("teacher_statistics")
+    shutil.copytree(pool_folder, tmp_path / "pool", ignore=kept_by_others)
     pool = kd3.ImagePool.open(tmp_path / "pool")
     first = fit(teacher, pool, how="auto")
     monkeypatch.setattr(fitted_teacher, "counted", None)  # would be an error now

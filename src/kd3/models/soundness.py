@@ -18,7 +18,7 @@ from kd3 import console
 from kd3.compute import full_float32, laid_out
 from kd3.errors import KD3Error
 from kd3.models.calling import Calling, call_as, calling_of, picked
-from kd3.models.head import HeadNotFound, as_logits, evaluating, probe_images
+from kd3.models.head import HeadNotFound, as_logits, evaluating, find_head, probe_images
 
 IMAGES = 4
 SMALLER_BATCHES = (2, 1)
@@ -235,8 +235,18 @@ def _refuse_probabilities(network: nn.Module, images: Tensor, logits: Tensor, ca
         )
     loud = _run(network, LOUD * images, what)
     own = torch.cat([logits, loud])[:, 1 if calling.one_logit else 0 :]
-    if bool(((own >= 0) & (own <= 1)).all()) and bool((own != own[0]).any()):
+    in_range = bool(((own >= 0) & (own <= 1)).all()) and bool((own != own[0]).any())
+    if in_range and not _is_made_by_a_linear_layer(network, images.shape[-1]):
         raise KD3Error(
             f"{what} puts out values from 0 to 1 for every image, as a sigmoid does; logits are expected: leave its "
             f"last sigmoid out; classes that do not exclude each other (several labels an image) cannot be distilled"
         )
+
+
+def _is_made_by_a_linear_layer(network: nn.Module, input_size: int) -> bool:
+    """Return whether the output is that of a linear layer, which may be small by chance: no sigmoid follows."""
+    try:
+        find_head(network, input_size)
+    except HeadNotFound:
+        return False
+    return True

@@ -13,6 +13,7 @@ from kd3.pool.record import FILE_LIMIT, InFile, InMemory, Location, Record, Unus
 from kd3.pool.remote import is_remote, streamed_remote
 from kd3.pool.sources.containers import guarded
 from kd3.pool.sources.names import is_sidecar
+from kd3.pool.sources.samples import without_masks
 from kd3.pool.sources.tar_headers import BLOCK, ordinary_member
 
 HEADER_LIMIT = 1 << 20  # bytes of a long name or pax record; a hostile one asks for all memory
@@ -32,7 +33,8 @@ def tar_members(path: str, source: str, prefix: str) -> Iterator[Record]:
         found = _in_remote(path)
     else:
         found = _in_plain(path) if path.lower().endswith(".tar") else _in_stream(path, None)
-    members = (Record(source, prefix + printable(name.removeprefix("./")), location) for name, location in found)
+    fields = without_masks(found)
+    members = (Record(source, prefix + printable(name.removeprefix("./")), location) for name, location in fields)
     return guarded(members, path, source, prefix)
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kd3 import console
-from kd3.commands.fitting import check_several_labels, check_sizes, normalisation_on
+from kd3.commands.fitting import check_several_labels, fitted, normalisation_on
 from kd3.compute import Compute
 from kd3.config.commands import GIVEN_IMAGES, DistillConfig
 from kd3.config.methods import KD3Options, SimKDOptions
@@ -160,7 +160,7 @@ def _read(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
         )
     teacher = live.teacher or load_teacher(config.teacher)
     pool = live.pool or ImagePool.open(config.pool)
-    check_sizes(teacher, pool)
+    teacher = fitted(teacher, pool)
     if state == "absent" and (doubt := normalisation_on(teacher, pool, compute, _split(config, pool).train).warning):
         console.warn(doubt)
     data = _labelled(config, teacher)
@@ -209,10 +209,9 @@ def _evaluation(data: LabelledImages | None, compute: Compute) -> Callable[[Meth
 def _labelled(config: DistillConfig, teacher: Teacher) -> LabelledImages | None:
     if config.eval_data is None:
         return None
-    assert teacher.input_size is not None
     return LabelledImages(
         config.eval_data,
-        image_size=teacher.input_size,
+        preparation=teacher.preparation,
         num_classes=teacher.num_classes,
         class_names=teacher.classes,
     )

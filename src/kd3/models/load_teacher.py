@@ -95,6 +95,7 @@ def _loaded(
         std=description.std,
         input_size=description.input_size,
         name=description.arch,
+        fit=description.fit,
     )
     if teacher.num_classes != description.num_classes:
         raise KD3Error(
@@ -102,7 +103,7 @@ def _loaded(
             f"{teacher.num_classes} logits"
         )
     teacher.loaded = loaded
-    teacher.preparation = facts.preparation
+    teacher.pictures = facts.preparation
     if description.weights not in (None, PRETRAINED):
         teacher.assumed = [name for name in facts.settings if said.get(name) is None]
     teacher.is_turned = description.colours == "bgr"

@@ -7,9 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from kd3.errors import KD3Error
+
+TOLERANCE = 0.01  # by which resampled images overshoot
+
 
 class Normalisation(nn.Module):
-    """Turns uint8 RGB into normalised floats: (x / 255 - mean) / std, per channel.
+    """Turns uint8 RGB, or floats of a stated range, into normalised floats: (x / 255 - mean) / std, per channel.
 
     mean and std are for RGB in [0, 1]; std > 0.
     """
@@ -26,6 +30,30 @@ class Normalisation(nn.Module):
         self.register_buffer("scale", (1 / (255 * deviation)).float().view(1, -1, 1, 1), persistent=False)
         self.register_buffer("shift", (-offset / deviation).float().view(1, -1, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Shapes: (B, 3, H, W) uint8 -> (B, 3, H, W) float32, the memory format kept."""
-        return torch.addcmul(self.shift, images.to(self.scale.dtype), self.scale)
+    def forward(self, images: Tensor, *, white: float | None = None) -> Tensor:
+        """Return normalised images. Shapes: (B, 3, H, W) -> (B, 3, H, W) float32, the memory format kept.
+
+        Args:
+            images: uint8, or floats.
+            white: of floats, the value that stands for white: 1.0 of images in [0, 1], 255.0 of those in [0, 255].
+
+        Raises:
+            KD3Error: another type, floats whose range is not said, or values outside it.
+        """
+        if images.dtype == torch.uint8:
+            if white not in (None, 255):
+                raise KD3Error(f"uint8 images have 255 for white, not {white:g}; leave white out")
+            return torch.addcmul(self.shift, images.to(self.scale.dtype), self.scale)
+        if not images.is_floating_point():
+            raise KD3Error(f"normalise takes uint8 images, or floats with their range; these are {images.dtype}")
+        if white is None or white <= 0:
+            raise KD3Error(
+                "normalise takes uint8 images; of floats it must know the range: normalise(images, white=1.0) for "
+                "values in [0, 1], white=255.0 for [0, 255]"
+            )
+        lowest, highest = (float(value) for value in images.aminmax()) if images.numel() else (0.0, 0.0)
+        if not (-TOLERANCE * white <= lowest and highest <= (1 + TOLERANCE) * white):
+            raise KD3Error(
+                f"the images have values from {lowest:.3g} to {highest:.3g}, where white={white:g} says 0 to {white:g}"
+            )
+        return torch.addcmul(self.shift, images.to(self.scale.dtype) * (255 / white), self.scale)

@@ -18,6 +18,7 @@ from kd3.models.projector import build_projector
 from kd3.models.signature import Signature
 from kd3.models.sources import SOURCES
 from kd3.models.student import Student
+from kd3.preparation import Preparation
 from kd3.storage.atomic import replacing, write_json
 from kd3.storage.versioned import read_versioned
 
@@ -58,6 +59,7 @@ def save_student(
         "mean": list(student.normalise.mean),
         "std": list(student.normalise.std),
         "input_size": student.input_size,
+        "preparation": student.preparation.to_dict(),
         "head": dataclasses.asdict(student.head) if student.head else None,
         "projector": projector and projector.description(),
         "classifier": classifier
@@ -118,7 +120,7 @@ def load_student(path: str | Path, *, module: nn.Module | None = None) -> Studen
         classifier = nn.Linear(**about["classifier"]) if about["classifier"] else None
         student = Student(
             backbone,
-            Signature(about["mean"], about["std"], about["input_size"], about["classes"]),
+            Signature(about["mean"], about["std"], about["input_size"], about["classes"], _preparation(about).fit),
             head=head,
             projector=projector,
             classifier=classifier,
@@ -139,6 +141,10 @@ def read_student_description(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise KD3Error(f"{folder} holds no student: {DESCRIPTION} is missing")
     return read_versioned(path, format_name=FORMAT, version=VERSION)
+
+
+def _preparation(about: dict[str, Any]) -> Preparation:
+    return Preparation.of(about.get("preparation"), size=about["input_size"])
 
 
 def _backbone(folder: Path, about: dict[str, Any]) -> nn.Module:

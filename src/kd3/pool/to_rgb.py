@@ -71,9 +71,9 @@ def _narrow(image: Image.Image, file_format: str) -> Image.Image:
     if image.mode.startswith("I;16"):
         return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
     floats = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    ranges = (65535.0,) if file_format in SIXTEEN_BITS else (255.0, 65535.0)
-    if image.mode == "F":
-        ranges = (1.0, 255.0, 65535.0)
+    ranges: tuple[float, ...] = (1.0, 255.0, 65535.0)
+    if image.mode != "F":
+        ranges = ranges[2:] if file_format in SIXTEEN_BITS else ranges[1:]
     largest = float(floats.max(initial=0))
     top = next((top for top in ranges if largest <= top), largest if image.mode == "F" else 2.0**31 - 1)
     return Image.fromarray(np.clip(floats / top * 255 + 0.5, 0, 255).astype(np.uint8))

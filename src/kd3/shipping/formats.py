@@ -18,6 +18,7 @@ from torch import Tensor
 from kd3.errors import KD3Error
 from kd3.models.student_files import DESCRIPTION, WEIGHTS, load_student
 from kd3.shipping.deployable import Deployable, dynamic_batch
+from kd3.shipping.opset import at_opset, wanted
 
 Runner = Callable[[Tensor], Tensor]  # what the module takes (B, 3, S, S) -> logits (B, K)
 
@@ -30,6 +31,7 @@ class Source:
     student_folder: Path
     metadata: Mapping[str, str]
     example: Tensor  # two images as the module takes them
+    opset: int | None = None  # of ONNX; None: the oldest usual one that has all that it needs
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,9 @@ def write_onnx(source: Source, path: Path) -> None:
             dynamic_shapes=dynamic_batch(),
             external_data=False,
             verbose=False,
+            opset_version=wanted(source.opset),
         )
-    model = onnx.load(str(path))
+    model = at_opset(onnx.load(str(path)), source.opset)
     onnx.helper.set_model_props(model, dict(source.metadata))
     onnx.checker.check_model(model)
     onnx.save(model, str(path))

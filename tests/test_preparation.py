@@ -20,6 +20,7 @@ from kd3.models.student_files import save_student
 from kd3.pool import derive_pool
 from kd3.pool.merge import merge_pools
 from kd3.preparation import Preparation
+from kd3.recall.images import read_images
 from kd3.shipping.check_images import images_of
 
 CLASSES = ["dark", "middle", "bright"]
@@ -147,6 +148,12 @@ def test_images_to_check_an_export_on_are_made_as_the_student_s(place, capsys):
     assert {bytes(image.numpy()) for image in found.compared} == {bytes(image) for image in pool.read(slice(0, 24))}
     images_of(str(place / "crop"), Preparation(16, "squash"), compare=5, calibrate=0)
     assert "was made by --fit crop" in " ".join(capsys.readouterr().err.split())
+
+
+def test_images_that_a_student_is_adapted_to_are_made_as_its_own(place):
+    pool = kd3.ImagePool.open(place / "squash")
+    found = read_images(str(place / "test"), Preparation(16, "squash"), limit=100, seed=0, workers=0)
+    assert {bytes(image.numpy()) for image in found.images} == {bytes(image) for image in pool.read(slice(0, 24))}
 
 
 def test_pools_of_pools_remember_how_their_pictures_were_made(place, tmp_path):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kd3 import console
-from kd3.commands.fitting import check_several_labels, check_sizes, check_trains, normalisation_on, one_class
+from kd3.commands.fitting import check_several_labels, check_trains, fitted, normalisation_on, one_class
 from kd3.compute import Compute
 from kd3.config.commands import GIVEN_IMAGES, DistillConfig
 from kd3.config.methods import METHODS, KD3Options, SimKDOptions
@@ -169,7 +169,7 @@ def _read(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
         )
     teacher = live.teacher or load_teacher(config.teacher)
     pool = live.pool or ImagePool.open(config.pool)
-    check_sizes(teacher, pool)
+    teacher = fitted(teacher, pool)
     _check_budget(config, pool)
     if state == "absent" and (doubt := normalisation_on(teacher, pool, compute, _split(config, pool).train).warning):
         console.warn(doubt)
@@ -190,7 +190,7 @@ def _read(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
     if config.deployment is not None:
         limit = config.recall if isinstance(config.recall, int) else GIVEN_IMAGES
         known = [] if data is None else [data.known()]
-        deployment = read_images(config.deployment, pool.image_size, limit=limit, seed=config.seed, known=known)
+        deployment = read_images(config.deployment, teacher.preparation, limit=limit, seed=config.seed, known=known)
     check_recall(config.recall or "off", method.student, teacher, _split(config, pool).train, deployment)
     return _Job(teacher, pool, method, data, labels, inheritance, deployment)
 
@@ -234,10 +234,9 @@ def _evaluation(data: LabelledImages | None, compute: Compute) -> Callable[[Meth
 def _labelled(config: DistillConfig, teacher: Teacher) -> LabelledImages | None:
     if config.eval_data is None:
         return None
-    assert teacher.input_size is not None
     return LabelledImages(
         config.eval_data,
-        image_size=teacher.input_size,
+        preparation=teacher.preparation,
         num_classes=teacher.num_classes,
         class_names=teacher.classes,
     )

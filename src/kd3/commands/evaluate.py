@@ -122,12 +122,11 @@ def _evaluate(config: EvaluateConfig, model: Teacher | Student | None, teacher: 
                 f"the model takes images of {model.input_size} pixels but the teacher of {teacher.input_size}; "
                 f"they cannot be compared on the same images"
             )
+        teacher = teacher.seeing(model.preparation)
         compute.place(teacher)
-    if model.input_size is None:
-        raise KD3Error("the model's input size is not known; give it as Teacher(..., input_size=...)")
     data = LabelledImages(
         config.data,
-        image_size=model.input_size,
+        preparation=model.preparation,
         num_classes=model.num_classes,
         class_names=model.classes,
         workers=config.workers,
@@ -149,6 +148,12 @@ def _leak(config: EvaluateConfig, data: LabelledImages) -> Leak | None:
     pool = pool_of_student(config.model) if config.leak_check else None
     if pool is None:
         return None
+    if pool.preparation.fit != data.preparation.fit:
+        console.warn(
+            f"the student's pool {pool.path} was made by --fit {pool.preparation.fit}, but the student is given "
+            f"pictures by {data.preparation.fit}; an earlier kd3 wrote its config.json: add "
+            f'"preparation": {{"fit": "{pool.preparation.fit}"}} there'
+        )
     found = leak(pool, data)
     if found.warning:
         console.warn(found.warning)

@@ -22,11 +22,11 @@ SMALL_SIDE = 64  # pixels
 TRIED = 4  # images
 
 
-def check_sizes(teacher: Teacher, pool: ImagePool) -> None:
-    """Let a teacher of unknown input size take the pool's.
+def fitted(teacher: Teacher, pool: ImagePool) -> Teacher:
+    """Return a teacher as it sees a pool: pictures are made for it as the pool's were, of the pool's size if unknown.
 
     Raises:
-        KD3Error: the pool's images are of another size than the teacher takes.
+        KD3Error: the pool's images are of another size, or made otherwise, than the teacher takes.
     """
     if teacher.input_size is None:
         teacher.fit_to(pool.image_size)
@@ -35,6 +35,7 @@ def check_sizes(teacher: Teacher, pool: ImagePool) -> None:
             f"the pool {pool.path or ''} has images of {pool.image_size} pixels but the teacher takes "
             f"{teacher.input_size}; ingest the crawl with --image-size {teacher.input_size}"
         )
+    return teacher.seeing(pool.preparation)
 
 
 def check_trains(student: Student, compute: Compute, *, name: str) -> None:

@@ -228,6 +228,13 @@ class ExportConfig(Settings):
         description="'inside': the graph takes uint8 RGB and normalises itself, so that nobody can do it wrong; "
         "'outside': it takes normalised floats",
     )
+    opset: int | None = Field(
+        None,
+        ge=11,
+        le=30,
+        description="version of ONNX's operators (default: 17 with IR 8, which onnxruntime reads since 1.12, or what "
+        "the network needs)",
+    )
     int8: bool = Field(
         False, description="an ONNX file in 8 bits too, calibrated on web images; the best of four ways by agreement"
     )

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kd3 import console
 from kd3.compute import Compute
 from kd3.errors import KD3Error
 from kd3.measure.labelled import LabelledImages
@@ -32,9 +33,8 @@ class Reference:
     """
 
     def __init__(self, source: str, teacher: Teacher, *, limit: int, seed: int, workers: int | None) -> None:
-        assert teacher.input_size is not None
         self.source, self.limit, self.seed, self.workers = source, limit, seed, workers
-        self.settings = DecodeSettings(teacher.input_size, min_side=1)
+        self.settings = DecodeSettings.to_see(teacher.preparation)
         self.skipped: Counter[str] = Counter()
         self._labels: dict[str, int] = {}
         self._pool: ImagePool | None = None
@@ -45,6 +45,11 @@ class Reference:
                 raise KD3Error(
                     f"the reference pool {source} has images of {self._pool.image_size} pixels but the teacher takes "
                     f"{teacher.input_size}"
+                )
+            if self._pool.preparation != teacher.preparation:
+                console.warn(
+                    f"the reference pool {source} was made by --fit {self._pool.preparation.fit} and the other by "
+                    f"--fit {teacher.preparation.fit}: where pictures are not square, that is a part of the shift"
                 )
             found = len(self._pool)
         else:
@@ -113,9 +118,8 @@ def _listed(source: str, teacher: Teacher) -> tuple[list[Record], dict[str, int]
     if not records:
         return records, {}
     try:
-        assert teacher.input_size is not None
         labelled = LabelledImages(
-            source, image_size=teacher.input_size, num_classes=teacher.num_classes, class_names=teacher.classes
+            source, preparation=teacher.preparation, num_classes=teacher.num_classes, class_names=teacher.classes
         )
     except KD3Error:
         return records, {}  # whether any is an image shows when they are read

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
@@ -19,6 +20,7 @@ from kd3.pool import Decoded, DecodeSettings, decode_records, list_records
 from kd3.pool.changes import change_images, find_change
 from kd3.pool.kept_out import KnownImages
 from kd3.pool.record import Record
+from kd3.preparation import Preparation
 
 KEEP_BYTES = 1 << 30
 FIRST = 16
@@ -31,8 +33,9 @@ class LabelledImages:
     A folder belongs to the model's class of its name. Where the model only numbers its classes and
     the folders have other names, the folders in sorted order are the classes.
 
-    `change` is a name of `kd3.pool.CHANGES` and a strength, applied to the decoded pixels: what a shift of the test
-    images costs. What is random about it follows from the image's place in the source.
+    `preparation` is the model's: how pictures become its input. `change` is a name of `kd3.pool.CHANGES` and a
+    strength, applied to the decoded pixels: what a shift of the test images costs. What is random about it follows
+    from the image's place in the source.
 
     Raises:
         KD3Error: there are no class folders, they are not the model's classes, or there is no such change.
@@ -42,7 +45,7 @@ class LabelledImages:
         self,
         source: str,
         *,
-        image_size: int,
+        preparation: Preparation,
         num_classes: int,
         class_names: Sequence[str],
         workers: int | None = None,
@@ -50,7 +53,7 @@ class LabelledImages:
     ) -> None:
         if change is not None:
             find_change(*change)  # what is wrong with it is told now
-        self.source, self.image_size, self.workers = source, image_size, workers
+        self.source, self.preparation, self.workers = source, preparation, workers
         self.change = change
         self.skipped: Counter[str] = Counter()
         self.records = list(list_records([source]))
@@ -58,8 +61,7 @@ class LabelledImages:
         self.labels = _labels(source, folders, num_classes, class_names)
         by_label = {label: name for name, label in self.labels.items()}
         self.names = [by_label.get(label, name) for label, name in enumerate(class_names)]
-        # Who labelled an image wants it judged, however small it is.
-        self._settings = DecodeSettings(image_size, min_side=1)
+        self._settings = DecodeSettings.to_see(preparation)
         self._kept: list[tuple[Tensor, Tensor]] | None = None
         self._known: KnownImages | None = None  # once all were decoded
         self._check_first()
@@ -69,7 +71,7 @@ class LabelledImages:
         if self._kept is not None:
             yield from self._kept
             return
-        keep = len(self.records) * 3 * self.image_size**2 <= KEEP_BYTES
+        keep = len(self.records) * 3 * self.preparation.size**2 <= KEEP_BYTES
         kept = []
         for batch in self._decoded(size):
             if keep:
@@ -78,8 +80,16 @@ class LabelledImages:
         if keep:
             self._kept = kept
 
-    def known(self) -> KnownImages:
-        """Return the images, as they are without a change, by what tells copies of them."""
+    def known(self, preparation: Preparation | None = None) -> KnownImages:
+        """Return the images, as they are without a change, by what tells copies of them.
+
+        Copies are told among pictures that were made alike: `preparation` is that of those to compare with.
+        """
+        if preparation is not None and preparation.fit != self.preparation.fit:
+            other = copy.copy(self)
+            other.preparation, other._settings = preparation, DecodeSettings.to_see(preparation)
+            other.skipped, other._kept, other._known = Counter(), None, None
+            return other.known()
         if self._known is None:
             for _ in self._decoded(BATCH) if self._kept is None else ():
                 pass

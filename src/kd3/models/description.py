@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from kd3.config.settings import Settings, build, read_yaml
+from kd3.preparation import Fit
 
 
 class TeacherDescription(Settings):
@@ -46,6 +47,11 @@ class TeacherDescription(Settings):
         "and all else, mean and std too, is in the order R, G, B",
     )
     input_size: int = Field(ge=8, le=1024, description="side of the input, in pixels")
+    fit: Fit | None = Field(
+        None,
+        description="how pictures become squares: crop (the shorter side to size, then the centre) or squash (the "
+        "whole picture, distorted); left out: as the pool has them, and crop where there is none",
+    )
     classes: list[str] | None = Field(None, description="class names, in the order of the logits")
 
     @field_validator("classes", mode="before")

@@ -16,6 +16,7 @@ from kd3.pool.left_out import DUPLICATES, KEPT_OUT, NEAR_DUPLICATES, REJECTED
 from kd3.pool.manifest import Manifest, content_hash, read_manifest
 from kd3.pool.record import printable
 from kd3.pool.verify import part_problem, problems
+from kd3.preparation import Preparation
 
 
 class ImagePool:
@@ -79,6 +80,20 @@ class ImagePool:
         if self._manifest is None:
             raise KD3Error("a pool in memory has no manifest")
         return self._manifest
+
+    @property
+    def preparation(self) -> Preparation:
+        """How its pictures were made; of a pool in memory, whose images are as they are, with the centre cut out.
+
+        Raises:
+            KD3Error: in a way that this kd3 does not know.
+        """
+        if self._manifest is None:
+            return Preparation(self.image_size)
+        try:
+            return self._manifest.how_made()
+        except ValueError as problem:
+            raise KD3Error(f"pool {self.path} was made by another kd3: {problem}") from None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process opens the files itself; only a pool in memory is sent as a whole.

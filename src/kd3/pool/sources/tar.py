@@ -14,6 +14,7 @@ from kd3.pool.record import FILE_LIMIT, InFile, InMemory, Location, Record, Unus
 from kd3.pool.remote import streamed_remote
 from kd3.pool.sources.containers import check_unpacked, guarded
 from kd3.pool.sources.names import is_sidecar
+from kd3.pool.sources.samples import without_masks
 from kd3.pool.sources.tar_headers import BLOCK, ordinary_member
 
 HEADER_LIMIT = 1 << 20  # bytes of a long name or pax record; a hostile one asks for all memory
@@ -33,7 +34,8 @@ def tar_members(path: str, source: str, prefix: str, *, limit: int | None = None
         found = _in_remote(path, limit)
     else:
         found = _in_plain(path) if path.lower().endswith(".tar") else _in_stream(path, None, limit)
-    members = (Record(source, prefix + printable(name.removeprefix("./")), location) for name, location in found)
+    fields = without_masks(found)
+    members = (Record(source, prefix + printable(name.removeprefix("./")), location) for name, location in fields)
     return guarded(members, path, source, prefix, limit)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kd3 import console
+from kd3.class_names import places
 from kd3.compute import Compute, resolve
 from kd3.config.commands import EvaluateConfig
 from kd3.config.settings import build
@@ -31,6 +32,8 @@ class Evaluation:
     top5: float
     calibration_error: float
     agreement: float | None  # with the teacher, on these images
+    teacher_top1: float | None
+    difference: float | None  # top1 - teacher_top1, in points
     per_class: dict[str, float | None]
     skipped: dict[str, int]  # files that could not be used, by reason
     compute: str
@@ -47,10 +50,14 @@ class Evaluation:
             rows.append(("top-5", self.top5))
         if self.agreement is not None:
             rows.append(("agreement with the teacher", self.agreement))
+        if self.teacher_top1 is not None:
+            rows.append(("teacher's top-1", self.teacher_top1))
         rows.append(("calibration error", self.calibration_error))
         width = max(width, *(len(name) for name, _ in rows))
         lines = [f"{self.model} on {self.images:,} images of {self.data} ({self.compute})"]
         lines += [f"  {name:<{width}}  {value:6.2f} %" for name, value in rows]
+        if self.difference is not None:
+            lines.insert(-1, f"  {'difference':<{width}}  {self.difference:+6.2f} points")
         lines.append("per class")
         lines += [
             f"  {name:<{width}}  " + (f"{value:6.2f} %" if value is not None else "no images")
@@ -80,7 +87,7 @@ def evaluate(
     Args:
         model: run folder, student folder or teacher description, or a live model of either kind.
         data: folder, zip or tar with one folder of images per class.
-        teacher: adds the agreement with it.
+        teacher: adds its accuracy, the difference, and how far the two agree; classes are compared by name.
 
     Raises:
         KD3Error: model or data are missing, or do not belong together.
@@ -102,15 +109,12 @@ def run(config: EvaluateConfig) -> Evaluation:
 def _evaluate(config: EvaluateConfig, model: Teacher | Student | None, teacher: Any) -> Evaluation:
     compute = resolve(config.device, config.precision)
     model = model or load_classifier(config.model)
+    order: list[int] | None = None
     if config.teacher is not None:
         teacher = teacher or load_teacher(config.teacher)
         if teacher.input_size is None and model.input_size is not None:
             teacher.fit_to(model.input_size)
-        if teacher.num_classes != model.num_classes:
-            raise KD3Error(
-                f"the model knows {model.num_classes} classes but the teacher {teacher.num_classes}; "
-                f"they do not belong together"
-            )
+        order = places(model.classes, teacher.classes, whose="the model", other="the teacher")
         if teacher.input_size != model.input_size:
             raise KD3Error(
                 f"the model takes images of {model.input_size} pixels but the teacher of {teacher.input_size}; "
@@ -132,6 +136,7 @@ def _evaluate(config: EvaluateConfig, model: Teacher | Student | None, teacher: 
         model.normalise,
         compute,
         teacher=teacher,
+        teacher_order=order,
         size=config.batch_size,
         title=f"evaluate {config.model}",
     )
@@ -152,6 +157,7 @@ def _leak(config: EvaluateConfig, data: LabelledImages) -> Leak | None:
 def _figures(
     config: EvaluateConfig, data: LabelledImages, tally: Tally, compute: Compute, found: Leak | None
 ) -> Evaluation:
+    teachers = tally.teacher_top1_percent
     return Evaluation(
         model=config.model,
         data=config.data,
@@ -160,6 +166,8 @@ def _figures(
         top5=tally.top5_percent,
         calibration_error=tally.calibration_error_percent,
         agreement=tally.agreement_percent,
+        teacher_top1=teachers,
+        difference=None if teachers is None else tally.top1_percent - teachers,
         per_class=dict(zip(data.names, tally.per_class_percent(), strict=True)),
         skipped=dict(data.skipped),
         compute=str(compute),

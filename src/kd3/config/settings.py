@@ -12,6 +12,7 @@ import pydantic
 import yaml
 from pydantic import BeforeValidator, ConfigDict, WithJsonSchema
 
+from kd3.config.names_as_written import keep_names_as_written
 from kd3.errors import KD3Error
 
 
@@ -107,6 +108,16 @@ def group_of(model: type[pydantic.BaseModel], name: str) -> type[pydantic.BaseMo
     return inner if isinstance(inner, type) and issubclass(inner, pydantic.BaseModel) else None
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, but for names."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None:
+            keep_names_as_written(node)
+        return node
+
+
 def read_yaml(path: Path, *, what: str) -> dict[str, Any]:
     """Return a YAML file's mapping.
 
@@ -114,7 +125,7 @@ def read_yaml(path: Path, *, what: str) -> dict[str, Any]:
         KD3Error: it cannot be read, is not YAML, or is no mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise KD3Error(f"{what} {path} does not exist") from None
     except IsADirectoryError:

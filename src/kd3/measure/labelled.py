@@ -130,10 +130,14 @@ class LabelledImages:
         compute: Compute,
         *,
         teacher: nn.Module | None = None,
+        teacher_order: Sequence[int] | None = None,
         size: int = 256,
         title: str | None = None,
     ) -> Tally:
         """Return what a model gets right on these images (and where it agrees with the teacher).
+
+        `teacher_order` says where each of the model's classes stands among the teacher's (`class_names.places`); None:
+        at the same place.
 
         Raises:
             KD3Error: none of the images can be decoded.
@@ -149,6 +153,7 @@ class LabelledImages:
                     teachers = None
                     if teacher is not None:
                         teachers = teacher(teacher.normalise(images)).float()  # type: ignore[operator]
+                        teachers = teachers if teacher_order is None else teachers[:, list(teacher_order)]
                 tally.add(logits, labels, teachers)
                 bar.advance(len(labels))
         model.train(training)

@@ -28,6 +28,11 @@ def are_numbers(classes: Sequence[str]) -> bool:
     return all(name == str(number) for number, name in enumerate(classes))
 
 
+def nameless(classes: Sequence[str]) -> str:
+    """Return how to name classes that have numbers only, to be said where they are first used."""
+    return f"the classes have no names and are called 0 to {len(classes) - 1}; to name them, {HOW_TO_NAME}"
+
+
 def places(wanted: Sequence[str], given: Sequence[str], *, whose: str, other: str) -> list[int]:
     """Return where in `given` each of the classes `wanted` stands: by name, or by number where one list has no names.
 

@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from kd3 import console
-from kd3.class_names import places
+from kd3.class_names import are_numbers, nameless, places
 from kd3.compute import Compute, resolve
 from kd3.config.commands import EvaluateConfig
 from kd3.config.settings import build
 from kd3.errors import KD3Error
 from kd3.measure.accuracy import Tally
+from kd3.measure.doubts import doubts
 from kd3.measure.labelled import LabelledImages
 from kd3.measure.leak import Leak, leak, pool_of_student
 from kd3.models.classifier import load_classifier
 from kd3.models.load_teacher import load_teacher
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
+from kd3.pool.class_matching import Matching
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,16 @@ class Evaluation:
     teacher_top1: float | None
     difference: float | None  # top1 - teacher_top1, in points
     per_class: dict[str, float | None]
+    matching: Matching  # how labels became classes
+    split: str  # of the data that was measured, where they have several; else empty
+    doubts: list[str]  # what speaks against the labels
     skipped: dict[str, int]  # files that could not be used, by reason
     compute: str
     leak: dict[str, Any] | None  # which of the images the student's pool holds; None where that is not known
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, for JSON."""
-        return dict(self.__dict__)
+        return {**self.__dict__, "matching": self.matching.to_dict()}
 
     def __str__(self) -> str:
         width = max(len(name) for name in [*self.per_class, "calibration error"])
@@ -55,9 +60,12 @@ class Evaluation:
         rows.append(("calibration error", self.calibration_error))
         width = max(width, *(len(name) for name, _ in rows))
         lines = [f"{self.model} on {self.images:,} images of {self.data} ({self.compute})"]
+        if self.split:
+            lines.append(f"the {self.split} split; the others are left out: name a file to measure another")
         lines += [f"  {name:<{width}}  {value:6.2f} %" for name, value in rows]
         if self.difference is not None:
             lines.insert(-1, f"  {'difference':<{width}}  {self.difference:+6.2f} points")
+        lines += self.matching.lines()
         lines.append("per class")
         lines += [
             f"  {name:<{width}}  " + (f"{value:6.2f} %" if value is not None else "no images")
@@ -86,7 +94,7 @@ def evaluate(
 
     Args:
         model: run folder, student folder or teacher description, or a live model of either kind.
-        data: folder, zip or tar with one folder of images per class.
+        data: one folder of images per class, or data that carry labels (docs/labels.md), in files or archives.
         teacher: adds its accuracy, the difference, and how far the two agree; classes are compared by name.
 
     Raises:
@@ -110,6 +118,8 @@ def _evaluate(config: EvaluateConfig, model: Teacher | Student | None, teacher: 
     compute = resolve(config.device, config.precision)
     model = model or load_classifier(config.model)
     order: list[int] | None = None
+    if are_numbers(model.classes):
+        console.say(nameless(model.classes))
     if config.teacher is not None:
         teacher = teacher or load_teacher(config.teacher)
         if teacher.input_size is None and model.input_size is not None:
@@ -158,6 +168,9 @@ def _figures(
     config: EvaluateConfig, data: LabelledImages, tally: Tally, compute: Compute, found: Leak | None
 ) -> Evaluation:
     teachers = tally.teacher_top1_percent
+    found_doubts = doubts(tally.confusion.numpy(), data.matching)
+    for words in found_doubts:
+        console.warn(words)
     return Evaluation(
         model=config.model,
         data=config.data,
@@ -169,6 +182,9 @@ def _figures(
         teacher_top1=teachers,
         difference=None if teachers is None else tally.top1_percent - teachers,
         per_class=dict(zip(data.names, tally.per_class_percent(), strict=True)),
+        matching=data.matching,
+        split=data.split,
+        doubts=found_doubts,
         skipped=dict(data.skipped),
         compute=str(compute),
         leak=None if found is None else found.to_dict(),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from kd3.pool.reasons import SIDECAR
 from kd3.pool.record import FILE_LIMIT, InZip, Location, Record, Unusable, open_zip, printable, too_large, unpacked
 from kd3.pool.remote import is_remote, opened_remote
-from kd3.pool.sources.containers import guarded
+from kd3.pool.sources.containers import guarded, is_labels, sidecar
 from kd3.pool.sources.names import is_sidecar
 
 
@@ -23,7 +23,9 @@ def zip_members(path: str, source: str, prefix: str) -> Iterator[Record]:
 def _in_file(path: str) -> Iterator[tuple[str, Location]]:
     for place, member in enumerate(open_zip(path).infolist()):
         if not member.is_dir():
-            yield member.filename, _unusable(member) or InZip(path, place)
+            is_label = is_labels(member.filename, member.file_size) and not member.flag_bits & 1
+            at = InZip(path, place)
+            yield member.filename, (sidecar(at) if is_label else _unusable(member)) or at
 
 
 def _in_remote(path: str) -> Iterator[tuple[str, Location]]:

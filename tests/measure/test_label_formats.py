@@ -233,6 +233,13 @@ def test_files_beside_the_class_folders_are_left_out_and_counted(model, tmp_path
     assert labelled_files(str(data)).left_out == Counter({"beside the class folders": 3})
 
 
+def test_a_damaged_batch_is_left_out_by_its_reason(model, tmp_path):
+    batch = pickle.dumps({b"data": flat(KINDS, 32), b"labels": KINDS})
+    (tmp_path / "data_batch_1").write_bytes(batch)
+    (tmp_path / "data_batch_2").write_bytes(batch[:-900])
+    assert labelled_files(str(tmp_path)).left_out == Counter({"archive damaged": 1})
+
+
 def test_linked_class_folders_are_entered(model, tmp_path):
     stored = pictures(tmp_path / "stored", dict(zip(NAMES, range(3), strict=True)))
     (tmp_path / "test").mkdir()

@@ -69,8 +69,12 @@ def labelled_files(source: str, *, every_split: bool = False) -> LabelledFiles:
         images = [record for record, split in zip(images, splits, strict=True) if split == chosen]
     labels, told_by = _labels(source, images, sidecars)
     kept = [(record, label) for record, label in zip(images, labels, strict=True) if label is not None]
-    missing = len(images) - len(kept)
-    left_out = Counter({BESIDE if told_by == FOLDERS else NO_LABEL: missing} if missing else {})
+    unlabelled = BESIDE if told_by == FOLDERS else NO_LABEL
+    left_out = Counter(
+        record.location.reason if isinstance(record.location, Unusable) else unlabelled
+        for record, label in zip(images, labels, strict=True)
+        if label is None
+    )
     return LabelledFiles([one for one, _ in kept], [one for _, one in kept], told_by, left_out, chosen)
 
 
@@ -106,7 +110,7 @@ def _of_folders(source: str, images: Sequence[Record]) -> list[Label | None]:
     """
     folders = [class_folder(record.key) for record in images]
     roots = sorted({above for name, above in folders if name})
-    names = {record.key.rpartition("/")[2] for record in images}
+    names = {record.key.rpartition("/")[2] for record in images if not isinstance(record.location, Unusable)}
     if any(BATCH.fullmatch(name) for name in names) or names >= {"train", "test", "meta"}:
         raise KD3Error(f"{source} holds batches of images in an archive; unpack it and give the folder with them")
     if not roots:

@@ -60,14 +60,21 @@ def run(config: ClassesConfig) -> Classes:
         raise KD3Error(f"--names gives {len(names)} names but the student in {folder} knows {len(before)} classes")
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise KD3Error(f"--names gives {twice!r} more than once")
+    _name(folder, names)
+    run_folder = RunFolder(folder.parent)
+    if folder.name == run_folder.student.name and run_folder.summary.is_file():
+        if (run_folder.student_as_trained / DESCRIPTION).is_file():
+            _name(run_folder.student_as_trained, names)
+        write_json(run_folder.summary, {**read_summary(run_folder.path), "classes": names})
+    return Classes(folder, names, before)
+
+
+def _name(folder: Path, names: list[str]) -> None:
+    about = read_student_description(folder)
     told = about.get("about")
     if isinstance(told, dict) and "classes" in told:
         told["classes"] = names
     write_json(folder / DESCRIPTION, {**about, "classes": names})
-    run_folder = RunFolder(folder.parent)
-    if folder.name == run_folder.student.name and run_folder.summary.is_file():
-        write_json(run_folder.summary, {**read_summary(run_folder.path), "classes": names})
-    return Classes(folder, names, before)
 
 
 def _names(given: str) -> list[str]:

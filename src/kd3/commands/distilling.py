@@ -152,7 +152,9 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
                 f"{fit.budget.steps:,} steps; continue with: {again}"
             ) from None
         try:
-            summary = _finish(config, folder, job, live, result, compute, batches, fitted, teachers) if ranks.is_first else {}
+            summary = (
+                _finish(config, folder, job, live, result, compute, batches, fitted, teachers) if ranks.is_first else {}
+            )
         except KeyboardInterrupt as interrupt:
             raise type(interrupt)(f"interrupted after the last step; continue with: {again}") from None
         return ranks.from_first(summary)

@@ -153,9 +153,28 @@ def test_cifars_binary_batches_by_their_last_label(model, tmp_path):
     assert figures(model, tmp_path / "test.bin") == (5, 100, "")
 
 
-def test_cifars_archive_asks_to_be_unpacked(model, tmp_path):
-    done = here("evaluate", model, "--data", tar_of(tmp_path / "cifar.tar.gz", {"c/test_batch": b"\x80\2."}, "w:gz"))
-    assert (done.returncode, "unpack it" in done.stderr) == (2, True)
+@pytest.mark.parametrize(("test", "meta"), [("test_batch", "batches.meta"), ("test", "meta")])
+@pytest.mark.parametrize("name", ["cifar-python.tar.gz", "cifar.tar", "cifar.zip"])
+def test_the_test_batch_inside_cifars_archive(name, test, meta, model, tmp_path):
+    labels, names = ("labels", "label_names") if test == "test_batch" else ("fine_labels", "fine_label_names")
+    files = {
+        f"c/{name}": pickle.dumps({b"data": flat(kinds, 32), labels.encode(): kinds})
+        for name, kinds in ((test, KINDS), ("data_batch_1", KINDS[:1]), ("train", KINDS[:1]))
+    }
+    files[f"c/{meta}"] = pickle.dumps({names: NAMES})
+    path = tmp_path / name
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for member, data in files.items():
+                archive.writestr(member, data)
+    else:
+        tar_of(path, files, "w:gz" if path.suffix == ".gz" else "w")
+    assert figures(model, path) == (5, 100, "")
+
+
+def test_a_damaged_test_batch_inside_an_archive_is_told(model, tmp_path):
+    done = here("evaluate", model, "--data", tar_of(tmp_path / "c.tar", {"c/test": b"\x80\2.", "c/meta": b""}))
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
 
 
 def test_tiny_imagenets_validation_images_by_their_annotations(model, tmp_path):

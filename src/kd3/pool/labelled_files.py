@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from kd3.class_names import class_name, some
@@ -18,6 +18,8 @@ from kd3.pool.annotations import labels_by_file, labels_by_sample, sample
 from kd3.pool.reasons import SIDECAR
 from kd3.pool.record import Label, Record, Unusable
 from kd3.pool.sources import Archive, contents, find
+from kd3.pool.sources.batches import batch_in_archive
+from kd3.pool.sources.containers import unusable
 from kd3.pool.sources.names import archive_kind
 
 FOLDERS = "class folders"
@@ -29,7 +31,7 @@ _SPLITS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), VALIDATION),
     **dict.fromkeys(("train", "training", "data"), TRAIN),
 }
-BATCH = re.compile(r"data_batch_\d|test_batch")
+CIFAR = {"test_batch": "batches.meta", "test": "meta"}  # the test batch, and the file with the names of the classes
 KNOWN = (
     "a label column of a parquet or Arrow file, .cls or .json files, CIFAR's batches, idx files, a CSV of file and "
     "label (docs/labels.md)"
@@ -58,7 +60,10 @@ def labelled_files(source: str, *, every_split: bool = False) -> LabelledFiles:
     splits: list[str] = []
     for found in find([source]):
         split = _split_of(found.prefix or found.path) if isinstance(found, Archive) else ""
-        for record in contents(found):
+        members = contents(found)
+        if isinstance(found, Archive) and found.kind in ("tar", "zip") and not every_split:
+            members = _of_cifar(list(members))
+        for record in members:
             if not (isinstance(record.location, Unusable) and record.location.reason == SIDECAR):
                 images.append(record)
                 splits.append(split)
@@ -76,6 +81,20 @@ def labelled_files(source: str, *, every_split: bool = False) -> LabelledFiles:
         if label is None
     )
     return LabelledFiles([one for one, _ in kept], [one for _, one in kept], told_by, left_out, chosen)
+
+
+def _of_cifar(members: list[Record]) -> Iterator[Record]:
+    """Yield the images of the test batch, where the members of an archive are those of CIFAR; else the members."""
+    named = {record.key.rpartition("/")[2]: record for record in members}
+    batch = next((name for name, meta in CIFAR.items() if name in named and meta in named), None)
+    if batch is None:
+        yield from members
+        return
+    record = named[batch]
+    try:
+        yield from batch_in_archive(record.location.read(), named[CIFAR[batch]].location.read(), record.source, "")
+    except Exception as problem:
+        yield replace(record, location=unusable(problem))
 
 
 def class_folder(key: str) -> tuple[str, str]:
@@ -110,9 +129,6 @@ def _of_folders(source: str, images: Sequence[Record]) -> list[Label | None]:
     """
     folders = [class_folder(record.key) for record in images]
     roots = sorted({above for name, above in folders if name})
-    names = {record.key.rpartition("/")[2] for record in images if not isinstance(record.location, Unusable)}
-    if any(BATCH.fullmatch(name) for name in names) or names >= {"train", "test", "meta"}:
-        raise KD3Error(f"{source} holds batches of images in an archive; unpack it and give the folder with them")
     if not roots:
         raise KD3Error(
             f"{source} has no class folders (one folder of images per class), nor labels that kd3 reads in another "

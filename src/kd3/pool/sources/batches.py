@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, BinaryIO
@@ -27,6 +28,7 @@ CIFAR = Layout(32, 32, 3, planes=True)
 CIFAR_ROWS = ((10,), (20, 100))
 CIFAR_NAMES = {1: "batches.meta.txt", 2: "fine_label_names.txt"}
 PICKLED_LABELS = {"fine_labels": "fine_label_names", "labels": "label_names"}  # and where their names are
+AT_HAND = "memory://batch"  # what is read from memory is no range of a file on a disk
 NAMES_LIMIT = 1 << 16
 LOOKED_AT = 100  # rows, whose labels tell a batch from other files of its length
 
@@ -85,12 +87,22 @@ def _of_pickle(path: str, source: str, prefix: str) -> Iterator[Record]:
         if not arrays and prefix:  # the names of the classes, beside the batches
             yield Record(source, prefix.rstrip("/"), Unusable(SIDECAR))
             return
-        labels = _labels(path, found)
+        labels = _labels(found, partial(_pickled_names, path))
         for number, record in enumerate(array_records(arrays, source, prefix)):
             yield replace(record, label=labels[number]) if number < len(labels) else record
 
 
-def _labels(path: str, found: Any) -> list[Label]:
+def batch_in_archive(data: bytes, meta: bytes, source: str, prefix: str) -> Iterator[Record]:
+    """Yield the images of a pickled batch in the published archive of CIFAR; `meta` is the file with the names."""
+    file = io.BytesIO(data)
+    found = read_pickle(file)
+    labels = _labels(found, lambda entry: _names_in(read_pickle(io.BytesIO(meta)), entry) if meta else [])
+    records = array_records(_arrays(AT_HAND, file, found), source, prefix)
+    for number, record in enumerate(records):
+        yield replace(record, label=labels[number]) if number < len(labels) else record
+
+
+def _labels(found: Any, names_of: Callable[[str], Sequence[str]]) -> list[Label]:
     """Return the labels of a batch's images, where it has as many as it has rows of data."""
     if not isinstance(found, dict):
         return []
@@ -99,7 +111,7 @@ def _labels(path: str, found: Any) -> list[Label]:
     for name, names in PICKLED_LABELS.items():
         numbers = values.get(name)
         if isinstance(numbers, list) and all(type(number) is int for number in numbers):
-            known = _pickled_names(path, names)
+            known = names_of(names)
             fits = isinstance(data, Array) and data.shape[:1] == (len(numbers),)
             return [_named(number, known) for number in numbers] if fits else []
     return []
@@ -114,12 +126,15 @@ def _pickled_names(path: str, entry: str) -> list[str]:
     for name in ("batches.meta", "meta"):
         try:
             with opened(beside(path, name)) as file:
-                found = read_pickle(file)
-            values = {_text(key): value for key, value in found.items()}
-            return [_text(one) for one in values[entry]]
+                return _names_in(read_pickle(file), entry)
         except Exception:  # it is not there, or another file of that name: numbers will do
             continue
     return []
+
+
+def _names_in(found: Any, entry: str) -> list[str]:
+    values = {_text(key): value for key, value in found.items()}
+    return [_text(one) for one in values[entry]]
 
 
 def _text_names(path: str, name: str) -> list[str]:

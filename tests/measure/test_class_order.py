@@ -45,7 +45,11 @@ def test_names_are_matched_in_any_form_of_unicode():
     [
         (["100", "20", "3"], ["0", "1", "2"], "order by text is not that by number"),
         (["Test", "train"], ["0", "1"], "is divided into 'Test', 'train'"),
-        (["1", "01", "2"], ["0", "1", "2", "3"], "has 3 folders .* but the model knows 4 classes, by number only"),
+        (
+            ["1", "01", "2"],
+            ["0", "1", "2", "3"],
+            "has folders of 3 classes .* but the model knows 4 classes, by number only",
+        ),
         (["yew", "elm"], ["ash", "elm"], "no classes of the model: 'yew'"),
         (["yew"], ["0", "1"], "list them as 'classes: .*kd3 classes"),
     ],

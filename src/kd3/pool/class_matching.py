@@ -120,7 +120,7 @@ class _Data:
             )
         if len(names) != len(self.classes):
             raise KD3Error(
-                f"{self.where} has {len(names)} {self._what()} ({some(names)}) but the model knows {len(self.classes)} "
+                f"{self.where} has {self._what()} of {len(names)} classes ({some(names)}) but the model knows {len(self.classes)} "
                 f"classes, by number only; {HOW_TO_NAME}"
             )
         if numbers and sorted(names, key=lambda name: numbers[name]) != names:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from kd3.class_names import class_name, some
@@ -84,7 +84,11 @@ def labelled_files(source: str, *, every_split: bool = False) -> LabelledFiles:
 
 
 def _of_cifar(members: list[Record]) -> Iterator[Record]:
-    """Yield the images of the test batch, where the members of an archive are those of CIFAR; else the members."""
+    """Yield the images of the test batch, where the members of an archive are those of CIFAR; else the members.
+
+    Raises:
+        KD3Error: the test batch is damaged.
+    """
     named = {record.key.rpartition("/")[2]: record for record in members}
     batch = next((name for name, meta in CIFAR.items() if name in named and meta in named), None)
     if batch is None:
@@ -93,8 +97,10 @@ def _of_cifar(members: list[Record]) -> Iterator[Record]:
     record = named[batch]
     try:
         yield from batch_in_archive(record.location.read(), named[CIFAR[batch]].location.read(), record.source, "")
-    except Exception as problem:
-        yield replace(record, location=unusable(problem))
+    except Exception as problem:  # whatever a reader raises for what is damaged
+        raise KD3Error(
+            f"{record.source} holds {record.key}, which cannot be read: {unusable(problem).detail}"
+        ) from None
 
 
 def class_folder(key: str) -> tuple[str, str]:

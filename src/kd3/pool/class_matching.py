@@ -120,8 +120,8 @@ class _Data:
             )
         if len(names) != len(self.classes):
             raise KD3Error(
-                f"{self.where} has {self._what()} of {len(names)} classes ({some(names)}) but the model knows {len(self.classes)} "
-                f"classes, by number only; {HOW_TO_NAME}"
+                f"{self.where} has {self._what()} of {len(names)} classes ({some(names)}) but the model knows "
+                f"{len(self.classes)} classes, by number only; {HOW_TO_NAME}"
             )
         if numbers and sorted(names, key=lambda name: numbers[name]) != names:
             raise KD3Error(

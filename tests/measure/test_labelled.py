@@ -18,7 +18,7 @@ def folders(root, *names):
 
 def labels(source, classes):
     images = LabelledImages(source, preparation=Preparation(8), num_classes=len(classes), class_names=classes)
-    return images.labels
+    return images.matching.labels
 
 
 def test_numbered_classes_are_matched_by_number_not_by_text(tmp_path):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kd3 import console
+from kd3.class_names import places
 from kd3.commands.given import told
 from kd3.config.commands import ExportConfig
 from kd3.config.settings import build
@@ -221,13 +222,14 @@ def _teacher_logits(config: ExportConfig, student: Student, images: Tensor) -> T
     if config.teacher is None:
         return None
     teacher = load_teacher(config.teacher, trust_code=config.trust_code or None)
-    if teacher.num_classes != student.num_classes or teacher.input_size != student.input_size:
+    if teacher.input_size != student.input_size:
         raise KD3Error(
-            f"teacher {config.teacher} takes {teacher.input_size} pixels and knows {teacher.num_classes} classes, the "
-            f"student {student.input_size} and {student.num_classes}; they do not belong together"
+            f"teacher {config.teacher} takes images of {teacher.input_size} pixels but the student of "
+            f"{student.input_size}; they do not belong together"
         )
     teacher = teacher.seeing(student.preparation)
-    return in_batches(lambda batch: teacher(teacher.normalise(batch)), images)
+    order = places(student.classes, teacher.classes, whose="the student", other=f"teacher {config.teacher}")
+    return in_batches(lambda batch: teacher(teacher.normalise(batch)), images)[:, order]
 
 
 def _prepared(student: Student, images: Tensor, preprocessing: str) -> Tensor:

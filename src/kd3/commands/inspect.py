@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from kd3.class_names import are_numbers, nameless
 from kd3.commands.fitting import LOOKED_AT, fitted, normalisation_on
 from kd3.compute import resolve
 from kd3.config.commands import InspectConfig
@@ -90,6 +91,8 @@ class Inspection:
         if self.preparation:
             lines.append(f"  pictures    {self.preparation}")
         lines.append(f"  classes     {self.num_classes}: {', '.join(map(one_line, self.classes[:SHOWN]))}{more}")
+        if are_numbers(self.classes):
+            lines.append(f"              {nameless(self.classes)}")
         lines += self._head_lines()
         if self.normalisation is not None:
             lines += self._normalisation_lines(self.normalisation)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from kd3 import console
+from kd3.class_names import are_numbers, nameless
 from kd3.commands.given import MODEL, told
 from kd3.compute import resolve
 from kd3.config.commands import PredictConfig
@@ -18,6 +19,7 @@ from kd3.models.classifier import load_classifier
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
 from kd3.pool import Decoded, DecodeSettings, decode_records, list_records
+from kd3.pool.sources.names import archive_kind, is_list
 from kd3.text import one_line
 
 
@@ -73,6 +75,8 @@ def predict(
     classifier = load_classifier(model, trust_code=trust_code) if isinstance(model, (str, Path)) else model
     compute.place(classifier).eval()
     settings = DecodeSettings.to_see(classifier.preparation)
+    if are_numbers(classifier.classes):
+        console.say(nameless(classifier.classes))
     found: list[tuple[str, list[tuple[str, float]]]] = []
     unusable: list[tuple[str, str, str]] = []
     records = list_records([str(image) for image in images])
@@ -100,7 +104,10 @@ def run(config: PredictConfig) -> Predictions:
 
 
 def _shown(source: str, key: str) -> str:
-    return key if Path(source).name == key else f"{source}/{key}"
+    """Return an image's path as it was given: a file's own, of others with where they lie; as it stands in a list."""
+    if is_list(source):
+        return key
+    return source if Path(source).name == key and archive_kind(source) is None else f"{source.rstrip('/')}/{key}"
 
 
 def _why(reason: str, detail: str) -> str:

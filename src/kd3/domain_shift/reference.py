@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ class Reference:
         self.source, self.limit, self.seed, self.workers = source, limit, seed, workers
         self.settings = DecodeSettings.to_see(teacher.preparation)
         self.skipped: Counter[str] = Counter()
-        self._labels: dict[str, int] = {}
+        self._labels: list[int] = []  # of each record
         self._pool: ImagePool | None = None
         self._seen: list[int] = []
         if (Path(source) / MANIFEST).is_file():
@@ -89,15 +89,14 @@ class Reference:
 
     def _from_files(self, compute: Compute) -> Iterator[Tensor]:
         pixels: list[np.ndarray] = []
-        for outcome in decode_records(
-            [self._records[place] for place in self.chosen], self.settings, workers=self.workers
-        ):
+        outcomes = decode_records([self._records[place] for place in self.chosen], self.settings, workers=self.workers)
+        for place, outcome in zip(self.chosen, outcomes, strict=True):
             if not isinstance(outcome.result, Decoded):
                 self.skipped[outcome.result.reason] += 1
                 continue
             pixels.append(outcome.result.pixels)
             if self._labels:
-                self._seen.append(self._labels[_folder(outcome.record)])
+                self._seen.append(self._labels[place])
             if len(pixels) == BATCH:
                 yield torch.from_numpy(np.stack(pixels)).to(compute.device)
                 pixels = []
@@ -112,19 +111,15 @@ def drawn(count: int, limit: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(count, size=limit, replace=False))
 
 
-def _listed(source: str, teacher: Teacher) -> tuple[list[Record], dict[str, int]]:
-    """Return the files, and each class folder's label; without labels where the folders are no classes."""
+def _listed(source: str, teacher: Teacher) -> tuple[list[Record], list[int]]:
+    """Return the files, and the label of each; no labels where there are none, or none of the teacher's classes."""
     records = list(list_records([source]))
     if not records:
-        return records, {}
+        return records, []
     try:
         labelled = LabelledImages(
             source, preparation=teacher.preparation, num_classes=teacher.num_classes, class_names=teacher.classes
         )
     except KD3Error:
-        return records, {}  # whether any is an image shows when they are read
+        return records, []  # whether any is an image shows when they are read
     return labelled.records, labelled.labels
-
-
-def _folder(record: Record) -> str:
-    return PurePosixPath(record.key).parent.name

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from kd3.class_names import class_name
 from kd3.config.settings import Settings, build, read_yaml
 from kd3.preparation import Fit
 
@@ -57,8 +58,8 @@ class TeacherDescription(Settings):
     @field_validator("classes", mode="before")
     @classmethod
     def _names_are_text(cls, names: Any) -> Any:
-        # YAML reads digits as numbers and 'no' as false; a class may be called either.
-        return [str(name) for name in names] if isinstance(names, list) else names
+        # From Python or JSON they may be numbers; `read_yaml` gives them as they are written.
+        return [name if name is None else class_name(name) for name in names] if isinstance(names, list) else names
 
     @field_validator("mean", "std")
     @classmethod

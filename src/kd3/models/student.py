@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from kd3.class_names import class_name
 from kd3.errors import KD3Error
 from kd3.models.copying import in_float32
 from kd3.models.head import (
@@ -49,7 +50,7 @@ class Student(nn.Module):
         super().__init__()
         self.backbone = in_float32(backbone)
         self.normalise = Normalisation(signature.mean, signature.std)
-        self.preparation, self.classes = signature.preparation, list(signature.classes)
+        self.preparation, self.classes = signature.preparation, [class_name(name) for name in signature.classes]
         self.head = head
         self.projector, self.classifier = projector, classifier
         if classifier is not None:

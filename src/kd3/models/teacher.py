@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kd3 import console
+from kd3.class_names import class_name
 from kd3.compute import full_float32
 from kd3.errors import KD3Error
 from kd3.models.batch_norm_statistics import Statistics, set_statistics
@@ -79,7 +80,7 @@ class Teacher(nn.Module):
         self.runs_in_autocast: bool | None = None  # None: not tried yet
         self.is_folded = False  # the same function with other rounding
         self._compiled: CompiledTeacher | None = None
-        self.class_names = list(classes) if classes else None  # as given
+        self.class_names = [class_name(name) for name in classes] if classes else None
         self.known_hash: str | None = None  # of weights that the module's own state does not show, or no longer
         self.eval()
         if input_size is not None:

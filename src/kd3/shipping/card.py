@@ -11,7 +11,7 @@ from typing import Any
 from kd3.markdown import code, escaped, table
 from kd3.models.consent import runs_code
 from kd3.preparation import Preparation
-from kd3.runs.adaptation import in_words
+from kd3.runs.adaptation import in_words, with_adaptation
 from kd3.shipping.comparison import Written
 from kd3.shipping.predict_script import predict_script
 
@@ -77,6 +77,8 @@ class Card:
 
     def _what(self) -> list[str]:
         about, classes = self.student.get("about", {}), self.student["classes"]
+        if self.adaptation is not None:
+            about = with_adaptation(about, self.adaptation)
         name = escaped(self.student["arch"] or "a module of your own")
         method = escaped(about.get("method", "an unknown method"))
         shown = ", ".join(escaped(one) for one in classes[:20]) + (", ..." if len(classes) > 20 else "")
@@ -88,6 +90,11 @@ class Card:
         rows = [("teacher", escaped(Path(str(about.get("teacher", "unknown"))).name)), ("method", method)]
         if about.get("agreement") is not None:
             rows.append(("agreement with the teacher on held-out web images", f"{about['agreement']:.1f} %"))
+        if about.get("accuracy") is not None:
+            rows.append(("accuracy on labelled images", f"{about['accuracy']:.1f} %"))
+        if about.get("teacher_accuracy") is not None:
+            rows.append(("the teacher's accuracy on them", f"{about['teacher_accuracy']:.1f} %"))
+            rows.append(("difference", f"{about['difference']:+.1f} points"))
         if self.pool is not None:
             rows.append(("web images", f"{self.pool['images']:,} in {escaped(self.pool['name'])}"))
         adapted = [] if self.adaptation is None else [escaped(in_words(self.adaptation))]

@@ -61,8 +61,11 @@ def parts(name: str) -> tuple[str, str]:
 
 
 def _sidecar(name: str, location: Location) -> Location:
+    if isinstance(location, Unusable):
+        return location  # which may know where its labels are
     return Unusable(SIDECAR) if "." in parts(name)[1] else location
 
 
 def _bytes(members: Iterable[tuple[str, Location]]) -> int:
-    return sum(len(location.data) for _, location in members if isinstance(location, InMemory))
+    held = (place.contents if isinstance(place, Unusable) else place for _, place in members)
+    return sum(len(place.data) for place in held if isinstance(place, InMemory))

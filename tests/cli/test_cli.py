@@ -87,7 +87,7 @@ def test_the_teacher_agrees_with_itself(teacher_file, labelled):
 def test_predict_names_classes_and_unusable_files(finished_run, crawl):
     done = here("predict", finished_run[0], crawl / "000.png", crawl / "page.jpg", "--top", 2)
     first, second = done.stdout.strip().splitlines()
-    assert first.startswith("000.png")
+    assert first.startswith(f"{crawl / '000.png'} ")
     assert first.count("%") == 2
     assert second.endswith("unusable: not an image")
     as_json = json.loads(here("predict", finished_run[0], crawl / "000.png", "--json").stdout)

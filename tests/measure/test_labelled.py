@@ -6,6 +6,7 @@ from PIL import Image
 
 from kd3.errors import KD3Error
 from kd3.measure.labelled import LabelledImages
+from kd3.preparation import Preparation
 
 
 def folders(root, *names):
@@ -16,8 +17,8 @@ def folders(root, *names):
 
 
 def labels(source, classes):
-    images = LabelledImages(source, image_size=8, num_classes=len(classes), class_names=classes)
-    return images.labels
+    images = LabelledImages(source, preparation=Preparation(8), num_classes=len(classes), class_names=classes)
+    return images.matching.labels
 
 
 def test_numbered_classes_are_matched_by_number_not_by_text(tmp_path):
@@ -54,7 +55,9 @@ def test_data_without_a_usable_image_are_refused_at_once(tmp_path):
 
 
 def test_small_images_are_judged_too(tmp_path):
-    images = LabelledImages(folders(tmp_path, "cat"), image_size=8, num_classes=2, class_names=["cat", "dog"])
+    images = LabelledImages(
+        folders(tmp_path, "cat"), preparation=Preparation(8), num_classes=2, class_names=["cat", "dog"]
+    )
     assert sum(len(batch) for _, batch in images.batches()) == 1
 
 
@@ -69,7 +72,7 @@ def test_accuracy_on_changed_images_is_that_of_a_changed_copy(tmp_path):
         (tmp_path / name).mkdir()
         for number in range(3):
             Image.fromarray(draw.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(tmp_path / name / f"{number}.png")
-    options = {"image_size": 16, "num_classes": 2, "class_names": ["a", "b"], "workers": 0}
+    options = {"preparation": Preparation(16), "num_classes": 2, "class_names": ["a", "b"], "workers": 0}
     plain = LabelledImages(str(tmp_path), **options)
     grey = LabelledImages(str(tmp_path), **options, change=("greyscale", 1.0))
     ((images, labels),) = plain.batches()

@@ -10,6 +10,7 @@ from PIL import Image
 from kd3.measure.labelled import LabelledImages
 from kd3.measure.leak import leak, pool_of_student
 from kd3.pool import ingest
+from kd3.preparation import Preparation
 
 
 def pictures(count):
@@ -45,7 +46,9 @@ def content(pool):
 
 def labelled(places, **more):
     names = ["cat", "ship"]
-    return LabelledImages(str(places / "test"), image_size=32, num_classes=2, class_names=names, workers=0, **more)
+    return LabelledImages(
+        str(places / "test"), preparation=Preparation(32), num_classes=2, class_names=names, workers=0, **more
+    )
 
 
 @pytest.mark.parametrize("read_before", [False, True])
@@ -83,3 +86,25 @@ def test_another_pool_in_its_place_is_not_taken_for_it(places, tmp_path, capsys)
     (other / "origin.json").write_text(json.dumps({"pool": "0" * 64}))
     assert pool_of_student(other) is None
     assert "whether the student learned from these images is not known" in capsys.readouterr().err
+
+
+def test_copies_are_told_among_pictures_that_were_made_alike(tmp_path):
+    for number, picture in enumerate(pictures(6)):
+        wide = picture.resize((160, 48))
+        for place in (tmp_path / "crawl", tmp_path / "test" / ("cat" if number % 2 else "ship")):
+            place.mkdir(parents=True, exist_ok=True)
+        wide.save(tmp_path / "crawl" / f"{number}.png")
+        wide.save(tmp_path / "test" / ("cat" if number % 2 else "ship") / f"{number}.jpg", quality=80)
+    pool = ingest(tmp_path / "crawl", tmp_path / "pool", image_size=32, fit="squash", workers=0)
+    for fit in ("crop", "squash"):
+        data = LabelledImages(
+            str(tmp_path / "test"),
+            preparation=Preparation(32, fit),
+            num_classes=2,
+            class_names=["cat", "ship"],
+            workers=0,
+        )
+        assert sorted(leak(pool, data).found) == list(range(6))
+        before = [batch.clone() for batch, _ in data.batches()]
+        leak(pool, data)
+        assert all((one == other).all() for one, (other, _) in zip(before, data.batches(), strict=True))

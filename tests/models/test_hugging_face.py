@@ -137,7 +137,7 @@ def test_the_preparation_is_told_and_the_colours_are_followed(copy):
     turned = load_teacher(f"hf:{copy}")
     images = torch.rand(3, 3, 16, 16)
     torch.testing.assert_close(turned(images), plain(images.flip(1)))
-    assert turned.preparation == "the whole picture squashed to 16 x 16, bilinear (kd3 ingest --fit squash)"
+    assert turned.pictures == "the whole picture squashed to 16 x 16, bilinear (kd3 ingest --fit squash)"
     assert turned.fingerprint() != plain.fingerprint()
 
 

@@ -1,5 +1,6 @@
 """The student as one module that runs alone, on disk and off it."""
 
+import dataclasses
 import json
 import math
 import os
@@ -16,6 +17,7 @@ from kd3.models.arch import build_arch
 from kd3.models.signature import Signature
 from kd3.models.student import own_head, shared_head
 from kd3.models.student_files import load_student, save_student
+from kd3.preparation import Preparation
 
 EXPECTS = Signature((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), 16, ["a", "b", "c"])
 
@@ -144,6 +146,7 @@ def test_the_description_is_a_golden_format(tmp_path):
         "mean": [0.5, 0.4, 0.3],
         "std": [0.2, 0.3, 0.4],
         "input_size": 16,
+        "preparation": {"size": 16, "fit": "crop", "resampling": "bicubic", "colours": "rgb", "channels": 3},
         "head": {
             "classifier": "linear",
             "features": "layer3",
@@ -199,6 +202,10 @@ def test_the_description_is_a_golden_format(tmp_path):
         (lambda d: weighed(d, "backbone.linear.bias", math.inf), "not finite, first in 'backbone.linear.bias'"),
         (lambda d: weighed(d, "backbone.conv1.weight", math.nan), "not finite, first in 'backbone.conv1.weight'"),
         (lambda d: weighed(d, "backbone.bn1.running_var", -1.0), "negative variances"),
+        (lambda d: edit(d, preparation={"fit": "pad"}), "preparation.fit is 'pad'; this kd3 knows crop, squash"),
+        (lambda d: edit(d, preparation={"size": 99}), "preparation.size is 99; this kd3 knows 16"),
+        (lambda d: edit(d, preparation={"channels": 1}), "preparation.channels is 1; this kd3 knows 3"),
+        (lambda d: edit(d, preparation={"gamma": 2}), "preparation.gamma is not known"),
     ],
 )
 def test_a_damaged_student_is_refused_in_a_sentence(damage, message, tmp_path):
@@ -233,3 +240,47 @@ def edit(folder, **values):
 def test_a_student_with_another_number_of_classes_is_refused():
     with pytest.raises(KD3Error, match="has 5 logits but the teacher knows 3 classes"):
         own_head(build_arch("kd3:resnet8", num_classes=5), EXPECTS, name="resnet8")
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash"])
+def test_how_its_pictures_are_made_is_kept_with_the_student(fit, tmp_path):
+    student = own_head(build_arch("kd3:resnet8", num_classes=3), dataclasses.replace(EXPECTS, fit=fit), name="resnet8")
+    save_student(student, tmp_path, arch="kd3:resnet8", arch_args={}, about={})
+    assert load_student(tmp_path).preparation == Preparation(16, fit)
+
+
+def test_a_folder_of_an_earlier_kd3_sees_the_centre_of_pictures(tmp_path):
+    student = own_head(build_arch("kd3:resnet8", num_classes=3), EXPECTS, name="resnet8")
+    save_student(student, tmp_path, arch="kd3:resnet8", arch_args={}, about={})
+    path = tmp_path / "config.json"
+    description = json.loads(path.read_text())
+    del description["preparation"]
+    path.write_text(json.dumps(description))
+    assert load_student(tmp_path).preparation == Preparation(16, "crop")
+
+
+@pytest.mark.parametrize(("white", "kind"), [(1.0, torch.float32), (255.0, torch.float64), (1.0, torch.float16)])
+def test_floats_of_a_stated_range_are_normalised_as_bytes_are(white, kind):
+    student, x = make_shared(), images()
+    floats = (x.double() / 255 * white).to(kind)
+    tolerance = 1e-2 if kind is torch.float16 else 1e-5
+    torch.testing.assert_close(student.normalise(floats, white=white), student.normalise(x), rtol=0, atol=tolerance)
+
+
+WRONG_IMAGES = {
+    "floats without a range": (lambda x: x / 255, None, r"of floats it must know the range.*white=1\.0"),
+    "bytes as floats": (lambda x: x.float(), 1.0, r"values from 0 to 255, where white=1 says 0 to 1"),
+    "normalised before": (lambda x: (x / 255 - 0.5) / 0.2, 1.0, r"values from -2\.5 to 2\.5"),
+    "not finite": (lambda x: x / 255 * torch.nan, 1.0, "values from nan"),
+    "wide integers": (lambda x: x.long(), None, r"these are torch\.int64"),
+    "wide integers of a range": (lambda x: x.int(), 255.0, r"these are torch\.int32"),
+    "bytes of another white": (lambda x: x, 1.0, "uint8 images have 255 for white, not 1"),
+    "no range at all": (lambda x: x / 255, 0.0, "of floats it must know the range"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_IMAGES)
+def test_other_images_are_refused_in_a_sentence(kind):
+    make, white, message = WRONG_IMAGES[kind]
+    with pytest.raises(KD3Error, match=message):
+        make_shared().normalise(make(images()), white=white)

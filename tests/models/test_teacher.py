@@ -40,10 +40,40 @@ def test_a_description_loads_a_frozen_teacher(described):
     assert teacher.head.classifier == "linear"
 
 
-def test_numbers_and_words_of_yaml_are_class_names_too(described):
+@pytest.mark.parametrize(
+    ("written", "names"),
+    [
+        ("[0, 1, no]", ["0", "1", "no"]),
+        ("[1_0, 0x1F, 1e3]", ["1_0", "0x1F", "1e3"]),
+        ("[2024-05-01, 12:30:00, ~]", ["2024-05-01", "12:30:00", "~"]),
+        ("[on, Off, 'yes']", ["on", "Off", "yes"]),
+        ("\n- 007\n- 010\n- null", ["007", "010", "null"]),
+        ("[cafe\u0301, b, c]", ["caf\u00e9", "b", "c"]),
+        ("&names [y, n, .5]", ["y", "n", ".5"]),
+    ],
+)
+def test_class_names_are_the_text_that_is_written(described, written, names):
     path = described()
-    path.write_text(path.read_text() + "classes: [0, 1, no]\n")
-    assert kd3.load_teacher(path).classes == ["0", "1", "False"]
+    path.write_text(path.read_text() + f"classes: {written}\n", encoding="utf-8")
+    assert kd3.load_teacher(path).classes == names
+
+
+def test_a_gap_in_the_class_names_and_names_that_look_the_same_are_refused(described):
+    path = described()
+    text = path.read_text()
+    for names, message in (("\n- a\n-\n- c", "valid string"), ("[e\u0301, \u00e9, c]", "more than once")):
+        path.write_text(text + f"classes: {names}\n", encoding="utf-8")
+        with pytest.raises(KD3Error, match=message):
+            kd3.load_teacher(path)
+
+
+def test_only_names_are_text(described):
+    path = described(arch_args={"width": 1})
+    with pytest.raises(KD3Error, match=r"width"):  # the builder's own word for a number that it does not take
+        kd3.load_teacher(path)
+    path = described(trusted=True)
+    path.write_text(path.read_text().replace("trusted: true", "trusted: yes"))
+    assert kd3.load_teacher(path).num_classes == 3
 
 
 @pytest.mark.parametrize(

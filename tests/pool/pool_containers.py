@@ -1,6 +1,8 @@
 """The same pictures in every kind of container that kd3 reads, and a small web server."""
 
+import gzip
 import pickle
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -130,6 +132,12 @@ def npz_of(path: Path, compressed: bool = False, **arrays: np.ndarray) -> Path:
     return path
 
 
+def idx_of(path: Path, images: Images) -> Path:
+    data = struct.pack(">HBB4I", 0, 8, 4, *images.shape) + images.tobytes()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
 def list_of(path: Path, entries: list[str]) -> Path:
     path.write_text("".join(f"{entry}\n" for entry in entries))
     return path
@@ -170,6 +178,8 @@ KINDS: dict[str, Callable[[Path, Images, dict[str, bytes]], Path]] = {
     "ImageNet batch": lambda place, images, files: batch_of(place / "train_data_batch_1", images),
     "ImageNet batch, protocol 2": lambda place, images, files: batch_of(place / "val_data", images, 2),
     "ImageNet batch, protocol 5": lambda place, images, files: batch_of(place / "val.pkl", images, 5),
+    "idx": lambda place, images, files: idx_of(place / "train-images-idx3-ubyte", images),
+    "idx, compressed": lambda place, images, files: idx_of(place / "train-images-idx3-ubyte.gz", images),
     "list": lambda place, images, files: _listed(place, files, "list.txt"),
     "list.csv": lambda place, images, files: _listed(place, files, "list.csv", "7,{}"),
     "list.lst": lambda place, images, files: _listed(place, files, "list.lst", "0\t1.0\t{}"),

@@ -159,5 +159,5 @@ def test_labels_are_the_last_folders_of_the_keys(tmp_path):
     pool = kd3.ingest(tmp_path / "data", tmp_path / "pool", image_size=16, workers=0)
     by_key = dict(zip(keys(pool), pool.labels(["ship", "cat"]).tolist(), strict=True))
     assert by_key == {"train/cat/0.png": 1, "train/cat/2.png": 1, "train/ship/1.png": 0}
-    with pytest.raises(KD3Error, match=r"'train/ship/1.png' lies in no folder of a class; the classes are 'cat'"):
+    with pytest.raises(KD3Error, match=r"folders that are no classes of the model: 'ship'; its classes are 'cat'"):
         pool.labels(["cat"])

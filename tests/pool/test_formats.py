@@ -1,6 +1,7 @@
 """Each format of images that crawls are made of, from the bytes of a file to the colours of a pixel."""
 
 import io
+import struct
 from collections import Counter
 
 import numpy as np
@@ -78,8 +79,47 @@ def test_of_several_frames_the_first_is_taken(format: str) -> None:
 @pytest.mark.parametrize(("colour", "expected"), [(HALF, (255, 127, 127)), ((0, 0, 0, 0), (255, 255, 255))])
 def test_alpha_lies_over_white(format: str, colour: tuple[int, ...], expected: tuple[int, ...]) -> None:
     options = {"WEBP": {"lossless": True, "exact": True}, "AVIF": {"quality": 100}}.get(format, {})
-    found = pixels(encoded(Image.new("RGBA", (20, 20), colour), format, **options))[:, 8, 8]
+    image = Image.new("RGBA", (20, 20), colour)
+    image.putpixel((19, 19), (0, 0, 0, 255))
+    found = pixels(encoded(image, format, **options))[:, 4, 4]
     assert np.abs(found.astype(int) - expected).max() <= 6
+
+
+@pytest.mark.parametrize("format", ["BMP", "TGA", "DIB"])
+def test_alpha_that_was_never_used_hides_nothing(format: str) -> None:
+    image = Image.new("RGBA", (20, 20), (40, 90, 200, 0))
+    image.paste((250, 10, 10, 0), (0, 0, 10, 20))
+    if format != "TGA":  # Pillow writes these without an alpha; this header has a mask for one
+        pixels_first = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM).tobytes("raw", "BGRA")
+        header = struct.pack(
+            "<IiiHHIIiiII4I", 56, 20, 20, 1, 32, 3, 1600, 0, 0, 0, 0, 0xFF0000, 0xFF00, 0xFF, 0xFF << 24
+        )
+        data = header + pixels_first
+        data = data if format == "DIB" else b"BM" + struct.pack("<IHHI", 14 + len(data), 0, 0, 14 + 56) + data
+        with Image.open(io.BytesIO(data)) as opened:
+            assert (opened.format, opened.mode) == (format, "RGBA")
+    else:
+        data = encoded(image, format)
+    found = pixels(data)
+    assert (found[:, 8, 3].tolist(), found[:, 8, 13].tolist()) == ([250, 10, 10], [40, 90, 200])
+    image.putpixel((19, 19), (0, 0, 0, 1))  # one pixel that is there: an alpha that is used
+    if format == "TGA":
+        assert pixels(encoded(image, format))[:, 8, 3].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize(
+    ("level", "shown"), [(0, 0), (130, 130), (255, 255), (256, 1), (130 * 257, 130), (65535, 255), (2**30, 128)]
+)
+def test_integers_of_32_bits_have_the_narrowest_range_that_holds_them(level: int, shown: int) -> None:
+    ramp = np.full((20, 20), level, np.int32)
+    ramp[0] = 0
+    data = encoded(Image.fromarray(ramp), "TIFF")
+    assert pixels(data)[:, 12, 8].tolist() == [shown] * 3
+
+
+def test_a_dark_picture_of_16_bits_stays_dark() -> None:
+    for format in ("PNG", "PPM", "TIFF"):
+        assert pixels(encoded(Image.new("I;16", (20, 20), 250), format))[:, 8, 8].tolist() == [1, 1, 1]
 
 
 def test_transparent_colour_of_a_gif_is_white() -> None:

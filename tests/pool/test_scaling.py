@@ -10,7 +10,8 @@ from pool_pictures import encoded, noise
 
 from kd3.pool import scaling
 from kd3.pool.decode import Decoded, DecodeSettings, Rejected, decode
-from kd3.pool.scaling import Fit, draft
+from kd3.pool.scaling import draft
+from kd3.preparation import Fit
 
 MEAN_DIFFERENCE = 1.5  # of 255; a shift by a quarter of a pixel gives more (see the test of turns)
 

@@ -65,14 +65,32 @@ def test_pipes_and_sockets_are_not_opened(tmp_path: Path) -> None:
         assert [reason(r) for r in records([str(tmp_path / "pipe.jpg")])] == ["not a regular file"]
 
 
-def test_linked_files_count_and_linked_folders_do_not(tmp_path: Path) -> None:
-    folder_of(tmp_path / "real", {"a.jpg": b"1"})
-    (tmp_path / "real" / "loop").symlink_to(tmp_path / "real")
-    (tmp_path / "real" / "link.jpg").symlink_to(tmp_path / "real" / "a.jpg")
-    (tmp_path / "real" / "nowhere.jpg").symlink_to(tmp_path / "absent")
-    found = {record.key: reason(record) for record in records([str(tmp_path / "real")])}
-    refusal = "not a regular file"
-    assert found == {"a.jpg": None, "link.jpg": None, "loop": refusal, "nowhere.jpg": refusal}
+def test_linked_files_and_folders_count_and_loops_end(tmp_path: Path) -> None:
+    folder_of(tmp_path / "real", {"a.jpg": b"1", "sub/b.jpg": b"1", ".kept/c/d.jpg": b"1"})
+    folder_of(tmp_path / "outside", {"e.jpg": b"1", "in/f.jpg": b"1"})
+    for link, target in {
+        "loop": "real", "sub/up": "real", "above": ".", "link.jpg": "real/a.jpg", "nowhere.jpg": "absent",
+        "inner": "real/sub", "hidden": "real/.kept/c", "other": "outside", "twice": "outside", "third": "outside/in",
+    }.items():  # fmt: skip
+        (tmp_path / "real" / link).symlink_to(tmp_path / target)
+    (tmp_path / "outside" / "back").symlink_to(tmp_path / "outside")
+    found = {record.key: reason(record) for record in list_records([str(tmp_path / "real")])}
+    read = {"a.jpg", "sub/b.jpg", "link.jpg", "hidden/d.jpg", "other/e.jpg", "other/in/f.jpg"}
+    assert {key for key, why in found.items() if why is None} == read
+    refused = {"loop", "sub/up", "above", "inner", "twice", "third", "other/back", "nowhere.jpg"}
+    assert {key for key, why in found.items() if why == "not a regular file"} == refused
+
+
+def test_folders_linked_to_one_another_end(tmp_path: Path) -> None:
+    for name in "abcdefgh":
+        folder_of(tmp_path / name, {"1.jpg": b"1"})
+        for other in "abcdefgh":
+            (tmp_path / name / other).symlink_to(tmp_path / other)
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start" / "a").symlink_to(tmp_path / "a")
+    read = [record for record in records([str(tmp_path / "start")]) if reason(record) is None]
+    assert {Path(record.key).parent.name for record in read} == set("abcdefgh")
+    assert len(read) == 8
 
 
 def test_walk_holds_no_call_per_level_of_nesting(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from kd3.compute import resolve
 from kd3.models.arch import build_arch
 from kd3.models.batch_norm_statistics import counted, remembered, set_statistics
 from kd3.models.student import own_head
+from kd3.preparation import Preparation
 from kd3.recall.adapt import adapt_by_recall, adapt_to_given, obstacle
 from kd3.recall.at_end import adapt_student, check_recall
 from kd3.recall.images import ChosenImages, known_images, of_pool, read_images
@@ -171,18 +172,18 @@ def test_images_like_those_kept_out_are_not_drawn(pool_folder, crawl, tmp_path):
 
     for number in range(0, 120, 2):
         shutil.copy(crawl / f"{number:03d}.png", tmp_path)
-    known = known_images([str(tmp_path)], 16, workers=0)
+    known = known_images([str(tmp_path)], Preparation(16), workers=0)
     pool = kd3.ImagePool.open(pool_folder)
     found = of_pool(pool, np.arange(len(pool)), count=40, seed=0, known=known)
     assert len(found.positions) == 40
     assert all(int(key.removesuffix(".png")) % 2 for key in found.keys)
-    given = read_images(str(crawl), 16, limit=1000, seed=0, known=known, workers=0)
+    given = read_images(str(crawl), Preparation(16), limit=1000, seed=0, known=known, workers=0)
     assert given.kept_out >= 60
     assert all(int(key.removesuffix(".png")) % 2 for key in given.keys)
 
 
 def test_a_draw_of_given_images_is_the_same_again_and_another_by_another_seed(crawl):
-    one, again, other = (read_images(str(crawl), 16, limit=20, seed=seed, workers=0) for seed in (0, 0, 1))
+    one, again, other = (read_images(str(crawl), Preparation(16), limit=20, seed=seed, workers=0) for seed in (0, 0, 1))
     assert one.keys == again.keys != other.keys
     assert torch.equal(one.images, again.images)
     assert len(one.keys) == 20

@@ -122,15 +122,26 @@ def test_the_example_of_the_card_runs_without_kd3_and_torch(preprocessing, run, 
     folder = shipped.folder
     if preprocessing == "outside":
         folder = kd3.export(run.folder, tmp_path / "out", preprocessing="outside", check_images=20).folder
-    card, example = (folder / "README.md").read_text(), (folder / "predict.py").read_text()
-    assert f"```python\n{example}```" in card
+    example = (folder / "README.md").read_text().split("```python\n")[1].partition("```")[0]
     picture = sorted(crawl.glob("*.png"))[0]
     block = "import sys; sys.modules['torch'] = sys.modules['kd3'] = None\n"
     done = subprocess.run(
-        [sys.executable, "-c", block + example, str(picture)], cwd=folder, capture_output=True, text=True
+        [sys.executable, "-c", block + example.replace("picture.jpg", str(picture))],
+        cwd=folder,
+        capture_output=True,
+        text=True,
     )
     assert done.stderr == ""
     assert done.stdout.strip() == kd3.predict(run.folder, [picture]).images[0][1][0][0]
+
+
+def test_the_onnx_files_ask_for_old_operators_and_the_card_says_which(shipped):
+    card = (shipped.folder / "README.md").read_text()
+    for name in ("student.onnx", "student-int8.onnx"):
+        model = onnx.load(str(shipped.folder / name))
+        assert model.ir_version <= 8
+        assert [(one.domain, one.version) for one in model.opset_import if one.domain == ""] == [("", 17)]
+        assert f"`{name}` is of IR {model.ir_version}, opset 17, and was run here with onnxruntime " in card
 
 
 def test_the_other_snippets_of_the_card_run(shipped, images, monkeypatch):
@@ -138,7 +149,7 @@ def test_the_other_snippets_of_the_card_run(shipped, images, monkeypatch):
     snippets = [
         part.partition("```")[0] for part in (shipped.folder / "README.md").read_text().split("```python\n")[1:]
     ]
-    others = [snippet for snippet in snippets if "onnxruntime" not in snippet]
+    others = [snippet for snippet in snippets if "classify" not in snippet]
     assert len(others) == 3
     for snippet in others:
         names = {"images": images}
@@ -202,6 +213,8 @@ WRONG = {
     "8 bits without ONNX": ({"format": ["torchscript"], "int8": True}, "add onnx to format"),
     "images of another size": ({"images": "POOL32"}, "takes images of 16 pixels, but those of .* have 32"),
     "8 bits on noise": ({"images": "none", "int8": True, "check_images": 9}, "there are none; give --images"),
+    "an opset without its operators": ({"opset": 11}, "--opset 11: this network cannot be written so .*leave it out"),
+    "an opset of no ONNX": ({"opset": 9}, "opset"),
     "another teacher": ({"teacher": "TEACHER4"}, "they do not belong together"),
 }
 

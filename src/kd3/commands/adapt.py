@@ -115,7 +115,6 @@ def _adapt(
             raise KD3Error(f"the student of {folder.path} keeps no batch-norm statistics; there is nothing to adapt")
         teacher = teacher or _teacher(folder, config)
         if teacher.input_size is None:
-            assert student.input_size is not None
             teacher.fit_to(student.input_size)
         _check_identity(folder, "teacher", teacher.fingerprint())
         adaptation, pairs = _adapted(config, folder, student, teacher, pool, resolve(config.device, "32"))
@@ -132,12 +131,11 @@ def _adapted(
     pool: ImagePool | None,
     compute: Compute,
 ) -> tuple[Adaptation, Pairs | None]:
-    assert student.input_size is not None
-    known = known_images(config.keep_out, student.input_size, workers=config.workers)
+    known = known_images(config.keep_out, student.preparation, workers=config.workers)
     if config.images is not None:
         given = read_images(
             config.images,
-            student.input_size,
+            student.preparation,
             limit=config.count or GIVEN_IMAGES,
             seed=config.seed,
             known=known,

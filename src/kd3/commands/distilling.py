@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kd3 import console
-from kd3.commands.fitting import check_several_labels, check_sizes, check_trains, normalisation_on, one_class
+from kd3.class_names import are_numbers, nameless
+from kd3.commands.fitting import check_several_labels, check_trains, fitted, normalisation_on, one_class
 from kd3.compute import Compute
 from kd3.config.commands import GIVEN_IMAGES, DistillConfig
 from kd3.config.methods import METHODS, KD3Options, SimKDOptions
@@ -22,6 +24,7 @@ from kd3.config.settings import to_yaml
 from kd3.errors import KD3Error, ToldByAnotherError
 from kd3.inheritance.inherited import inherited
 from kd3.inheritance.plan import Inheritance
+from kd3.measure.doubts import doubts
 from kd3.measure.labelled import LabelledImages
 from kd3.measure.leak import leak
 from kd3.methods.base import Method, build_method
@@ -39,8 +42,9 @@ from kd3.pool.watch import PATIENCE, watched
 from kd3.recall.at_end import adapt_student, check_recall
 from kd3.recall.images import ChosenImages, read_images
 from kd3.recall.kept import keep_adapted
+from kd3.runs.adaptation import with_adaptation
 from kd3.runs.folder import RunFolder, State
-from kd3.runs.metrics import Listener
+from kd3.runs.metrics import Listener, kept_accuracy, read_metrics
 from kd3.runs.origin import origin
 from kd3.runs.places import KEY, from_run
 from kd3.storage.atomic import write_json
@@ -127,6 +131,7 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
             held.callback(trackers.close)
             return [trackers, *([lambda event, values: watch.check()] if watch else [])]
 
+        teachers = _teacher_accuracy(folder, job, compute) if ranks.is_first else None
         fit = Fit(
             job.method,
             batches=batches,
@@ -155,7 +160,9 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
             if watch:
                 watch.finish(PATIENCE)
         try:
-            summary = _finish(config, folder, job, live, result, compute, batches, fitted) if ranks.is_first else {}
+            summary = (
+                _finish(config, folder, job, live, result, compute, batches, fitted, teachers) if ranks.is_first else {}
+            )
         except KeyboardInterrupt as interrupt:
             raise type(interrupt)(f"interrupted after the last step; continue with: {again}") from None
         return ranks.from_first(summary)
@@ -169,20 +176,26 @@ def _read(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
         )
     teacher = live.teacher or load_teacher(config.teacher)
     pool = live.pool or ImagePool.open(config.pool)
-    check_sizes(teacher, pool)
+    teacher = fitted(teacher, pool)
     _check_budget(config, pool)
     if state == "absent" and (doubt := normalisation_on(teacher, pool, compute, _split(config, pool).train).warning):
         console.warn(doubt)
     if state == "absent" and (narrow := one_class(teacher, pool, compute)) is not None:
         console.warn(narrow)
+    if state == "absent" and are_numbers(teacher.classes):
+        console.say(nameless(teacher.classes))
     data = _labelled(config, teacher)
     if data is not None and state == "absent" and (leaked := leak(pool, data).warning):
         console.warn(leaked)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(config.seed, "initial weights"))
         method, inheritance = _method(config, teacher, live.student, pool)
-    labels = torch.from_numpy(pool.labels(teacher.classes)) if method.needs_labels else None
-    if labels is not None:
+    labels = None
+    if method.needs_labels:
+        found, matching = pool.matched_labels(teacher.classes)
+        labels = torch.from_numpy(found)
+        for line in matching.lines():
+            console.say(line)
         check_several_labels(labels.numpy(), pool, teacher.classes)
     check_trains(method.student, compute, name=config.student)
     check_fixed_views(config.train, pool)
@@ -190,7 +203,7 @@ def _read(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
     if config.deployment is not None:
         limit = config.recall if isinstance(config.recall, int) else GIVEN_IMAGES
         known = [] if data is None else [data.known()]
-        deployment = read_images(config.deployment, pool.image_size, limit=limit, seed=config.seed, known=known)
+        deployment = read_images(config.deployment, teacher.preparation, limit=limit, seed=config.seed, known=known)
     check_recall(config.recall or "off", method.student, teacher, _split(config, pool).train, deployment)
     return _Job(teacher, pool, method, data, labels, inheritance, deployment)
 
@@ -231,16 +244,33 @@ def _evaluation(data: LabelledImages | None, compute: Compute) -> Callable[[Meth
     return lambda method: {"accuracy": data.accuracy(method.student, compute)}
 
 
+def _teacher_accuracy(folder: RunFolder, job: _Job, compute: Compute) -> float | None:
+    """Return the teacher's accuracy on the labelled images, in percent, measured once a run and kept in its origin."""
+    if job.data is None:
+        return None
+    known = json.loads(folder.origin.read_text(encoding="utf-8"))
+    if known.get("teacher_accuracy") is None:
+        compute.place(job.teacher)
+        tally = job.data.tally(job.teacher, job.teacher.normalise, compute, title="teacher on --eval-data")
+        known["teacher_accuracy"] = tally.top1_percent
+        write_json(folder.origin, known)
+        for words in doubts(tally.confusion.numpy(), job.data.matching):
+            console.warn(words)
+    return float(known["teacher_accuracy"])
+
+
 def _labelled(config: DistillConfig, teacher: Teacher) -> LabelledImages | None:
     if config.eval_data is None:
         return None
-    assert teacher.input_size is not None
-    return LabelledImages(
+    data = LabelledImages(
         config.eval_data,
-        image_size=teacher.input_size,
+        preparation=teacher.preparation,
         num_classes=teacher.num_classes,
         class_names=teacher.classes,
     )
+    for line in [f"{config.eval_data}: {len(data.records):,} labelled images", *data.matching.lines()]:
+        console.say(line)
+    return data
 
 
 def _split(config: DistillConfig, pool: ImagePool) -> PoolSplit:
@@ -311,6 +341,7 @@ def _finish(
     compute: Compute,
     batches: PoolBatches,
     fitted: FittedTeacher,
+    teachers: float | None,
 ) -> dict[str, Any]:
     """Keep the student of the best agreement, and write the summary last: it marks the end."""
     method = job.method
@@ -320,6 +351,7 @@ def _finish(
         held_out = _split(config, job.pool).holdout
         logits = score(method.student, batches, held_out, method.student.normalise, compute)
         of_own_teacher = agreement(logits, score(job.teacher, batches, held_out, job.teacher.normalise, compute))
+    accuracy = kept_accuracy(read_metrics(folder.metrics, "evaluation"), result.best_step)
     summary = {
         "method": config.method,
         "teacher": config.teacher,
@@ -328,6 +360,9 @@ def _finish(
         "pool_images": len(job.pool),
         "classes": method.student.classes,
         "agreement": result.best_agreement,
+        "accuracy": accuracy,
+        "teacher_accuracy": teachers,
+        "difference": None if accuracy is None or teachers is None else accuracy - teachers,
         "agreement_at_end": result.last_agreement,
         "agreement_with_own_teacher": of_own_teacher,
         "init": "random" if job.inheritance is None else "inherit",
@@ -353,7 +388,7 @@ def _finish(
         about=summary,
     )
     if (record := _adapted(config, folder, job, live, compute)) is not None:
-        summary["recall"] = record
+        summary = with_adaptation(summary, record)
     write_json(folder.summary, summary)
     return summary
 

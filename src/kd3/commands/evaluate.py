@@ -7,18 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from kd3 import console
+from kd3.class_names import are_numbers, nameless, places
 from kd3.commands.given import MODEL, TEACHER, told
 from kd3.compute import Compute, resolve
 from kd3.config.commands import EvaluateConfig
 from kd3.config.settings import build
 from kd3.errors import KD3Error
 from kd3.measure.accuracy import Tally
+from kd3.measure.doubts import doubts
 from kd3.measure.labelled import LabelledImages
 from kd3.measure.leak import Leak, leak, pool_of_student
 from kd3.models.classifier import load_classifier
 from kd3.models.load_teacher import load_teacher
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
+from kd3.pool.class_matching import Matching
 from kd3.text import one_line
 
 
@@ -33,14 +36,19 @@ class Evaluation:
     top5: float
     calibration_error: float
     agreement: float | None  # with the teacher, on these images
+    teacher_top1: float | None
+    difference: float | None  # top1 - teacher_top1, in points
     per_class: dict[str, float | None]
+    matching: Matching  # how labels became classes
+    split: str  # of the data that was measured, where they have several; else empty
+    doubts: list[str]  # what speaks against the labels
     skipped: dict[str, int]  # files that could not be used, by reason
     compute: str
     leak: dict[str, Any] | None  # which of the images the student's pool holds; None where that is not known
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, for JSON."""
-        return dict(self.__dict__)
+        return {**self.__dict__, "matching": self.matching.to_dict()}
 
     def __str__(self) -> str:
         width = max(len(one_line(name)) for name in [*self.per_class, "calibration error"])
@@ -49,10 +57,17 @@ class Evaluation:
             rows.append(("top-5", self.top5))
         if self.agreement is not None:
             rows.append(("agreement with the teacher", self.agreement))
+        if self.teacher_top1 is not None:
+            rows.append(("teacher's top-1", self.teacher_top1))
         rows.append(("calibration error", self.calibration_error))
         width = max(width, *(len(name) for name, _ in rows))
         lines = [one_line(f"{self.model} on {self.images:,} images of {self.data} ({self.compute})")]
+        if self.split:
+            lines.append(f"the {self.split} split; the others are left out: name a file to measure another")
         lines += [f"  {name:<{width}}  {value:6.2f} %" for name, value in rows]
+        if self.difference is not None:
+            lines.insert(-1, f"  {'difference':<{width}}  {self.difference:+6.2f} points")
+        lines += self.matching.lines()
         lines.append("per class")
         lines += [
             f"  {one_line(name):<{width}}  " + (f"{value:6.2f} %" if value is not None else "no images")
@@ -83,8 +98,8 @@ def evaluate(
 
     Args:
         model: run folder, student folder or teacher description, or a live model of either kind.
-        data: folder, zip or tar with one folder of images per class.
-        teacher: adds the agreement with it.
+        data: one folder of images per class, or data that carry labels (docs/labels.md), in files or archives.
+        teacher: adds its accuracy, the difference, and how far the two agree; classes are compared by name.
 
     Raises:
         KD3Error: model or data are missing, or do not belong together.
@@ -108,26 +123,24 @@ def run(config: EvaluateConfig) -> Evaluation:
 def _evaluate(config: EvaluateConfig, model: Teacher | Student | None, teacher: Any) -> Evaluation:
     compute = resolve(config.device, config.precision)
     model = model or load_classifier(config.model, trust_code=config.trust_code)
+    order: list[int] | None = None
+    if are_numbers(model.classes):
+        console.say(nameless(model.classes))
     if config.teacher is not None:
         teacher = teacher or load_teacher(config.teacher, trust_code=config.trust_code or None)
         if teacher.input_size is None and model.input_size is not None:
             teacher.fit_to(model.input_size)
-        if teacher.num_classes != model.num_classes:
-            raise KD3Error(
-                f"the model knows {model.num_classes} classes but the teacher {teacher.num_classes}; "
-                f"they do not belong together"
-            )
+        order = places(model.classes, teacher.classes, whose="the model", other="the teacher")
         if teacher.input_size != model.input_size:
             raise KD3Error(
                 f"the model takes images of {model.input_size} pixels but the teacher of {teacher.input_size}; "
                 f"they cannot be compared on the same images"
             )
+        teacher = teacher.seeing(model.preparation)
         compute.place(teacher)
-    if model.input_size is None:
-        raise KD3Error("the model's input size is not known; give it as Teacher(..., input_size=...)")
     data = LabelledImages(
         config.data,
-        image_size=model.input_size,
+        preparation=model.preparation,
         num_classes=model.num_classes,
         class_names=model.classes,
         workers=config.workers,
@@ -138,6 +151,7 @@ def _evaluate(config: EvaluateConfig, model: Teacher | Student | None, teacher: 
         model.normalise,
         compute,
         teacher=teacher,
+        teacher_order=order,
         size=config.batch_size,
         title=f"evaluate {config.model}",
     )
@@ -149,6 +163,12 @@ def _leak(config: EvaluateConfig, data: LabelledImages) -> Leak | None:
     pool = pool_of_student(config.model) if config.leak_check else None
     if pool is None:
         return None
+    if pool.preparation.fit != data.preparation.fit:
+        console.warn(
+            f"the student's pool {pool.path} was made by --fit {pool.preparation.fit}, but the student is given "
+            f"pictures by {data.preparation.fit}; an earlier kd3 wrote its config.json: add "
+            f'"preparation": {{"fit": "{pool.preparation.fit}"}} there'
+        )
     found = leak(pool, data)
     if found.warning:
         console.warn(found.warning)
@@ -158,6 +178,10 @@ def _leak(config: EvaluateConfig, data: LabelledImages) -> Leak | None:
 def _figures(
     config: EvaluateConfig, data: LabelledImages, tally: Tally, compute: Compute, found: Leak | None
 ) -> Evaluation:
+    teachers = tally.teacher_top1_percent
+    found_doubts = doubts(tally.confusion.numpy(), data.matching)
+    for words in found_doubts:
+        console.warn(words)
     return Evaluation(
         model=config.model,
         data=config.data,
@@ -166,7 +190,12 @@ def _figures(
         top5=tally.top5_percent,
         calibration_error=tally.calibration_error_percent,
         agreement=tally.agreement_percent,
+        teacher_top1=teachers,
+        difference=None if teachers is None else tally.top1_percent - teachers,
         per_class=dict(zip(data.names, tally.per_class_percent(), strict=True)),
+        matching=data.matching,
+        split=data.split,
+        doubts=found_doubts,
         skipped=dict(data.skipped),
         compute=str(compute),
         leak=None if found is None else found.to_dict(),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kd3 import console
+from kd3.class_names import places
 from kd3.commands.given import told
 from kd3.config.commands import ExportConfig
 from kd3.config.settings import build
@@ -21,15 +22,17 @@ from kd3.models.student import Student
 from kd3.models.student_files import DESCRIPTION, adaptation_of, load_student, read_student_description
 from kd3.pool import ImagePool
 from kd3.pool.manifest import NAME as MANIFEST
+from kd3.preparation import Preparation
 from kd3.runs.folder import RunFolder, read_summary
 from kd3.runs.origin import processor
 from kd3.runs.places import find
-from kd3.shipping.card import Card
+from kd3.shipping.card import PREDICT, Card
 from kd3.shipping.check_images import NOISE, CheckImages, images_of, images_of_run
 from kd3.shipping.compare import in_batches
 from kd3.shipping.comparison import Comparison, Written
 from kd3.shipping.deployable import Deployable
 from kd3.shipping.formats import FOLDER, FORMATS, Source, run_onnx, run_safetensors, write_safetensors
+from kd3.shipping.opset import versions
 from kd3.shipping.quantise import Tried, quantise
 from kd3.storage.atomic import write_json, write_text
 from kd3.storage.whole_folder import is_vacant, whole_folder
@@ -37,7 +40,6 @@ from kd3.version import __version__
 
 INT8 = "student-int8.onnx"
 CARD = "README.md"
-EXAMPLE = "predict.py"
 REPORT = "export.json"
 
 
@@ -120,7 +122,7 @@ def _export(config: ExportConfig, module: nn.Module | None) -> Exported:
         read_summary(folder)  # of an unfinished run there is no student yet
     student_folder = folder / "student" if (folder / "student" / DESCRIPTION).is_file() else folder
     student = load_student(student_folder, module=module, trust_code=config.trust_code)
-    images = _images(config, run_folder, student.input_size)
+    images = _images(config, run_folder, student.preparation)
     with whole_folder(out, what=f"the export {out}") as place, _threads(config.threads):
         return _write(config, place, out, _Job(student, student_folder, images, module))
 
@@ -137,6 +139,7 @@ def _write(config: ExportConfig, place: Path, out: Path, job: _Job) -> Exported:
         job.folder,
         _metadata(about, config.preprocessing),
         inputs[:2].clone(),
+        config.opset,
     )
     for name in config.format:
         console.say(f"writing {name}")
@@ -171,11 +174,12 @@ def _write(config: ExportConfig, place: Path, out: Path, job: _Job) -> Exported:
         date=datetime.now(timezone.utc).date().isoformat(),
         pool=_pool(job.folder),
         adaptation=adaptation_of(job.folder),
+        onnx={one.file: versions(str(place / one.file)) for one in files if one.file.endswith(".onnx")},
         variants=[(str(one.variant), one.to_choose, one.to_report) for one in tried],
     )
     write_text(place / CARD, card.text())
-    if example := card.example():
-        write_text(place / EXAMPLE, example)
+    if script := card.script():
+        write_text(place / PREDICT, script)
     result = Exported(out, files, len(inputs), images.where, config.threads, machine, tried)
     write_json(place / REPORT, {"kd3": __version__, "settings": config.model_dump(mode="json"), **result.to_dict()})
     return result
@@ -199,10 +203,10 @@ def _eight_bits(
     return tried
 
 
-def _images(config: ExportConfig, run_folder: RunFolder | None, size: int) -> CheckImages:
+def _images(config: ExportConfig, run_folder: RunFolder | None, preparation: Preparation) -> CheckImages:
     counts = {"compare": config.check_images, "calibrate": config.calibration_images if config.int8 else 0}
     if config.images is not None:
-        found = images_of(config.images, size, **counts)
+        found = images_of(config.images, preparation, **counts)
         if config.images == NOISE:
             console.warn("the export is compared on noise; on images it may differ more, or say other classes")
         return found
@@ -211,19 +215,21 @@ def _images(config: ExportConfig, run_folder: RunFolder | None, size: int) -> Ch
             f"{config.run} is no run, so no pool is known; name images to check the export on: "
             f"--images POOL_OR_FOLDER, or --images {NOISE} for noise"
         )
-    return images_of_run(run_folder, size, **counts)
+    return images_of_run(run_folder, preparation, **counts)
 
 
 def _teacher_logits(config: ExportConfig, student: Student, images: Tensor) -> Tensor | None:
     if config.teacher is None:
         return None
     teacher = load_teacher(config.teacher, trust_code=config.trust_code or None)
-    if teacher.num_classes != student.num_classes or teacher.input_size != student.input_size:
+    if teacher.input_size != student.input_size:
         raise KD3Error(
-            f"teacher {config.teacher} takes {teacher.input_size} pixels and knows {teacher.num_classes} classes, the "
-            f"student {student.input_size} and {student.num_classes}; they do not belong together"
+            f"teacher {config.teacher} takes images of {teacher.input_size} pixels but the student of "
+            f"{student.input_size}; they do not belong together"
         )
-    return in_batches(lambda batch: teacher(teacher.normalise(batch)), images)
+    teacher = teacher.seeing(student.preparation)
+    order = places(student.classes, teacher.classes, whose="the student", other=f"teacher {config.teacher}")
+    return in_batches(lambda batch: teacher(teacher.normalise(batch)), images)[:, order]
 
 
 def _prepared(student: Student, images: Tensor, preprocessing: str) -> Tensor:
@@ -239,6 +245,7 @@ def _metadata(about: dict[str, Any], preprocessing: str) -> dict[str, str]:
         "mean": json.dumps(about["mean"]),
         "std": json.dumps(about["std"]),
         "input_size": str(about["input_size"]),
+        "preparation": json.dumps(about.get("preparation")),
         "input": takes,
         "arch": str(about["arch"]),
         "method": str(told.get("method", "")),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from kd3.class_names import places
 from kd3.compute import Compute
 from kd3.domain_shift.normalisation import NormalisationCheck, check_normalisation
 from kd3.errors import KD3Error
@@ -22,11 +23,11 @@ SMALL_SIDE = 64  # pixels
 TRIED = 4  # images
 
 
-def check_sizes(teacher: Teacher, pool: ImagePool) -> None:
-    """Let a teacher of unknown input size take the pool's.
+def fitted(teacher: Teacher, pool: ImagePool) -> Teacher:
+    """Return a teacher as it sees a pool: pictures are made for it as the pool's were, of the pool's size if unknown.
 
     Raises:
-        KD3Error: the pool's images are of another size than the teacher takes.
+        KD3Error: the pool's images are of another size, or made otherwise, than the teacher takes.
     """
     if teacher.input_size is None:
         teacher.fit_to(pool.image_size)
@@ -35,6 +36,7 @@ def check_sizes(teacher: Teacher, pool: ImagePool) -> None:
             f"the pool {pool.path or ''} has images of {pool.image_size} pixels but the teacher takes "
             f"{teacher.input_size}; ingest the crawl with --image-size {teacher.input_size}"
         )
+    return teacher.seeing(pool.preparation)
 
 
 def check_trains(student: Student, compute: Compute, *, name: str) -> None:
@@ -125,12 +127,10 @@ def check_student(student: Student, teacher: Teacher, pool: ImagePool, *, name: 
             f"the student {name} takes images of {student.input_size} pixels but the pool has them of "
             f"{pool.image_size}; give a student that was distilled on such images"
         )
-    if student.classes == teacher.classes:
-        return
-    if student.num_classes != teacher.num_classes:
-        differ = f"knows {student.num_classes} classes but the teacher {teacher.num_classes}"
-    else:
-        pairs = enumerate(zip(student.classes, teacher.classes, strict=True))
-        number, (own, other) = next(pair for pair in pairs if pair[1][0] != pair[1][1])
-        differ = f"calls class {number} {own!r} but the teacher {other!r}"
-    raise KD3Error(f"the student {name} {differ}; give a student of this teacher's")
+    order = places(student.classes, teacher.classes, whose=f"the student {name}", other="the teacher")
+    moved = next((label for label, place in enumerate(order) if label != place), None)
+    if moved is not None:
+        raise KD3Error(
+            f"the student {name} calls class {moved} {student.classes[moved]!r} but the teacher "
+            f"{teacher.classes[moved]!r}; give a student of this teacher's"
+        )

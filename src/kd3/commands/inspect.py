@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from kd3.commands.fitting import LOOKED_AT, check_sizes, normalisation_on
+from kd3.class_names import are_numbers, nameless
+from kd3.commands.fitting import LOOKED_AT, fitted, normalisation_on
 from kd3.compute import resolve
 from kd3.config.commands import InspectConfig
 from kd3.domain_shift.normalisation import NormalisationCheck
@@ -90,6 +91,8 @@ class Inspection:
         if self.preparation:
             lines.append(f"  pictures    {self.preparation}")
         lines.append(f"  classes     {self.num_classes}: {', '.join(map(one_line, self.classes[:SHOWN]))}{more}")
+        if are_numbers(self.classes):
+            lines.append(f"              {nameless(self.classes)}")
         lines += self._head_lines()
         if self.normalisation is not None:
             lines += self._normalisation_lines(self.normalisation)
@@ -161,7 +164,7 @@ def inspect(
     check = None
     if pool is not None:
         opened = pool if isinstance(pool, ImagePool) else ImagePool.open(pool)
-        check_sizes(teacher, opened)
+        teacher = fitted(teacher, opened)
         places = np.sort(np.random.default_rng(0).permutation(len(opened))[:LOOKED_AT])
         with watched(opened):
             check = normalisation_on(teacher, opened, resolve("cpu", "32"), places)
@@ -188,7 +191,7 @@ def inspect(
         colours="bgr" if teacher.is_turned else "rgb",
         called=_remarks(teacher),
         assumed=teacher.assumed,
-        preparation=teacher.preparation,
+        preparation=teacher.pictures,
         classifier=head.classifier if head else None,
         features=str(head) if head else None,
         feature_shape=tuple(teacher.outputs(probe).features.shape[1:]) if head else None,

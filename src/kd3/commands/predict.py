@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from kd3 import console
+from kd3.class_names import are_numbers, nameless
 from kd3.commands.given import MODEL, told
 from kd3.compute import resolve
 from kd3.config.commands import PredictConfig
@@ -18,6 +19,7 @@ from kd3.models.classifier import load_classifier
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
 from kd3.pool import Decoded, DecodeSettings, decode_records, list_records
+from kd3.pool.sources.names import archive_kind, is_list
 from kd3.text import one_line
 
 
@@ -26,7 +28,7 @@ class Predictions:
     """The likeliest classes of each image, first ones first."""
 
     images: list[tuple[str, list[tuple[str, float]]]]  # name, [(class, probability in [0, 1])]
-    unusable: list[tuple[str, str]]  # name, reason
+    unusable: list[tuple[str, str, str]]  # name, reason, detail
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, for JSON."""
@@ -35,18 +37,18 @@ class Predictions:
                 {"image": name, "classes": [{"class": c, "probability": p} for c, p in best]}
                 for name, best in self.images
             ],
-            "unusable": [{"image": name, "reason": reason} for name, reason in self.unusable],
+            "unusable": [{"image": name, "reason": reason, "detail": detail} for name, reason, detail in self.unusable],
         }
 
     def __str__(self) -> str:
         images = [(one_line(name), best) for name, best in self.images]
-        unusable = [(one_line(name), reason) for name, reason in self.unusable]
+        unusable = [(one_line(name), one_line(_why(*why))) for name, *why in self.unusable]
         width = max((len(name) for name, _ in [*images, *unusable]), default=0)
         lines = [
             f"{name:<{width}}  " + "  ".join(f"{one_line(label)} {100 * p:.1f} %" for label, p in best)
             for name, best in images
         ]
-        lines += [f"{name:<{width}}  unusable: {reason}" for name, reason in unusable]
+        lines += [f"{name:<{width}}  unusable: {why}" for name, why in unusable]
         return "\n".join(lines)
 
 
@@ -72,15 +74,16 @@ def predict(
     compute = resolve(device, "32")
     classifier = load_classifier(model, trust_code=trust_code) if isinstance(model, (str, Path)) else model
     compute.place(classifier).eval()
-    if classifier.input_size is None:
-        raise KD3Error("the model's input size is not known; give it as Teacher(..., input_size=...)")
+    settings = DecodeSettings.to_see(classifier.preparation)
+    if are_numbers(classifier.classes):
+        console.say(nameless(classifier.classes))
     found: list[tuple[str, list[tuple[str, float]]]] = []
-    unusable: list[tuple[str, str]] = []
+    unusable: list[tuple[str, str, str]] = []
     records = list_records([str(image) for image in images])
-    for outcome in decode_records(records, DecodeSettings(classifier.input_size, min_side=1)):
+    for outcome in decode_records(records, settings):
         name = _shown(outcome.record.source, outcome.record.key)
         if not isinstance(outcome.result, Decoded):
-            unusable.append((name, outcome.result.reason))
+            unusable.append((name, outcome.result.reason, outcome.result.detail))
             continue
         pixels = torch.from_numpy(outcome.result.pixels)[None].to(compute.device)
         with torch.inference_mode():
@@ -91,7 +94,7 @@ def predict(
     if not found and not unusable:
         raise KD3Error(f"there is no image in {', '.join(map(str, images))}")
     if not found:
-        raise KD3Error(f"no image can be used: {unusable[0][0]} is {unusable[0][1]}")
+        raise KD3Error(f"no image can be used: {unusable[0][0]}: {_why(*unusable[0][1:])}")
     return Predictions(found, unusable)
 
 
@@ -101,4 +104,11 @@ def run(config: PredictConfig) -> Predictions:
 
 
 def _shown(source: str, key: str) -> str:
-    return key if Path(source).name == key else f"{source}/{key}"
+    """Return an image's path as it was given: a file's own, of others with where they lie; as it stands in a list."""
+    if is_list(source):
+        return key
+    return source if Path(source).name == key and archive_kind(source) is None else f"{source.rstrip('/')}/{key}"
+
+
+def _why(reason: str, detail: str) -> str:
+    return f"{reason} ({detail})" if detail else reason

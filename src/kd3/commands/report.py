@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kd3 import console
+from kd3.class_names import places
 from kd3.commands.given import told
 from kd3.compute import resolve
 from kd3.config.commands import ReportConfig
@@ -93,7 +94,7 @@ def _findings(records: RunRecords, config: ReportConfig, *, alone: bool) -> RunF
         return RunFindings(records, missing=missing)
     console.say(f"{records.name}: measures teacher and student")
     theirs, own = costs(teacher, student, latency=config.latency)
-    timing = f"Times on one thread of {processor()}, float32, PyTorch as it is; kd3 export makes it faster."
+    timing = f"Times on one thread of {processor()}, float32, in PyTorch; those of exported files are in their card."
     look = None
     if alone and config.images and teacher is not None:
         pool = _or_missing(lambda: _pool(records, config), "its pool", missing)
@@ -124,6 +125,13 @@ def _teacher(records: RunRecords, config: ReportConfig) -> Teacher:
     teacher = load_teacher(named, trust_code=config.trust_code or (None if config.teacher else False))
     if teacher.fingerprint() != records.origin.get("teacher"):
         raise KD3Error(f"{named} is not the teacher that the run had")
+    order = places(records.classes, teacher.classes, whose="the student", other="the teacher")
+    if order != list(range(len(order))):
+        raise KD3Error(
+            f"its description lists the classes in another order than the student has them, of the same weights; "
+            f"kd3 classes {records.folder.path} --names DESCRIPTION gives the student these"
+        )
+    teacher.class_names = records.classes  # one name for a class in all of the report
     return teacher
 
 

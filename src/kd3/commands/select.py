@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kd3 import console
-from kd3.commands.fitting import check_sizes, check_student
+from kd3.commands.fitting import check_student, fitted
 from kd3.commands.given import TEACHER, told
 from kd3.compute import Compute, resolve
 from kd3.config.pool_commands import SelectConfig
@@ -120,7 +120,7 @@ def _select(
     teacher = teacher or load_teacher(config.teacher, trust_code=config.trust_code or None)
     pool = pool or ImagePool.open(config.pool)
     check_index(pool)
-    check_sizes(teacher, pool)
+    teacher = fitted(teacher, pool)
     if config.student is not None:
         student = student or _student(config.student, trust_code=config.trust_code)
         check_student(student, teacher, pool, name=config.student)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kd3 import console
-from kd3.commands.fitting import LOOKED_AT, normalisation_on
+from kd3.commands.fitting import LOOKED_AT, fitted, normalisation_on
 from kd3.commands.given import TEACHER, told
 from kd3.compute import resolve
 from kd3.config.pool_commands import ShiftConfig
@@ -95,9 +95,11 @@ def _shift(config: ShiftConfig, teacher: Teacher | None, pool: ImagePool | None)
     out = _folder(config.out)
     teacher = teacher or load_teacher(config.teacher, trust_code=config.trust_code or None)
     pool = pool or ImagePool.open(config.pool)
-    _check_sizes(teacher, pool, config)
+    teacher = fitted(teacher, pool)
     reference = None
     if config.reference is not None:
+        if len(pool) < 2:
+            raise KD3Error(f"the pool {config.pool} has one image; a comparison with a reference takes at least 2")
         reference = Reference(config.reference, teacher, limit=config.limit, seed=config.seed, workers=config.workers)
     compute.place(teacher)
     with watched(pool):
@@ -121,18 +123,6 @@ def _folder(out: str | None) -> Path | None:
     except OSError as problem:
         raise KD3Error(f"--out {out} cannot be made a folder: {problem.strerror}") from None
     return Path(out)
-
-
-def _check_sizes(teacher: Teacher, pool: ImagePool, config: ShiftConfig) -> None:
-    if teacher.input_size is None:
-        teacher.fit_to(pool.image_size)
-    if teacher.input_size != pool.image_size:
-        raise KD3Error(
-            f"the pool {config.pool} has images of {pool.image_size} pixels but the teacher takes "
-            f"{teacher.input_size}; ingest the crawl again with --image-size {teacher.input_size}"
-        )
-    if config.reference is not None and len(pool) < 2:
-        raise KD3Error(f"the pool {config.pool} has one image; a comparison with a reference takes at least 2")
 
 
 def _written(found: Shift, out: Path | None) -> Shift:

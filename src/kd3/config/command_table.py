@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from kd3.config.commands import (
     AdaptConfig,
+    ClassesConfig,
     CompletionConfig,
     DemoConfig,
     DistillConfig,
@@ -61,6 +62,7 @@ sources:
   .parquet .arrow        a column of bytes, or of {bytes, path}: img2dataset, Hugging Face datasets, save_to_disk
   .npy .npz              uint8 (N, H, W, 3), (N, 3, H, W) or (N, H, W); also of 1 or 4 channels
   data_batch_1 ...       CIFAR (python, binary) and ImageNet-16/32/64 batches; code in a pickle is never run
+  ...-idx3-ubyte[.gz]    MNIST and its kin
   .txt .lst .csv .tsv    as a source itself: a path or URL a line, or in a column named path, file, url, ...;
                          relative ones lie beside the list
   PROTOCOL://...         a file, an archive, a glob or a folder (of a web server with a slash at its end). https works
@@ -136,6 +138,18 @@ RUN/student is the adapted student then, RUN/student-as-trained the other; every
 examples:
   kd3 evaluate runs/a --data test/ --teacher teacher.yaml
   kd3 evaluate teacher.yaml --data test.zip --json""",
+        json=True,
+    ),
+    "classes": Command(
+        ClassesConfig,
+        "kd3.commands.classes:run",
+        ("model",),
+        "kd3 classes MODEL [--names NAMES]",
+        """\
+examples:
+  kd3 classes runs/a
+  kd3 classes runs/a --names teacher.yaml
+  kd3 classes runs/a --names cat,dog,ship""",
         json=True,
     ),
     "predict": Command(

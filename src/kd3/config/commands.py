@@ -191,8 +191,10 @@ class EvaluateConfig(Settings):
     """Measure a model on labelled images, and its agreement with the teacher."""
 
     model: str = Field(description="run folder, student/ folder, or teacher description")
-    data: str = Field(description="folder, zip or tar with one folder of images per class")
-    teacher: str | None = Field(None, description="teacher description: adds the agreement with it")
+    data: str = Field(description="one folder of images per class, or data that carry labels; see docs/labels.md")
+    teacher: str | None = Field(
+        None, description="teacher description: adds its accuracy, the difference and the agreement"
+    )
     trust_code: bool = Field(False, description=TRUST_CODE)
     batch_size: int = Field(256, ge=1, description="images per forward pass")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
@@ -201,6 +203,17 @@ class EvaluateConfig(Settings):
         True, description="of a run's student: look whether its pool holds these images, and warn where it does"
     )
     workers: int | None = Field(None, ge=0, description="decoding processes (default: one a core; 0: none)")
+
+
+class ClassesConfig(Settings):
+    """Show the names of a student's classes, or give it names, without training again."""
+
+    model: str = Field(description="finished run, or a student/ folder")
+    names: str | None = Field(
+        None,
+        description="names in the order of the logits: a teacher description with 'classes', a text file with one a "
+        "line, or the names themselves with commas between them",
+    )
 
 
 class PredictConfig(Settings):
@@ -227,6 +240,13 @@ class ExportConfig(Settings):
         "inside",
         description="'inside': the graph takes uint8 RGB and normalises itself, so that nobody can do it wrong; "
         "'outside': it takes normalised floats",
+    )
+    opset: int | None = Field(
+        None,
+        ge=11,
+        le=30,
+        description="version of ONNX's operators (default: 17 with IR 8, which onnxruntime reads since 1.12, or what "
+        "the network needs)",
     )
     int8: bool = Field(
         False, description="an ONNX file in 8 bits too, calibrated on web images; the best of four ways by agreement"

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 
 from kd3.config.kinds import TRUST_CODE, Engine, Precision, one_or_many
 from kd3.config.settings import Count, Settings
+from kd3.preparation import Fit
 
 
 class IngestConfig(Settings):
@@ -22,7 +23,7 @@ class IngestConfig(Settings):
     image_size: int = Field(
         ge=8, le=1024, description="side of the images in the pool, in pixels: the teacher's input size"
     )
-    fit: Literal["crop", "squash"] = Field(
+    fit: Fit = Field(
         "crop",
         description="'crop': shorter side to size, then the centre; 'squash': the whole image, distorted",
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from kd3.config.names_as_written import keep_names_as_written
 from kd3.errors import KD3Error
 
 MOST_BYTES = 16 << 20
@@ -51,7 +52,7 @@ class _Refused(Exception):
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which looks at the whole tree before anything is made of it."""
+    """PyYAML's safe loader, which looks at the whole tree, and keeps names as text, before anything is made of it."""
 
     # Levels are counted while they are read: PyYAML's time grows with their square.
     def fetch_flow_collection_start(self, TokenClass: Any) -> None:
@@ -66,6 +67,8 @@ class _Loader(yaml.SafeLoader):
         node: yaml.Node | None = super().get_single_node()
         if node is not None and _weight(node, {}, 0) > MOST_VALUES:
             raise _Refused(f"stands for more than {MOST_VALUES:,} values; are its aliases (*name) meant?")
+        if node is not None:
+            keep_names_as_written(node)
         return node
 
 

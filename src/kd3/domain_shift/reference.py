@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kd3 import console
 from kd3.compute import Compute
 from kd3.errors import KD3Error
 from kd3.measure.labelled import LabelledImages
@@ -32,11 +33,10 @@ class Reference:
     """
 
     def __init__(self, source: str, teacher: Teacher, *, limit: int, seed: int, workers: int | None) -> None:
-        assert teacher.input_size is not None
         self.source, self.limit, self.seed, self.workers = source, limit, seed, workers
-        self.settings = DecodeSettings(teacher.input_size, min_side=1)
+        self.settings = DecodeSettings.to_see(teacher.preparation)
         self.skipped: Counter[str] = Counter()
-        self._labels: dict[str, int] = {}
+        self._labels: list[int] = []  # of each record
         self._pool: ImagePool | None = None
         self._seen: list[int] = []
         if (Path(source) / MANIFEST).is_file():
@@ -45,6 +45,11 @@ class Reference:
                 raise KD3Error(
                     f"the reference pool {source} has images of {self._pool.image_size} pixels but the teacher takes "
                     f"{teacher.input_size}"
+                )
+            if self._pool.preparation != teacher.preparation:
+                console.warn(
+                    f"the reference pool {source} was made by --fit {self._pool.preparation.fit} and the other by "
+                    f"--fit {teacher.preparation.fit}: where pictures are not square, that is a part of the shift"
                 )
             found = len(self._pool)
         else:
@@ -84,15 +89,14 @@ class Reference:
 
     def _from_files(self, compute: Compute) -> Iterator[Tensor]:
         pixels: list[np.ndarray] = []
-        for outcome in decode_records(
-            [self._records[place] for place in self.chosen], self.settings, workers=self.workers
-        ):
+        outcomes = decode_records([self._records[place] for place in self.chosen], self.settings, workers=self.workers)
+        for place, outcome in zip(self.chosen, outcomes, strict=True):
             if not isinstance(outcome.result, Decoded):
                 self.skipped[outcome.result.reason] += 1
                 continue
             pixels.append(outcome.result.pixels)
             if self._labels:
-                self._seen.append(self._labels[_folder(outcome.record)])
+                self._seen.append(self._labels[place])
             if len(pixels) == BATCH:
                 yield torch.from_numpy(np.stack(pixels)).to(compute.device)
                 pixels = []
@@ -107,20 +111,15 @@ def drawn(count: int, limit: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(count, size=limit, replace=False))
 
 
-def _listed(source: str, teacher: Teacher) -> tuple[list[Record], dict[str, int]]:
-    """Return the files, and each class folder's label; without labels where the folders are no classes."""
+def _listed(source: str, teacher: Teacher) -> tuple[list[Record], list[int]]:
+    """Return the files, and the label of each; no labels where there are none, or none of the teacher's classes."""
     records = list(list_records([source]))
     if not records:
-        return records, {}
+        return records, []
     try:
-        assert teacher.input_size is not None
         labelled = LabelledImages(
-            source, image_size=teacher.input_size, num_classes=teacher.num_classes, class_names=teacher.classes
+            source, preparation=teacher.preparation, num_classes=teacher.num_classes, class_names=teacher.classes
         )
     except KD3Error:
-        return records, {}  # whether any is an image shows when they are read
+        return records, []  # whether any is an image shows when they are read
     return labelled.records, labelled.labels
-
-
-def _folder(record: Record) -> str:
-    return PurePosixPath(record.key).parent.name

@@ -37,7 +37,7 @@ class ChangedTests:
                 if name not in self._data:
                     self._data[name] = LabelledImages(
                         self.eval_data,
-                        image_size=student.input_size,
+                        preparation=student.preparation,
                         num_classes=student.num_classes,
                         class_names=student.classes,
                         change=self.tests[name],

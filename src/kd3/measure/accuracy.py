@@ -20,12 +20,13 @@ class Tally:
         self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)  # [label, prediction]
         self.top5 = 0
         self.agreed: int | None = None
+        self.teacher_right: int | None = None
         self.bin_count = torch.zeros(CALIBRATION_BINS, dtype=torch.float64)
         self.bin_confidence = torch.zeros(CALIBRATION_BINS, dtype=torch.float64)
         self.bin_correct = torch.zeros(CALIBRATION_BINS, dtype=torch.float64)
 
     def add(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None) -> None:
-        """Count one batch. Shapes: (B, K), (B,), (B, K)."""
+        """Count one batch. Shapes: (B, K), (B,), (B, K); the teacher's logits in the order of the model's."""
         logits, labels = logits.double().cpu(), labels.cpu()
         confidence, prediction = logits.softmax(dim=1).max(dim=1)
         pairs = torch.bincount(labels * self.num_classes + prediction, minlength=self.num_classes**2)
@@ -38,8 +39,9 @@ class Tally:
         self.bin_confidence.index_add_(0, place, confidence)
         self.bin_correct.index_add_(0, place, (prediction == labels).double())
         if teacher_logits is not None:
-            same = int((prediction == teacher_logits.cpu().argmax(dim=1)).sum())
-            self.agreed = (self.agreed or 0) + same
+            theirs = teacher_logits.cpu().argmax(dim=1)
+            self.agreed = (self.agreed or 0) + int((prediction == theirs).sum())
+            self.teacher_right = (self.teacher_right or 0) + int((theirs == labels).sum())
 
     @property
     def count(self) -> int:
@@ -60,6 +62,11 @@ class Tally:
     def agreement_percent(self) -> float | None:
         """Share of images on which teacher and student say the same class; None without a teacher."""
         return None if self.agreed is None else 100 * self.agreed / self.count
+
+    @property
+    def teacher_top1_percent(self) -> float | None:
+        """Share of images whose first class is right by the teacher; None without a teacher."""
+        return None if self.teacher_right is None else 100 * self.teacher_right / self.count
 
     @property
     def calibration_error_percent(self) -> float:

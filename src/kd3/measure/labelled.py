@@ -1,10 +1,10 @@
-"""Labelled images for evaluation: a folder, zip or tar with one folder of images per class."""
+"""Labelled images for evaluation: class folders, or data that carry labels; `pool/labelled_files` says which."""
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import PurePosixPath
 
 import numpy as np
 import torch
@@ -15,10 +15,13 @@ from kd3.compute import Compute
 from kd3.errors import KD3Error
 from kd3.measure.accuracy import Tally
 from kd3.models.preprocessing import Normalisation
-from kd3.pool import Decoded, DecodeSettings, decode_records, list_records
+from kd3.pool import Decoded, DecodeSettings, decode_records
 from kd3.pool.changes import change_images, find_change
+from kd3.pool.class_matching import match_classes
 from kd3.pool.kept_out import KnownImages
+from kd3.pool.labelled_files import labelled_files
 from kd3.pool.record import Record
+from kd3.preparation import Preparation
 
 KEEP_BYTES = 1 << 30
 FIRST = 16
@@ -26,23 +29,21 @@ BATCH = 256
 
 
 class LabelledImages:
-    """Images with the class that their folder names.
+    """Images with the classes that their folders or labels name; `matching` says how these became the model's.
 
-    A folder belongs to the model's class of its name. Where the model only numbers its classes and
-    the folders have other names, the folders in sorted order are the classes.
-
-    `change` is a name of `kd3.pool.CHANGES` and a strength, applied to the decoded pixels: what a shift of the test
-    images costs. What is random about it follows from the image's place in the source.
+    `preparation` is the model's: how pictures become its input. `change` is a name of `kd3.pool.CHANGES` and a
+    strength, applied to the decoded pixels: what a shift of the test images costs. What is random about it follows
+    from the image's place in the source.
 
     Raises:
-        KD3Error: there are no class folders, they are not the model's classes, or there is no such change.
+        KD3Error: there are no labels, they are not the model's classes, or there is no such change.
     """
 
     def __init__(
         self,
         source: str,
         *,
-        image_size: int,
+        preparation: Preparation,
         num_classes: int,
         class_names: Sequence[str],
         workers: int | None = None,
@@ -50,16 +51,15 @@ class LabelledImages:
     ) -> None:
         if change is not None:
             find_change(*change)  # what is wrong with it is told now
-        self.source, self.image_size, self.workers = source, image_size, workers
+        self.source, self.preparation, self.workers = source, preparation, workers
         self.change = change
-        self.skipped: Counter[str] = Counter()
-        self.records = list(list_records([source]))
-        folders = _class_folders(source, self.records)
-        self.labels = _labels(source, folders, num_classes, class_names)
-        by_label = {label: name for name, label in self.labels.items()}
-        self.names = [by_label.get(label, name) for label, name in enumerate(class_names)]
-        # Who labelled an image wants it judged, however small it is.
-        self._settings = DecodeSettings(image_size, min_side=1)
+        found = labelled_files(source)
+        self.records, self.split, self._left_out = found.records, found.split, found.left_out
+        self.skipped: Counter[str] = Counter(found.left_out)
+        self.matching = match_classes(set(found.labels), class_names, where=source, told_by=found.told_by)
+        self.labels = [self.matching.of(label) for label in found.labels]  # of each record
+        self.names = self.matching.names()
+        self._settings = DecodeSettings.to_see(preparation)
         self._kept: list[tuple[Tensor, Tensor]] | None = None
         self._known: KnownImages | None = None  # once all were decoded
         self._check_first()
@@ -69,7 +69,7 @@ class LabelledImages:
         if self._kept is not None:
             yield from self._kept
             return
-        keep = len(self.records) * 3 * self.image_size**2 <= KEEP_BYTES
+        keep = len(self.records) * 3 * self.preparation.size**2 <= KEEP_BYTES
         kept = []
         for batch in self._decoded(size):
             if keep:
@@ -78,8 +78,16 @@ class LabelledImages:
         if keep:
             self._kept = kept
 
-    def known(self) -> KnownImages:
-        """Return the images, as they are without a change, by what tells copies of them."""
+    def known(self, preparation: Preparation | None = None) -> KnownImages:
+        """Return the images, as they are without a change, by what tells copies of them.
+
+        Copies are told among pictures that were made alike: `preparation` is that of those to compare with.
+        """
+        if preparation is not None and preparation.fit != self.preparation.fit:
+            other = copy.copy(self)
+            other.preparation, other._settings = preparation, DecodeSettings.to_see(preparation)
+            other.skipped, other._kept, other._known = Counter(self._left_out), None, None
+            return other.known()
         if self._known is None:
             for _ in self._decoded(BATCH) if self._kept is None else ():
                 pass
@@ -97,7 +105,7 @@ class LabelledImages:
     def _decoded(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         known = KnownImages()
         waiting: list[tuple[int, Record, Decoded]] = []
-        self.skipped.clear()
+        self.skipped = Counter(self._left_out)
         outcomes = decode_records(self.records, self._settings, workers=self.workers)
         for place, outcome in enumerate(outcomes):
             if not isinstance(outcome.result, Decoded):
@@ -120,8 +128,7 @@ class LabelledImages:
         )
         if self.change is not None:
             images = change_images(*self.change, images, np.array([place for place, _, _ in waiting]))
-        labels = [self.labels[_class_of(record.key)] for _, record, _ in waiting]
-        return torch.from_numpy(images), torch.tensor(labels)
+        return torch.from_numpy(images), torch.tensor([self.labels[place] for place, _, _ in waiting])
 
     def tally(
         self,
@@ -130,10 +137,14 @@ class LabelledImages:
         compute: Compute,
         *,
         teacher: nn.Module | None = None,
+        teacher_order: Sequence[int] | None = None,
         size: int = 256,
         title: str | None = None,
     ) -> Tally:
         """Return what a model gets right on these images (and where it agrees with the teacher).
+
+        `teacher_order` says where each of the model's classes stands among the teacher's (`class_names.places`); None:
+        at the same place.
 
         Raises:
             KD3Error: none of the images can be decoded.
@@ -149,6 +160,7 @@ class LabelledImages:
                     teachers = None
                     if teacher is not None:
                         teachers = teacher(teacher.normalise(images)).float()  # type: ignore[operator]
+                        teachers = teachers if teacher_order is None else teachers[:, list(teacher_order)]
                 tally.add(logits, labels, teachers)
                 bar.advance(len(labels))
         model.train(training)
@@ -162,47 +174,3 @@ class LabelledImages:
         """Return a student's top-1 accuracy, in percent."""
         assert isinstance(model.normalise, Normalisation)
         return self.tally(model, model.normalise, compute).top1_percent
-
-
-def _class_of(key: str) -> str:
-    return PurePosixPath(key).parent.name
-
-
-def _class_folders(source: str, records: Sequence[Record]) -> list[str]:
-    """Return the names of the class folders, sorted.
-
-    Raises:
-        KD3Error: there are none, or images lie at several depths, so that a folder's meaning is unclear.
-    """
-    parents = {PurePosixPath(record.key).parent for record in records}
-    roots = sorted({str(parent.parent) for parent in parents if parent.name})
-    if not roots:
-        raise KD3Error(f"{source} has no class folders; one folder of images per class is expected")
-    if len(roots) > 1 or any(not parent.name for parent in parents):
-        places = _some([*roots, *(["its top"] if any(not p.name for p in parents) else [])])
-        raise KD3Error(
-            f"{source} has images at several places ({places}); give the one folder that holds the class folders"
-        )
-    return sorted({parent.name for parent in parents})
-
-
-def _labels(source: str, folders: list[str], num_classes: int, class_names: Sequence[str]) -> dict[str, int]:
-    """Return the label of each folder: by name where the names are the model's, else in sorted order."""
-    if set(folders) <= set(class_names):
-        return {name: class_names.index(name) for name in folders}
-    if [str(label) for label in range(num_classes)] != list(class_names):
-        strangers = [name for name in folders if name not in class_names]
-        raise KD3Error(
-            f"{source} has folders that are no classes of the model: {_some(strangers)}; "
-            f"its classes are {_some(class_names)}"
-        )
-    if len(folders) != num_classes:
-        raise KD3Error(
-            f"{source} has {len(folders)} class folders ({_some(folders)}) but the model knows {num_classes} "
-            f"classes; name the classes in the teacher description to match folders by name"
-        )
-    return {name: label for label, name in enumerate(folders)}
-
-
-def _some(names: Sequence[str], most: int = 10) -> str:
-    return ", ".join(repr(name) for name in names[:most]) + (", ..." if len(names) > most else "")

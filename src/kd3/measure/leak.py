@@ -61,7 +61,7 @@ class Leak:
 
 def leak(pool: ImagePool, data: LabelledImages) -> Leak:
     """Return which labelled images a pool holds, as the same file or as a near copy."""
-    known = data.known()
+    known = data.known(pool.preparation)
     found = overlap(pool, known)
     keys: dict[int, str] = {}
     if found and pool.path is not None:

@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from kd3.class_names import class_name
 from kd3.config.settings import Settings, build, read_yaml
+from kd3.preparation import Fit
 
 
 class TeacherDescription(Settings):
@@ -46,13 +48,18 @@ class TeacherDescription(Settings):
         "and all else, mean and std too, is in the order R, G, B",
     )
     input_size: int = Field(ge=8, le=1024, description="side of the input, in pixels")
+    fit: Fit | None = Field(
+        None,
+        description="how pictures become squares: crop (the shorter side to size, then the centre) or squash (the "
+        "whole picture, distorted); left out: as the pool has them, and crop where there is none",
+    )
     classes: list[str] | None = Field(None, description="class names, in the order of the logits")
 
     @field_validator("classes", mode="before")
     @classmethod
     def _names_are_text(cls, names: Any) -> Any:
-        # YAML reads digits as numbers and 'no' as false; a class may be called either.
-        return [str(name) for name in names] if isinstance(names, list) else names
+        # From Python or JSON they may be numbers; `read_yaml` gives them as they are written.
+        return [name if name is None else class_name(name) for name in names] if isinstance(names, list) else names
 
     @field_validator("mean", "std")
     @classmethod

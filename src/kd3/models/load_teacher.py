@@ -122,6 +122,7 @@ def _loaded(
         name=description.arch,
         num_classes=description.num_classes,
         output=description.output,
+        fit=description.fit,
     )
     if teacher.num_classes != description.num_classes:
         raise KD3Error(
@@ -129,7 +130,7 @@ def _loaded(
             f"{teacher.num_classes} logits"
         )
     teacher.loaded = loaded
-    teacher.preparation = facts.preparation
+    teacher.pictures = facts.preparation
     if description.weights not in (None, PRETRAINED):
         teacher.assumed = [name for name in facts.settings if said.get(name) is None]
     teacher.is_turned = description.colours == "bgr"

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from kd3.errors import KD3Error
+
+TOLERANCE = 0.01  # by which resampled images overshoot
 GREY = (0.299, 0.587, 0.114)  # of R, G, B: the luma of ITU-R BT.601, as Pillow's "L" and OpenCV have it
 
 
 class Normalisation(nn.Module):
-    """Turns uint8 RGB into normalised floats: (x / 255 - mean) / std, per channel.
+    """Turns uint8 RGB, or floats of a stated range, into normalised floats: (x / 255 - mean) / std, per channel.
 
     mean and std are for RGB in [0, 1]; std > 0. One value of each is for grey images: of RGB their luma is taken first.
     """
@@ -30,8 +33,35 @@ class Normalisation(nn.Module):
         self.register_buffer("scale", (of_each / (255 * deviation)).float().view(1, -1, 1, 1), persistent=False)
         self.register_buffer("shift", (-offset / deviation).float().view(1, -1, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Shapes: (B, 3, H, W) uint8 -> (B, C, H, W) float32, C = 3 or 1, the memory format kept."""
+    def forward(self, images: Tensor, *, white: float | None = None) -> Tensor:
+        """Return normalised images: (B, 3, H, W) -> (B, C, H, W) float32, C = 3 or 1, the memory format kept.
+
+        Args:
+            images: uint8, or floats.
+            white: of floats, the value that stands for white: 1.0 of images in [0, 1], 255.0 of those in [0, 255].
+
+        Raises:
+            KD3Error: another type, floats whose range is not said, or values outside it.
+        """
+        if images.dtype == torch.uint8:
+            if white not in (None, 255):
+                raise KD3Error(f"uint8 images have 255 for white, not {white:g}; leave white out")
+            return self._normalised(images.to(self.scale.dtype))
+        if not images.is_floating_point():
+            raise KD3Error(f"normalise takes uint8 images, or floats with their range; these are {images.dtype}")
+        if white is None or white <= 0:
+            raise KD3Error(
+                "normalise takes uint8 images; of floats it must know the range: normalise(images, white=1.0) for "
+                "values in [0, 1], white=255.0 for [0, 255]"
+            )
+        lowest, highest = (float(value) for value in images.aminmax()) if images.numel() else (0.0, 0.0)
+        if not (-TOLERANCE * white <= lowest and highest <= (1 + TOLERANCE) * white):
+            raise KD3Error(
+                f"the images have values from {lowest:.3g} to {highest:.3g}, where white={white:g} says 0 to {white:g}"
+            )
+        return self._normalised(images.to(self.scale.dtype) * (255 / white))
+
+    def _normalised(self, images: Tensor) -> Tensor:
         if self.channels == 1:
-            return (images.to(self.scale.dtype) * self.scale).sum(1, keepdim=True) + self.shift
-        return torch.addcmul(self.shift, images.to(self.scale.dtype), self.scale)
+            return (images * self.scale).sum(1, keepdim=True) + self.shift
+        return torch.addcmul(self.shift, images, self.scale)

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from kd3.class_names import class_name
 from kd3.errors import KD3Error
 from kd3.models.copying import in_float32
 from kd3.models.head import (
@@ -34,7 +35,7 @@ class Student(nn.Module):
 
     With the teacher's head: logits = classifier(pool(projector(features))), and the backbone's
     own classifier is gone. `forward` takes normalised images and returns logits; `normalise`
-    makes normalised images of uint8 ones.
+    makes normalised images of uint8 ones, and `preparation` says how these are made of pictures.
     """
 
     def __init__(
@@ -49,12 +50,17 @@ class Student(nn.Module):
         super().__init__()
         self.backbone = in_float32(backbone)
         self.normalise = Normalisation(signature.mean, signature.std)
-        self.input_size, self.classes = signature.input_size, list(signature.classes)
+        self.preparation, self.classes = signature.preparation, [class_name(name) for name in signature.classes]
         self.head = head
         self.projector, self.classifier = projector, classifier
         if classifier is not None:
             assert head is not None
             backbone.set_submodule(head.classifier, nn.Identity())
+
+    @property
+    def input_size(self) -> int:
+        """Side of the input, in pixels."""
+        return self.preparation.size
 
     @property
     def num_classes(self) -> int:

@@ -25,6 +25,7 @@ from kd3.models.signature import Signature
 from kd3.models.sources import SOURCES
 from kd3.models.student import Student
 from kd3.models.student_description import StudentDescription
+from kd3.preparation import Preparation
 from kd3.storage.atomic import replacing, write_json
 from kd3.storage.versioned import read_versioned
 
@@ -65,6 +66,7 @@ def save_student(
         "mean": list(student.normalise.mean),
         "std": list(student.normalise.std),
         "input_size": student.input_size,
+        "preparation": student.preparation.to_dict(),
         "head": dataclasses.asdict(student.head) if student.head else None,
         "projector": projector and projector.description(),
         "classifier": classifier
@@ -144,7 +146,7 @@ def _built(folder: Path, about: dict[str, Any], tensors: dict[str, Tensor], modu
     classifier = nn.Linear(**about["classifier"]) if about["classifier"] else None
     student = Student(
         backbone,
-        Signature(about["mean"], about["std"], about["input_size"], about["classes"]),
+        Signature(about["mean"], about["std"], about["input_size"], about["classes"], _preparation(about).fit),
         head=head,
         projector=projector,
         classifier=classifier,
@@ -165,6 +167,10 @@ def read_student_description(folder: Path) -> dict[str, Any]:
     values = read_versioned(path, format_name=FORMAT, version=VERSION)
     build(StudentDescription, values, where=f"{path} does not describe a student")
     return values
+
+
+def _preparation(about: dict[str, Any]) -> Preparation:
+    return Preparation.of(about.get("preparation"), size=about["input_size"])
 
 
 def _backbone(folder: Path, about: dict[str, Any]) -> nn.Module:

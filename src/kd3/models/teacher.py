@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kd3 import console
+from kd3.class_names import class_name
 from kd3.compute import full_float32
 from kd3.errors import KD3Error
 from kd3.models.batch_norm_statistics import Statistics, set_statistics
@@ -26,6 +27,7 @@ from kd3.models.head import Head, HeadNotFound, ModelOutput, as_logits, find_hea
 from kd3.models.preprocessing import Normalisation
 from kd3.models.signature import Signature
 from kd3.models.soundness import sound_logits
+from kd3.preparation import Fit, Preparation
 
 
 class Teacher(nn.Module):
@@ -42,6 +44,7 @@ class Teacher(nn.Module):
         classes: names in the order of the logits; None numbers them.
         num_classes: how many there are, where that is known; tells which of several outputs holds the logits.
         output: which of several outputs holds them, by place or name.
+        fit: how pictures become squares, "crop" or "squash"; None takes the pool's, and crops where there is none.
 
     Raises:
         KD3Error: the module does not run on an image of `input_size`, or what it returns are no sound logits.
@@ -58,14 +61,16 @@ class Teacher(nn.Module):
         name: str | None = None,
         num_classes: int | None = None,
         output: int | str | None = None,
+        fit: Fit | None = None,
     ) -> None:
         super().__init__()
         self.module = _frozen_copy(module)
         self.normalise = Normalisation(mean, std)
         self.input_size = input_size
+        self.fit = fit
         self.name = name or type(module).__name__
         self.loaded = "a live module"
-        self.preparation = ""  # how its library makes squares of pictures, in words
+        self.pictures = ""  # how its library makes squares of them, in words
         self.assumed: list[str] = []  # settings that nobody gave, taken from its library's own weights
         self.is_turned = False  # it was trained on B, G, R
         self.head: Head | None = None
@@ -75,7 +80,7 @@ class Teacher(nn.Module):
         self.runs_in_autocast: bool | None = None  # None: not tried yet
         self.is_folded = False  # the same function with other rounding
         self._compiled: CompiledTeacher | None = None
-        self.class_names = list(classes) if classes else None  # as given
+        self.class_names = [class_name(name) for name in classes] if classes else None
         self.known_hash: str | None = None  # of weights that the module's own state does not show, or no longer
         self.eval()
         if input_size is not None:
@@ -85,6 +90,32 @@ class Teacher(nn.Module):
     def classes(self) -> list[str]:
         """Class names in the order of the logits."""
         return self.class_names or [str(label) for label in range(self.num_classes)]
+
+    @property
+    def preparation(self) -> Preparation:
+        """How pictures become its input.
+
+        Raises:
+            KD3Error: its input size is not known.
+        """
+        if self.input_size is None:
+            raise KD3Error("the teacher's input size is not known; give it as Teacher(..., input_size=...)")
+        return Preparation(self.input_size, self.fit or "crop")
+
+    def seeing(self, preparation: Preparation) -> Teacher:
+        """Return the same teacher for images that were made so, such as a pool's or those of its student.
+
+        Raises:
+            KD3Error: it was said to see pictures in another way.
+        """
+        if self.fit not in (None, preparation.fit):
+            raise KD3Error(
+                f"teacher {self.name} is described with fit: {self.fit} but these images were made by "
+                f"{preparation.fit}; ingest the crawl with --fit {self.fit}, or leave fit out of the description"
+            )
+        other = copy.copy(self)
+        other.fit = preparation.fit
+        return other
 
     def fit_to(self, input_size: int) -> None:
         """Run the network once at its input size, count its classes and find its head.
@@ -207,7 +238,7 @@ class Teacher(nn.Module):
     def signature(self) -> Signature:
         """Return what it takes and what its logits mean."""
         assert self.input_size is not None
-        return Signature(self.normalise.mean, self.normalise.std, self.input_size, self.classes)
+        return Signature(self.normalise.mean, self.normalise.std, self.input_size, self.classes, self.fit or "crop")
 
     def fingerprint(self) -> str:
         """Return a hash of the weights and the normalisation, to tell teachers apart."""

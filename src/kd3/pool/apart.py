@@ -23,7 +23,7 @@ from typing import Any
 from kd3.errors import KD3Error
 from kd3.pool.allowed import trust_for_good, trusts_entries
 from kd3.pool.limits import Limits
-from kd3.pool.record import InMemory, Location, Record, Unusable
+from kd3.pool.record import InMemory, Label, Location, Record, Unusable
 from kd3.pool.worker import bound_memory, ignore_interrupts
 
 AT_ONCE = 64  # files in a message
@@ -57,8 +57,8 @@ def members(
             if message[0] == ERROR:
                 raise KD3Error(message[1])
             if message[0] == FILES:
-                for where, key, location in message[1]:
-                    yield Record(where, key, location)
+                for parts in message[1]:
+                    yield Record(*parts)
     except TimeoutError:
         opener.stop()
         found = Unusable("took too long", f"it gave no file in {limits.patience(path):g} s")
@@ -191,13 +191,14 @@ def serve(handle: int, parent: int) -> None:
 def _send_members(
     connection: Connection, read: Any, path: str, source: str, prefix: str, most: int, at_most: int | None
 ) -> None:
-    batch: list[tuple[str, str, Location]] = []
+    batch: list[tuple[str, str, Location, Label | None]] = []
     payload = 0
     told = time.monotonic()
     for given, record in enumerate(read(path, source, prefix, limit=most), 1):
-        batch.append((record.source, record.key, record.location))
-        if isinstance(record.location, InMemory):
-            payload += len(record.location.data)
+        batch.append((record.source, record.key, record.location, record.label))
+        held = record.location.contents if isinstance(record.location, Unusable) else record.location
+        if isinstance(held, InMemory):
+            payload += len(held.data)
         if given == at_most:
             break
         if len(batch) == AT_ONCE or payload >= BYTES_AT_ONCE:

@@ -154,7 +154,7 @@ def _fill(folder: Path, derivation: Derivation, choice: Choice, source: ImagePoo
         packed.close()
     write_manifest(
         folder,
-        image_size=size,
+        preparation=source.preparation,
         content_hash=content_hash(size, (digest for (digest,) in read_index(folder / INDEX, ("digest",)))),
         counts=Counts(found=count, kept=count, duplicates=0, rejected={}, skipped=0),
         parts=packed.parts(),

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kd3.errors import KD3Error
 from kd3.pool.decode import pixel_digest
 from kd3.pool.index_file import INDEX, checked_rows
-from kd3.pool.key_labels import labels_of_keys
 from kd3.pool.left_out import DUPLICATES, KEPT_OUT, NEAR_DUPLICATES, REJECTED
 from kd3.pool.manifest import Manifest, content_hash, read_manifest
 from kd3.pool.record import printable
 from kd3.pool.verify import part_problem, problems
+from kd3.preparation import Preparation
+
+if TYPE_CHECKING:
+    from kd3.pool.class_matching import Matching
 
 
 class ImagePool:
@@ -79,6 +82,20 @@ class ImagePool:
         if self._manifest is None:
             raise KD3Error("a pool in memory has no manifest")
         return self._manifest
+
+    @property
+    def preparation(self) -> Preparation:
+        """How its pictures were made; of a pool in memory, whose images are as they are, with the centre cut out.
+
+        Raises:
+            KD3Error: in a way that this kd3 does not know.
+        """
+        if self._manifest is None:
+            return Preparation(self.image_size)
+        try:
+            return self._manifest.how_made()
+        except ValueError as problem:
+            raise KD3Error(f"pool {self.path} was made by another kd3: {problem}") from None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process opens the files itself; only a pool in memory is sent as a whole.
@@ -154,12 +171,23 @@ class ImagePool:
     def labels(self, class_names: Sequence[str]) -> np.ndarray:
         """Return the images' labels, of a pool of labelled data: (N,) int64, places in `class_names`.
 
-        The last folder in an image's key is its class: `train/ship/0001.jpg` is a ship.
+        The last folder in an image's key is its class: `train/ship/0001.jpg` is a ship. Without such folders the labels
+        are read from the pool's sources.
 
         Raises:
-            KD3Error: the pool is in memory, the index is missing or damaged, or a folder is no class.
+            KD3Error: the pool is in memory, the index is missing or damaged, or an image has no label of a class.
         """
-        return labels_of_keys((key for (key,) in self.index_rows(("key",))), class_names)
+        return self.matched_labels(class_names)[0]
+
+    def matched_labels(self, class_names: Sequence[str]) -> tuple[np.ndarray, Matching]:
+        """Return the labels, and how they became classes; raises as `labels`."""
+        from kd3.pool.key_labels import labels_of_pool
+
+        return labels_of_pool(
+            lambda: ((str(source), str(key)) for source, key in self.index_rows(("source", "key"))),
+            class_names,
+            where=f"pool {self.path}",
+        )
 
     def verify(self) -> list[str]:
         """Read everything and return what is damaged, in words; empty for a sound pool.

@@ -30,6 +30,7 @@ from kd3.pool.packed import PART_BYTES
 from kd3.pool.reasons import SIDECAR
 from kd3.pool.sources import check_given, check_part, expand
 from kd3.pool.sources.names import shown
+from kd3.preparation import Preparation
 from kd3.storage.lock import exclusive
 
 COMMIT_SECONDS = 2.0
@@ -216,7 +217,7 @@ def _finish(state: IngestState, folder: Path, config: IngestConfig, keep_out: Se
     state.write_lists(folder)
     write_manifest(
         folder,
-        image_size=config.image_size,
+        preparation=Preparation(config.image_size, config.fit),
         content_hash=content_hash(config.image_size, state.digests()),
         counts=Counts(
             found=state.files - state.skipped,

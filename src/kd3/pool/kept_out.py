@@ -15,9 +15,9 @@ from kd3.pool.decoding import decode_records
 from kd3.pool.near_copies import Looks, NearCopies
 from kd3.pool.perceptual_hash import looks, perceptual_hashes
 from kd3.pool.reasons import SIDECAR
-from kd3.pool.scaling import Fit
 from kd3.pool.sources import list_records
 from kd3.pool.sources.names import shown
+from kd3.preparation import Fit
 
 BATCH = 256
 

@@ -15,6 +15,7 @@ from kd3.config.settings import Settings
 from kd3.errors import KD3Error
 from kd3.pool.index_file import INDEX
 from kd3.pool.left_out import LEFT_OUT
+from kd3.preparation import Preparation
 from kd3.storage.atomic import write_json
 from kd3.storage.versioned import read_versioned
 from kd3.version import __version__
@@ -65,6 +66,7 @@ class Manifest(Settings):
     parts: list[Part]
     sources: list[str]
     settings: dict[str, Any]
+    preparation: dict[str, Any] | None = None  # how its pictures were made; earlier versions have it in the settings
     kept_out: tuple[KeptOut, ...] = ()
     files: dict[str, str] = Field({})  # SHA-256 of the index, the lists beside it, and the parts
     kd3: str
@@ -75,11 +77,20 @@ class Manifest(Settings):
         """Return it as JSON would hold it."""
         return self.model_dump(mode="json")
 
+    def how_made(self) -> Preparation:
+        """Return how its pictures were made.
+
+        Raises:
+            ValueError: in a way that this kd3 does not know.
+        """
+        fit = self.settings.get("fit")  # of pools that earlier versions ingested or merged
+        return Preparation.of(self.preparation or (fit and {"fit": fit}) or None, size=self.image_size)
+
 
 def write_manifest(
     folder: Path,
     *,
-    image_size: int,
+    preparation: Preparation,
     content_hash: str,
     counts: Counts,
     parts: list[Part],
@@ -93,7 +104,8 @@ def write_manifest(
     manifest = Manifest(
         format=FORMAT,
         version=VERSION,
-        image_size=image_size,
+        image_size=preparation.size,
+        preparation=preparation.to_dict(),
         images=sum(part.images for part in parts),
         content_hash=content_hash,
         counts=counts,

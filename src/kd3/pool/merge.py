@@ -119,7 +119,7 @@ def _fill(folder: Path, pools: Sequence[ImagePool], request: dict[str, Any]) -> 
         counts = [pool.manifest.counts for pool in pools]
         write_manifest(
             folder,
-            image_size=state.image_size,
+            preparation=pools[0].preparation,
             content_hash=content_hash(state.image_size, state.digests()),
             counts=Counts(
                 found=sum(one.found for one in counts),

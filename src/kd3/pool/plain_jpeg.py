@@ -24,6 +24,7 @@ class Frame(NamedTuple):
     width: int
     height: int
     mode: str
+    has_one_scan: bool  # which has everything: none can be missing
 
 
 def ordinary_frame(data: bytes) -> Frame | None:
@@ -35,12 +36,13 @@ def ordinary_frame(data: bytes) -> Frame | None:
     while place + 10 < len(data) and data[place] == 0xFF:
         kind = data[place + 1]
         if kind == SCAN:
-            return frame
+            return frame and frame._replace(has_one_scan=frame.has_one_scan and data[place + 4] == len(frame.mode))
         if kind in (BASELINE, PROGRESSIVE):
             mode = MODES.get(data[place + 9])
             if frame is not None or mode is None or data[place + 4] != 8:
                 return None
-            frame = Frame(data[place + 7] << 8 | data[place + 8], data[place + 5] << 8 | data[place + 6], mode)
+            width, height = data[place + 7] << 8 | data[place + 8], data[place + 5] << 8 | data[place + 6]
+            frame = Frame(width, height, mode, kind == BASELINE)
         elif kind not in HARMLESS:
             return None
         place += 2 + (data[place + 2] << 8 | data[place + 3])

@@ -5,6 +5,7 @@ from typing import Literal, get_args
 Reason = Literal[
     "empty",
     "not an image",
+    "needs a plug-in",  # a picture of a kind that Pillow reads with another package
     "truncated",
     "too small",
     "too many pixels",

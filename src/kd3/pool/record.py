@@ -31,12 +31,21 @@ class Location(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Label:
+    """The class that a source gives an image: its number, its name, or both."""
+
+    number: int | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """A file of a crawl: which source it came from, its path in there, where its bytes are."""
 
     source: str
     key: str  # "/" separated
     location: Location
+    label: Label | None = None  # where the container that holds it says so
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +193,7 @@ class Unusable:
 
     reason: Reason
     detail: str = ""
+    contents: Location | None = None  # of a sidecar, which may hold labels
 
     def read(self) -> bytes:
         """Raise the reason."""

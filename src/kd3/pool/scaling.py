@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from PIL import Image
 
-Fit = Literal["crop", "squash"]
 JPEG_FORMATS = ("JPEG", "MPO")  # MPO: what some cameras call a JPEG with a second picture behind it
 DRAFT_SCALES = (8, 4, 2)  # the decoder can leave out these many pixels a side: it inverts a smaller transform
 DRAFT_MARGIN = 2  # a draft keeps this many pixels for each that is wanted (Pillow's `reducing_gap` advises 2 to 3)
@@ -32,7 +29,7 @@ def draft(opened: Image.Image, image_size: int) -> int:
 def resized(
     image: Image.Image,
     image_size: int,
-    fit: Fit,
+    fit: str,
     *,
     scale: int = 1,
     size: tuple[int, int] | None = None,

@@ -19,6 +19,8 @@ _TURNS = {
 SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 MIRRORED_X = (2, 3, 6, 7)  # orientations after which the file's last column or row is the first column
 MIRRORED_Y = (3, 4, 7, 8)  # ... the first row
+PADDED = ("BMP", "DIB", "TGA")  # kinds of which many writers leave the alpha at 0, and which viewers show all the same
+SIXTEEN_BITS = ("PNG", "PPM")  # their wide samples are of 16 bits, however Pillow holds them
 
 
 def orientation(opened: Image.Image) -> int:
@@ -36,14 +38,17 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
     return image if orientation == 1 else image.transpose(_TURNS[orientation])
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return an image of any mode as RGB: alpha over white, wide samples scaled to 8 bits."""
+def to_rgb(image: Image.Image, file_format: str = "") -> Image.Image:
+    """Return an image of any mode as RGB: alpha over white, wide samples scaled to 8 bits.
+
+    What the samples mean depends on the kind of file, of which `file_format` is Pillow's name.
+    """
     has_alpha = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
     if image.mode == "RGB" and not has_alpha:
         return image
     if image.mode.startswith("I") or image.mode == "F":
-        return _narrow(image).convert("RGB")
-    if has_alpha:
+        return _narrow(image, file_format).convert("RGB")
+    if has_alpha and not (file_format in PADDED and _is_padding(image)):
         layered = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
         canvas = Image.new("RGB", layered.size, WHITE)
         canvas.paste(layered, mask=layered.getchannel("A"))
@@ -51,17 +56,24 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _narrow(image: Image.Image) -> Image.Image:
+def _is_padding(image: Image.Image) -> bool:
+    """Say whether an alpha is 0 everywhere: four bytes a pixel of which the fourth was never used."""
+    return "A" in image.getbands() and image.getchannel("A").getextrema() == (0, 0)
+
+
+def _narrow(image: Image.Image, file_format: str) -> Image.Image:
     """Scale 16-bit, 32-bit and floating-point grey to 8 bits.
 
-    Integers are 16 bits wide unless a value is larger: then 31. Floats carry no range of their
-    own: it is the narrowest of 1, 255 and 65535 that holds them.
+    Integers of 16 bits have their range from the file. Wider ones and floats carry none of their own: it is the
+    narrowest of those that are in use that holds them.
     """
     values = np.asarray(image)
     if image.mode.startswith("I;16"):
         return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
     floats = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
+    ranges: tuple[float, ...] = (1.0, 255.0, 65535.0)
+    if image.mode != "F":
+        ranges = ranges[2:] if file_format in SIXTEEN_BITS else ranges[1:]
     largest = float(floats.max(initial=0))
     top = next((top for top in ranges if largest <= top), largest if image.mode == "F" else 2.0**31 - 1)
     return Image.fromarray(np.clip(floats / top * 255 + 0.5, 0, 255).astype(np.uint8))

@@ -21,6 +21,7 @@ from kd3.pool.kept_out import KnownImages, read_known
 from kd3.pool.manifest import NAME as MANIFEST
 from kd3.pool.perceptual_hash import looks, perceptual_hashes
 from kd3.pool.reasons import SIDECAR
+from kd3.preparation import Preparation
 from kd3.training.randomness import seed_for
 
 
@@ -35,13 +36,14 @@ class ChosenImages:
     kept_out: int = 0  # images like one of --keep-out, which were left out
 
 
-def known_images(sources: Sequence[str], size: int, *, workers: int | None) -> list[KnownImages]:
-    """Return the images of `--keep-out`, from folders, archives or whatever else kd3 reads.
+def known_images(sources: Sequence[str], preparation: Preparation, *, workers: int | None) -> list[KnownImages]:
+    """Return the images of `--keep-out`, from folders, archives or whatever else kd3 reads, made as the student's.
 
     Raises:
         KD3Error: a source holds none, or cannot be read.
     """
-    return [read_known(source, image_size=size, fit="crop", workers=workers) for source in sources]
+    size, fit = preparation.size, preparation.fit
+    return [read_known(source, image_size=size, fit=fit, workers=workers) for source in sources]
 
 
 def of_pool(
@@ -71,7 +73,7 @@ def of_pool(
 
 def read_images(
     source: str,
-    size: int,
+    preparation: Preparation,
     *,
     limit: int,
     seed: int,
@@ -84,9 +86,14 @@ def read_images(
         KD3Error: it is missing, a pool of images of another size, or holds fewer than 16 usable images.
     """
     if (Path(source) / MANIFEST).is_file():
-        pool = ImagePool.open(source)
+        pool, size = ImagePool.open(source), preparation.size
         if pool.image_size != size:
             raise KD3Error(f"the student takes images of {size} pixels, but those of {source} have {pool.image_size}")
+        if pool.preparation.fit != preparation.fit:
+            console.warn(
+                f"the pool {source} was made by --fit {pool.preparation.fit}, but the student is given pictures by "
+                f"{preparation.fit}: statistics are counted on others than it will see"
+            )
         return of_pool(pool, np.arange(len(pool)), count=limit, seed=seed, known=known)
     records = list(list_records([source]))
     order = np.random.default_rng(seed_for(seed, "recall")).permutation(len(records))
@@ -94,7 +101,8 @@ def read_images(
     keys: list[str] = []
     pixels: list[np.ndarray] = []
     left_out = 0
-    outcomes = decode_records((records[place] for place in order), DecodeSettings(size, min_side=1), workers=workers)
+    settings = DecodeSettings.to_see(preparation)
+    outcomes = decode_records((records[place] for place in order), settings, workers=workers)
     with console.progress("read images", min(limit, len(records)), "images") as bar, closing(outcomes):
         for outcome in outcomes:
             result = outcome.result

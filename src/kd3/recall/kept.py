@@ -11,6 +11,7 @@ from kd3.models.student import Student
 from kd3.models.student_files import adaptation_of, save_adapted
 from kd3.recall.adapt import Adaptation
 from kd3.recall.picture import Pairs
+from kd3.runs.adaptation import with_adaptation
 from kd3.runs.folder import RunFolder
 from kd3.storage.atomic import write_json
 from kd3.storage.whole_folder import whole_folder
@@ -46,4 +47,4 @@ def keep_adapted(folder: RunFolder, student: Student, adaptation: Adaptation, pa
 def keep_in_summary(folder: RunFolder, record: dict[str, Any]) -> None:
     """Write a new adaptation into a finished run's summary."""
     summary = json.loads(folder.summary.read_text(encoding="utf-8"))
-    write_json(folder.summary, {**summary, "recall": record})
+    write_json(folder.summary, with_adaptation(summary, record))

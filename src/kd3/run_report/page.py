@@ -110,6 +110,10 @@ def _tiles(run: RunRecords) -> list[dict[str, str]]:
     tiles = [{"name": "agreement", "value": f"{summary['agreement']:.1f} %", "more": "held-out web images"}]
     if run.accuracy is not None:
         tiles.append({"name": "accuracy", "value": f"{run.accuracy:.1f} %", "more": "labelled images"})
+        if run.teacher_accuracy is not None:
+            difference = f"{run.accuracy - run.teacher_accuracy:+.1f} points"
+            more = f"the teacher has {run.teacher_accuracy:.1f} %"
+            tiles.append({"name": "against the teacher", "value": difference, "more": more})
     tiles.append(
         {"name": "trained on", "value": f"{summary['images']:,}", "more": f"images, in {summary['steps']:,} steps"}
     )
@@ -146,15 +150,25 @@ def _cost(name: str, cost: Cost) -> list[str]:
 
 
 def _times_less(teacher: Cost, student: Cost) -> list[str]:
-    def ratio(whole: float | None, part: float | None) -> str:
-        return f"{whole / part:.1f} x" if whole and part else ""
-
     row = [
-        "smaller, faster",
-        ratio(teacher.parameters, student.parameters),
-        ratio(teacher.multiply_adds, student.multiply_adds),
+        "the student is",
+        _ratio(teacher.parameters, student.parameters, "smaller", "larger"),
+        _ratio(teacher.multiply_adds, student.multiply_adds, "less", "more"),
     ]
-    return row if student.one is None else [*row, ratio(teacher.one, student.one), ratio(teacher.many, student.many)]
+    if student.one is None:
+        return row
+    return [
+        *row,
+        *(_ratio(*pair, "faster", "slower") for pair in ((teacher.one, student.one), (teacher.many, student.many))),
+    ]
+
+
+def _ratio(whole: float | None, part: float | None, less: str, more: str) -> str:
+    """Return how many times a figure is less, or more, in a word that is true."""
+    if not whole or not part:
+        return ""
+    times = f"{max(whole, part) / min(whole, part):.1f}"
+    return "the same" if times == "1.0" else f"{times} x {less if part < whole else more}"
 
 
 def _recall(run: RunRecords) -> dict[str, Any] | None:

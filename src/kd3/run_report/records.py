@@ -11,7 +11,7 @@ from typing import Any
 from kd3.config.yaml_text import load_yaml
 from kd3.errors import KD3Error
 from kd3.runs.folder import RunFolder, read_summary
-from kd3.runs.metrics import read_metrics
+from kd3.runs.metrics import kept_accuracy, read_metrics
 
 NOT_TERMS = ("event", "step", "images", "seconds", "lr", "images_per_second")
 
@@ -25,7 +25,7 @@ class RunRecords:
     config: dict[str, Any]
     origin: dict[str, Any]
     events: list[dict[str, Any]]
-    input_size: int | None  # the student's, in pixels
+    student: dict[str, Any]  # its description
     adaptation: dict[str, Any] | None  # of the student's batch norms: the record
 
     @property
@@ -35,8 +35,13 @@ class RunRecords:
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes."""
-        return [str(name) for name in self.summary["classes"]]
+        """Names of the classes: the student's own, which `kd3 classes` may have given later."""
+        return [str(name) for name in self.student.get("classes") or self.summary["classes"]]
+
+    @property
+    def input_size(self) -> int | None:
+        """The student's, in pixels."""
+        return self.student.get("input_size")
 
     @cached_property
     def training(self) -> list[dict[str, Any]]:
@@ -72,9 +77,13 @@ class RunRecords:
         if self.adaptation is not None and self.adaptation["share"] > 0:
             accuracy: float | None = self.adaptation["accuracy_after"]
             return accuracy
-        kept = [event for event in self.evaluations if "accuracy" in event]
-        at_best = [event for event in kept if event["step"] == self.summary["best_step"]]
-        return float((at_best or kept)[-1]["accuracy"]) if kept else None
+        return kept_accuracy(self.evaluations, int(self.summary["best_step"]))
+
+    @property
+    def teacher_accuracy(self) -> float | None:
+        """Percent of the same images that the teacher gets right; None where it was not measured."""
+        found = self.summary.get("teacher_accuracy")
+        return None if found is None else float(found)
 
     def _of(self, kind: str) -> list[dict[str, Any]]:
         return [event for event in self.events if event["event"] == kind]
@@ -103,4 +112,4 @@ def read_run(path: str | Path) -> RunRecords:
         raise KD3Error(f"the run {path} is damaged: {problem}") from None
     if not isinstance(config, dict) or not isinstance(origin, dict):
         raise KD3Error(f"the run {path} is damaged: {folder.config.name} or {folder.origin.name} holds no settings")
-    return RunRecords(folder, read_summary(folder.path), config, origin, events, student.get("input_size"), adaptation)
+    return RunRecords(folder, read_summary(folder.path), config, origin, events, student, adaptation)

@@ -30,6 +30,9 @@ def verdict(run: RunRecords) -> Verdict:
     )
     if run.accuracy is not None:
         sentence += f", and is right on {run.accuracy:.1f} % of the labelled ones"
+        if run.teacher_accuracy is not None:
+            difference = run.accuracy - run.teacher_accuracy
+            sentence += f" (the teacher on {run.teacher_accuracy:.1f} %: {difference:+.1f} points)"
     warned = [f"Warned in training: {words}." for words in run.warnings]
     return Verdict(sentence + ".", [*_of_agreement(run, agreement, chance), *_of_selection(run), *warned])
 

@@ -47,3 +47,17 @@ def distances_in_words(record: Mapping[str, Any]) -> str:
     if record["kept_out"]:
         words += f" {record['kept_out']:,} images like a test image were left out."
     return words
+
+
+def with_adaptation(summary: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's summary with an adaptation: its accuracy is that of the student that ships."""
+    trained = summary.get("accuracy_as_trained", summary.get("accuracy"))
+    accuracy = record["accuracy_after"] if record["share"] else trained
+    teachers = summary.get("teacher_accuracy")
+    return {
+        **summary,
+        "recall": dict(record),
+        "accuracy": accuracy,
+        "accuracy_as_trained": trained,
+        "difference": None if accuracy is None or teachers is None else accuracy - teachers,
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,3 +44,10 @@ def read_metrics(path: Path, event: str | None = None) -> Iterator[dict[str, Any
             values = json.loads(line)
             if event is None or values["event"] == event:
                 yield values
+
+
+def kept_accuracy(evaluations: Iterable[Mapping[str, Any]], best_step: int) -> float | None:
+    """Return the accuracy of the student that a run kept, in percent; None if no image is labelled."""
+    seen = [event for event in evaluations if "accuracy" in event]
+    at_best = [event for event in seen if event["step"] == best_step]
+    return float((at_best or seen)[-1]["accuracy"]) if seen else None

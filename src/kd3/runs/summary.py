@@ -46,10 +46,12 @@ def describe(folder: Path, summary: dict[str, Any]) -> str:
     )
     if fitted:
         lines.append(f"               {summary['agreement_with_own_teacher']:.1f} % with the teacher as it was given")
-    evaluations = [e for e in read_metrics(run.metrics, "evaluation") if "accuracy" in e]
-    if evaluations:
-        kept = next((e for e in evaluations if e["step"] == summary["best_step"]), evaluations[-1])
-        lines.append(f"  accuracy     {kept['accuracy']:.2f} % on --eval-data, for the student kept (it chose nothing)")
+    accuracy = summary.get("accuracy")
+    if accuracy is not None:
+        lines.append(f"  accuracy     {accuracy:.2f} % on --eval-data, for the student kept (it chose nothing)")
+    if summary.get("teacher_accuracy") is not None:
+        difference = f"the student has {summary['difference']:+.2f} points"
+        lines.append(f"  teacher      {summary['teacher_accuracy']:.2f} % on --eval-data; {difference}")
     if record := summary.get("recall"):
         lines.append(f"  recall       {in_words(record)}")
     lines.append(f"  student      {run.student}")

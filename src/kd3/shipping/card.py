@@ -10,29 +10,18 @@ from typing import Any
 
 from kd3.markdown import code, escaped, table
 from kd3.models.consent import runs_code
-from kd3.runs.adaptation import in_words
+from kd3.preparation import Preparation
+from kd3.runs.adaptation import in_words, with_adaptation
 from kd3.shipping.comparison import Written
+from kd3.shipping.predict_script import predict_script
 
 ONNX_EXAMPLE = """\
-import json
-import sys
+from predict import classify
 
-import numpy as np
-import onnxruntime
-from PIL import Image, ImageOps
-
-session = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])
-about = session.get_modelmeta().custom_metadata_map
-side = int(about["input_size"])
-image = ImageOps.fit(Image.open(sys.argv[1]).convert("RGB"), (side, side), Image.Resampling.BICUBIC)
-images = np.asarray(image, dtype=np.uint8).transpose(2, 0, 1)[None]{normalise}
-logits = session.run(None, {{"images": images}})[0][0]
-print(json.loads(about["classes"])[logits.argmax()])
+print(classify("picture.jpg"))
 """
-NORMALISE = """
-mean, std = (np.array(json.loads(about[name]), dtype=np.float32)[:, None, None] for name in ("mean", "std"))
-images = ({images} / np.float32(255) - mean) / std"""
-LUMA = "np.tensordot(np.float32([[0.299, 0.587, 0.114]]), images, (1, 1)).transpose(1, 0, 2, 3)"
+PREDICT = "predict.py"
+OLD_RUNTIME, OLD_IR, OLD_OPSET = "1.16.3", 8, 17  # tried by hand, 2026-11-30
 KD3_EXAMPLE = """\
 import kd3
 
@@ -61,15 +50,18 @@ class Card:
     date: str
     pool: Mapping[str, Any] | None = None  # name, images, sources
     adaptation: Mapping[str, Any] | None = None  # of its batch norms: the record, where there was one
+    onnx: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # file: IR version, opset
     variants: Sequence[tuple[str, float, float]] = field(default=())  # of 8 bits: words, chose, reported
 
-    def example(self) -> str | None:
-        """Return the ten lines that classify an image without kd3, where an ONNX file was written."""
+    def script(self) -> str | None:
+        """Return `predict.py`, which classifies pictures without kd3, where an ONNX file was written."""
         file = next((one.file for one in self.written if one.file.endswith(".onnx")), None)
         if file is None:
             return None
-        normalise = NORMALISE.format(images=LUMA if self._is_grey() else "images")
-        return ONNX_EXAMPLE.format(file=file, normalise="" if self.preprocessing == "inside" else normalise)
+        preparation = Preparation.of(self.student.get("preparation"), size=self.student["input_size"])
+        return predict_script(
+            file, preparation.to_dict(), normalises=self.preprocessing != "inside", is_grey=self._is_grey()
+        )
 
     def text(self) -> str:
         """Return the card as Markdown."""
@@ -85,6 +77,8 @@ class Card:
 
     def _what(self) -> list[str]:
         about, classes = self.student.get("about", {}), self.student["classes"]
+        if self.adaptation is not None:
+            about = with_adaptation(about, self.adaptation)
         name = escaped(self.student["arch"] or "a module of your own")
         method = escaped(about.get("method", "an unknown method"))
         shown = ", ".join(escaped(one) for one in classes[:20]) + (", ..." if len(classes) > 20 else "")
@@ -96,6 +90,11 @@ class Card:
         rows = [("teacher", escaped(Path(str(about.get("teacher", "unknown"))).name)), ("method", method)]
         if about.get("agreement") is not None:
             rows.append(("agreement with the teacher on held-out web images", f"{about['agreement']:.1f} %"))
+        if about.get("accuracy") is not None:
+            rows.append(("accuracy on labelled images", f"{about['accuracy']:.1f} %"))
+        if about.get("teacher_accuracy") is not None:
+            rows.append(("the teacher's accuracy on them", f"{about['teacher_accuracy']:.1f} %"))
+            rows.append(("difference", f"{about['difference']:+.1f} points"))
         if self.pool is not None:
             rows.append(("web images", f"{self.pool['images']:,} in {escaped(self.pool['name'])}"))
         adapted = [] if self.adaptation is None else [escaped(in_words(self.adaptation))]
@@ -131,8 +130,13 @@ class Card:
     def _loading(self) -> list[str]:
         side = self.student["input_size"]
         parts = ["## How to load it", self._takes()]
-        if example := self.example():
-            parts += ["Without kd3 (numpy, Pillow and onnxruntime; also in `predict.py`):", _code(example)]
+        if self.script():
+            words = (
+                f"Without kd3 (numpy, Pillow and onnxruntime), in this folder: `python {PREDICT} picture.jpg`, which "
+                f"prints the class; it turns, scales and cuts a picture as was done for training. From Python:"
+            )
+            parts += [words, _code(ONNX_EXAMPLE)]
+        parts += [self._runtime(file, *versions) for file, versions in self.onnx.items()]
         for one in self.written:
             if one.file == "student/":
                 parts += ["With kd3:", _code(KD3_EXAMPLE.format(side=side, trust=self._trust()))]
@@ -145,6 +149,14 @@ class Card:
     def _trust(self) -> str:
         arch = self.student["arch"]
         return ", trust_code=True" if arch is not None and runs_code(arch) else ""
+
+    def _runtime(self, file: str, ir: int, opset: int) -> str:
+        import onnxruntime
+
+        text = f"`{file}` is of IR {ir}, opset {opset}, and was run here with onnxruntime {onnxruntime.__version__}."
+        if ir <= OLD_IR and opset <= OLD_OPSET:
+            text += f" The oldest that kd3's files of this IR and opset were run with is {OLD_RUNTIME}."
+        return text
 
     def _type(self) -> str:
         side = self.student["input_size"]
@@ -159,11 +171,14 @@ class Card:
 
     def _takes(self) -> str:
         mean, std = (json.dumps(self.student[name]) for name in ("mean", "std"))
+        made = Preparation.of(self.student.get("preparation"), size=self.student["input_size"])
+        pictures = f"Pictures become {made}, {made.resampling}."
         if self.preprocessing == "inside":
             return (
-                f"The graph takes {self._type()}, as decoders give it; it normalises itself (mean {mean}, std {std})."
+                f"The graph takes {self._type()}, as decoders give it; it normalises itself (mean {mean}, std {std}). "
+                f"{pictures}"
             )
-        return f"The graph takes {self._type()}: (x / 255 - mean) / std with mean {mean}, std {std}."
+        return f"The graph takes {self._type()}: (x / 255 - mean) / std with mean {mean}, std {std}. {pictures}"
 
     def _limits(self) -> list[str]:
         return [

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kd3 import console
 from kd3.config.yaml_text import load_yaml
 from kd3.errors import KD3Error
 from kd3.pool import Decoded, DecodeSettings, ImagePool, decode_records, list_records
 from kd3.pool.manifest import NAME as MANIFEST
 from kd3.pool.watch import watched
+from kd3.preparation import Preparation
 from kd3.runs.folder import RunFolder
 from kd3.runs.places import find
 from kd3.training.pool_split import split_pool
@@ -31,7 +33,7 @@ class CheckImages:
     where: str  # in words
 
 
-def images_of_run(run: RunFolder, size: int, *, compare: int, calibrate: int) -> CheckImages:
+def images_of_run(run: RunFolder, preparation: Preparation, *, compare: int, calibrate: int) -> CheckImages:
     """Return held-out images of a run's pool, and others from its last selection.
 
     Raises:
@@ -46,7 +48,7 @@ def images_of_run(run: RunFolder, size: int, *, compare: int, calibrate: int) ->
     if not (place / MANIFEST).is_file():
         raise KD3Error(f"the pool {place} of the run {run.path} is not there; {remedy}")
     pool = ImagePool.open(place)
-    _check_size(pool, size, str(place))
+    _check(pool, preparation, str(place))
     train = config.get("train") or {}
     split = split_pool(pool, int(train.get("holdout", 1000)), share=float(train.get("share", 1.0)))
     selections = sorted(run.selections.glob("*.npy"))
@@ -62,21 +64,22 @@ def images_of_run(run: RunFolder, size: int, *, compare: int, calibrate: int) ->
     )
 
 
-def images_of(source: str, size: int, *, compare: int, calibrate: int) -> CheckImages:
-    """Return images of a pool, or of anything that `kd3 ingest` reads; of noise for "none".
+def images_of(source: str, preparation: Preparation, *, compare: int, calibrate: int) -> CheckImages:
+    """Return images of a pool, or of anything that `kd3 ingest` reads, made as the student's; of noise for "none".
 
     Raises:
         KD3Error: the pool has images of another size, or there are fewer than three images.
     """
+    size = preparation.size
     if source == NOISE:
         noise = torch.randint(0, 256, (compare, 3, size, size), generator=torch.Generator().manual_seed(0))
         return CheckImages(noise.to(torch.uint8), torch.empty(0, 3, size, size, dtype=torch.uint8), "noise")
     if (Path(source) / MANIFEST).is_file():
         pool = ImagePool.open(source)
-        _check_size(pool, size, source)
+        _check(pool, preparation, source)
         images = _read(pool, _drawn(np.arange(len(pool)), compare + calibrate))
     else:
-        images = _decoded(source, size, compare + calibrate)
+        images = _decoded(source, preparation, compare + calibrate)
     if len(images) < 3:
         raise KD3Error(f"{source} holds {len(images)} usable images; at least 3 are needed to check an export")
     compared = max(2, min(compare, round(len(images) * compare / (compare + calibrate))))
@@ -90,14 +93,21 @@ def _config(run: RunFolder) -> dict[str, Any]:
     return config
 
 
-def _check_size(pool: ImagePool, size: int, where: str) -> None:
+def _check(pool: ImagePool, preparation: Preparation, where: str) -> None:
+    size = preparation.size
     if pool.image_size != size:
         raise KD3Error(f"the student takes images of {size} pixels, but those of {where} have {pool.image_size}")
+    if pool.preparation.fit != preparation.fit:
+        console.warn(
+            f"the pool {where} was made by --fit {pool.preparation.fit}, but the student is given pictures by "
+            f"{preparation.fit}: the export is compared on others than it will see"
+        )
 
 
-def _decoded(source: str, size: int, count: int) -> Tensor:
+def _decoded(source: str, preparation: Preparation, count: int) -> Tensor:
     found: list[np.ndarray] = []
-    for outcome in decode_records(list_records([source]), DecodeSettings(size, min_side=1), workers=0):
+    size = preparation.size
+    for outcome in decode_records(list_records([source]), DecodeSettings.to_see(preparation), workers=0):
         if isinstance(outcome.result, Decoded):
             found.append(outcome.result.pixels)
         if len(found) == count:

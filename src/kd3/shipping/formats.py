@@ -19,6 +19,7 @@ from torch import Tensor
 from kd3.errors import KD3Error
 from kd3.models.student_files import DESCRIPTION, WEIGHTS, load_student
 from kd3.shipping.deployable import Deployable, dynamic_batch
+from kd3.shipping.opset import at_opset, wanted
 
 Runner = Callable[[Tensor], Tensor]  # what the module takes (B, 3, S, S) -> logits (B, K)
 
@@ -31,6 +32,7 @@ class Source:
     student_folder: Path
     metadata: Mapping[str, str]
     example: Tensor  # two images as the module takes them
+    opset: int | None = None  # of ONNX; None: the oldest usual one that has all that it needs
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,10 @@ def write_onnx(source: Source, path: Path) -> None:
             dynamic_shapes=dynamic_batch(),
             external_data=False,
             verbose=False,
+            opset_version=wanted(source.opset),
         )
     assert program is not None
-    model = program.model_proto
+    model = at_opset(program.model_proto, source.opset)
     onnx.helper.set_model_props(model, dict(source.metadata))
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString())

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
 
@@ -22,12 +23,13 @@ from kd3.pool.reasons import SIDECAR
 from kd3.pool.record import FILE_LIMIT, InFile, Record, Unusable, printable, too_large
 from kd3.pool.remote import Remote
 from kd3.pool.sources.batches import batch_kind, cifar_count, cifar_members, pickle_count, pickle_members
-from kd3.pool.sources.containers import unusable
+from kd3.pool.sources.containers import sidecar, unusable
 from kd3.pool.sources.elsewhere import is_folder, walk_remote
 from kd3.pool.sources.expand import expand, expand_braces
 from kd3.pool.sources.folder import is_regular, walk
+from kd3.pool.sources.idx import idx_count, idx_members
 from kd3.pool.sources.lists import check_list, is_text, listed
-from kd3.pool.sources.names import archive_kind, base_name, is_hidden, is_list, is_sidecar, shown
+from kd3.pool.sources.names import archive_kind, base_name, is_hidden, is_list, is_sidecar, may_hold_labels, shown
 from kd3.pool.sources.numpy_files import npy_count, npy_members, npz_count, npz_members
 from kd3.pool.sources.tables import arrow_count, arrow_members, parquet_count, parquet_members
 from kd3.pool.sources.tar import tar_count, tar_members
@@ -64,6 +66,7 @@ ARCHIVES = {
     "npz": Reader(npz_members, npz_count),
     "pickle": Reader(pickle_members, pickle_count),
     "cifar": Reader(cifar_members, cifar_count),
+    "idx": Reader(idx_members, idx_count),
 }
 DEFAULT = Limits()
 UNLIKE_IMAGES = ("no images", "unsafe pickle")
@@ -198,6 +201,10 @@ def _in_folder(folder: str) -> Iterator[Record | Archive]:
     for path, key, what in walk(folder):
         if what == "other":
             yield Record(source, key, Unusable("not a regular file"))
+        elif what == "loop":
+            yield Record(
+                source, key, Unusable("not a regular file", "a link to a folder that holds it or is read anyway")
+            )
         elif what == "unreadable":
             yield Record(source, key, Unusable("unreadable", "the folder cannot be listed"))
         else:
@@ -226,11 +233,12 @@ def _of_remote(url: str) -> Iterator[Record | Archive]:
 def _in_list(path: str) -> Iterator[Record | Archive]:
     source = shown(path)
     try:
-        for number, entry in enumerate(listed(path), 1):
+        for number, (entry, label) in enumerate(listed(path), 1):
             if isinstance(entry, Unusable):
                 yield Record(source, f"entry {number}", entry)
-            else:
-                yield _of_entry(path, source, entry)
+                continue
+            found = _of_entry(path, source, entry)
+            yield found if label is None or isinstance(found, Archive) else replace(found, label=label)
     except Exception as problem:
         yield Record(source, _name(path), unusable(problem))
 
@@ -257,7 +265,8 @@ def _placed(path: str, source: str, key: str) -> Record | Archive:
 def _in_place(path: str, source: str, key: str) -> Record | Archive:
     """Return what a file in a folder is: sidecars are known by their names, archives come before them."""
     if is_hidden(key) or (is_sidecar(key) and archive_kind(path) is None):
-        return Record(source, key, Unusable(SIDECAR))
+        location = Remote(path) if is_remote(path) else InFile(path)
+        return Record(source, key, sidecar(location) if may_hold_labels(key) else Unusable(SIDECAR))
     return _file(path, source, key, key + "/")
 
 

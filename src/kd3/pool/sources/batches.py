@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from kd3.pool.allowed import is_remote
-from kd3.pool.pixels import Layout
+from kd3.pool.allowed import beside, is_remote
+from kd3.pool.pixels import FLAT, Layout
 from kd3.pool.reasons import SIDECAR
-from kd3.pool.record import InMemory, Location, Record, Unreadable, Unusable
+from kd3.pool.record import InMemory, Label, Location, Record, Unreadable, Unusable
 from kd3.pool.sources.arrays import NamedArray, array_count, array_records
 from kd3.pool.sources.containers import guarded, opened, ranges
 from kd3.pool.sources.folder import is_regular
@@ -24,6 +26,10 @@ PICKLE, FIRST_PROTOCOL, LAST_PROTOCOL = 0x80, 2, 5
 CIFAR = Layout(32, 32, 3, planes=True)
 # Bytes of a row before its pixels, and how many classes each of them may name: CIFAR-10's, CIFAR-100's.
 CIFAR_ROWS = ((10,), (20, 100))
+CIFAR_NAMES = {1: "batches.meta.txt", 2: "fine_label_names.txt"}
+PICKLED_LABELS = {"fine_labels": "fine_label_names", "labels": "label_names"}  # and where their names are
+AT_HAND = "memory://batch"  # what is read from memory is no range of a file on a disk
+NAMES_LIMIT = 1 << 16
 LOOKED_AT = 100  # rows, whose labels tell a batch from other files of its length
 
 
@@ -49,7 +55,7 @@ def pickle_members(path: str, source: str, prefix: str, *, limit: int | None = N
 def pickle_count(path: str) -> int:
     """Return about how many records `pickle_members` yields."""
     with opened(path) as file:
-        return array_count(_arrays(path, file)) or 1
+        return array_count(_arrays(path, file, read_pickle(file))) or 1
 
 
 def cifar_members(path: str, source: str, prefix: str, *, limit: int | None = None) -> Iterator[Record]:
@@ -68,21 +74,78 @@ def _of_cifar(path: str, source: str, prefix: str) -> Iterator[Record]:
     with opened(path) as file:
         labels = _labels_before(file)
         count = file.seek(0, os.SEEK_END) // (labels + CIFAR.size)
+        names = _text_names(path, CIFAR_NAMES[labels])
         for number, location in enumerate(ranges(path, file, labels, CIFAR, count, between=labels)):
-            yield Record(source, f"{prefix}{number}", location)
+            file.seek(number * (labels + CIFAR.size) + labels - 1)  # the finest label is the last
+            yield Record(source, f"{prefix}{number}", location, _named(file.read(1)[0], names))
 
 
 def _of_pickle(path: str, source: str, prefix: str) -> Iterator[Record]:
     with opened(path) as file:
-        arrays = _arrays(path, file)
+        found = read_pickle(file)
+        arrays = _arrays(path, file, found)
         if not arrays and prefix:  # the names of the classes, beside the batches
             yield Record(source, prefix.rstrip("/"), Unusable(SIDECAR))
-        else:
-            yield from array_records(arrays, source, prefix)
+            return
+        labels = _labels(found, partial(_pickled_names, path))
+        for number, record in enumerate(array_records(arrays, source, prefix)):
+            yield replace(record, label=labels[number]) if number < len(labels) else record
 
 
-def _arrays(path: str, file: BinaryIO) -> list[NamedArray]:
+def batch_in_archive(data: bytes, meta: bytes, source: str, prefix: str) -> Iterator[Record]:
+    """Yield the images of a pickled batch in the published archive of CIFAR; `meta` is the file with the names."""
+    file = io.BytesIO(data)
     found = read_pickle(file)
+    labels = _labels(found, lambda entry: _names_in(read_pickle(io.BytesIO(meta)), entry) if meta else [])
+    records = array_records(_arrays(AT_HAND, file, found), source, prefix)
+    for number, record in enumerate(records):
+        yield replace(record, label=labels[number]) if number < len(labels) else record
+
+
+def _labels(found: Any, names_of: Callable[[str], Sequence[str]]) -> list[Label]:
+    """Return the labels of a batch's images, where it has as many as it has rows of data."""
+    if not isinstance(found, dict):
+        return []
+    values = {_text(name): value for name, value in found.items()}
+    data = values.get(FLAT)
+    for name, names in PICKLED_LABELS.items():
+        numbers = values.get(name)
+        if isinstance(numbers, list) and all(type(number) is int for number in numbers):
+            known = names_of(names)
+            fits = isinstance(data, Array) and data.shape[:1] == (len(numbers),)
+            return [_named(number, known) for number in numbers] if fits else []
+    return []
+
+
+def _named(number: int, names: Sequence[str]) -> Label:
+    return Label(number, names[number] if 0 <= number < len(names) else None)
+
+
+def _pickled_names(path: str, entry: str) -> list[str]:
+    """Return the names of the classes in the file that the published archives have beside the batches."""
+    for name in ("batches.meta", "meta"):
+        try:
+            with opened(beside(path, name)) as file:
+                return _names_in(read_pickle(file), entry)
+        except Exception:  # it is not there, or another file of that name: numbers will do
+            continue
+    return []
+
+
+def _names_in(found: Any, entry: str) -> list[str]:
+    values = {_text(key): value for key, value in found.items()}
+    return [_text(one) for one in values[entry]]
+
+
+def _text_names(path: str, name: str) -> list[str]:
+    try:
+        with opened(beside(path, name)) as file:
+            return file.read(NAMES_LIMIT).decode().split()
+    except (OSError, Unreadable, UnicodeDecodeError):
+        return []
+
+
+def _arrays(path: str, file: BinaryIO, found: Any) -> list[NamedArray]:
     named = found.items() if isinstance(found, dict) else [("", found)]
     return [
         NamedArray(_text(name), array.shape, array.dtype, array.fortran, partial(_images, path, file, array))

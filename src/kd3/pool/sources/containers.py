@@ -10,10 +10,13 @@ from typing import BinaryIO
 from kd3.errors import KD3Error
 from kd3.pool.allowed import is_remote
 from kd3.pool.pixels import Layout, NoImages
+from kd3.pool.reasons import SIDECAR
 from kd3.pool.record import InFile, InMemory, Location, Pixels, Record, Unreadable, Unusable
 from kd3.pool.remote import opened_remote
-from kd3.pool.sources.names import base_name, shown
+from kd3.pool.sources.names import base_name, may_hold_labels, shown
 from kd3.pool.without_secrets import without_secrets
+
+LABELS_LIMIT = 16 << 20  # bytes: a table of a million names and labels
 
 
 class UnsafePickle(Exception):
@@ -72,6 +75,16 @@ def unusable(problem: Exception) -> Unusable:
     if isinstance(problem, UnsafePickle):
         return Unusable("unsafe pickle", str(problem))
     return Unusable("archive damaged", without_secrets(str(problem))[:300] or type(problem).__name__)
+
+
+def is_labels(name: str, size: int) -> bool:
+    """Say whether a member of an archive is a sidecar that may hold labels, and no larger than such are."""
+    return size <= LABELS_LIMIT and may_hold_labels(name)
+
+
+def sidecar(contents: Location) -> Unusable:
+    """Return what stands for a sidecar whose contents may be asked for."""
+    return Unusable(SIDECAR, contents=contents)
 
 
 def ranges(

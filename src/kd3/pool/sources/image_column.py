@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kd3.pool.allowed import beside, is_remote
 from kd3.pool.pixels import NoImages
-from kd3.pool.record import FILE_LIMIT, InFile, InMemory, Location, Unreadable, Unusable, too_large
+from kd3.pool.record import FILE_LIMIT, InFile, InMemory, Label, Location, Unreadable, Unusable, too_large
 from kd3.pool.remote import Remote
 from kd3.pool.without_secrets import without_secrets
 
 NAMES = ("image", "jpg", "jpeg", "png", "webp", "img", "bytes", "content")
 STATUS, PROBLEM = "status", "error_message"  # columns of img2dataset
 SUCCESS = "success"
+LABELS = ("label", "labels", "fine_label", "cls", "class", "target", "category")
+MOST_NAME = 1000  # characters of a label that is a text
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +27,16 @@ class ImageColumn:
     name: str
     is_struct: bool
     notes: tuple[str, ...] = ()  # columns that tell of failed downloads
+    label: str | None = None  # the column of labels, numbers or texts
+    label_names: tuple[str, ...] = ()  # of numbers, as Hugging Face's ClassLabel keeps them
 
     @property
     def columns(self) -> list[str]:
         """The columns to read."""
-        return [self.name, *self.notes]
+        return [self.name, *self.notes, *([self.label] if self.label else [])]
 
-    def locations(self, batch: Any, path: str) -> Iterator[Location]:
-        """Yield what each row of a record batch of the file `path` stands for."""
+    def rows(self, batch: Any, path: str) -> Iterator[tuple[Location, Label | None]]:
+        """Yield what each row of a record batch of the file `path` stands for, and its label."""
         batch = batch.select(self.columns)
         batch.validate(full=True)  # offsets that point elsewhere would end this process
         column = batch.column(self.name)
@@ -42,11 +47,20 @@ class ImageColumn:
         else:
             contents, places = column, None
         noted = [batch.column(name) for name in self.notes]
+        labels = batch.column(self.label) if self.label else None
         for row in range(batch.num_rows):
             failure = _failure([note[row].as_py() for note in noted])
             data = contents[row].as_py() if failure is None else None
             place = places[row].as_py() if data is None and places is not None else None
-            yield failure or _location(data, place, path)
+            label = None if labels is None else self._label(labels[row].as_py())
+            yield failure or _location(data, place, path), label
+
+    def _label(self, value: Any) -> Label | None:
+        if isinstance(value, str) and 0 < len(value) <= MOST_NAME:
+            return Label(name=value)
+        if not isinstance(value, int) or value < 0:  # -1 marks rows without one
+            return None
+        return Label(value, self.label_names[value] if value < len(self.label_names) else None)
 
 
 def _failure(notes: Sequence[Any]) -> Unusable | None:
@@ -92,7 +106,36 @@ def image_column(schema: Any) -> ImageColumn:
     has_status = STATUS in schema.names and _is_text(schema.field(STATUS).type)
     notes = [STATUS] if has_status else []
     notes += [PROBLEM] if has_status and PROBLEM in schema.names else []
-    return ImageColumn(chosen, fitting[chosen], tuple(notes))
+    label = _label_column(schema, chosen)
+    return ImageColumn(chosen, fitting[chosen], tuple(notes), label, _class_names(schema, label) if label else ())
+
+
+def _label_column(schema: Any, images: str) -> str | None:
+    """Return the first column with one of the names of `LABELS` whose type is that of labels."""
+    for wanted in LABELS:
+        for field in schema:
+            if field.name.lower() == wanted and field.name != images and _is_label(field.type):
+                return str(field.name) if len(schema.get_all_field_indices(field.name)) == 1 else None
+    return None
+
+
+def _is_label(kind: Any) -> bool:
+    name = str(kind)
+    return (
+        name.startswith(("int", "uint"))
+        or _is_text(kind)
+        or (name.startswith("dictionary<values=") and "string" in name)
+    )
+
+
+def _class_names(schema: Any, label: str) -> tuple[str, ...]:
+    """Return the names that Hugging Face's datasets keep of a column's numbers."""
+    try:
+        feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][label]
+        names = feature["names"]
+        return tuple(names) if all(isinstance(name, str) for name in names) else ()
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return ()
 
 
 def _is_bytes(kind: Any) -> bool:

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from itertools import islice
 
 from kd3.errors import KD3Error
-from kd3.pool.record import Unusable
+from kd3.pool.record import Label, Unusable
 from kd3.pool.sources.containers import opened
 
 COLUMNS = ("path", "file", "file_path", "filepath", "file_name", "filename", "image_path", "url", "image_url", "image")
+LABELS = ("label", "labels", "class", "class_name", "category", "target", "fine_label")
 FIRST_BYTES = 1 << 12
 FIRST_LINES = 10_000
 
@@ -22,15 +23,18 @@ def is_text(path: str) -> bool:
         return b"\0" not in file.read(FIRST_BYTES)
 
 
-def listed(path: str) -> Iterator[str | Unusable]:
-    """Yield the paths and URLs of a list, in order, as they stand there; what is wrong with a row instead of it.
+def listed(path: str) -> Iterator[tuple[str | Unusable, Label | None]]:
+    """Yield the paths and URLs of a list, in order, as they stand there, each with its label where the list has them.
+
+    What is wrong with a row is yielded instead of it.
 
     In a .csv or .tsv whose first row has one of the names of `COLUMNS` they are that column, else the first; of a .lst
-    with tabs, as MXNet writes it, they are the last. Empty lines and those that begin with "#" are none.
+    with tabs, as MXNet writes it, they are the last. Labels are a column of such a .csv or .tsv that is named as one of
+    `LABELS`. Empty lines and those that begin with "#" are none.
     """
-    for entry in _entries(path):
+    for entry, label in _entries(path):
         if isinstance(entry, Unusable) or (entry and not entry.startswith("#")):
-            yield entry
+            yield entry, label
 
 
 def check_list(path: str) -> None:
@@ -43,7 +47,7 @@ def check_list(path: str) -> None:
         raise KD3Error(f"{path} is a list without a path")
 
 
-def _entries(path: str) -> Iterator[str | Unusable]:
+def _entries(path: str) -> Iterator[tuple[str | Unusable, Label | None]]:
     lower = path.partition("?")[0].lower()
     with opened(path) as file:
         # Names need not be UTF-8.
@@ -51,13 +55,14 @@ def _entries(path: str) -> Iterator[str | Unusable]:
         if lower.endswith((".csv", ".tsv")):
             yield from _column(csv.reader(_without_nulls(lines), delimiter="\t" if lower.endswith(".tsv") else ","))
         elif lower.endswith(".lst"):
-            yield from (line.rpartition("\t")[2].strip() for line in lines)
+            yield from ((line.rpartition("\t")[2].strip(), None) for line in lines)
         else:
-            yield from (line.strip() for line in lines)
+            yield from ((line.strip(), None) for line in lines)
 
 
-def _column(rows: Iterator[list[str]]) -> Iterator[str | Unusable]:
+def _column(rows: Iterator[list[str]]) -> Iterator[tuple[str | Unusable, Label | None]]:
     place: int | None = None
+    labels: int | None = None
     is_first = True
     while True:
         try:
@@ -65,16 +70,18 @@ def _column(rows: Iterator[list[str]]) -> Iterator[str | Unusable]:
         except StopIteration:
             return
         except csv.Error as problem:  # such as a field that never ends; the reader goes on behind it
-            yield Unusable("unreadable", f"the row is no CSV: {problem}")
+            yield Unusable("unreadable", f"the row is no CSV: {problem}"), None
             continue
         if is_first:
             is_first = False
             names = [name.strip().lower() for name in row]
             place = next((names.index(name) for name in COLUMNS if name in names), None)
             if place is not None:
+                labels = next((names.index(name) for name in LABELS if name in names), None)
                 continue
         if len(row) > (place or 0):
-            yield row[place or 0].strip()
+            label = row[labels].strip() if labels is not None and len(row) > labels else ""
+            yield row[place or 0].strip(), Label(name=label) if label else None
 
 
 def _without_nulls(lines: Iterator[str]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from kd3.pool.without_secrets import written
 
 SIDECAR_SUFFIXES = (
     ".json", ".jsonl", ".txt", ".csv", ".tsv", ".parquet", ".md", ".xml", ".yaml", ".yml", ".log", ".cls", ".url",
+    "idx1-ubyte", "idx1-ubyte.gz",
 )  # fmt: skip
 ARCHIVE_SUFFIXES = {
     ".tar": "tar",
@@ -24,9 +25,13 @@ ARCHIVE_SUFFIXES = {
     ".arrow": "arrow",
     ".npy": "npy",
     ".npz": "npz",
+    "idx3-ubyte": "idx",
+    "idx3-ubyte.gz": "idx",
 }
+LABEL_SUFFIXES = (".cls", ".json", ".csv", ".tsv", ".txt")  # sidecars that may hold labels
 LIST_SUFFIXES = (".txt", ".lst", ".csv", ".tsv")
 _ARCHIVE_ENDS = tuple(ARCHIVE_SUFFIXES)
+LONGEST_END = max(map(len, _ARCHIVE_ENDS))
 _BATCH_ENDS = (".pkl", ".pickle", ".meta", ".bin")
 # The names of CIFAR-10, CIFAR-100 and of ImageNet in 16, 32 and 64 pixels.
 _BATCH_NAME = re.compile(r"(?:train_)?data_batch_\d+|test_batch|val_data|train|test")
@@ -34,7 +39,7 @@ _BATCH_NAME = re.compile(r"(?:train_)?data_batch_\d+|test_batch|val_data|train|t
 
 def archive_kind(path: str) -> str | None:
     """Return the kind of archive that a name tells of, such as "tar"."""
-    lower = _named(path)[-8:].lower()  # the end will do, and most names end otherwise
+    lower = _named(path)[-LONGEST_END:].lower()  # the end will do, and most names end otherwise
     return (
         None
         if not lower.endswith(_ARCHIVE_ENDS)
@@ -83,6 +88,11 @@ def is_sidecar(key: str) -> bool:
     (True, True, False)
     """
     return key.lower().endswith(SIDECAR_SUFFIXES) or is_hidden(key)
+
+
+def may_hold_labels(key: str) -> bool:
+    """Say whether a sidecar's name is that of one with labels."""
+    return key.lower().endswith(LABEL_SUFFIXES) and not is_hidden(key)
 
 
 def is_hidden(key: str) -> bool:

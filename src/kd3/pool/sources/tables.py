@@ -62,8 +62,8 @@ def _of_parquet(path: str, source: str, prefix: str) -> Iterator[Record]:
             row, end = start, start + file.metadata.row_group(group).num_rows
             try:
                 for batch in file.iter_batches(ROWS, row_groups=[group], columns=column.columns, use_threads=False):
-                    for location in column.locations(batch, path):
-                        yield Record(source, f"{prefix}{row}", location)
+                    for location, label in column.rows(batch, path):
+                        yield Record(source, f"{prefix}{row}", location, label)
                         row += 1
             except Exception as problem:  # the other row groups may be sound
                 yield Record(source, f"{prefix}{row}-{end - 1}", unusable(problem))
@@ -90,8 +90,8 @@ def _of_arrow(path: str, source: str, prefix: str) -> Iterator[Record]:
         row = 0
         for batch in batches:
             for start in range(0, batch.num_rows, ROWS):
-                for location in column.locations(batch.slice(start, ROWS), path):
-                    yield Record(source, f"{prefix}{row}", location)
+                for location, label in column.rows(batch.slice(start, ROWS), path):
+                    yield Record(source, f"{prefix}{row}", location, label)
                     row += 1
 
 

@@ -12,8 +12,9 @@ from kd3.pool.allowed import is_remote
 from kd3.pool.reasons import SIDECAR
 from kd3.pool.record import FILE_LIMIT, InFile, InMemory, Location, Record, Unusable, printable, too_large
 from kd3.pool.remote import streamed_remote
-from kd3.pool.sources.containers import check_unpacked, guarded
+from kd3.pool.sources.containers import check_unpacked, guarded, is_labels, sidecar
 from kd3.pool.sources.names import is_sidecar
+from kd3.pool.sources.samples import without_masks
 from kd3.pool.sources.tar_headers import BLOCK, ordinary_member
 
 HEADER_LIMIT = 1 << 20  # bytes of a long name or pax record; a hostile one asks for all memory
@@ -33,7 +34,8 @@ def tar_members(path: str, source: str, prefix: str, *, limit: int | None = None
         found = _in_remote(path, limit)
     else:
         found = _in_plain(path) if path.lower().endswith(".tar") else _in_stream(path, None, limit)
-    members = (Record(source, prefix + printable(name.removeprefix("./")), location) for name, location in found)
+    fields = without_masks(found)
+    members = (Record(source, prefix + printable(name.removeprefix("./")), location) for name, location in fields)
     return guarded(members, path, source, prefix, limit)
 
 
@@ -49,7 +51,12 @@ def _in_stream(path: str | None, file: BinaryIO | None, limit: int | None) -> It
             check_unpacked(archive.offset, limit)  # also what is passed over has to be unpacked
             if not member.isdir():
                 unusable = _unusable(member.name, member.size, member.isreg() and not member.issparse())
-                yield member.name, unusable or InMemory(_contents(archive, member))
+                if unusable is None:
+                    yield member.name, InMemory(_contents(archive, member))
+                elif is_labels(member.name, member.size) and member.isreg():
+                    yield member.name, sidecar(InMemory(_contents(archive, member)))
+                else:
+                    yield member.name, unusable
 
 
 def _in_plain(path: str) -> Iterator[tuple[str, Location]]:
@@ -71,7 +78,9 @@ def _in_plain(path: str) -> Iterator[tuple[str, Location]]:
                 continue
             else:
                 name, start, size, offset, is_file = member.name, member.start, member.size, member.end, True
-            yield name, _unusable(name, size, is_file) or InFile(path, start, size)
+            at = InFile(path, start, size)
+            is_label = is_file and is_labels(name, size)
+            yield name, (sidecar(at) if is_label else _unusable(name, size, is_file)) or at
 
 
 class _Careful:

@@ -10,7 +10,7 @@ from kd3.pool.allowed import is_remote
 from kd3.pool.reasons import SIDECAR
 from kd3.pool.record import FILE_LIMIT, InZip, Location, Record, Unusable, open_zip, printable, too_large, unpacked
 from kd3.pool.remote import opened_remote
-from kd3.pool.sources.containers import check_unpacked, guarded
+from kd3.pool.sources.containers import check_unpacked, guarded, is_labels, sidecar
 from kd3.pool.sources.names import is_sidecar
 
 LOCAL_HEADER = 30  # bytes before a member, without its name
@@ -28,10 +28,14 @@ def _in_file(path: str, limit: int | None) -> Iterator[tuple[str, Location]]:
     _check_apart(archive)
     for place, member in enumerate(archive.infolist()):
         if not member.is_dir():
-            unusable = _unusable(member)
-            total += 0 if unusable else member.file_size
+            at = InZip(path, place)
+            if is_labels(member.filename, member.file_size) and not member.flag_bits & 1:
+                found: Location = sidecar(at)
+            else:
+                found = _unusable(member) or at
+            total += 0 if isinstance(found, Unusable) and found.contents is None else member.file_size
             check_unpacked(total, limit)
-            yield member.filename, unusable or InZip(path, place)
+            yield member.filename, found
 
 
 def _in_remote(path: str) -> Iterator[tuple[str, Location]]:

@@ -1,0 +1,94 @@
+"""`kd3 classes`: the names of a student's classes, shown or given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kd3.class_names import SHOWN, are_numbers, class_name
+from kd3.config.commands import ClassesConfig
+from kd3.config.settings import read_yaml
+from kd3.errors import KD3Error
+from kd3.models.student_files import DESCRIPTION, read_student_description
+from kd3.runs.folder import RunFolder, read_summary
+from kd3.storage.atomic import write_json
+from kd3.text import one_line
+
+
+@dataclass(frozen=True)
+class Classes:
+    """A student's classes, in the order of its logits."""
+
+    student: Path
+    classes: list[str]
+    before: list[str] | None  # what they were called, where they have just got names
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {"student": str(self.student), "classes": self.classes, "before": self.before}
+
+    def __str__(self) -> str:
+        if self.before is None:
+            lines = [f"{number:>5}  {one_line(name)}" for number, name in enumerate(self.classes)]
+            if are_numbers(self.classes):
+                lines = [f"{len(self.classes)} classes without names; give them with --names"]
+            return "\n".join([one_line(str(self.student)), *lines])
+        rows = [
+            one_line(f"{number:>5}  {name}  (was {old})" if name != old else f"{number:>5}  {name}")
+            for number, (name, old) in enumerate(zip(self.classes, self.before, strict=True))
+        ]
+        more = [f"  ... {len(rows) - SHOWN:,} more"] if len(rows) > SHOWN else []
+        first, last = f"named the classes of {self.student}", "what was exported before has the old names"
+        return "\n".join([one_line(first), *rows[:SHOWN], *more, last])
+
+
+def run(config: ClassesConfig) -> Classes:
+    """Show a student's classes, or name them: in its description, and in the summary of its run.
+
+    Raises:
+        KD3Error: there is no student, or the names are not as many as its classes, or one stands twice.
+    """
+    given = Path(config.model)
+    folder = given / "student" if (given / "student" / DESCRIPTION).is_file() else given
+    about = read_student_description(folder)
+    before = [str(name) for name in about["classes"]]
+    if config.names is None:
+        return Classes(folder, before, None)
+    names = _names(config.names)
+    if len(names) != len(before):
+        raise KD3Error(f"--names gives {len(names)} names but the student in {folder} knows {len(before)} classes")
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise KD3Error(f"--names gives {twice!r} more than once")
+    _name(folder, names)
+    run_folder = RunFolder(folder.parent)
+    if folder.name == run_folder.student.name and run_folder.summary.is_file():
+        if (run_folder.student_as_trained / DESCRIPTION).is_file():
+            _name(run_folder.student_as_trained, names)
+        write_json(run_folder.summary, {**read_summary(run_folder.path), "classes": names})
+    return Classes(folder, names, before)
+
+
+def _name(folder: Path, names: list[str]) -> None:
+    about = read_student_description(folder)
+    told = about.get("about")
+    if isinstance(told, dict) and "classes" in told:
+        told["classes"] = names
+    write_json(folder / DESCRIPTION, {**about, "classes": names})
+
+
+def _names(given: str) -> list[str]:
+    """Return the names that a description, a text file or the flag itself lists."""
+    path = Path(given)
+    if path.suffix.lower() in (".yaml", ".yml"):
+        names = read_yaml(path, what="teacher description").get("classes")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise KD3Error(f"{path} lists no names of classes; they stand there as 'classes: [cat, dog, ...]'")
+    elif path.is_file():
+        try:
+            names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as problem:
+            raise KD3Error(f"{path} cannot be read as names, one a line: {problem}") from None
+    else:
+        names = [name.strip() for name in given.split(",") if name.strip()]
+    return [class_name(name) for name in names]

@@ -195,7 +195,7 @@ def test_two_processes_learn_what_one_learns(teacher_file, large_pool, tmp_path)
     names = ("step", "loss", "alignment", "soft_targets", "contrastive")
     one, two = (history(tmp_path / name, *names) for name in ("one", "two"))
     assert len(one) > 1
-    np.testing.assert_allclose(two, one, rtol=1e-6)
+    np.testing.assert_allclose(two, one, rtol=1e-6, atol=1e-7)  # an inherited student has hardly any loss to round
     for round_ in ("00001", "00002"):
         kept = [np.load(tmp_path / name / "selections" / f"{round_}.npy").tolist() for name in ("one", "two")]
         assert kept[0] == kept[1]

@@ -68,7 +68,8 @@ def laid_out(module: nn.Module, memory_format: torch.memory_format) -> nn.Module
     for tensor in (*module.parameters(), *module.buffers()):
         # Of five dimensions (video) there is another format, of others none.
         if id(tensor) not in as_they_are and not torch.nn.parameter.is_lazy(tensor) and tensor.ndim == 4:
-            tensor.data = tensor.data.contiguous(memory_format=memory_format)
+            # Not `contiguous`, which leaves the strides of 1 x 1 convolutions, and their gradients have others.
+            tensor.data = tensor.data.to(memory_format=memory_format)
     return module
 
 

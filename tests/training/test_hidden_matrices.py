@@ -169,3 +169,12 @@ def test_both_optimisers_go_on_from_a_checkpoint_bit_for_bit(optimizer):
     for one, other in zip(whole.method.state_dict().values(), second.method.state_dict().values(), strict=True):
         assert torch.equal(one, other)
     assert second.optimizer.param_groups[0]["lr"] == whole.optimizer.param_groups[0]["lr"] != 0.3
+
+
+def test_weights_lie_in_memory_as_their_gradients_do():
+    # Else several processes copy every gradient of a 1 x 1 convolution, and say so.
+    made = learner("kd3", KD3Options(contrastive="mixdistribution"))
+    made.step(0, torch.randint(0, 256, (16, 3, 16, 16), dtype=torch.uint8))
+    moved = {name: p for name, p in made.method.named_parameters() if p.grad is not None}
+    assert any(p.shape[2:] == (1, 1) for p in moved.values())
+    assert [name for name, p in moved.items() if p.stride() != p.grad.stride()] == []

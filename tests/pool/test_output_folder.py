@@ -149,6 +149,7 @@ def test_manifest_has_these_entries(crawl: Path, tmp_path: Path) -> None:
         "format": "kd3-pool",
         "version": 1,
         "image_size": 16,
+        "preparation": {"channels": 3, "colours": "rgb", "fit": "crop", "resampling": "bicubic", "size": 16},
         "images": 3,
         "counts": {
             "found": 3,

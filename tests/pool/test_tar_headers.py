@@ -97,9 +97,12 @@ def through_tarfile_alone(path: Path) -> list[Record]:
             for member in archive:
                 archive.members = []  # type: ignore[attr-defined]
                 if not member.isdir():
-                    unusable = tar._unusable(member.name, member.size, member.isreg() and not member.issparse())
+                    regular = member.isreg() and not member.issparse()
+                    at = InFile(str(path), member.offset_data, member.size)
+                    is_label = regular and tar.is_labels(member.name, member.size)
+                    unusable = tar.sidecar(at) if is_label else tar._unusable(member.name, member.size, regular)
                     key = tar.printable(member.name.removeprefix("./"))
-                    found.append(Record(str(path), key, unusable or InFile(str(path), member.offset_data, member.size)))
+                    found.append(Record(str(path), key, unusable or at))
     except Exception as problem:
         told = tar.Unusable("archive damaged", str(problem) or type(problem).__name__)
         found.append(Record(str(path), path.name, told))

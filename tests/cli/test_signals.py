@@ -76,6 +76,7 @@ def test_a_library_that_hears_no_signal_is_not_waited_for_unless_it_may_take_its
             [sys.executable, "-c", code, manner], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         assert waiting.stdout.readline() == "now\n"
+        time.sleep(0.5)  # from "now" to within libc
         before = time.monotonic()
         waiting.send_signal(signal.SIGTERM)
         waiting.communicate(timeout=30)

@@ -28,7 +28,7 @@ $(READY): pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $(READY)
 
-demo: $(READY)  ## the whole job on data made here: no download, no GPU, under three minutes
+demo: $(READY)  ## the whole job on data made here: no download, no GPU, a few minutes
 	$(BIN)/kd3 demo --out demo
 
 test: $(READY)  ## the tests, in parallel

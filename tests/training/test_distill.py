@@ -15,6 +15,7 @@ from kd3.runs.metrics import read_metrics
 from kd3.training import learner
 from kd3.training.checkpoint import load_checkpoint
 from kd3.training.learner import Learner
+from kd3.training.scan import is_as_good
 
 SMALL = {"images": 320, "batch_size": 16, "holdout": 12, "precision": "32", "device": "cpu", "warmup_steps": 2}
 
@@ -257,11 +258,32 @@ def test_the_end_is_always_looked_at_and_before_it_no_oftener_than_asked(teacher
     assert looks == {1: [20], 2: [12, 20], 50: [6, 12, 18, 20]}
 
 
-def test_the_student_kept_is_the_one_of_the_best_agreement(finished):
+def test_the_student_kept_is_the_latest_that_is_as_good_as_the_best(finished):
     evaluations = list(read_metrics(finished.folder / "metrics.jsonl", "evaluation"))
     summary = json.loads((finished.folder / "summary.json").read_text())
-    assert summary["agreement"] == max(e["agreement"] for e in evaluations)
-    assert summary["best_step"] in [e["step"] for e in evaluations if e["agreement"] == summary["agreement"]]
+    kept = next(e for e in evaluations if e["step"] == summary["best_step"])
+    assert summary["agreement"] == kept["agreement"]
+    highest = max(e["agreement"] for e in evaluations)
+    held_out = SMALL["holdout"]
+    later = [e for e in evaluations if e["step"] > kept["step"]]
+    assert is_as_good(kept["agreement"], highest, images=held_out)
+    assert not any(is_as_good(e["agreement"], highest, images=held_out) for e in later)
+
+
+@pytest.mark.parametrize(
+    ("now", "highest", "images", "kept"),
+    [
+        (70.0, 70.0, 1000, True),
+        (68.6, 70.0, 1000, True),  # one standard error is 1.449 points
+        (68.5, 70.0, 1000, False),
+        (68.6, 70.0, 4000, False),
+        (100.0, 100.0, 10, True),
+        (99.9, 100.0, 10, False),
+        (30.0, 70.0, 1000, False),
+    ],
+)
+def test_a_later_student_is_kept_within_a_standard_error_of_the_best(now, highest, images, kept):
+    assert is_as_good(now, highest, images=images) is kept
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ from kd3.runs.metrics import read_metrics
 from kd3.text import clean
 
 _EXPLAINED = """\
-Mean ± sample standard deviation over seeds. Accuracy in percent, of the student that agrees best with the teacher on
-held-out images of its pool; labelled images chose nothing. Kept: percent of the pool in the last selection. At equal
+Mean ± sample standard deviation over seeds. Accuracy in percent, of the student kept by its agreement with the teacher
+on held-out images of its pool; labelled images chose nothing. Kept: percent of the pool in the last selection. At equal
 time: at the last look within the time that the quickest row takes."""
 
 

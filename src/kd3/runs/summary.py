@@ -41,7 +41,7 @@ def describe(folder: Path, summary: dict[str, Any]) -> str:
     which = "the fitted teacher" if fitted else "the teacher"
     lines.append(
         f"  agreement    {summary['agreement']:.1f} % with {which} on held-out web images "
-        f"(best at step {summary['best_step']:,} of {summary['steps']:,}; "
+        f"(kept from step {summary['best_step']:,} of {summary['steps']:,}; "
         f"{summary['agreement_at_end']:.1f} % at the end)"
     )
     if fitted:

@@ -31,7 +31,8 @@ class Progress:
     weights: Tensor | None = None  # of the selected images, where they are not drawn alike
     evaluated: float = 0.0  # part of the budget that was done when the agreement was last looked at
     agreement: float = -1.0  # percent of held-out images, when last looked at
-    best_agreement: float = -1.0
+    highest_agreement: float = -1.0  # of all evaluations so far
+    best_agreement: float = -1.0  # of the student that is kept: see `is_as_good`
     best_step: int = 0
     seconds: float = 0.0  # of training and selection, labelled evaluation left out
     metrics_size: int = 0  # bytes

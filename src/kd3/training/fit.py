@@ -36,7 +36,7 @@ from kd3.training.pool_scan import PoolScan
 from kd3.training.pool_split import PoolSplit
 from kd3.training.randomness import generator_for
 from kd3.training.records import Records
-from kd3.training.scan import agreement, commonest_class, score
+from kd3.training.scan import agreement, commonest_class, is_as_good, score
 from kd3.training.schedule import learning_rate
 
 LOG_STEPS = 20
@@ -52,8 +52,8 @@ class FitResult:
     images: int
     rounds: int
     seconds: float  # of training and selection, labelled evaluation left out
-    best_agreement: float  # percent of held-out pool images
-    best_step: int
+    best_agreement: float  # percent of held-out pool images, of the student that is kept
+    best_step: int  # of the student that is kept
     last_agreement: float  # percent
 
 
@@ -273,7 +273,7 @@ class Fit:
         return order
 
     def _look(self) -> None:
-        """Measure the agreement on the held-out images; keep the student if it is the best so far."""
+        """Measure the agreement on held-out images; keep the student unless an earlier one agreed clearly better."""
         if not self.budget.may_look(self.at):
             return
         self.at.evaluated = self.budget.progress(self.at)
@@ -283,7 +283,8 @@ class Fit:
             logits = score(student, self.batches, self.split.holdout, student.normalise, self.compute)
             self.at.agreement = agreement(logits, self.holdout_logits)
             self.method.train()
-        if self.at.agreement >= self.at.best_agreement:
+        self.at.highest_agreement = max(self.at.highest_agreement, self.at.best_agreement, self.at.agreement)
+        if is_as_good(self.at.agreement, self.at.highest_agreement, images=len(logits)):
             self.at.best_agreement, self.at.best_step = self.at.agreement, self.at.step
             self.records.best(student)
         labelled = self.evaluate(self.method) if self.evaluate and self.ranks.is_first else {}

@@ -95,7 +95,7 @@ class Records:
             self._history.warn(words, before=f"selection of round {self.at.round}: ", **self._place())
 
     def best(self, student: torch.nn.Module) -> None:
-        """Keep the student that agrees best with the teacher so far."""
+        """Keep this student as the run's result so far."""
         if not self.writes:
             return
         from safetensors.torch import save_file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -75,6 +76,17 @@ def score(
 def agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:
     """Return the share of images on which both networks' first classes are the same, in percent."""
     return float((student_logits.argmax(1) == teacher_logits.argmax(1)).double().mean() * 100)
+
+
+def is_as_good(agreement: float, highest: float, *, images: int) -> bool:
+    """Return whether an agreement is within one standard error of the highest one, on so many images.
+
+    So the last student of a run is kept unless an earlier one agreed clearly better: between students of the last
+    looks the agreement on a thousand images differs by chance, and the later one had the lower learning rate.
+    Both in percent. Source: the one-standard-error rule (Breiman et al., Classification and Regression Trees, 1984).
+    """
+    share = highest / 100
+    return agreement >= highest - 100 * math.sqrt(max(0.0, share * (1 - share)) / images)
 
 
 def commonest_class(student_logits: Tensor, teacher_logits: Tensor) -> dict[str, float]:

@@ -10,7 +10,7 @@ from torch import nn
 import kd3
 from kd3.compute import resolve
 from kd3.models.arch import build_arch
-from kd3.models.batch_norm_statistics import counted, remembered, set_statistics
+from kd3.models.batch_norm_statistics import blended, counted, remembered, set_statistics
 from kd3.models.student import own_head
 from kd3.preparation import Preparation
 from kd3.recall.adapt import adapt_by_recall, adapt_to_given, obstacle
@@ -70,7 +70,7 @@ def chosen(images, positions=None):
 
 def test_a_student_that_was_shifted_takes_the_new_statistics(teacher):
     student = student_of(teacher, tinted(photos(3)))
-    adaptation = adapt_to_given(student, teacher, chosen(photos(7)), CPU)
+    adaptation, _ = adapt_to_given(student, teacher, chosen(photos(7)), CPU)
     assert adaptation.share > 0
     assert adaptation.agreement_after > adaptation.agreement_before + 20
     assert adaptation.distance_after < adaptation.distance_before
@@ -80,7 +80,7 @@ def test_a_student_that_was_shifted_takes_the_new_statistics(teacher):
 def test_a_student_that_needs_nothing_stays_bit_for_bit_as_trained(teacher):
     student = student_of(teacher)
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    adaptation = adapt_to_given(student, teacher, chosen(photos(7)), CPU)
+    adaptation, _ = adapt_to_given(student, teacher, chosen(photos(7)), CPU)
     assert adaptation.share == 0
     assert not adaptation.changed
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
@@ -89,12 +89,40 @@ def test_a_student_that_needs_nothing_stays_bit_for_bit_as_trained(teacher):
 
 def test_the_whole_share_is_what_was_counted(teacher, monkeypatch):
     monkeypatch.setattr("kd3.recall.share.Judged.choose", lambda self: 1.0)
+    monkeypatch.setattr("kd3.recall.adapt._recalled_halves", lambda *given: [])
     student, given = student_of(teacher, tinted(photos(3))), photos(7)
     expected = counted(student, in_batches(teacher.normalise(torch.from_numpy(given))))
     adapt_to_given(student, teacher, chosen(given), CPU)
     for name, layer in remembered(student).items():
         assert torch.equal(layer.mean, expected[name].mean)
         assert torch.equal(layer.variance, expected[name].variance)
+
+
+def test_a_few_given_images_count_by_images_recalled_from_them_where_these_bring_it_closer(teacher):
+    given = photos(7, 16)  # too few to have the statistics of all
+    seen = teacher.normalise(torch.from_numpy(given))
+    student = student_of(teacher, tinted(photos(3)))
+    adaptation, pairs = adapt_to_given(student, teacher, chosen(given), CPU)
+    assert adaptation.kind == "recalled from given"
+    assert adaptation.images == 16
+    assert adaptation.gap_after < adaptation.gap_before / 3
+    assert "16 images recalled from the teacher (begun as unlabelled images of here)" in str(adaptation)
+    assert np.array_equal(pairs.before, np.concatenate([given[::2], given[1::2]]))
+
+    def distance(network):
+        expected = logits_of(teacher, seen).log_softmax(1)
+        return float((expected.exp() * (expected - logits_of(network, seen).log_softmax(1))).sum(1).mean())
+
+    plain = student_of(teacher, tinted(photos(3)))
+    set_statistics(plain, blended(remembered(plain), counted(plain, in_batches(seen)), adaptation.share))
+    assert distance(student) < distance(plain)
+
+
+def test_a_teacher_without_statistics_counts_the_given_images_only(teacher):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 3))
+    other = kd3.Teacher(network, mean=[0.5] * 3, std=[0.25] * 3, input_size=16)
+    adaptation, pairs = adapt_to_given(student_of(teacher, tinted(photos(3))), other, chosen(photos(7, 32)), CPU)
+    assert (adaptation.kind, adaptation.gap_before, pairs) == ("given", None, None)
 
 
 def test_recall_gives_back_what_a_tinted_crawl_took(teacher):

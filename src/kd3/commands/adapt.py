@@ -141,7 +141,7 @@ def _adapted(
             known=known,
             workers=config.workers,
         )
-        return adapt_to_given(student, teacher, given, compute), None
+        return adapt_to_given(student, teacher, given, compute)
     if not remembering_norms(teacher.module):
         raise KD3Error(
             f"teacher {teacher.name} keeps no batch-norm statistics, so it has nothing to recall images from; give "

@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kd3 import console
 from kd3.compute import Compute
+from kd3.config.commands import RECALLED_IMAGES
+from kd3.errors import KD3Error
 from kd3.models.batch_norm_statistics import (
     blended,
     counted,
@@ -22,7 +25,7 @@ from kd3.models.teacher import Teacher
 from kd3.recall.images import ChosenImages
 from kd3.recall.picture import Pairs
 from kd3.recall.recalled import Recalled, in_batches, recall_images
-from kd3.recall.share import judge, logits_of
+from kd3.recall.share import Judged, halves, judge, logits_of
 from kd3.runs.adaptation import distances_in_words, in_words
 
 
@@ -30,7 +33,7 @@ from kd3.runs.adaptation import distances_in_words, in_words
 class Adaptation:
     """What was done to a student's batch-norm statistics, and what it changed on the images at hand."""
 
-    kind: str  # "recalled" or "given"
+    kind: str  # "recalled" (from the pool), "given" or "recalled from given"
     images: int
     where: str  # the pool or the source that they are from
     share: float  # w: new = (1 - w) * as trained + w * counted; 0: the student is as trained
@@ -84,17 +87,57 @@ def adapt_by_recall(
     """
     recalled = recall_images(teacher, chosen.images, compute)
     pairs = Pairs.of(chosen.images, recalled.images, teacher.normalise)
-    return _adapt(student, teacher, chosen, recalled.images, compute, recalled=recalled), pairs
+    return _adapt(student, teacher, chosen, recalled.images, compute, kind="recalled", recalled=recalled), pairs
 
 
-def adapt_to_given(student: Student, teacher: Teacher, chosen: ChosenImages, compute: Compute) -> Adaptation:
-    """Count the student's statistics on images from where it will work, and blend; the student is changed.
+def adapt_to_given(
+    student: Student, teacher: Teacher, chosen: ChosenImages, compute: Compute
+) -> tuple[Adaptation, Pairs | None]:
+    """Count the student's statistics for images from where it will work, and blend; the student is changed.
 
-    No label is read; the teacher's opinion judges. Arguments as for `adapt_by_recall`, of any teacher.
+    They are counted on the images themselves and on images recalled from each half of them, 64 at most, which have
+    the statistics of all of the lost data instead of a hundred images'. The kind whose answers on the given images
+    are closest to the teacher's is taken. No label is read. Of a teacher that has nothing to recall from, only the
+    images themselves count. Arguments as for `adapt_by_recall`, of any teacher.
     """
     compute.place(teacher)
     images = torch.cat([teacher.normalise(part.to(compute.device)) for part in in_batches(chosen.images)])
-    return _adapt(student, teacher, chosen, images, compute, recalled=None)
+    recalled = _recalled_halves(teacher, chosen.images, compute)
+    if not recalled:
+        return _adapt(student, teacher, chosen, images, compute), None
+    moved = [half.images.to(compute.device) for half in recalled]
+    compute.place(student).eval()
+    logits = logits_of(teacher, images)
+    as_given = judge(student, images, logits)
+    as_recalled = judge(student, images, logits, counted_on=moved)
+    if as_given.least <= as_recalled.least:
+        return _adapt(student, teacher, chosen, images, compute, judged=as_given), None
+    whole = Recalled.of(recalled)
+    begun = torch.cat(
+        [chosen.images[half][: len(one.images)] for half, one in zip(halves(len(images)), recalled, strict=True)]
+    )
+    adaptation = _adapt(
+        student,
+        teacher,
+        chosen,
+        torch.cat(moved),
+        compute,
+        kind="recalled from given",
+        recalled=whole,
+        judged=as_recalled,
+    )
+    return adaptation, Pairs.of(begun, whole.images, teacher.normalise)
+
+
+def _recalled_halves(teacher: Teacher, images: Tensor, compute: Compute) -> list[Recalled]:
+    """Return images recalled from each half of the given ones; none where the teacher has nothing to recall from."""
+    if not remembering_norms(teacher.module):
+        return []
+    try:
+        return [recall_images(teacher, images[half][:RECALLED_IMAGES], compute) for half in halves(len(images))]
+    except KD3Error as problem:
+        console.say(f"only the given images are counted: {problem}")
+        return []
 
 
 def _adapt(
@@ -104,19 +147,21 @@ def _adapt(
     images: Tensor,
     compute: Compute,
     *,
-    recalled: Recalled | None,
+    kind: str = "given",
+    recalled: Recalled | None = None,
+    judged: Judged | None = None,
 ) -> Adaptation:
     compute.place(student).eval()
     compute.place(teacher)
     images = images.to(compute.device)
-    judged = judge(student, images, logits_of(teacher, images))
+    judged = judged or judge(student, images, logits_of(teacher, images))
     share = judged.choose()
     old, new = remembered(student), counted(student, in_batches(images))
     taken = blended(old, new, share)
     set_statistics(student, taken)
     agreement = dict(zip(judged.shares, judged.agreement, strict=True))
     return Adaptation(
-        kind="given" if recalled is None else "recalled",
+        kind=kind,
         images=len(images),
         where=chosen.where,
         share=share,

@@ -79,7 +79,7 @@ def adapt_student(
     pairs: Pairs | None = None
     try:
         if given is not None:
-            adaptation = adapt_to_given(student, teacher, given, compute)
+            adaptation, pairs = adapt_to_given(student, teacher, given, compute)
         else:
             count = RECALLED_IMAGES if images == "auto" else int(images)
             chosen = of_pool(pool, positions, count=count, seed=seed, known=known)

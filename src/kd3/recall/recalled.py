@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -31,6 +31,16 @@ class Recalled:
     images: Tensor  # (N, 3, S, S) float32, normalised, on the CPU
     before: float  # the objective of the crawl images, at least 0; 0: the statistics are the same
     after: float  # of the recalled ones
+
+    @classmethod
+    def of(cls, parts: Sequence[Recalled]) -> Recalled:
+        """Return parts as one, each counted by its images."""
+        images = torch.cat([part.images for part in parts])
+        before, after = (
+            sum(len(part.images) * value for part, value in zip(parts, values, strict=True)) / len(images)
+            for values in ([part.before for part in parts], [part.after for part in parts])
+        )
+        return cls(images, before, after)
 
 
 def recall_images(

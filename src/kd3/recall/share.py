@@ -23,6 +23,11 @@ class Judged:
     distance: Tensor  # (shares, N) KL(teacher || student) of their probabilities, at least 0
 
     @property
+    def least(self) -> float:
+        """The mean distance of the best share."""
+        return float(self.distance.mean(1).min())
+
+    @property
     def agreement(self) -> list[float]:
         """Percent of the images, of each share."""
         return [100 * float(row) for row in self.same.double().mean(1)]
@@ -47,18 +52,32 @@ def clearly_best(losses: Tensor) -> int:
     return best if gain.mean() > gain.std() / len(gain) ** 0.5 else 0
 
 
-def judge(student: nn.Module, images: Tensor, teacher_logits: Tensor, *, shares: Sequence[float] = SHARES) -> Judged:
+def halves(count: int) -> list[Tensor]:
+    """Return the positions of the two halves of so many images: the even ones, the odd ones."""
+    return [torch.arange(count)[start::2] for start in range(2)]
+
+
+def judge(
+    student: nn.Module,
+    images: Tensor,
+    teacher_logits: Tensor,
+    *,
+    counted_on: Sequence[Tensor] | None = None,
+    shares: Sequence[float] = SHARES,
+) -> Judged:
     """Measure shares crosswise: counted on one half of the images, judged on the other.
 
-    The student is left as it was. Shapes: images (N, 3, S, S) normalised, on the student's device;
-    teacher_logits (N, K), on the CPU.
+    `counted_on` are images that stand for each of the two `halves` in counting (None: the images themselves).
+    The student is left as it was. Shapes: images (N, 3, S, S) and those of counted_on, normalised, on the student's
+    device; teacher_logits (N, K), on the CPU.
     """
     old = remembered(student)
-    halves = [torch.arange(len(images))[start::2] for start in range(2)]
+    both = halves(len(images))
+    stand = [images[half] for half in both] if counted_on is None else counted_on
     logits = torch.empty(len(shares), *teacher_logits.shape, dtype=torch.float64)
     try:
-        for mine, other in (halves, halves[::-1]):
-            new = counted(student, in_batches(images[mine]))
+        for mine, other in zip(stand, both[::-1], strict=True):
+            new = counted(student, in_batches(mine))
             for number, share in enumerate(shares):
                 set_statistics(student, blended(old, new, share))
                 logits[number, other] = logits_of(student, images[other])

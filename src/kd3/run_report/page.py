@@ -178,7 +178,7 @@ def _recall(run: RunRecords) -> dict[str, Any] | None:
         return None
     picture = run.folder.recalled_picture
     source = None
-    if record["kind"] == "recalled" and picture.is_file():
+    if record["kind"] != "given" and picture.is_file():
         source = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
     title = "Recalled images" if record["kind"] == "recalled" else "Adapted to images of the deployment"
     return {"title": title, "words": in_words(record), "about": distances_in_words(record), "picture": source}

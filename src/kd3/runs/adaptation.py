@@ -12,6 +12,8 @@ def images_in_words(record: Mapping[str, Any]) -> str:
     where = Path(str(record["where"])).name or str(record["where"])
     if record["kind"] == "recalled":
         return f"{record['images']:,} images recalled from the teacher (begun as images of the pool {where})"
+    if record["kind"] == "recalled from given":
+        return f"{record['images']:,} images recalled from the teacher (begun as unlabelled images of {where})"
     return f"{record['images']:,} unlabelled images of {where}"
 
 
@@ -41,7 +43,7 @@ def distances_in_words(record: Mapping[str, Any]) -> str:
     )
     if record["gap_before"] is not None:
         words += (
-            f" Distance of the images from what the teacher remembers: {record['gap_before']:.3f} as crawled, "
+            f" Distance of the images from what the teacher remembers: {record['gap_before']:.3f} before, "
             f"{record['gap_after']:.3f} recalled."
         )
     if record["kept_out"]:

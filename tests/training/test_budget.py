@@ -70,3 +70,19 @@ def test_a_compiled_teacher_takes_batches_of_one_size():
     with pytest.raises(ValueError, match="give epoch_of pool, or do not compile"):
         TrainSettings(compile_teacher=True, epoch_of="selected", epochs=2)
     assert TrainSettings(compile_teacher=True, epoch_of="selected", images=128).compile_teacher
+
+
+@pytest.mark.parametrize(
+    ("given", "inherited", "batch"),
+    [
+        ({}, False, 64),
+        ({}, True, 128),
+        ({"images": 100}, True, 64),
+        ({"images": 128}, True, 128),
+        ({"epochs": 0.5}, True, 128),
+        ({"batch_size": 32}, True, 32),
+        ({"batch_size": 96}, False, 96),
+    ],
+)
+def test_a_student_that_inherits_takes_larger_batches_unless_told_or_short_of_images(given, inherited, batch):
+    assert TrainSettings(**given).settled(inherited=inherited).batch == batch

@@ -21,6 +21,7 @@ from kd3.compute import Compute
 from kd3.config.commands import GIVEN_IMAGES, DistillConfig
 from kd3.config.methods import METHODS, KD3Options, SimKDOptions
 from kd3.config.settings import to_yaml
+from kd3.config.training import TrainSettings
 from kd3.errors import KD3Error, ToldByAnotherError
 from kd3.inheritance.inherited import inherited
 from kd3.inheritance.plan import Inheritance
@@ -137,7 +138,7 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
             batches=batches,
             split=split,
             teacher_logits=cache(lambda: teacher_logits(teacher, batches, compute)),
-            settings=config.train.with_rates(inherited=job.inheritance is not None),
+            settings=config.train.settled(inherited=job.inheritance is not None),
             seed=config.seed,
             compute=compute,
             folder=folder,
@@ -170,14 +171,9 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
 
 def _read(config: DistillConfig, compute: Compute, state: State, live: Live) -> _Job:
     """Read teacher, pool and student, and refuse or warn of what does not fit."""
-    if config.train.batch_size % compute.ranks.count:
-        raise KD3Error(
-            f"--batch-size {config.train.batch_size} cannot be divided among {compute.ranks.count} processes alike"
-        )
     teacher = live.teacher or load_teacher(config.teacher)
     pool = live.pool or ImagePool.open(config.pool)
     teacher = fitted(teacher, pool)
-    _check_budget(config, pool)
     if state == "absent" and (doubt := normalisation_on(teacher, pool, compute, _split(config, pool).train).warning):
         console.warn(doubt)
     if state == "absent" and (narrow := one_class(teacher, pool, compute)) is not None:
@@ -190,6 +186,7 @@ def _read(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(config.seed, "initial weights"))
         method, inheritance = _method(config, teacher, live.student, pool)
+    _check_batch(config.train.settled(inherited=inheritance is not None), config, pool, compute)
     labels = None
     if method.needs_labels:
         found, matching = pool.matched_labels(teacher.classes)
@@ -208,12 +205,13 @@ def _read(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
     return _Job(teacher, pool, method, data, labels, inheritance, deployment)
 
 
-def _check_budget(config: DistillConfig, pool: ImagePool) -> None:
-    train = config.train
+def _check_batch(train: TrainSettings, config: DistillConfig, pool: ImagePool, compute: Compute) -> None:
+    if train.batch % compute.ranks.count:
+        raise KD3Error(f"--batch-size {train.batch} cannot be divided among {compute.ranks.count} processes alike")
     images = len(_split(config, pool).train)
-    if train.epochs is not None and train.epochs * images < train.batch_size:
+    if train.epochs is not None and train.epochs * images < train.batch:
         raise KD3Error(
-            f"--epochs {train.epochs:g} of {images:,} images are less than one batch of {train.batch_size:,}; give "
+            f"--epochs {train.epochs:g} of {images:,} images are less than one batch of {train.batch:,}; give "
             f"more epochs or a smaller --batch-size"
         )
 

@@ -142,7 +142,7 @@ class DistillConfig(Settings):
         recall = self.recall or ("auto" if ours or self.deployment is not None else "off")
         update: dict[str, Any] = {"init": init, "teacher_statistics": statistics, "recall": recall}
         if init == "random":
-            update["train"] = self.train.with_rates(inherited=False)
+            update["train"] = self.train.settled(inherited=False)
             if isinstance(self.method_options, (KD3Options, SimKDOptions)) and self.method_options.projector == "auto":
                 update[self.method] = self.method_options.model_copy(update={"projector": "simkd"})
         return self.model_copy(update=update)

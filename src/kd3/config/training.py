@@ -12,6 +12,7 @@ from kd3.config.settings import Count, Settings
 DEFAULT_IMAGES = 200_000
 RANDOM_RATES = {"lr": 0.1, "matrix_lr": 0.3}
 INHERITED_RATES = {"lr": 0.05, "matrix_lr": 0.1}
+RANDOM_BATCH, INHERITED_BATCH = 64, 128
 
 
 class TrainSettings(Settings):
@@ -33,7 +34,12 @@ class TrainSettings(Settings):
         description="of --epochs: an epoch is as many images as the 'pool' has to train on, or (paper's preset) one "
         "pass over those 'selected' at the time, its last, smaller batch included: a run that selects less is shorter",
     )
-    batch_size: int = Field(64, ge=2, description="images per step; small ones learn more from few images")
+    batch_size: int | None = Field(
+        None,
+        ge=2,
+        description="images per step; small ones learn more from few images (default: 64; 128 for a student that "
+        "inherits its weights)",
+    )
     optimizer: Literal["muon", "sgd"] = Field(
         "muon",
         description="'muon' gives hidden convolutions and linear layers orthogonal steps and leaves the rest (the "
@@ -111,10 +117,17 @@ class TrainSettings(Settings):
         "each part, with less to tell each other",
     )
 
-    def with_rates(self, *, inherited: bool) -> TrainSettings:
-        """Return the settings with the learning rates that were left open."""
-        rates = INHERITED_RATES if inherited else RANDOM_RATES
-        return self.model_copy(update={name: getattr(self, name) or rate for name, rate in rates.items()})
+    def settled(self, *, inherited: bool) -> TrainSettings:
+        """Return the settings with the learning rates and the batch size that were left open."""
+        settled: dict[str, float] = {**(INHERITED_RATES if inherited else RANDOM_RATES)}
+        enough = self.epochs is not None or (self.images or DEFAULT_IMAGES) >= INHERITED_BATCH
+        settled["batch_size"] = INHERITED_BATCH if inherited and enough else RANDOM_BATCH
+        return self.model_copy(update={name: getattr(self, name) or value for name, value in settled.items()})
+
+    @property
+    def batch(self) -> int:
+        """Images per step; a random start's, where nobody has settled it."""
+        return self.batch_size or RANDOM_BATCH
 
     @property
     def peak(self) -> float:
@@ -151,9 +164,9 @@ class TrainSettings(Settings):
     def _one_budget(self) -> TrainSettings:
         if self.images is not None and self.epochs is not None:
             raise ValueError("give the budget as images or as epochs, not both")
-        if self.epochs is None and (budget := self.images or DEFAULT_IMAGES) < self.batch_size:
+        if self.epochs is None and (budget := self.images or DEFAULT_IMAGES) < self.batch:
             raise ValueError(
-                f"a budget of {budget:,} images is less than one batch of {self.batch_size:,}; give more images or a "
+                f"a budget of {budget:,} images is less than one batch of {self.batch:,}; give more images or a "
                 f"smaller batch_size"
             )
         return self

@@ -27,7 +27,7 @@ class Budget:
     @property
     def images(self) -> int:
         """Training images in all, at most."""
-        return self.steps * self.settings.batch_size
+        return self.steps * self.settings.batch
 
     def progress(self, at: Progress) -> float:
         """Return the part of the budget that is done, in [0, 1]."""
@@ -52,7 +52,7 @@ class Budget:
         At least one step. Where epochs are passes the images at the end that fill no batch make a smaller one, of as
         many as the processes can share; else they are left out.
         """
-        batch, rest = self.settings.batch_size, 0
+        batch, rest = self.settings.batch, 0
         if self.epochs is None:
             steps = min(max(1, int(kept * passes) // batch), self.steps - at.step)
         else:

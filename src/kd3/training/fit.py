@@ -160,7 +160,7 @@ class Fit:
         """Ask the method what to learn from next, and open a round of it."""
         with self._timed():
             self.learner.agree_on_buffers()
-            progress, batch = self.budget.progress(self.at), self.settings.batch_size
+            progress, batch = self.budget.progress(self.at), self.settings.batch
             selection = self.method.select(self._scan(), progress, at_least=batch)
             selection = self._agreed(selection)
             self.method.train()
@@ -191,7 +191,7 @@ class Fit:
 
     def _round(self, bar: display.Display, stop: StopRequest) -> None:
         """Take the steps of the current round that are still to be taken."""
-        batch = self.settings.batch_size
+        batch = self.settings.batch
         order = self._order()[(self.at.step - self.at.round_start) * batch :]
         taken, since = 0, time.monotonic()  # here, since the losses were last told
         positions = self.split.train[order]

@@ -38,9 +38,9 @@ def total_steps(settings: TrainSettings, training_images: int) -> int:
     Where an epoch is a pass over the selected images there are at most so many steps: as many where all are selected.
     """
     if (passes := selected_epochs(settings)) is not None:
-        return max(1, math.ceil(passes * math.ceil(training_images / settings.batch_size)))
+        return max(1, math.ceil(passes * math.ceil(training_images / settings.batch)))
     if settings.epochs is not None:
         images = settings.epochs * training_images
     else:
         images = settings.images or DEFAULT_IMAGES
-    return max(1, math.ceil(images / settings.batch_size))
+    return max(1, math.ceil(images / settings.batch))

@@ -112,13 +112,14 @@ def _run(arguments: list[str]) -> int:
 
 def _distill_settings(given: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:
     resume, config, preset = given.pop("resume"), given.pop("config"), given.pop("preset")
+    dry_run = given.pop("dry_run")
     flags = nested(given)
     if resume:
         if config or preset:
             raise KD3Error("--resume takes the settings from the run folder; leave --config and --preset out")
-        return resumed(flags, where=WHERE), {"resume": True}
+        return resumed(flags, where=WHERE), {"resume": True, "dry_run": dry_run}
     path = Path(config) if config else None
-    return layered(flags, config=path, preset=preset, where=WHERE), {"resume": False}
+    return layered(flags, config=path, preset=preset, where=WHERE), {"resume": False, "dry_run": dry_run}
 
 
 def _unknown_flag(command: str | None, flag: str) -> KD3Error:
@@ -129,7 +130,7 @@ def _unknown_flag(command: str | None, flag: str) -> KD3Error:
         probe = Parser(add_help=False)
         add_flags(probe, COMMANDS[command].settings, COMMANDS[command].positional)
         known += [option for action in probe._actions for option in action.option_strings]
-        known += ["--config", "--preset", "--resume"] if command == "distill" else []
+        known += ["--config", "--preset", "--resume", "--dry-run"] if command == "distill" else []
         known += ["--json"] if COMMANDS[command].json else []
     name = flag.split("=")[0]
     if command is None or name in known:

@@ -37,12 +37,11 @@ def launched(compute: Compute, *, devices: int, nodes: int) -> Iterator[Compute]
     Raises:
         KD3Error: there are not so many devices, or the processes do not find each other.
     """
+    check_launch(compute, devices=devices, nodes=nodes)
     devices, nodes = _sizes(devices, nodes)
     if devices * nodes == 1:
         yield compute
         return
-    _check_devices(compute, devices)
-    _check_script(devices)
     strategy: Any = DDPStrategy(
         process_group_backend="nccl" if compute.device.type == "cuda" else "gloo",
         timeout=LONGEST_SILENCE,
@@ -64,6 +63,18 @@ def launched(compute: Compute, *, devices: int, nodes: int) -> Iterator[Compute]
         yield replace(compute, device=fabric.device, ranks=ranks, launched=fabric)
     finally:
         ranks.leave()
+
+
+def check_launch(compute: Compute, *, devices: int, nodes: int) -> None:
+    """Refuse what `launched` would refuse before it starts a process.
+
+    Raises:
+        KD3Error: there are not so many devices, or this program cannot be started once more.
+    """
+    devices, nodes = _sizes(devices, nodes)
+    if devices * nodes > 1:
+        _check_devices(compute, devices)
+        _check_script(devices)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pool_pictures import encoded, folder_of, noise, some_files
 
 import kd3
 from kd3.pool import remote
-from kd3.pool.allowed import as_path, beside, guarded_socket, is_here, is_own_address, trusting
+from kd3.pool.allowed import as_path, beside, guarded_socket, is_private, is_private_address, trusting
 from kd3.pool.record import InFile, Unreadable
 from kd3.pool.remote import Remote, filesystem
 from kd3.pool.sources import expand, records
@@ -52,6 +52,13 @@ FORBIDDEN = [
     "http://[::ffff:127.0.0.1]/a.png",
     "http://169.254.169.254/latest/meta-data",
     "http://0.0.0.0/a.png",
+    "http://10.1.2.3/a.png",
+    "https://192.168.1.1:8443/admin",
+    "http://172.31.0.9/a.png",
+    "http://100.64.0.7/a.png",
+    "http://[fd12::1]/a.png",
+    "http://[64:ff9b::a00:1]/a.png",
+    "http://[2002:0a00:0001::]/a.png",
 ]
 
 
@@ -63,7 +70,7 @@ def test_what_a_stranger_may_not_name_is_refused_by_lists_and_tables_alike(entry
         with pytest.raises(Unreadable) as problem:
             beside(path, entry)
         assert problem.value.reason == "not allowed"
-        assert "--trust-entries" in problem.value.detail
+        assert any(flag in problem.value.detail for flag in ("--trust-entries", "--private-hosts"))
     (row,) = records([str(rows_of(tmp_path / "t.parquet", [entry]))])
     assert row.location.reason == "not allowed"
     (line,) = records([str(list_of(tmp_path / "l.txt", [entry]))])
@@ -99,7 +106,7 @@ def test_a_user_may_say_that_a_list_is_his_own(tmp_path):
         kd3.ingest(source, tmp_path / "pool", image_size=16, workers=0)
     pool = kd3.ingest(source, tmp_path / "pool", image_size=16, workers=0, trust_entries=True)
     assert len(pool) == 2
-    with trusting(True):
+    with trusting(entries=True):
         assert beside("/d/l.txt", "memory://x") == "memory://x"
     with pytest.raises(Unreadable):
         beside("/d/l.txt", "memory://x")
@@ -159,13 +166,13 @@ def test_no_name_and_no_redirect_leads_to_this_machine(tmp_path, monkeypatch):
     with web_server(web) as server:
         port = server.server_address[1]
         for url in (f"http://evil.example:{port}/a.png", f"http://127.1:{port}/a.png", f"http://0x7f.1:{port}/a.png"):
-            assert not is_here(url)  # it does not say so, and yet it does
+            assert not is_private(url)  # it does not say so, and yet it does
             with pytest.raises(Unreadable) as problem:
                 Remote(url).read()
             assert problem.value.reason == "not allowed" or "127.1" in url  # which aiohttp refuses itself
         assert server.asked == []
         assert Remote(f"{server.url}/a.png").read() == encoded(noise(3))  # what a user names outright
-        with trusting(True):
+        with trusting(entries=True):
             assert Remote(f"http://evil.example:{port}/a.png").read() == encoded(noise(3))
 
 
@@ -177,14 +184,45 @@ def test_redirects_lead_to_no_other_scheme(to, monkeypatch):
     assert problem.value.reason == "unreachable"
 
 
-@pytest.mark.parametrize("address", ["127.9.9.9", "::1", "169.254.1.1", "fe80::1%eth0", "0.0.0.0", "::ffff:127.0.0.1"])
-def test_a_connection_to_this_machine_is_refused_at_the_socket(address):
-    assert is_own_address(address)
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("127.9.9.9", "::1", "169.254.1.1", "fe80::1%eth0", "0.0.0.0", "::ffff:127.0.0.1", "10.9.8.7", "172.16.0.1"),
+        *("192.168.3.4", "100.100.100.200", "fd00:ec2::254", "::ffff:10.0.0.1", "64:ff9b::c0a8:1", "224.0.0.1"),
+    ],
+)
+def test_a_connection_to_a_private_address_is_refused_at_the_socket(address):
+    assert is_private_address(address)
     with pytest.raises(OSError, match="this machine"):
         guarded_socket((2, 1, 6, "", (address, 80)))
-    assert not is_own_address("93.184.216.34")
-    assert not is_own_address("10.0.0.1")
-    assert not is_own_address("host")
+
+
+@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1::", "172.32.0.1", "64:ff9b::5db8:d822", "host"])
+def test_public_addresses_and_names_are_let_through(address):
+    assert not is_private_address(address)
+
+
+def test_what_a_list_names_of_a_private_network_takes_the_users_word_and_a_source_does_not(tmp_path, monkeypatch):
+    ask = socket.getaddrinfo
+
+    def answer(host, *words, **more):
+        return ask("127.0.0.1" if host in ("nas.lan", b"nas.lan", "web.lan", b"web.lan") else host, *words, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    monkeypatch.setattr(remote, "IMAGE_WAITS", ())
+    web = folder_of(tmp_path / "web", some_files(2))
+    with web_server(web) as server:
+        port = server.server_address[1]
+        (web / "own.txt").write_text("\n".join(some_files(2)))
+        (web / "other.txt").write_text("\n".join(f"http://web.lan:{port}/{name}" for name in some_files(2)))
+        pool = kd3.ingest(f"http://nas.lan:{port}/own.txt", tmp_path / "own", image_size=16, workers=0)
+        assert len(pool) == 2  # the user has named this server
+        with pytest.raises(kd3.KD3Error, match=r"2 not allowed.*private network; --private-hosts"):
+            kd3.ingest(f"http://nas.lan:{port}/other.txt", tmp_path / "other", image_size=16, workers=0)
+        kd3.ingest(f"http://nas.lan:{port}/other.txt", tmp_path / "o", image_size=16, workers=0, private_hosts=True)
+        source = list_of(tmp_path / "far.txt", ["memory://x.png", f"http://web.lan:{port}/0.png"])
+        with pytest.raises(kd3.KD3Error, match="not allowed"):  # that flag lets nothing else through
+            kd3.ingest(source, tmp_path / "far", image_size=16, workers=0, limit=1, private_hosts=True)
 
 
 # One row costs one row.

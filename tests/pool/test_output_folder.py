@@ -173,6 +173,7 @@ def test_manifest_has_these_entries(crawl: Path, tmp_path: Path) -> None:
             "keep_out": [],
             "shard": None,
             "trust_entries": False,
+            "private_hosts": False,
         },
         "kept_out": [],
     }

@@ -26,7 +26,7 @@ from kd3.pool.sources.tar import tar_members
 @pytest.fixture(autouse=True)
 def own_lists() -> Iterator[None]:
     """Lists may name the server of the tests, on this machine; `test_allowed.py` tells of those that may not."""
-    with trusting(True):
+    with trusting(entries=True):
         yield
 
 

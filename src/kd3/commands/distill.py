@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from torch import nn
 
 from kd3 import console
-from kd3.commands.distilling import Live, train
+from kd3.commands.distill_job import Live
+from kd3.commands.distilling import train
 from kd3.commands.given import TEACHER, told
+from kd3.commands.rehearsal import Rehearsal, rehearse
 from kd3.compute import Compute, resolve
 from kd3.config.commands import DistillConfig
 from kd3.config.distill_layers import layered, resumed
@@ -22,11 +24,9 @@ from kd3.models.student import Student
 from kd3.models.student_files import load_student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
-from kd3.runs.folder import RunFolder, read_summary
+from kd3.runs.folder import RunFolder, State, read_summary
 from kd3.runs.summary import describe
 from kd3.tracking.trackers import check_installed
-
-SAMPLE_IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,36 @@ class Run:
         return describe(self.folder, self.summary)
 
 
+@overload
+def distill(
+    teacher: str | Path | Teacher,
+    student: str | nn.Module,
+    pool: str | Path | ImagePool,
+    out: str | Path,
+    *,
+    dry_run: Literal[True],
+    resume: bool = ...,
+    config: str | Path | None = ...,
+    preset: str | None = ...,
+    **settings: Any,
+) -> Rehearsal: ...
+
+
+@overload
+def distill(
+    teacher: str | Path | Teacher,
+    student: str | nn.Module,
+    pool: str | Path | ImagePool,
+    out: str | Path,
+    *,
+    dry_run: Literal[False] = ...,
+    resume: bool = ...,
+    config: str | Path | None = ...,
+    preset: str | None = ...,
+    **settings: Any,
+) -> Run: ...
+
+
 @console.quietable
 def distill(
     teacher: str | Path | Teacher,
@@ -63,11 +93,12 @@ def distill(
     pool: str | Path | ImagePool,
     out: str | Path,
     *,
+    dry_run: bool = False,
     resume: bool = False,
     config: str | Path | None = None,
     preset: str | None = None,
     **settings: Any,
-) -> Run:
+) -> Run | Rehearsal:
     """Distil a teacher into a student and return the finished run.
 
     `settings` are `quiet=True` and those of `kd3 distill --help`, by the same names: `images="200k"`, `lr=0.05`,
@@ -79,6 +110,7 @@ def distill(
             which a copy is trained.
         pool: folder made by `kd3.ingest`, or a live pool.
         out: folder of the run.
+        dry_run: read, check and resolve everything, train and write nothing, and return what the run would be.
         resume: continue the interrupted run in `out`, with its own settings.
         config: file of settings to start from, as on the command line.
         preset: settings by name to start from.
@@ -107,12 +139,13 @@ def distill(
         student=student if isinstance(student, nn.Module) else None,
         pool=pool if isinstance(pool, ImagePool) else None,
     )
-    return _distill(resolved, resume=resume, live=live)
+    return _rehearsed(resolved, resume=resume, live=live) if dry_run else _distill(resolved, resume=resume, live=live)
 
 
-def run(config: DistillConfig, *, resume: bool = False) -> Run:
+def run(config: DistillConfig, *, resume: bool = False, dry_run: bool = False) -> Run | Rehearsal:
     """Run the command line's settings."""
-    return _distill(config, resume=resume, live=Live())
+    do = _rehearsed if dry_run else _distill
+    return do(config, resume=resume, live=Live())
 
 
 def begin_or_go_on(config: str, out: str) -> None:
@@ -129,27 +162,39 @@ def begin_or_go_on(config: str, out: str) -> None:
 
 def _distill(config: DistillConfig, *, resume: bool, live: Live) -> Run:
     folder = RunFolder(Path(config.out))
-    state = folder.state()
+    state = _state(folder, resume)
     if state == "finished":
-        if not resume:
-            raise KD3Error(f"{folder.path} holds a finished run; choose another --out")
         console.say(f"{folder.path} is finished; there is nothing to resume")
         return Run(folder.path, read_summary(folder.path), live.student)
-    if state == "interrupted" and not resume:
-        raise KD3Error(f"{folder.path} holds an interrupted run; add --resume to continue it, or choose another --out")
-
-    check_installed(config.trackers)
-    compute = resolve(config.device, config.precision)
-    config = _resolved(config, compute)
+    config, compute = _resolved(config)
     with launched(compute, devices=config.devices, nodes=config.nodes) as together:
         summary = train(config, together, state, live)
     return Run(folder.path, summary, live.student)
 
 
-def _resolved(config: DistillConfig, compute: Compute) -> DistillConfig:
-    """Return the settings with nothing left to a default that may change or to the machine."""
+def _rehearsed(config: DistillConfig, *, resume: bool, live: Live) -> Rehearsal:
+    folder = RunFolder(Path(config.out))
+    state = _state(folder, resume)
+    if state == "finished":
+        raise KD3Error(f"{folder.path} is finished; there is nothing to resume")
+    return rehearse(*_resolved(config), state, live)
+
+
+def _state(folder: RunFolder, resume: bool) -> State:
+    state = folder.state()
+    if state == "finished" and not resume:
+        raise KD3Error(f"{folder.path} holds a finished run; choose another --out")
+    if state == "interrupted" and not resume:
+        raise KD3Error(f"{folder.path} holds an interrupted run; add --resume to continue it, or choose another --out")
+    return state
+
+
+def _resolved(config: DistillConfig) -> tuple[DistillConfig, Compute]:
+    """Return the settings with nothing left to a default that may change or to the machine, and where to compute."""
+    check_installed(config.trackers)
+    compute = resolve(config.device, config.precision)
     train = config.train
     if train.images is None and train.epochs is None:
         train = train.model_copy(update={"images": DEFAULT_IMAGES})
     update = {"train": train, "device": str(compute.device), "precision": compute.precision}
-    return config.model_copy(update=update).settled()
+    return config.model_copy(update=update).settled(), compute

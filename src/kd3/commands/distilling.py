@@ -5,43 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
 
 from kd3 import console
-from kd3.class_names import are_numbers, nameless
-from kd3.commands.fitting import check_several_labels, check_trains, fitted, normalisation_on, one_class
+from kd3.commands.distill_job import Job, Live, read_job, split_of
 from kd3.compute import Compute
-from kd3.config.commands import GIVEN_IMAGES, DistillConfig
-from kd3.config.methods import METHODS, KD3Options, SimKDOptions
+from kd3.config.commands import DistillConfig
+from kd3.config.methods import METHODS
 from kd3.config.settings import to_yaml
-from kd3.config.training import TrainSettings
 from kd3.errors import KD3Error, ToldByAnotherError
-from kd3.inheritance.inherited import inherited
-from kd3.inheritance.plan import Inheritance
 from kd3.measure.doubts import doubts
 from kd3.measure.labelled import LabelledImages
-from kd3.measure.leak import leak
-from kd3.methods.base import Method, build_method
-from kd3.methods.shared_classifier import projector_for
-from kd3.models.arch import build_arch, parse_arch
+from kd3.methods.base import Method
 from kd3.models.consent import runs_code
-from kd3.models.copying import copy_of
-from kd3.models.load_teacher import load_teacher
-from kd3.models.projector import Projector, draw_as_torch
-from kd3.models.soundness import sound_logits
 from kd3.models.student_files import load_student, save_student
-from kd3.models.teacher import Teacher
-from kd3.pool import ImagePool
 from kd3.pool.watch import PATIENCE, watched
-from kd3.recall.at_end import adapt_student, check_recall
-from kd3.recall.images import ChosenImages, read_images
+from kd3.recall.at_end import adapt_student
 from kd3.recall.kept import keep_adapted
 from kd3.runs.adaptation import with_adaptation
 from kd3.runs.folder import RunFolder, State
@@ -54,42 +38,10 @@ from kd3.storage.lock import exclusive
 from kd3.tracking.trackers import Trackers
 from kd3.training.fit import Fit, FitResult
 from kd3.training.fitted_teacher import FittedTeacher, fit_teacher
-from kd3.training.fixed_views import check_fixed_views
 from kd3.training.pool_batches import PoolBatches
-from kd3.training.pool_split import PoolSplit, split_pool
-from kd3.training.randomness import seed_for
 from kd3.training.scan import agreement, score
 from kd3.training.teacher_logits import teacher_logits
 from kd3.training.typicality import typicality
-
-SAMPLE_IMAGES = 64
-
-
-@dataclass(frozen=True)
-class Live:
-    """What a caller gave as objects rather than by name."""
-
-    teacher: Teacher | None = None
-    student: nn.Module | None = None
-    pool: ImagePool | None = None
-
-    @property
-    def again(self) -> bool:
-        """Whether only the same call can go on, since a command line cannot name these objects."""
-        return bool(self.teacher or self.student or (self.pool is not None and self.pool.path is None))
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What there is once everything was read and checked."""
-
-    teacher: Teacher
-    pool: ImagePool
-    method: Method
-    data: LabelledImages | None
-    labels: Tensor | None
-    inheritance: Inheritance | None  # None: the student starts at random
-    deployment: ChosenImages | None
 
 
 def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> dict[str, Any]:
@@ -104,14 +56,14 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
     kept = f"the last checkpoint is whole: free some room and continue with: {again}"
     with full_disk_told(folder.path, kept=kept), ExitStack() as held:
         with ranks.failing_together():
-            job = _read(config, compute, state, live)
+            job = read_job(config, compute, state, live)
             if ranks.is_first:
                 held.enter_context(_claimed(folder, state, config, compute, job))
         watch = held.enter_context(watched(job.pool)) if ranks.is_first else None
         console.say(_announcement(config, job, compute))
         batches = PoolBatches(job.pool, compute)
 
-        split = _split(config, job.pool)
+        split = split_of(config, job.pool)
         fitted = fit_teacher(
             job.teacher,
             batches,
@@ -169,55 +121,8 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
         return ranks.from_first(summary)
 
 
-def _read(config: DistillConfig, compute: Compute, state: State, live: Live) -> _Job:
-    """Read teacher, pool and student, and refuse or warn of what does not fit."""
-    teacher = live.teacher or load_teacher(config.teacher)
-    pool = live.pool or ImagePool.open(config.pool)
-    teacher = fitted(teacher, pool)
-    if state == "absent" and (doubt := normalisation_on(teacher, pool, compute, _split(config, pool).train).warning):
-        console.warn(doubt)
-    if state == "absent" and (narrow := one_class(teacher, pool, compute)) is not None:
-        console.warn(narrow)
-    if state == "absent" and are_numbers(teacher.classes):
-        console.say(nameless(teacher.classes))
-    data = _labelled(config, teacher)
-    if data is not None and state == "absent" and (leaked := leak(pool, data).warning):
-        console.warn(leaked)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for(config.seed, "initial weights"))
-        method, inheritance = _method(config, teacher, live.student, pool)
-    _check_batch(config.train.settled(inherited=inheritance is not None), config, pool, compute)
-    labels = None
-    if method.needs_labels:
-        found, matching = pool.matched_labels(teacher.classes)
-        labels = torch.from_numpy(found)
-        for line in matching.lines():
-            console.say(line)
-        check_several_labels(labels.numpy(), pool, teacher.classes)
-    check_trains(method.student, compute, name=config.student)
-    check_fixed_views(config.train, pool)
-    deployment = None
-    if config.deployment is not None:
-        limit = config.recall if isinstance(config.recall, int) else GIVEN_IMAGES
-        known = [] if data is None else [data.known()]
-        deployment = read_images(config.deployment, teacher.preparation, limit=limit, seed=config.seed, known=known)
-    check_recall(config.recall or "off", method.student, teacher, _split(config, pool).train, deployment)
-    return _Job(teacher, pool, method, data, labels, inheritance, deployment)
-
-
-def _check_batch(train: TrainSettings, config: DistillConfig, pool: ImagePool, compute: Compute) -> None:
-    if train.batch % compute.ranks.count:
-        raise KD3Error(f"--batch-size {train.batch} cannot be divided among {compute.ranks.count} processes alike")
-    images = len(_split(config, pool).train)
-    if train.epochs is not None and train.epochs * images < train.batch:
-        raise KD3Error(
-            f"--epochs {train.epochs:g} of {images:,} images are less than one batch of {train.batch:,}; give "
-            f"more epochs or a smaller --batch-size"
-        )
-
-
 @contextmanager
-def _claimed(folder: RunFolder, state: State, config: DistillConfig, compute: Compute, job: _Job) -> Iterator[None]:
+def _claimed(folder: RunFolder, state: State, config: DistillConfig, compute: Compute, job: Job) -> Iterator[None]:
     """Hold the run folder, begun or found to be this very run."""
     folder.make()
     with exclusive(folder.lock, what=f"run {folder.path}"):
@@ -242,7 +147,7 @@ def _evaluation(data: LabelledImages | None, compute: Compute) -> Callable[[Meth
     return lambda method: {"accuracy": data.accuracy(method.student, compute)}
 
 
-def _teacher_accuracy(folder: RunFolder, job: _Job, compute: Compute) -> float | None:
+def _teacher_accuracy(folder: RunFolder, job: Job, compute: Compute) -> float | None:
     """Return the teacher's accuracy on the labelled images, in percent, measured once a run and kept in its origin."""
     if job.data is None:
         return None
@@ -257,71 +162,7 @@ def _teacher_accuracy(folder: RunFolder, job: _Job, compute: Compute) -> float |
     return float(known["teacher_accuracy"])
 
 
-def _labelled(config: DistillConfig, teacher: Teacher) -> LabelledImages | None:
-    if config.eval_data is None:
-        return None
-    data = LabelledImages(
-        config.eval_data,
-        preparation=teacher.preparation,
-        num_classes=teacher.num_classes,
-        class_names=teacher.classes,
-    )
-    for line in [f"{config.eval_data}: {len(data.records):,} labelled images", *data.matching.lines()]:
-        console.say(line)
-    return data
-
-
-def _split(config: DistillConfig, pool: ImagePool) -> PoolSplit:
-    return split_pool(pool, config.train.holdout, share=config.train.share)
-
-
-def _method(
-    config: DistillConfig, teacher: Teacher, student: nn.Module | None, pool: ImagePool
-) -> tuple[Method, Inheritance | None]:
-    """Return the method with its student, and what the student inherits; None where it starts at random."""
-    if student is not None:
-        backbone = copy_of(student)
-    else:
-        backbone = build_arch(
-            config.student,
-            num_classes=teacher.num_classes,
-            arch_args=config.student_args,
-            relative_to=Path(),
-            input_size=teacher.input_size,
-            channels=teacher.normalise.channels,
-        )
-        if config.train.random_weights == "torch" and parse_arch(config.student).source == "kd3":
-            draw_as_torch(backbone)
-    images = torch.from_numpy(pool.read(_split(config, pool).train[:SAMPLE_IMAGES]))
-    # A live teacher may already be on a GPU.
-    sample = teacher.normalise(images.to(teacher.normalise.scale.device))
-    assert teacher.input_size is not None
-    sound_logits(
-        backbone,
-        teacher.input_size,
-        what=f"student {config.student}",
-        channels=teacher.normalise.channels,
-        num_classes=teacher.num_classes,
-    )
-    inheritance = None
-    if config.init != "random":
-        must = config.init == "inherit"
-        inheritance = inherited(backbone, teacher, sample, blocks=config.inherit_blocks, name=config.student, must=must)
-    options = config.method_options
-    if isinstance(options, (KD3Options, SimKDOptions)) and options.projector == "auto":
-        kind = projector_for(teacher, backbone, inherited=inheritance is not None)
-        options = options.model_copy(update={"projector": kind})
-    method = build_method(
-        config.method, options, teacher=teacher, backbone=backbone, backbone_name=config.student, sample=sample
-    )
-    if config.train.random_weights == "torch":
-        for module in method.modules():
-            if isinstance(module, Projector):
-                draw_as_torch(module)
-    return method, inheritance
-
-
-def _announcement(config: DistillConfig, job: _Job, compute: Compute) -> str:
+def _announcement(config: DistillConfig, job: Job, compute: Compute) -> str:
     teacher_size = sum(p.numel() for p in job.teacher.parameters()) / 1e6
     student_size = sum(p.numel() for p in job.method.student.parameters()) / 1e6
     return (
@@ -333,7 +174,7 @@ def _announcement(config: DistillConfig, job: _Job, compute: Compute) -> str:
 def _finish(
     config: DistillConfig,
     folder: RunFolder,
-    job: _Job,
+    job: Job,
     live: Live,
     result: FitResult,
     compute: Compute,
@@ -346,7 +187,7 @@ def _finish(
     method.student.load_state_dict(load_file(folder.best))
     of_own_teacher = result.best_agreement
     if fitted.blend > 0:
-        held_out = _split(config, job.pool).holdout
+        held_out = split_of(config, job.pool).holdout
         logits = score(method.student, batches, held_out, method.student.normalise, compute)
         of_own_teacher = agreement(logits, score(job.teacher, batches, held_out, job.teacher.normalise, compute))
     accuracy = kept_accuracy(read_metrics(folder.metrics, "evaluation"), result.best_step)
@@ -391,9 +232,7 @@ def _finish(
     return summary
 
 
-def _adapted(
-    config: DistillConfig, folder: RunFolder, job: _Job, live: Live, compute: Compute
-) -> dict[str, Any] | None:
+def _adapted(config: DistillConfig, folder: RunFolder, job: Job, live: Live, compute: Compute) -> dict[str, Any] | None:
     """Adapt the student in the run folder, as `kd3 adapt` would; return the record."""
     student = load_student(folder.student, module=live.student, trust_code=True)
     precise = replace(compute, precision="32")
@@ -401,10 +240,11 @@ def _adapted(
         student,
         job.teacher,
         job.pool,
-        _split(config, job.pool).train,
+        split_of(config, job.pool).train,
         precise,
         images=config.recall or "off",
         given=job.deployment,
+        known=job.kept_out,
         seed=config.seed,
         accuracy=None if job.data is None else partial(job.data.accuracy, compute=precise),
     )

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from kd3.config.kinds import (
     LEAST_RECALLED,
     TRUST_CODE,
+    WORKERS,
     Engine,
     Precision,
     Recall,
@@ -89,6 +90,11 @@ class DistillConfig(Settings):
         None,
         description="unlabelled images from where the student will work (a pool, or what kd3 ingest reads), to take "
         f"in place of recalled ones: {GIVEN_IMAGES} at most, or as many as recall says",
+    )
+    keep_out: Annotated[list[str], BeforeValidator(one_or_many)] = Field(
+        [],
+        description="images that the student will be tested on (folder, archive, ...; repeat it for more): its batch "
+        "norms are counted on none that is like one of them",
     )
     train: TrainSettings = Field(TrainSettings(), description="training")
     kd3: KD3Options = Field(KD3Options(), description="options of method kd3")
@@ -184,7 +190,7 @@ class AdaptConfig(Settings):
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the choice of images")
     trust_code: bool = Field(False, description=TRUST_CODE)
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    workers: int | None = Field(None, ge=0, description="decoding processes (default: one a core; 0: none)")
+    workers: int | None = Field(None, ge=0, description=WORKERS)
 
 
 class EvaluateConfig(Settings):
@@ -202,7 +208,7 @@ class EvaluateConfig(Settings):
     leak_check: bool = Field(
         True, description="of a run's student: look whether its pool holds these images, and warn where it does"
     )
-    workers: int | None = Field(None, ge=0, description="decoding processes (default: one a core; 0: none)")
+    workers: int | None = Field(None, ge=0, description=WORKERS)
 
 
 class ClassesConfig(Settings):

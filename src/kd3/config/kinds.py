@@ -14,6 +14,10 @@ TRUST_CODE = (
     "run the code that the folder of a student or teacher brings or names (net.py:build, package.module:build): only "
     "of somebody whom you trust"
 )
+WORKERS = (
+    "decoding processes, in bounded memory and time (default: one a core; 0: this process decodes, and nothing bounds "
+    "it: for images of your own)"
+)
 
 
 def split_commas(value: Any) -> Any:

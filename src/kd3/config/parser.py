@@ -59,6 +59,11 @@ def _add_command(commands: Any, name: str, command: Command) -> None:
             action="store_true",
             help="continue the interrupted run in --out, with its own settings",
         )
+        parser.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="read, check and resolve everything and say what the run would be; train and write nothing",
+        )
     if command.json:
         parser.add_argument("--json", action="store_true", help="print JSON alone on standard output")
     parser.add_argument("--quiet", action="store_true", help="no progress, no news; warnings stay")

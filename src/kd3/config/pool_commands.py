@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from kd3.config.kinds import TRUST_CODE, Engine, Precision, one_or_many
+from kd3.config.kinds import TRUST_CODE, WORKERS, Engine, Precision, one_or_many
 from kd3.config.settings import Count, Settings
 from kd3.preparation import Fit
 
@@ -51,7 +51,7 @@ class IngestConfig(Settings):
         description="images that the student will be tested on (folder, archive, ... as SOURCE; repeat it for more): "
         "what is the same as one of them, or a near copy of it, stays out of the pool",
     )
-    workers: int | None = Field(None, ge=0, description="decoding processes (default: one a core; 0: none)")
+    workers: int | None = Field(None, ge=0, description=WORKERS)
     limit: Count | None = Field(None, ge=1, description="stop after this many files")
     shard: str | None = Field(
         None,
@@ -63,7 +63,12 @@ class IngestConfig(Settings):
     trust_entries: bool = Field(
         False,
         description="lists and tables may name files outside their folder, any protocol that fsspec knows, and servers "
-        "of this machine; for lists of your own",
+        "of this machine and of private networks; for lists of your own",
+    )
+    private_hosts: bool = Field(
+        False,
+        description="lists and tables may name servers of this machine and of private networks (10.0.0.0/8, "
+        "192.168.0.0/16, ...); the servers of the sources themselves always may",
     )
 
     engine: Engine = Field(
@@ -165,4 +170,4 @@ class ShiftConfig(Settings):
     trust_code: bool = Field(False, description=TRUST_CODE)
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     precision: Precision = Field("32", description="32 by default, so that figures compare across machines")
-    workers: int | None = Field(None, ge=0, description="processes that decode the reference (default: one a core)")
+    workers: int | None = Field(None, ge=0, description=WORKERS)

@@ -13,41 +13,70 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from kd3.pool.record import Unreadable
 
 PROTOCOLS = ("http", "https", "s3", "gs", "hf")
-FLAG = "--trust-entries true"
-# Where clouds tell their machines who they are, besides 169.254.169.254, which is link-local.
-OF_THE_CLOUD = ("fd00:ec2::254", "100.100.100.200")
-HERE = "an address of this machine or of its own link"
+FLAG = "--trust-entries"
+HOSTS_FLAG = "--private-hosts"
+HERE = "an address of this machine or of a private network"
+# In IPv6 addresses that a gateway makes IPv4 of.
+TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 _PROTOCOL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)(?:://|::)")
 
-_trusted = False
+Host = tuple[str | None, int | None]  # name and port, as a URL has them
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What more than usual may be named and connected to."""
+
+    entries: bool = False  # rows and lists may name whatever they like
+    private_hosts: bool = False  # and those of the private network
+    of_user: frozenset[Host] = frozenset()  # servers of sources that the user has named
+
+
+_trust = Trust()
 
 
 @contextmanager
-def trusting(entries: bool) -> Iterator[None]:
-    """Within, let rows and lists name whatever they like, where the user says so."""
-    global _trusted
-    before, _trusted = _trusted, _trusted or entries
+def trusting(*, entries: bool = False, private_hosts: bool = False) -> Iterator[None]:
+    """Within, let rows and lists name whatever they like, or private servers, where the user says so."""
+    before = _trust
+    _set(entries=before.entries or entries, private_hosts=before.private_hosts or private_hosts)
     try:
         yield
     finally:
-        _trusted = before
+        _set(entries=before.entries, private_hosts=before.private_hosts)
 
 
-def trust_for_good(entries: bool) -> None:
-    """Do the same for as long as this process lives: one of those that decode."""
-    global _trusted
-    _trusted = entries
+def named_by_user(url: str) -> None:
+    """Let this process connect to a server wherever it is: the user has named it."""
+    _set(of_user=_trust.of_user | {_host(url)})
 
 
-def trusts_entries() -> bool:
-    """Say whether rows and lists may name whatever they like."""
-    return _trusted
+def trust_for_good(trust: Trust) -> None:
+    """Trust what another process does for as long as this one lives: one of those that decode."""
+    global _trust
+    _trust = trust
+
+
+def trust() -> Trust:
+    """Return what this process trusts, for those that it starts."""
+    return _trust
+
+
+def may_be_private(url: str) -> bool:
+    """Say whether a URL that is asked for may lead to a private address; one that says so outright was let through."""
+    return _trust.entries or _trust.private_hosts or _host(url) in _trust.of_user or is_private(url)
+
+
+def _set(**changes: Any) -> None:
+    global _trust
+    _trust = replace(_trust, **changes)
 
 
 def is_remote(path: str) -> bool:
@@ -88,8 +117,9 @@ def beside(path: str, entry: str) -> str:
     """
     if is_flat(entry):
         url = protocol(entry) + entry[len(protocol(entry)) :]
-        if not _trusted and is_here(url) and _host(url) != _host(path):
-            raise Unreadable("not allowed", f"it names {HERE}; {FLAG} allows it")
+        allowed = _trust.entries or _trust.private_hosts or _host(url) in (_host(path), *_trust.of_user)
+        if is_private(url) and not allowed:
+            raise Unreadable("not allowed", f"it names {HERE}; {HOSTS_FLAG} allows it")
         return url
     if is_remote(path):
         if is_remote(entry):
@@ -101,13 +131,13 @@ def beside(path: str, entry: str) -> str:
     local = os.path.join(folder, entry.removeprefix("file://"))
     if is_remote(entry) and not entry.startswith("file://") and not os.path.lexists(local):
         return _whole(entry)
-    if not _trusted and not _lies_in(folder, local):
+    if not _trust.entries and not _lies_in(folder, local):
         raise Unreadable("not allowed", f"it lies outside the folder of what names it; {FLAG} allows it")
     return as_path(local)
 
 
 def _whole(entry: str) -> str:
-    if _trusted:
+    if _trust.entries:
         return entry
     allowed = ", ".join(f"{name}://" for name in PROTOCOLS)
     raise Unreadable("not allowed", f"lists and tables may name {allowed}, not {protocol(entry)}; {FLAG} allows it")
@@ -118,24 +148,25 @@ def _lies_in(folder: str, path: str) -> bool:
     return os.path.commonpath([whole, above]) == above
 
 
-def is_here(url: str) -> bool:
-    """Say whether a URL names this machine or its own link outright, by an address or as "localhost"."""
+def is_private(url: str) -> bool:
+    """Say whether a URL names this machine or a private network outright, by an address or as "localhost"."""
     host = (_host(url)[0] or "").rstrip(".")
-    return host == "localhost" or host.endswith(".localhost") or is_own_address(host)
+    return host == "localhost" or host.endswith(".localhost") or is_private_address(host)
 
 
-def is_own_address(address: str) -> bool:
-    """Say whether an IP address is a loopback, link-local, unspecified or multicast one, or a cloud's own service."""
+def is_private_address(address: str) -> bool:
+    """Say whether an IP address is none of the public internet: loopback, link-local, private, reserved, multicast."""
     try:
         ip: Any = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
-    ip = getattr(ip, "ipv4_mapped", None) or ip
-    return bool(ip.is_loopback or ip.is_link_local or ip.is_unspecified or ip.is_multicast or str(ip) in OF_THE_CLOUD)
+    if ip.version == 6:
+        ip = ip.ipv4_mapped or ip.sixtofour or (ip in TRANSLATED and ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)) or ip
+    return not ip.is_global or bool(ip.is_multicast)
 
 
 def guarded_socket(info: tuple[Any, ...]) -> socket.socket:
-    """Return a socket for a connection to one of a host's addresses, unless it leads to this machine.
+    """Return a socket for a connection to one of a host's addresses, unless it leads to a private one.
 
     Whatever name was asked for or redirected to, this sees the address that is connected to.
 
@@ -143,12 +174,12 @@ def guarded_socket(info: tuple[Any, ...]) -> socket.socket:
         OSError: it does.
     """
     family, kind, number, _, address = info
-    if is_own_address(str(address[0])):
+    if is_private_address(str(address[0])):
         raise OSError(errno.EACCES, f"{address[0]} is {HERE}")
     return socket.socket(family, kind, number)
 
 
-def _host(url: str) -> tuple[str | None, int | None]:
+def _host(url: str) -> Host:
     try:
         parts = urlsplit(url)
         return parts.hostname, parts.port

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from kd3.errors import KD3Error
-from kd3.pool.allowed import trust_for_good, trusts_entries
+from kd3.pool.allowed import trust, trust_for_good
 from kd3.pool.limits import Limits
 from kd3.pool.record import InMemory, Label, Location, Record, Unusable
 from kd3.pool.worker import bound_memory, ignore_interrupts
@@ -52,7 +52,7 @@ def members(
     opener = _taken()
     found: Unusable | None = None
     try:
-        opener.ask((kind, path, limits.memory, trusts_entries(), source, prefix, limits.most(path), at_most))
+        opener.ask((kind, path, limits.memory, trust(), source, prefix, limits.most(path), at_most))
         while (message := opener.answer(limits.patience(path)))[0] != END:
             if message[0] == ERROR:
                 raise KD3Error(message[1])
@@ -84,7 +84,7 @@ def count(kind: str, path: str, limits: Limits, *, given_up: Callable[[], bool] 
     """
     opener = _taken()
     try:
-        opener.ask((kind, path, limits.memory, trusts_entries()))
+        opener.ask((kind, path, limits.memory, trust()))
         message = opener.answer(limits.patience(path), given_up)
     except BaseException:
         opener.stop()

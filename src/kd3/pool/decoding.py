@@ -12,7 +12,7 @@ from itertools import chain, islice
 from typing import Any
 
 from kd3.errors import KD3Error
-from kd3.pool.allowed import trusts_entries
+from kd3.pool.allowed import trust
 from kd3.pool.decode import Decoded, DecodeSettings, Rejected, decode
 from kd3.pool.read_ahead import read_ahead
 from kd3.pool.record import InMemory, Record
@@ -173,5 +173,5 @@ def _executor(workers: int, settings: DecodeSettings) -> Any:
     # module in them: users' scripts need no `if __name__ == "__main__"`.
     import loky
 
-    told = (os.getpid(), settings.max_pixels, trusts_entries())
+    told = (os.getpid(), settings.max_pixels, trust())
     return loky.ProcessPoolExecutor(workers, initializer=prepare_worker, initargs=told, env=WORKER_ENVIRONMENT)

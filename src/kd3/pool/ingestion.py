@@ -50,7 +50,7 @@ def ingest(
 
     `sources` are paths and URLs: folders, archives, tables, arrays, lists of paths; `docs/sources.md` tells of each.
     `settings` are `quiet=True` and those of `kd3 ingest --help`: fit, min_side, max_pixels, dedup, keep_out, shard,
-    workers, limit, trust_entries. What is left out is listed in the pool: files that cannot be used in
+    workers, limit, trust_entries, private_hosts. What is left out is listed in the pool: files that cannot be used in
     `rejected.csv`, exact duplicates in `duplicates.csv`, near ones in `near-duplicates.csv`, copies of test images in
     `kept-out.csv`. An interrupted
     ingest goes on when called again with the same sources and settings; a finished one is returned as it is.
@@ -66,7 +66,7 @@ def ingest(
 
 def ingest_with(config: IngestConfig, *, part_bytes: int = PART_BYTES) -> ImagePool:
     """Make a pool as the settings say; see `ingest`."""
-    with trusting(config.trust_entries):
+    with trusting(entries=config.trust_entries, private_hosts=config.private_hosts):
         return _ingest(config, part_bytes)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar, cast
 
 from kd3.errors import KD3Error
-from kd3.pool.allowed import HERE, guarded_socket, is_flat, is_here, protocol, trusts_entries
+from kd3.pool.allowed import HERE, HOSTS_FLAG, guarded_socket, is_flat, may_be_private, protocol
 from kd3.pool.record import FILE_LIMIT, Unreadable, too_large
 from kd3.pool.without_secrets import HIDDEN, secrets_of, without_secrets, written
 from kd3.version import __version__
@@ -69,8 +69,8 @@ def _http_options(url: str) -> dict[str, Any]:
     # Ranges of what was compressed on the way would be ranges of something else.
     headers = {"Accept-Encoding": "identity", "User-Agent": f"kd3/{__version__}"}
     options = {"client_kwargs": {"timeout": timeout}, "headers": headers}
-    # Where a URL that may be asked for names this machine, so may what it redirects to.
-    return options if trusts_entries() or is_here(url) else {**options, "get_client": _guarded_client}
+    # Where a URL may lead to a private address, so may what it redirects to.
+    return options if may_be_private(url) else {**options, "get_client": _guarded_client}
 
 
 async def _guarded_client(**options: Any) -> Any:
@@ -83,7 +83,7 @@ def patiently(url: str, attempt: Callable[[], T], waits: Sequence[float]) -> T:
     """Return what `attempt` does with a URL, after some pauses where the network failed.
 
     Raises:
-        Unreadable: it failed for good, or each time, or leads to this machine.
+        Unreadable: it failed for good, or each time, or leads to a private address.
         KD3Error: as the attempt does.
     """
     for wait in (*waits, None):
@@ -94,7 +94,7 @@ def patiently(url: str, attempt: Callable[[], T], waits: Sequence[float]) -> T:
         except Exception as problem:
             # Each protocol raises its own.
             if HERE in str(problem):
-                raise Unreadable("not allowed", f"it leads to {HERE}") from None
+                raise Unreadable("not allowed", f"it leads to {HERE}; {HOSTS_FLAG} allows it") from None
             if wait is None or not _may_pass(problem):
                 raise Unreadable("unreachable", told(problem, url)) from None
             time.sleep(wait)

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from kd3.errors import KD3Error
-from kd3.pool.allowed import trust_for_good
+from kd3.pool.allowed import Trust, trust_for_good
 from kd3.pool.decode import Decoded, DecodeSettings, Rejected, decode_without_limits, lift_limits_for_good
 from kd3.pool.read_ahead import read_ahead
 from kd3.pool.reasons import Reason
@@ -31,11 +31,11 @@ Row = tuple[bytes, bytes, int, int, str] | tuple[Reason, str]
 Answer = tuple[np.ndarray, list[Row]]  # pixels (kept, 3, N, N) uint8 of the images, and a row for each file
 
 
-def prepare_worker(parent: int, max_pixels: int, trusts_entries: bool) -> None:
+def prepare_worker(parent: int, max_pixels: int, trust: Trust) -> None:
     """Make this process one that decodes, in bounded memory, and ends when its parent does."""
     ignore_interrupts(parent)
     lift_limits_for_good(max_pixels)
-    trust_for_good(trusts_entries)
+    trust_for_good(trust)
     bound_memory(ROOM_BYTES + PIXEL_BYTES * max_pixels)
     gc.freeze()  # modules need not be looked through again and again
 

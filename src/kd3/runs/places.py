@@ -15,21 +15,32 @@ from typing import Any
 from kd3.errors import KD3Error
 from kd3.runs.folder import RunFolder
 
-PLACES = ("teacher", "student", "pool", "eval_data", "deployment")
+PLACES = ("teacher", "student", "pool", "eval_data", "deployment", "keep_out")
 KEY = "places"
 
 
-def from_run(folder: Path, values: Mapping[str, Any]) -> dict[str, str]:
-    """Return the paths among a run's settings that exist, relative to its folder; for origin.json."""
-    found = {}
+def from_run(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the paths among a run's settings that exist, relative to its folder; for origin.json.
+
+    Where a setting names several, each by what was given.
+    """
+    found: dict[str, Any] = {}
     for name in PLACES:
         given = values.get(name)
-        if isinstance(given, str) and (path := _file_of(given)).exists():
-            try:
-                found[name] = Path(os.path.relpath(path, folder)).as_posix() + given[len(str(_file_of(given))) :]
-            except ValueError:  # on another drive
-                continue
+        if isinstance(given, list):
+            several = {one: place for one in given if (place := _relative(folder, one)) is not None}
+            found |= {name: several} if several else {}
+        elif isinstance(given, str) and (place := _relative(folder, given)) is not None:
+            found[name] = place
     return found
+
+
+def _relative(folder: Path, given: str) -> str | None:
+    path = _file_of(given)
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix() + given[len(str(path)) :] if path.exists() else None
+    except ValueError:  # on another drive
+        return None
 
 
 def find(folder: Path, name: str, given: str) -> str:
@@ -41,7 +52,8 @@ def find(folder: Path, name: str, given: str) -> str:
     Raises:
         KD3Error: it is at none of these places, which are named.
     """
-    relative = _kept(folder).get(name)
+    kept = _kept(folder).get(name)
+    relative: str | None = kept.get(given) if isinstance(kept, dict) else kept
     if relative is None:
         return given
     from_folder = os.path.normpath(folder / relative)
@@ -62,15 +74,17 @@ def found(folder: Path, values: Mapping[str, Any], *, but: Mapping[str, Any]) ->
     Raises:
         KD3Error: one is nowhere.
     """
-    changed = {
-        name: find(folder, name, str(values[name]))
-        for name in PLACES
-        if values.get(name) is not None and name not in but
-    }
-    return {**values, **changed}
+    changed = dict(values)
+    for name in PLACES:
+        given = values.get(name)
+        if given is None or name in but:
+            continue
+        several = isinstance(given, list)
+        changed[name] = [find(folder, name, str(one)) for one in given] if several else find(folder, name, str(given))
+    return changed
 
 
-def _kept(folder: Path) -> dict[str, str]:
+def _kept(folder: Path) -> dict[str, Any]:
     try:
         kept = json.loads(RunFolder(folder).origin.read_text(encoding="utf-8")).get(KEY)
     except (OSError, ValueError, AttributeError):

@@ -80,8 +80,8 @@ class TeacherFeatures:
         assert images.path is not None
         self.teacher, self.compute, self.views = teacher, compute, views
         self.classifier = compute.place(teacher.classifier())
-        self.shape = self._outputs(torch.from_numpy(images.read(np.arange(2)))).features.shape[1:]
-        kind = torch.float32 if compute.precision == "32" else torch.bfloat16
+        self.shape = _shape(teacher, images, compute)
+        kind = _kind(compute)
         rows, values = len(images) * views.views, self.shape.numel()
         path = self._path(images)
         path.parent.mkdir(exist_ok=True)
@@ -106,8 +106,7 @@ class TeacherFeatures:
             return ModelOutput(features, self.classifier(pool(features)))
 
     def _outputs(self, images: Tensor) -> ModelOutput:
-        with torch.no_grad(), self.compute.autocast():
-            return self.teacher.outputs(self.teacher.normalise(images.to(self.compute.device)))
+        return _outputs(self.teacher, images, self.compute)
 
     def _path(self, images: ImagePool) -> Path:
         more = (str(self.teacher.head), self.views.views, self.views.flip, images.image_size)
@@ -125,6 +124,25 @@ class TeacherFeatures:
         now = self._outputs(self.views.of(raw, rows)).features.float().cpu()
         kept = self._features[rows].float().view(now.shape)
         return says_the_same(kept.numpy(), now.numpy())
+
+
+def _outputs(teacher: Teacher, images: Tensor, compute: Compute) -> ModelOutput:
+    with torch.no_grad(), compute.autocast():
+        return teacher.outputs(teacher.normalise(images.to(compute.device)))
+
+
+def _shape(teacher: Teacher, images: ImagePool, compute: Compute) -> torch.Size:
+    return _outputs(teacher, torch.from_numpy(images.read(np.arange(2))), compute).features.shape[1:]
+
+
+def _kind(compute: Compute) -> torch.dtype:
+    return torch.float32 if compute.precision == "32" else torch.bfloat16
+
+
+def bytes_of_features(settings: TrainSettings, teacher: Teacher, images: ImagePool, compute: Compute) -> int:
+    """Return how much room the teacher's features of the fixed views take on the disk."""
+    values = _shape(teacher, images, compute).numel()
+    return len(images) * settings.fixed_views * (values * _kind(compute).itemsize + 1)
 
 
 def _make(path: Path, size: int) -> None:

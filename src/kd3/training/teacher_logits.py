@@ -14,6 +14,7 @@ from kd3 import console
 from kd3.compute import Compute
 from kd3.errors import KD3Error
 from kd3.models.teacher import Teacher
+from kd3.pool import ImagePool
 from kd3.storage.atomic import replacing
 from kd3.storage.lock import waiting
 from kd3.training.kept_outputs import COMPARED, name_for, reserve, says_the_same
@@ -38,7 +39,7 @@ def teacher_logits(teacher: Teacher, batches: PoolBatches, compute: Compute) -> 
     or another teacher's is made anew. Of runs that begin together one computes and the others wait.
     A pool that cannot be written to, or a full disk, costs the memory for them and nothing else.
     """
-    path = _path(teacher, batches, compute)
+    path = place_of(teacher, batches.pool, compute)
     if path is None:
         return _in_memory(teacher, batches, compute)
     if compute.ranks.count > 1:
@@ -101,8 +102,8 @@ def _kept(path: Path, teacher: Teacher, batches: PoolBatches, compute: Compute) 
     return logits
 
 
-def _path(teacher: Teacher, batches: PoolBatches, compute: Compute) -> Path | None:
-    pool = batches.pool
+def place_of(teacher: Teacher, pool: ImagePool, compute: Compute) -> Path | None:
+    """Return the file in which the logits are kept, or would be; None for a pool in memory, which has no place."""
     if pool.path is None:
         return None
     return Path(pool.path) / FOLDER / f"{name_for(VERSION, teacher, pool, compute)}.npy"

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from kd3.errors import KD3Error
-from kd3.pool.allowed import as_path, is_remote
+from kd3.pool.allowed import as_path, is_remote, named_by_user
 from kd3.pool.sources.elsewhere import check_exists, matches
 from kd3.pool.sources.names import shown
 
@@ -31,6 +31,7 @@ def expand(sources: Sequence[str]) -> list[str]:
     for given in sources:
         source = given.removeprefix(LOCAL)
         if is_remote(source) and not os.path.exists(source):
+            named_by_user(source)
             found = [url for part in expand_braces(source) for url in matches(part)]
             check_exists(found[0])
             paths += found

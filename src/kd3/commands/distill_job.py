@@ -1,0 +1,198 @@
+"""What a distillation is made of: teacher, pool, student and whatever else its settings name, read and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from kd3 import console
+from kd3.class_names import are_numbers, nameless
+from kd3.commands.fitting import check_several_labels, check_trains, fitted, normalisation_on, one_class
+from kd3.compute import Compute
+from kd3.config.commands import GIVEN_IMAGES, DistillConfig
+from kd3.config.methods import KD3Options, SimKDOptions
+from kd3.config.training import TrainSettings
+from kd3.errors import KD3Error
+from kd3.inheritance.inherited import inherited
+from kd3.inheritance.plan import Inheritance
+from kd3.measure.labelled import LabelledImages
+from kd3.measure.leak import leak
+from kd3.methods.base import Method, build_method
+from kd3.methods.shared_classifier import projector_for
+from kd3.models.arch import build_arch, parse_arch
+from kd3.models.copying import copy_of
+from kd3.models.load_teacher import load_teacher
+from kd3.models.projector import Projector, draw_as_torch
+from kd3.models.soundness import sound_logits
+from kd3.models.teacher import Teacher
+from kd3.pool import ImagePool
+from kd3.pool.kept_out import KnownImages
+from kd3.pool.overlap import overlap
+from kd3.recall.at_end import check_recall
+from kd3.recall.images import ChosenImages, known_images, read_images
+from kd3.runs.folder import State
+from kd3.training.fixed_views import check_fixed_views
+from kd3.training.pool_split import PoolSplit, split_pool
+from kd3.training.randomness import seed_for
+
+SAMPLE_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Live:
+    """What a caller gave as objects rather than by name."""
+
+    teacher: Teacher | None = None
+    student: nn.Module | None = None
+    pool: ImagePool | None = None
+
+    @property
+    def again(self) -> bool:
+        """Whether only the same call can go on, since a command line cannot name these objects."""
+        return bool(self.teacher or self.student or (self.pool is not None and self.pool.path is None))
+
+
+@dataclass(frozen=True)
+class Job:
+    """What there is once everything was read and checked."""
+
+    teacher: Teacher
+    pool: ImagePool
+    method: Method
+    data: LabelledImages | None
+    labels: Tensor | None
+    inheritance: Inheritance | None  # None: the student starts at random
+    deployment: ChosenImages | None
+    kept_out: list[KnownImages]  # which no statistics are counted on
+
+
+def read_job(config: DistillConfig, compute: Compute, state: State, live: Live) -> Job:
+    """Read teacher, pool and student, and refuse or warn of what does not fit. Nothing is written.
+
+    Raises:
+        KD3Error: something does not fit, or cannot be read.
+    """
+    teacher = live.teacher or load_teacher(config.teacher)
+    pool = live.pool or ImagePool.open(config.pool)
+    teacher = fitted(teacher, pool)
+    if state == "absent" and (doubt := normalisation_on(teacher, pool, compute, split_of(config, pool).train).warning):
+        console.warn(doubt)
+    if state == "absent" and (narrow := one_class(teacher, pool, compute)) is not None:
+        console.warn(narrow)
+    if state == "absent" and are_numbers(teacher.classes):
+        console.say(nameless(teacher.classes))
+    data = _labelled(config, teacher)
+    if data is not None and state == "absent" and (leaked := leak(pool, data).warning):
+        console.warn(leaked)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(config.seed, "initial weights"))
+        method, inheritance = _method(config, teacher, live.student, pool)
+    _check_batch(config.train.settled(inherited=inheritance is not None), config, pool, compute)
+    labels = None
+    if method.needs_labels:
+        found, matching = pool.matched_labels(teacher.classes)
+        labels = torch.from_numpy(found)
+        for line in matching.lines():
+            console.say(line)
+        check_several_labels(labels.numpy(), pool, teacher.classes)
+    check_trains(method.student, compute, name=config.student)
+    check_fixed_views(config.train, pool)
+    kept_out = known_images(config.keep_out, teacher.preparation, workers=None)
+    if state == "absent":
+        _warn_of_kept_out(pool, kept_out)
+    deployment = None
+    if config.deployment is not None:
+        limit = config.recall if isinstance(config.recall, int) else GIVEN_IMAGES
+        known = [*kept_out, *([] if data is None else [data.known()])]
+        deployment = read_images(config.deployment, teacher.preparation, limit=limit, seed=config.seed, known=known)
+    check_recall(config.recall or "off", method.student, teacher, split_of(config, pool).train, deployment)
+    return Job(teacher, pool, method, data, labels, inheritance, deployment, kept_out)
+
+
+def _warn_of_kept_out(pool: ImagePool, kept_out: list[KnownImages]) -> None:
+    found = {place for known in kept_out for place in overlap(pool, known)}
+    if found:
+        console.warn(
+            f"{len(found):,} of the pool's {len(pool):,} images are like one of --keep-out, and are learned from all "
+            f"the same: kd3 ingest --keep-out keeps them out of a pool"
+        )
+
+
+def _check_batch(train: TrainSettings, config: DistillConfig, pool: ImagePool, compute: Compute) -> None:
+    processes = max(compute.ranks.count, config.devices * config.nodes)
+    if train.batch % processes:
+        raise KD3Error(f"--batch-size {train.batch} cannot be divided among {processes} processes alike")
+    images = len(split_of(config, pool).train)
+    if train.epochs is not None and train.epochs * images < train.batch:
+        raise KD3Error(
+            f"--epochs {train.epochs:g} of {images:,} images are less than one batch of {train.batch:,}; give "
+            f"more epochs or a smaller --batch-size"
+        )
+
+
+def _labelled(config: DistillConfig, teacher: Teacher) -> LabelledImages | None:
+    if config.eval_data is None:
+        return None
+    data = LabelledImages(
+        config.eval_data,
+        preparation=teacher.preparation,
+        num_classes=teacher.num_classes,
+        class_names=teacher.classes,
+    )
+    for line in [f"{config.eval_data}: {len(data.records):,} labelled images", *data.matching.lines()]:
+        console.say(line)
+    return data
+
+
+def split_of(config: DistillConfig, pool: ImagePool) -> PoolSplit:
+    """Return which images of the pool are trained on and which are held out."""
+    return split_pool(pool, config.train.holdout, share=config.train.share)
+
+
+def _method(
+    config: DistillConfig, teacher: Teacher, student: nn.Module | None, pool: ImagePool
+) -> tuple[Method, Inheritance | None]:
+    """Return the method with its student, and what the student inherits; None where it starts at random."""
+    if student is not None:
+        backbone = copy_of(student)
+    else:
+        backbone = build_arch(
+            config.student,
+            num_classes=teacher.num_classes,
+            arch_args=config.student_args,
+            relative_to=Path(),
+            input_size=teacher.input_size,
+            channels=teacher.normalise.channels,
+        )
+        if config.train.random_weights == "torch" and parse_arch(config.student).source == "kd3":
+            draw_as_torch(backbone)
+    images = torch.from_numpy(pool.read(split_of(config, pool).train[:SAMPLE_IMAGES]))
+    # A live teacher may already be on a GPU.
+    sample = teacher.normalise(images.to(teacher.normalise.scale.device))
+    assert teacher.input_size is not None
+    sound_logits(
+        backbone,
+        teacher.input_size,
+        what=f"student {config.student}",
+        channels=teacher.normalise.channels,
+        num_classes=teacher.num_classes,
+    )
+    inheritance = None
+    if config.init != "random":
+        must = config.init == "inherit"
+        inheritance = inherited(backbone, teacher, sample, blocks=config.inherit_blocks, name=config.student, must=must)
+    options = config.method_options
+    if isinstance(options, (KD3Options, SimKDOptions)) and options.projector == "auto":
+        kind = projector_for(teacher, backbone, inherited=inheritance is not None)
+        options = options.model_copy(update={"projector": kind})
+    method = build_method(
+        config.method, options, teacher=teacher, backbone=backbone, backbone_name=config.student, sample=sample
+    )
+    if config.train.random_weights == "torch":
+        for module in method.modules():
+            if isinstance(module, Projector):
+                draw_as_torch(module)
+    return method, inheritance

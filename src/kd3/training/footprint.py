@@ -1,0 +1,110 @@
+"""How much memory a training takes, told from a small batch before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kd3.compute import Compute
+from kd3.methods.base import Method
+from kd3.training.scan import SCAN_BATCH
+
+TRIED = (2, 6)  # images of the two batches from which the others are told
+VALUE = 4  # bytes of a weight, its gradient and its momentum
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes on the device, beside what Python and PyTorch take themselves."""
+
+    weights: int  # of teacher and student, with the student's gradients and momentum
+    step: int  # what the student keeps of a batch to go back through
+    scoring: int  # the widest layer's input and output of a batch that is only looked at
+
+    @property
+    def total(self) -> int:
+        """The most at one time."""
+        return self.weights + max(self.step, self.scoring)
+
+
+def footprint(method: Method, compute: Compute, batch_size: int) -> Footprint:
+    """Return about what training takes, for batches of so many images in this process.
+
+    The method takes two small batches forward, which leaves its weights as they were. What a step keeps grows with the
+    batch, so the two tell it of any size.
+    """
+    trained = sum(parameter.numel() for parameter in method.parameters())
+    taught = sum(tensor.numel() for tensor in (*method.teacher.parameters(), *method.teacher.buffers()))
+    few, more = (_kept(method, compute, images) for images in TRIED)
+    step = few + (more - few) * (batch_size - TRIED[0]) // (TRIED[1] - TRIED[0])
+    scoring = max(_widest(network, method, compute) for network in (method.teacher, method.student))
+    return Footprint(VALUE * (3 * trained + taught), step, scoring * SCAN_BATCH // TRIED[0])
+
+
+def _kept(method: Method, compute: Compute, count: int) -> int:
+    """Return the bytes that autograd keeps of a batch, weights left out."""
+    compute.place(method)
+    compute.place(method.teacher)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in method.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    images = _images(method, compute, count)
+    labels = torch.zeros(count, dtype=torch.int64, device=compute.device) if method.needs_labels else None
+    generator = torch.Generator(compute.device).manual_seed(0)
+    buffers = [buffer.clone() for buffer in method.buffers()]
+    with torch.random.fork_rng(devices=[]), compute.autocast(), torch.autograd.graph.saved_tensors_hooks(keep, _same):
+        method.train()
+        result = method(images, generator, None, labels)  # the graph lives for as long as this does
+    total = sum(kept.values())
+    del result
+    for buffer, before in zip(method.buffers(), buffers, strict=True):
+        buffer.copy_(before)
+    return total
+
+
+def _widest(network: nn.Module, method: Method, compute: Compute) -> int:
+    """Return the most bytes that go into and come out of one layer, of the smaller batch."""
+    most = 0
+
+    def look(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+        nonlocal most
+        tensors = [value for value in (*inputs, output) if isinstance(value, Tensor)]
+        most = max(most, sum(tensor.nbytes for tensor in tensors))
+
+    with _hooked(network, look), torch.inference_mode(), compute.autocast():
+        was_training = network.training
+        network.eval()
+        network(_images(method, compute, TRIED[0]))
+        network.train(was_training)
+    return most
+
+
+@contextmanager
+def _hooked(network: nn.Module, look: object) -> Iterator[None]:
+    leaves = [module for module in network.modules() if next(module.children(), None) is None]
+    hooks = [module.register_forward_hook(look) for module in leaves]  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _images(method: Method, compute: Compute, count: int) -> Tensor:
+    side, channels = method.student.input_size, method.student.normalise.channels
+    images = torch.randn(count, channels, side, side, generator=torch.Generator().manual_seed(0))
+    return images.to(compute.device).contiguous(memory_format=torch.channels_last)
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pool_containers import web_server
 
 import kd3
 from in_process import here
@@ -221,6 +222,63 @@ def test_an_idx_file_cut_short_or_of_other_numbers_is_no_source_of_labels(model,
     path.write_bytes(struct.pack(">HBBI", 0, 13, 1, 4))
     done = here("evaluate", model, "--data", path)
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+
+
+def arrays(kinds):
+    return np.stack([np.asarray(picture(kind)) for kind in kinds]), np.array(kinds)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize(
+    ("of_images", "of_labels", "split"),
+    [
+        (("x_train", "x_test"), ("y_train", "y_test"), "test"),
+        (("train_images", "val_images"), ("train_labels", "val_labels"), "validation"),
+        (("trainX", "testX"), ("trainY", "testY"), "test"),
+    ],
+)
+def test_arrays_of_labels_in_a_npz_by_the_names_of_those_of_images(save, of_images, of_labels, split, model, tmp_path):
+    first, last = arrays([0, 0, 0]), arrays(KINDS)
+    contents = {of_images[0]: first[0], of_labels[0]: np.array([2, 1, 2]), of_images[1]: last[0]}  # wrong in training
+    save(tmp_path / "data.npz", **contents, **{of_labels[1]: last[1].reshape(-1, 1)})
+    assert figures(model, tmp_path / "data.npz") == (5, 100.0, split)
+
+
+@pytest.mark.parametrize("labels", [np.array(KINDS, np.uint8), np.array([NAMES[kind] for kind in KINDS])])
+def test_one_array_of_labels_beside_one_of_images(labels, model, tmp_path):
+    np.savez(tmp_path / "a.npz", arrays(KINDS)[0], labels)
+    assert figures(model, tmp_path / "a.npz")[:2] == (5, 100.0)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"one": np.zeros(5, np.int64), "two": np.zeros(5, np.int64)},  # which of them?
+        {"labels": np.zeros(4, np.int64)},  # of others
+        {"labels": np.zeros((5, 2), np.int64)},  # several an image
+        {"labels": np.zeros(5)},  # no classes
+    ],
+)
+def test_arrays_that_may_be_anything_are_no_labels(others, tmp_path):
+    np.savez(tmp_path / "a.npz", images=arrays(KINDS)[0], **others)
+    with pytest.raises(KD3Error, match="nor labels"):
+        labelled_files(str(tmp_path / "a.npz"))
+
+
+def test_images_of_a_npz_without_a_class_are_left_out(tmp_path):
+    np.savez(tmp_path / "a.npz", images=arrays(KINDS)[0], labels=np.array([2, -1, 1, 2, -1]))
+    found = labelled_files(str(tmp_path / "a.npz"))
+    assert ([label.number for label in found.labels], found.left_out) == ([2, 1, 2], Counter({"without a label": 2}))
+
+
+def test_cls_in_a_zip_of_a_web_server(model, tmp_path):
+    with zipfile.ZipFile(tmp_path / "web.zip", "w") as archive:
+        for number, kind in enumerate(KINDS):
+            archive.writestr(f"{number}.png", encoded(kind))
+            archive.writestr(f"{number}.cls", str(kind))
+    with web_server(tmp_path) as server:
+        found = labelled_files(f"{server.url}/web.zip")
+    assert [label.number for label in found.labels] == KINDS
 
 
 @pytest.mark.parametrize("inside", [False, True])

@@ -6,7 +6,6 @@ table of file and label beside the images, class folders. Archives and splits ar
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from kd3.pool.record import Label, Record, Unusable
 from kd3.pool.sources import Archive, contents, find
 from kd3.pool.sources.batches import batch_in_archive
 from kd3.pool.sources.containers import unusable
-from kd3.pool.sources.names import archive_kind
+from kd3.pool.sources.names import archive_kind, words_of
 
 FOLDERS = "class folders"
 NO_LABEL = "without a label"
@@ -33,8 +32,8 @@ _SPLITS = {
 }
 CIFAR = {"test_batch": "batches.meta", "test": "meta"}  # the test batch, and the file with the names of the classes
 KNOWN = (
-    "a label column of a parquet or Arrow file, .cls or .json files, CIFAR's batches, idx files, a CSV of file and "
-    "label (docs/labels.md)"
+    "a label column of a parquet or Arrow file, .cls or .json files, CIFAR's batches, idx files, arrays of labels in a "
+    ".npz, a CSV of file and label (docs/labels.md)"
 )
 
 
@@ -66,7 +65,9 @@ def labelled_files(source: str, *, every_split: bool = False) -> LabelledFiles:
         for record in members:
             if not (isinstance(record.location, Unusable) and record.location.reason == SIDECAR):
                 images.append(record)
-                splits.append(split)
+                # Of a .npz each array may be another split.
+                within = isinstance(found, Archive) and found.kind == "npz" and _split_of(record.key)
+                splits.append(within or split)
             elif record.location.contents is not None:
                 sidecars.append(record)
     chosen = "" if every_split else _chosen(set(splits))
@@ -153,7 +154,7 @@ def _of_folders(source: str, images: Sequence[Record]) -> list[Label | None]:
 def _split_of(path: str) -> str:
     """Return which split an archive's path names; "" where it names none."""
     for part in reversed(path.rstrip("/").split("/")[-3:]):
-        words = re.findall(r"[a-z]+|t10k", part.lower()) if "t10k" not in part.lower() else ["t10k"]
+        words = words_of(part) if "t10k" not in part.lower() else ["t10k"]
         named = [_SPLITS[word] for word in words if word in _SPLITS and (word != "data" or "batch" in words)]
         if named:
             return named[0]

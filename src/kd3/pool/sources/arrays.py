@@ -11,6 +11,7 @@ import numpy as np
 from kd3.pool.pixels import Layout, NoImages, images_in
 from kd3.pool.reasons import SIDECAR
 from kd3.pool.record import Location, Record, Unusable
+from kd3.pool.sources.array_labels import labels_beside
 
 Images = Callable[[Layout, int], Iterator[Location]]
 
@@ -24,6 +25,7 @@ class NamedArray:
     dtype: np.dtype[Any]
     fortran: bool
     images: Images  # the images of a layout, so many
+    values: Callable[[], np.ndarray] | None = None  # all of it, for arrays that may be labels
 
     @property
     def is_metadata(self) -> bool:
@@ -54,8 +56,9 @@ def array_records(arrays: Sequence[NamedArray], source: str, prefix: str) -> Ite
             continue
         count, layout = found
         within = prefix if alone or not array.name else f"{prefix}{array.name}/"
+        labels = labels_beside(array, count, arrays, alone=alone)
         for number, location in enumerate(array.images(layout, count)):
-            yield Record(source, f"{within}{number}", location)
+            yield Record(source, f"{within}{number}", location, labels[number] if labels else None)
 
 
 def array_count(arrays: Sequence[NamedArray]) -> int:

@@ -100,3 +100,12 @@ def is_hidden(key: str) -> bool:
     if "/." not in key and "__MACOSX" not in key and not key.startswith("."):
         return False
     return any(part == "__MACOSX" or (part[:1] == "." and part.strip(".")) for part in key.split("/"))
+
+
+def words_of(name: str) -> list[str]:
+    """Return the words and numbers in a name, in small letters.
+
+    >>> words_of("trainImages_64"), words_of("MNIST-test.npz")
+    (['train', 'images', '64'], ['mnist', 'test', 'npz'])
+    """
+    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)]

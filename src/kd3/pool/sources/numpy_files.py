@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import warnings
 import zipfile
@@ -14,6 +15,7 @@ from numpy.lib import format as npy
 
 from kd3.pool.pixels import Layout, NoImages
 from kd3.pool.record import InMemory, Location, Record, Unreadable, printable
+from kd3.pool.sources.array_labels import read_values
 from kd3.pool.sources.arrays import NamedArray, array_count, array_records
 from kd3.pool.sources.containers import guarded, opened, ranges
 
@@ -54,7 +56,9 @@ def _of_npz(path: str, source: str, prefix: str) -> Iterator[Record]:
 
 def _plain_array(name: str, path: str, file: BinaryIO) -> NamedArray:
     shape, fortran, dtype = _header(file)
-    return NamedArray(name, shape, dtype, fortran, partial(ranges, path, file, file.tell()))
+    start = file.tell()
+    values = partial(_values, file, start, shape, dtype)
+    return NamedArray(name, shape, dtype, fortran, partial(ranges, path, file, start), values)
 
 
 def _arrays(path: str, file: BinaryIO, archive: zipfile.ZipFile) -> list[NamedArray]:
@@ -71,7 +75,8 @@ def _arrays(path: str, file: BinaryIO, archive: zipfile.ZipFile) -> list[NamedAr
         else:
             with archive.open(member) as unpacked:
                 shape, fortran, dtype = _header(cast(BinaryIO, unpacked))
-            found.append(NamedArray(name, shape, dtype, fortran, partial(_unpacked, archive, member)))
+            values = partial(_unpacked_values, archive, member)
+            found.append(NamedArray(name, shape, dtype, fortran, partial(_unpacked, archive, member), values))
     return found
 
 
@@ -92,6 +97,17 @@ def _unpacked(archive: zipfile.ZipFile, member: zipfile.ZipInfo, layout: Layout,
                 raise Unreadable("truncated", f"of {count:,} images {number:,} are there")
             yield InMemory(layout.as_file(data))
         file.read(1)  # the end is where its checksum is compared
+
+
+def _values(file: BinaryIO, start: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    file.seek(start)
+    return read_values(file.read(math.prod(shape) * dtype.itemsize), shape, dtype)
+
+
+def _unpacked_values(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(member) as file:
+        shape, _, dtype = _header(cast(BinaryIO, file))
+        return read_values(file.read(math.prod(shape) * dtype.itemsize), shape, dtype)
 
 
 def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

@@ -44,7 +44,10 @@ def _in_remote(path: str) -> Iterator[tuple[str, Location]]:
         _check_apart(archive)
         for member in archive.infolist():
             if not member.is_dir():
-                yield member.filename, _unusable(member) or unpacked(archive, member)
+                if is_labels(member.filename, member.file_size) and not member.flag_bits & 1:
+                    yield member.filename, sidecar(unpacked(archive, member))
+                else:
+                    yield member.filename, _unusable(member) or unpacked(archive, member)
 
 
 def _check_apart(archive: zipfile.ZipFile) -> None:

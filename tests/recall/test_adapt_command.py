@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 import kd3
@@ -246,6 +247,61 @@ def test_distill_takes_images_of_the_deployment(teacher_file, pool_folder, crawl
     assert (
         distil(teacher_file, pool_folder, tmp_path / "none", "--deployment", crawl, "--recall", "off").returncode == 2
     )
+
+
+@pytest.fixture
+def test_images(crawl, tmp_path):
+    """Twenty of the crawl's pictures, saved again in another form."""
+    folder = tmp_path / "test"
+    folder.mkdir()
+    for number in range(20):
+        Image.open(crawl / f"{number:03d}.png").save(folder / f"{number}.bmp")
+    return folder
+
+
+@pytest.mark.parametrize("words", [["--deployment", "{crawl}"], ["--recall", 100]])
+def test_distill_counts_statistics_on_no_image_like_one_that_is_kept_out(
+    words, teacher_file, pool_folder, crawl, test_images, tmp_path, whole_share
+):
+    words = [str(word).format(crawl=crawl) for word in words]
+    done = distil(teacher_file, pool_folder, tmp_path / "run", *words, "--keep-out", test_images)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run" / "adaptation.json").read_text())
+    kept_out = {f"{number:03d}.png" for number in range(20)}
+    assert kept_out.isdisjoint(record["keys"])
+    assert record["images"] == len(record["keys"]) > 80
+    assert "warning: 20 of the pool's 120 images are like one of --keep-out, and are learned from all" in done.stderr
+
+
+def test_distill_refuses_a_deployment_of_which_all_is_kept_out(teacher_file, pool_folder, crawl, tmp_path):
+    done = distil(teacher_file, pool_folder, tmp_path / "run", "--deployment", crawl, "--keep-out", crawl)
+    assert done.returncode == 2
+    assert "at least 16 are needed" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_resumed_run_finds_what_is_kept_out_where_it_was_moved_to(
+    teacher_file, pool_folder, test_images, tmp_path, monkeypatch, whole_share
+):
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.move(test_images, home / "test")
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kd3.commands.distilling.adapt_student", stop)
+        done = here("distill", *named(teacher_file, pool_folder), "--recall", 40, "--keep-out", "test", cwd=home)
+        assert done.returncode == 130, done.stderr
+    moved = home.rename(tmp_path / "moved")
+    assert here("distill", "--resume", "--out", moved / "run", cwd=tmp_path).returncode == 0
+    record = json.loads((moved / "run" / "adaptation.json").read_text())
+    assert {f"{number:03d}.png" for number in range(20)}.isdisjoint(record["keys"])
+
+
+def named(teacher, pool):
+    return ["--teacher", teacher, "--student", "kd3:resnet8", "--pool", pool, "--out", "run", *BUDGET]
 
 
 def test_a_run_stopped_between_training_and_recall_resumes_to_the_same_student(

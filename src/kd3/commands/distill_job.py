@@ -179,6 +179,8 @@ def _method(
         what=f"student {config.student}",
         channels=teacher.normalise.channels,
         num_classes=teacher.num_classes,
+        output=config.student_output,
+        chosen_by="--student-output {}",
     )
     inheritance = None
     if config.init != "random":

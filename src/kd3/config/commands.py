@@ -14,6 +14,7 @@ from kd3.config.kinds import (
     Precision,
     Recall,
     one_or_many,
+    place_or_name,
     split_commas,
     split_semicolons,
 )
@@ -42,6 +43,11 @@ class DistillConfig(Settings):
         "path/to/net.py:build or package.module:build"
     )
     student_args: dict[str, Any] = Field({}, description="arguments of the student's builder (YAML only)")
+    student_output: Annotated[int | str | None, BeforeValidator(place_or_name)] = Field(
+        None,
+        description="which of the student's outputs holds its logits, by place (0, 1, ...) or name (default: the first "
+        "with a value for each class)",
+    )
     pool: str = Field(description="pool made by `kd3 ingest`")
     out: str = Field(description="folder of the run")
     method: str = Field("kd3", description="one of: " + ", ".join(METHODS))

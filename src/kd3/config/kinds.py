@@ -29,6 +29,15 @@ def one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def place_or_name(value: Any) -> Any:
+    """Read which of several outputs is meant: text of digits is a place.
+
+    >>> place_or_name("1"), place_or_name("logits"), place_or_name(None)
+    (1, 'logits', None)
+    """
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
 def split_semicolons(value: Any) -> Any:
     return [part.strip() for part in value.split(";") if part.strip()] if isinstance(value, str) else value
 

@@ -38,6 +38,7 @@ def sound_logits(
     channels: int = 3,
     num_classes: int | None = None,
     output: int | str | None = None,
+    chosen_by: str = "output: {} in its description, or output={!r} of kd3.Teacher",
 ) -> Tensor:
     """Return the network's logits of a few random images, (4, K), in evaluation mode, once they are found sound.
 
@@ -51,6 +52,7 @@ def sound_logits(
         channels: of the images: 3, or 1 for grey.
         num_classes: tells which of several outputs holds the logits; None: not known.
         output: says which it is, by place or name.
+        chosen_by: how the user says it, with a place for the output.
 
     Raises:
         KD3Error: it does not run on images of this size, returns no logits, or such as are not finite, are
@@ -58,7 +60,7 @@ def sound_logits(
     """
     before = [(tensor, tensor.data) for tensor in (*network.parameters(), *network.buffers()) if not is_lazy(tensor)]
     laid_out(network, torch.contiguous_format)
-    calling = _calling(network, input_size, channels, output, num_classes, what)
+    calling = _calling(network, input_size, channels, output, num_classes, what, chosen_by)
     call_as(network, calling)
     images = probe_images(network, input_size, images=IMAGES, seed=2)
     others = images.clone()
@@ -91,7 +93,13 @@ def sound_logits(
 
 
 def _calling(
-    network: nn.Module, input_size: int, channels: int, output: int | str | None, num_classes: int | None, what: str
+    network: nn.Module,
+    input_size: int,
+    channels: int,
+    output: int | str | None,
+    num_classes: int | None,
+    what: str,
+    chosen_by: str,
 ) -> Calling:
     """Return how the network takes images and which of its outputs holds the logits."""
     plain = Calling(channels=channels)
@@ -113,7 +121,7 @@ def _calling(
             ) from problem
         plain = other
     if output is None:
-        output = _output_with_logits(returned, num_classes, what)
+        output = _output_with_logits(returned, num_classes, what, chosen_by)
     calling = replace(plain, output=output)
     try:
         logits = returned if output is None else picked(returned, output)
@@ -123,7 +131,7 @@ def _calling(
     return replace(calling, one_logit=single and num_classes in (None, 2))
 
 
-def _output_with_logits(returned: Any, num_classes: int | None, what: str) -> int | str | None:
+def _output_with_logits(returned: Any, num_classes: int | None, what: str, chosen_by: str) -> int | str | None:
     """Return which of a network's outputs holds the logits, None where that is plain; say so where it is a guess."""
     outputs = _outputs(returned)
     if len(outputs) < 2:
@@ -132,16 +140,20 @@ def _output_with_logits(returned: Any, num_classes: int | None, what: str) -> in
     widths = {values.shape[1:] for values in fitting.values()}
     if not fitting or (num_classes is None and len(widths) > 1):
         raise KD3Error(
-            f"{what} returns {_told(returned)}, and it is not known which of them holds the logits; a teacher's "
-            f"description says it by output: {list(outputs)[-1]}, kd3.Teacher by output={list(outputs)[-1]!r}"
+            f"{what} returns {_told(returned)}, and it is not known which of them holds the logits; say it by "
+            f"{_chosen(chosen_by, list(outputs)[-1])}"
         )
     first = next(iter(fitting))
     if len(fitting) > 1:
         console.warn(
-            f"{what} returns {_told(returned)}; output {first} is taken for the logits; output: {list(fitting)[-1]} "
-            f"in the description takes another"
+            f"{what} returns {_told(returned)}; output {first} is taken for the logits; another is taken by "
+            f"{_chosen(chosen_by, list(fitting)[-1])}"
         )
     return first
+
+
+def _chosen(by: str, output: int | str) -> str:
+    return by.format(output, output)
 
 
 def _outputs(returned: Any) -> Outputs:

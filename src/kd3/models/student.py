@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kd3.class_names import class_name
 from kd3.errors import KD3Error
+from kd3.models.calling import calling_of
 from kd3.models.copying import in_float32
 from kd3.models.head import (
     Head,
@@ -114,6 +115,7 @@ def own_head(network: nn.Module, signature: Signature, *, name: str) -> Student:
         what=f"student {name}",
         channels=len(signature.mean),
         num_classes=len(signature.classes),
+        output=calling_of(network).output,  # as it was settled before
     )
     if logits.shape[1] != len(signature.classes):
         raise KD3Error(
@@ -155,6 +157,7 @@ def shared_head(
         what=f"student {name}",
         channels=len(signature.mean),
         num_classes=len(signature.classes),
+        output=calling_of(network).output,  # as it was settled before
     )
     try:
         head = find_head(network, signature.input_size)

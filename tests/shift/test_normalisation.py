@@ -2,12 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import kd3
+from kd3.commands.fitting import normalisation_on, spread
 from kd3.commands.inspect import inspect
+from kd3.compute import Compute
 from kd3.domain_shift.normalisation import COLOURS, NormalisationCheck, Reading, check_normalisation
 from kd3.models.teacher import Teacher
 
@@ -138,3 +141,24 @@ def test_images_are_left_as_they_were(images):
     before = images.clone()
     check(images)
     assert torch.equal(before, images)
+
+
+@pytest.mark.parametrize("count", [256, 1500])
+def test_a_pool_that_begins_with_images_of_one_class_is_judged_by_all_of_it(count, images, tmp_path):
+    # The network remembers warm pictures and cold ones; a pool made of class folders has the cold ones first.
+    both = torch.cat([images.flip(1), images])
+    net = network(both, IMAGENET)
+    warm = both[-len(images) :]
+    first = np.concatenate([warm.flip(1).numpy()] * 8)[: count // 2]
+    last = np.concatenate([warm.numpy()] * 8)[: count - count // 2]
+    pool = kd3.ImagePool.from_array(np.concatenate([first, last]))
+    teacher = Teacher(net, **IMAGENET, input_size=16)
+    found = normalisation_on(teacher, pool, Compute(torch.device("cpu"), "32"), np.arange(count))
+    assert found.given.distance < 0.5 * check_normalisation(teacher, torch.from_numpy(first[:256])).given.distance
+
+
+def test_places_are_spread_over_all_of_them():
+    places = np.arange(10, 1010)
+    assert spread(places, 4).tolist() == [10, 260, 510, 760]
+    assert spread(places[:3], 4).tolist() == [10, 11, 12]
+    assert spread(np.arange(7), 3).tolist() == [0, 2, 4]

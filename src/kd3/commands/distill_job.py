@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kd3 import console
 from kd3.class_names import are_numbers, nameless
-from kd3.commands.fitting import check_several_labels, check_trains, fitted, normalisation_on, one_class
+from kd3.commands.fitting import check_several_labels, check_trains, fitted, normalisation_on, one_class, spread
 from kd3.compute import Compute
 from kd3.config.commands import GIVEN_IMAGES, DistillConfig
 from kd3.config.methods import KD3Options, SimKDOptions
@@ -169,7 +169,7 @@ def _method(
         )
         if config.train.random_weights == "torch" and parse_arch(config.student).source == "kd3":
             draw_as_torch(backbone)
-    images = torch.from_numpy(pool.read(split_of(config, pool).train[:SAMPLE_IMAGES]))
+    images = torch.from_numpy(pool.read(spread(split_of(config, pool).train, SAMPLE_IMAGES)))
     # A live teacher may already be on a GPU.
     sample = teacher.normalise(images.to(teacher.normalise.scale.device))
     assert teacher.input_size is not None

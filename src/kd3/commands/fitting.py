@@ -63,12 +63,22 @@ def check_trains(student: Student, compute: Compute, *, name: str) -> None:
 def normalisation_on(teacher: Teacher, pool: ImagePool, compute: Compute, places: np.ndarray) -> NormalisationCheck:
     """Return what the teacher makes of some of a pool's images under its own mean and std, and under others.
 
-    `places` are positions in the pool, the first of which are taken.
+    `places` are positions in the pool, of which some from all over are taken.
     """
     few = LOOKED_AT if pool.image_size <= SMALL_SIDE else LOOKED_AT // 4  # large ones have pixels enough
-    images = torch.from_numpy(pool.read(places[:few])).to(compute.device)
+    images = torch.from_numpy(pool.read(spread(places, few))).to(compute.device)
     compute.place(teacher)
     return check_normalisation(teacher, images)
+
+
+def spread(places: np.ndarray, count: int) -> np.ndarray:
+    """Return `count` of these positions at even distances; all where there are no more.
+
+    The first ones would not do: a pool made of class folders begins with many images of one class.
+    """
+    if len(places) <= count:
+        return places
+    return places[np.arange(count) * len(places) // count]
 
 
 def check_several_classes(teacher: Teacher, pool: ImagePool, compute: Compute) -> None:

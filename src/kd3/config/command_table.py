@@ -101,6 +101,7 @@ examples:
   kd3 distill --teacher teacher.yaml --student kd3:resnet20 --pool pool --out runs/a
   kd3 distill --teacher teacher.yaml --student net.py:build --pool pool --out runs/b --images 1M
   kd3 distill --config run.yaml --seed 1 --out runs/c
+  kd3 distill --config run.yaml --out runs/c --dry-run
   kd3 distill --resume --out runs/a
 
 The file of --config holds the same names as the flags: those of the training under 'train:', those

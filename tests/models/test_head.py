@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kd3.models.head import HeadNotFound, as_logits, find_head, pool, run_with_features
+from kd3.models.head import HeadNotFound, as_logits, find_head, output_layers, pool, run_with_features
 from kd3.models.student import shared_head
 from kd3.models.teacher import Teacher
 
@@ -206,6 +206,40 @@ def test_reads_the_logits_out_of_what_models_return():
         assert as_logits(output) is logits
     with pytest.raises(HeadNotFound, match="shape \\(2, 3, 4\\)"):
         as_logits(torch.zeros(2, 3, 4))
+
+
+class TwoLayers(nn.Module):
+    """Two linear layers of as many values; the second is given."""
+
+    def __init__(self, second, between=lambda x: x):
+        super().__init__()
+        self.stem, self.one, self.two, self.between = nn.Conv2d(3, 5, 3), nn.Linear(5, 3), second, between
+
+    def forward(self, x):
+        return self.two(self.between(self.one(self.stem(x).mean((2, 3)))))
+
+
+def test_of_layers_with_as_many_values_the_one_that_makes_the_logits_is_taken():
+    torch.manual_seed(0)
+    network = TwoLayers(nn.Linear(3, 3), F.relu)
+    assert output_layers(network, 8) == ["two"]
+    assert find_head(network, 8).classifier == "two"
+
+
+def test_a_last_layer_that_changes_nothing_yet_is_the_one_that_makes_the_logits():
+    torch.manual_seed(0)
+    network = TwoLayers(nn.Linear(3, 3))
+    nn.init.eye_(network.two.weight)
+    nn.init.zeros_(network.two.bias)
+    assert output_layers(network, 8) == ["two"]
+    assert find_head(network, 8).classifier == "two"
+
+
+def test_layers_of_which_no_one_makes_the_logits_are_those_with_as_many_values():
+    torch.manual_seed(0)
+    assert output_layers(TwoLayers(nn.Linear(3, 3), F.relu).eval(), 8) == ["two"]
+    scaled = nn.Sequential(TwoLayers(nn.Linear(3, 3), F.relu), nn.Softplus())
+    assert output_layers(scaled, 8) == ["0.one", "0.two"]
 
 
 def test_leaves_the_network_as_it_was():

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kd3.errors import KD3Error
 from kd3.models.importing import importing_from, where_to_find
+from kd3.pool.other_files import FIRST, stand_in
 
 # Where training scripts put the state dict; the first that is there is taken. An average of the weights
 # comes last: which of the two a user means is theirs to say, by `weights_key`.
@@ -134,6 +135,9 @@ def _needs_code(path: Path, where: str, name: str) -> KD3Error:
 
 
 def _unreadable(path: Path, where: str, error: Exception) -> KD3Error:
+    with path.open("rb") as file:
+        if (other := stand_in(file.read(FIRST))) is not None:
+            return KD3Error(f"{where}: {path} is {other}")
     # What torch says of a refused pickle is advice for its own callers.
     reason = "" if isinstance(error, pickle.UnpicklingError) else str(error).partition("\n")[0].partition(". ")[0]
     details = f" ({type(error).__name__}: {reason})" if reason else ""

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from kd3.pool.half_pictures import ends_as_if_cut, scans
+from kd3.pool.other_files import what_it_is
 from kd3.pool.pictures import MAX_PIXELS, Picture, UnusablePicture, check_limits, read_picture
 from kd3.pool.plain_jpeg import decode_frame, ordinary_frame
 from kd3.pool.reasons import Reason
@@ -80,7 +81,8 @@ def decode_without_limits(data: bytes, settings: DecodeSettings) -> Decoded | Re
             max_pixels=settings.max_pixels,
         )
     except UnusablePicture as problem:
-        return Rejected(problem.reason, problem.detail)
+        is_other = problem.reason == "not an image" and not problem.detail
+        return Rejected(problem.reason, what_it_is(data) if is_other else problem.detail)
     except MemoryError:
         return Rejected("unreadable", "MemoryError: there is no room to resize it")
     return _decoded(data, picture)

@@ -19,11 +19,12 @@ from kd3.errors import KD3Error
 from kd3.pool import apart
 from kd3.pool.allowed import beside, is_remote
 from kd3.pool.limits import Limits
+from kd3.pool.other_files import archive_by_contents
 from kd3.pool.reasons import SIDECAR
 from kd3.pool.record import FILE_LIMIT, InFile, Record, Unusable, printable, too_large
 from kd3.pool.remote import Remote
 from kd3.pool.sources.batches import batch_kind, cifar_count, cifar_members, pickle_count, pickle_members
-from kd3.pool.sources.containers import sidecar, unusable
+from kd3.pool.sources.containers import first_bytes, sidecar, unusable
 from kd3.pool.sources.elsewhere import is_folder, walk_remote
 from kd3.pool.sources.expand import expand, expand_braces
 from kd3.pool.sources.folder import is_regular, walk
@@ -32,7 +33,7 @@ from kd3.pool.sources.lists import check_list, is_text, listed
 from kd3.pool.sources.names import archive_kind, base_name, is_hidden, is_list, is_sidecar, may_hold_labels, shown
 from kd3.pool.sources.numpy_files import npy_count, npy_members, npz_count, npz_members
 from kd3.pool.sources.tables import arrow_count, arrow_members, parquet_count, parquet_members
-from kd3.pool.sources.tar import tar_count, tar_members
+from kd3.pool.sources.tar import is_packed, tar_count, tar_members
 from kd3.pool.sources.zip import zip_count, zip_members
 
 __all__ = ["check_given", "contents", "counts", "expand", "expand_braces", "find", "list_records", "records"]
@@ -154,7 +155,7 @@ def counts(
 
 def is_compressed(archive: Archive) -> bool:
     """Say whether an archive can only be read from its start."""
-    return archive.kind == "tar" and not archive.path.lower().endswith(".tar")
+    return archive.kind == "tar" and is_packed(archive.path)
 
 
 def check_given(sources: Sequence[str]) -> None:
@@ -271,7 +272,7 @@ def _in_place(path: str, source: str, key: str) -> Record | Archive:
 
 
 def _file(path: str, source: str, key: str, prefix: str) -> Record | Archive:
-    kind = archive_kind(path) or batch_kind(path)
+    kind = _archive_kind(path)
     if kind:
         return Archive(kind, path, source, prefix)
     return Record(source, key, Remote(path) if is_remote(path) else InFile(path))
@@ -280,7 +281,13 @@ def _file(path: str, source: str, key: str, prefix: str) -> Record | Archive:
 def _kind(path: str) -> str | None:
     if is_list(path):
         return "list" if is_text(path) else None
-    return archive_kind(path) or batch_kind(path)
+    return _archive_kind(path)
+
+
+def _archive_kind(path: str) -> str | None:
+    kind = archive_kind(path) or batch_kind(path)
+    # Tars are called zips, and the other way round.
+    return archive_by_contents(first_bytes(path)) or kind if kind in ("tar", "zip") else kind
 
 
 def _name(path: str) -> str:

@@ -9,10 +9,12 @@ from typing import BinaryIO
 
 from kd3.errors import KD3Error
 from kd3.pool.allowed import is_remote
+from kd3.pool.other_files import FIRST, stand_in
 from kd3.pool.pixels import Layout, NoImages
 from kd3.pool.reasons import SIDECAR
 from kd3.pool.record import InFile, InMemory, Location, Pixels, Record, Unreadable, Unusable
 from kd3.pool.remote import opened_remote
+from kd3.pool.sources.folder import is_regular
 from kd3.pool.sources.names import base_name, may_hold_labels, shown
 from kd3.pool.without_secrets import without_secrets
 
@@ -21,6 +23,17 @@ LABELS_LIMIT = 16 << 20  # bytes: a table of a million names and labels
 
 class UnsafePickle(Exception):
     """A pickle that asks for code; the message names what for."""
+
+
+def first_bytes(path: str) -> bytes:
+    """Return the beginning of a file on this machine; nothing of one that lies elsewhere or cannot be read."""
+    if is_remote(path) or not is_regular(path):
+        return b""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read(FIRST)
+    except OSError:
+        return b""
 
 
 @contextmanager
@@ -51,7 +64,10 @@ def guarded(
     except Exception as problem:
         # Besides their own errors readers pass on those of zlib, bz2, lzma and struct, and IndexError,
         # RecursionError, MemoryError where headers are made to harm.
-        yield Record(source, prefix.rstrip("/") or shown(base_name(path)), unusable(problem))
+        found = unusable(problem)
+        if found.reason == "archive damaged" and (other := stand_in(first_bytes(path))) is not None:
+            found = Unusable("archive damaged", other)
+        yield Record(source, prefix.rstrip("/") or shown(base_name(path)), found)
 
 
 def check_unpacked(size: int, limit: int | None) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from kd3.errors import KD3Error
+from kd3.pool.other_files import UTF16
 from kd3.pool.record import Label, Unusable
 from kd3.pool.sources.containers import opened
 
@@ -15,12 +16,15 @@ COLUMNS = ("path", "file", "file_path", "filepath", "file_name", "filename", "im
 LABELS = ("label", "labels", "class", "class_name", "category", "target", "fine_label")
 FIRST_BYTES = 1 << 12
 FIRST_LINES = 10_000
+PLAIN = {"encoding": "utf-8-sig", "errors": "surrogateescape"}
+WINDOWS = {"encoding": "utf-16", "errors": "replace"}
 
 
 def is_text(path: str) -> bool:
     """Say whether a file is text, not an image whose name lies; raises OSError, or as `opened_remote`."""
     with opened(path) as file:
-        return b"\0" not in file.read(FIRST_BYTES)
+        first = file.read(FIRST_BYTES)
+        return first.startswith(UTF16) or b"\0" not in first
 
 
 def listed(path: str) -> Iterator[tuple[str | Unusable, Label | None]]:
@@ -50,8 +54,11 @@ def check_list(path: str) -> None:
 def _entries(path: str) -> Iterator[tuple[str | Unusable, Label | None]]:
     lower = path.partition("?")[0].lower()
     with opened(path) as file:
+        is_utf16 = file.read(len(UTF16[0])) in UTF16
+        file.seek(0)
         # Names need not be UTF-8.
-        lines = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline=None)
+        kind = WINDOWS if is_utf16 else PLAIN
+        lines = io.TextIOWrapper(file, **kind, newline=None)
         if lower.endswith((".csv", ".tsv")):
             yield from _column(csv.reader(_without_nulls(lines), delimiter="\t" if lower.endswith(".tsv") else ","))
         elif lower.endswith(".lst"):

@@ -9,10 +9,11 @@ from tarfile import HeaderError, TarFile, TarInfo
 from typing import BinaryIO
 
 from kd3.pool.allowed import is_remote
+from kd3.pool.other_files import COMPRESSED
 from kd3.pool.reasons import SIDECAR
 from kd3.pool.record import FILE_LIMIT, InFile, InMemory, Location, Record, Unusable, printable, too_large
 from kd3.pool.remote import streamed_remote
-from kd3.pool.sources.containers import check_unpacked, guarded, is_labels, sidecar
+from kd3.pool.sources.containers import check_unpacked, first_bytes, guarded, is_labels, sidecar
 from kd3.pool.sources.names import is_sidecar
 from kd3.pool.sources.samples import without_masks
 from kd3.pool.sources.tar_headers import BLOCK, ordinary_member
@@ -33,10 +34,16 @@ def tar_members(path: str, source: str, prefix: str, *, limit: int | None = None
     if is_remote(path):
         found = _in_remote(path, limit)
     else:
-        found = _in_plain(path) if path.lower().endswith(".tar") else _in_stream(path, None, limit)
+        found = _in_stream(path, None, limit) if is_packed(path) else _in_plain(path)
     fields = without_masks(found)
     members = (Record(source, prefix + printable(name.removeprefix("./")), location) for name, location in fields)
     return guarded(members, path, source, prefix, limit)
+
+
+def is_packed(path: str) -> bool:
+    """Say whether a tar is compressed, so that it is read from its start: by its first bytes, if they are here."""
+    first = first_bytes(path)
+    return first.startswith(COMPRESSED) if first else not path.lower().endswith(".tar")
 
 
 def _in_remote(path: str, limit: int | None) -> Iterator[tuple[str, Location]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from kd3.pool.allowed import is_remote
 from kd3.pool.reasons import SIDECAR
@@ -26,6 +26,7 @@ def zip_members(path: str, source: str, prefix: str, *, limit: int | None = None
 def _in_file(path: str, limit: int | None) -> Iterator[tuple[str, Location]]:
     archive, total = open_zip(path), 0
     _check_apart(archive)
+    named = _names(archive)
     for place, member in enumerate(archive.infolist()):
         if not member.is_dir():
             at = InZip(path, place)
@@ -35,19 +36,27 @@ def _in_file(path: str, limit: int | None) -> Iterator[tuple[str, Location]]:
                 found = _unusable(member) or at
             total += 0 if isinstance(found, Unusable) and found.contents is None else member.file_size
             check_unpacked(total, limit)
-            yield member.filename, found
+            yield named(member), found
 
 
 def _in_remote(path: str) -> Iterator[tuple[str, Location]]:
     """Yield names and contents in the order of the directory, which is that of the contents as a rule."""
     with opened_remote(path) as file, zipfile.ZipFile(file) as archive:
         _check_apart(archive)
+        named = _names(archive)
         for member in archive.infolist():
             if not member.is_dir():
                 if is_labels(member.filename, member.file_size) and not member.flag_bits & 1:
-                    yield member.filename, sidecar(unpacked(archive, member))
+                    yield named(member), sidecar(unpacked(archive, member))
                 else:
-                    yield member.filename, _unusable(member) or unpacked(archive, member)
+                    yield named(member), _unusable(member) or unpacked(archive, member)
+
+
+def _names(archive: zipfile.ZipFile) -> Callable[[zipfile.ZipInfo], str]:
+    """Return what names a zip's members: where none has a slash, a backslash, as Windows wrote them, ends a folder."""
+    if any("/" in member.filename for member in archive.infolist()):
+        return lambda member: member.filename
+    return lambda member: member.filename.replace("\\", "/")
 
 
 def _check_apart(archive: zipfile.ZipFile) -> None:

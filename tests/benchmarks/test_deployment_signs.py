@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from benchmarks.deployment_signs import left_out, mano
 
 

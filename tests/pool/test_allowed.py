@@ -15,7 +15,16 @@ from pool_pictures import encoded, folder_of, noise, some_files
 
 import kd3
 from kd3.pool import remote
-from kd3.pool.allowed import as_path, beside, guarded_socket, is_private, is_private_address, trusting
+from kd3.pool.allowed import (
+    Trust,
+    as_path,
+    beside,
+    guarded_socket,
+    is_private,
+    is_private_address,
+    named_by_user,
+    trusting,
+)
 from kd3.pool.record import InFile, Unreadable
 from kd3.pool.remote import Remote, filesystem
 from kd3.pool.sources import expand, records
@@ -223,6 +232,16 @@ def test_what_a_list_names_of_a_private_network_takes_the_users_word_and_a_sourc
         source = list_of(tmp_path / "far.txt", ["memory://x.png", f"http://web.lan:{port}/0.png"])
         with pytest.raises(kd3.KD3Error, match="not allowed"):  # that flag lets nothing else through
             kd3.ingest(source, tmp_path / "far", image_size=16, workers=0, limit=1, private_hosts=True)
+
+
+def test_the_name_of_a_bucket_is_no_server_that_the_user_has_named(monkeypatch):
+    monkeypatch.setattr("kd3.pool.allowed._trust", Trust())  # and put back afterwards
+    for url in ("s3://10.0.0.9/a.tar", "hf://10.0.0.9/x", "zip://a.png::http://10.0.0.9/x.zip"):
+        named_by_user(url)
+        with pytest.raises(Unreadable, match="not allowed"):
+            beside("/d/l.txt", "http://10.0.0.9/admin")
+    named_by_user("http://10.0.0.9/l.txt")
+    assert beside("/d/l.txt", "http://10.0.0.9/a.png") == "http://10.0.0.9/a.png"
 
 
 # One row costs one row.

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from kd3.pool.record import Unreadable
 
 PROTOCOLS = ("http", "https", "s3", "gs", "hf")
+WEB = ("http", "https")
 FLAG = "--trust-entries"
 HOSTS_FLAG = "--private-hosts"
 HERE = "an address of this machine or of a private network"
@@ -54,8 +55,9 @@ def trusting(*, entries: bool = False, private_hosts: bool = False) -> Iterator[
 
 
 def named_by_user(url: str) -> None:
-    """Let this process connect to a server wherever it is: the user has named it."""
-    _set(of_user=_trust.of_user | {_host(url)})
+    """Let this process connect to a web server wherever it is: the user has named it."""
+    if is_flat(url) and protocol(url) in WEB:  # of others, what looks like a host may be a bucket
+        _set(of_user=_trust.of_user | {_host(url)})
 
 
 def trust_for_good(trust: Trust) -> None:

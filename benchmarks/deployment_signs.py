@@ -14,11 +14,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from scipy.stats import spearmanr
-from torch import Tensor, nn
+from torch import Tensor
 
 from kd3.domain_shift.batch_norms import BatchNormWatch, summed_up
 from kd3.models.load_teacher import load_teacher
+from kd3.models.student import Student
 from kd3.models.student_files import load_student
+from kd3.models.teacher import Teacher
 from kd3.pool.changes import change_images
 from kd3.pool.decode import Decoded, DecodeSettings
 from kd3.pool.decoding import read_and_decode
@@ -50,11 +52,12 @@ def left_out(sign: Sequence[float], accuracy: Sequence[float]) -> list[float]:
     return errors
 
 
-def logits_of(network: nn.Module, images: np.ndarray) -> tuple[Tensor, float]:
+def logits_of(network: Teacher | Student, images: np.ndarray) -> tuple[Tensor, float]:
     """Return a model's logits (N, K) of uint8 images (N, 3, S, S), and its mean batch-norm distance from them."""
     watch = BatchNormWatch(network)
     with watch.watching(), torch.inference_mode():
-        parts = [network(network.normalise(part)) for part in torch.from_numpy(images).split(BATCH)]  # type: ignore[operator]
+        starts = range(0, len(images), BATCH)
+        parts = [network(network.normalise(torch.from_numpy(images[start : start + BATCH]))) for start in starts]
     shift = summed_up(watch.layers())
     return torch.cat(parts).float(), float("nan") if shift is None else shift.mean
 
@@ -67,13 +70,16 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=500)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    loaded = [load_teacher(name) if name.endswith(".yaml") else load_student(name) for name in given.models]
-    models = dict(zip(given.models, (model.eval() for model in loaded), strict=True))
+    models: dict[str, Teacher | Student] = {
+        name: load_teacher(name) if name.endswith(".yaml") else load_student(name) for name in given.models
+    }
+    for model in models.values():
+        model.eval()
     found = labelled_files(given.test)
     names = sorted({str(label.name) for label in found.labels})
     pairs = list(zip(found.records, found.labels, strict=True))
     random.Random(1).shuffle(pairs)
-    side = loaded[0].input_size
+    side = next(iter(models.values())).input_size
     assert side is not None
     decoded = [
         (read_and_decode(record, DecodeSettings(side, "crop", min_side=1)), label)

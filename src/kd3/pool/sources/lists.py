@@ -16,8 +16,7 @@ COLUMNS = ("path", "file", "file_path", "filepath", "file_name", "filename", "im
 LABELS = ("label", "labels", "class", "class_name", "category", "target", "fine_label")
 FIRST_BYTES = 1 << 12
 FIRST_LINES = 10_000
-PLAIN = {"encoding": "utf-8-sig", "errors": "surrogateescape"}
-WINDOWS = {"encoding": "utf-16", "errors": "replace"}
+PLAIN, WINDOWS = ("utf-8-sig", "surrogateescape"), ("utf-16", "replace")
 
 
 def is_text(path: str) -> bool:
@@ -57,8 +56,8 @@ def _entries(path: str) -> Iterator[tuple[str | Unusable, Label | None]]:
         is_utf16 = file.read(len(UTF16[0])) in UTF16
         file.seek(0)
         # Names need not be UTF-8.
-        kind = WINDOWS if is_utf16 else PLAIN
-        lines = io.TextIOWrapper(file, **kind, newline=None)
+        encoding, errors = WINDOWS if is_utf16 else PLAIN
+        lines = io.TextIOWrapper(file, encoding=encoding, errors=errors, newline=None)
         if lower.endswith((".csv", ".tsv")):
             yield from _column(csv.reader(_without_nulls(lines), delimiter="\t" if lower.endswith(".tsv") else ","))
         elif lower.endswith(".lst"):

@@ -75,8 +75,8 @@ def distill(
 
     Args:
         teacher: a description file, or a live `Teacher`.
-        student: an architecture (`kd3:resnet20`, `net.py:build`), or a live untrained module, of
-            which a copy is trained.
+        student: an architecture (`kd3:resnet20`, `net.py:build`), `shrink:0.3` for a smaller teacher, or a
+            live untrained module, of which a copy is trained.
         pool: folder made by `kd3.ingest`, or a live pool.
         out: folder of the run.
         resume: continue the interrupted run in `out`, with its own settings.
@@ -134,7 +134,7 @@ def _distill(config: DistillConfig, *, resume: bool, live: Live) -> Run:
         if not resume:
             raise KD3Error(f"{folder.path} holds a finished run; choose another --out")
         console.say(f"{folder.path} is finished; there is nothing to resume")
-        return Run(folder.path, read_summary(folder.path), live.student)
+        return Run(folder.path, read_summary(folder.path), live.backbone(config.student))
     if state == "interrupted" and not resume:
         raise KD3Error(f"{folder.path} holds an interrupted run; add --resume to continue it, or choose another --out")
 
@@ -143,7 +143,7 @@ def _distill(config: DistillConfig, *, resume: bool, live: Live) -> Run:
     config = _resolved(config, compute)
     with launched(compute, devices=config.devices, nodes=config.nodes) as together:
         summary = train(config, together, state, live)
-    return Run(folder.path, summary, live.student)
+    return Run(folder.path, summary, live.backbone(config.student))
 
 
 def _resolved(config: DistillConfig, compute: Compute) -> DistillConfig:

@@ -16,26 +16,23 @@ from torch import Tensor, nn
 
 from kd3 import console
 from kd3.class_names import are_numbers, nameless
+from kd3.commands.backbones import SHRUNK, Backbone, backbone_for, sample_of
 from kd3.commands.fitting import check_several_labels, check_trains, fitted, normalisation_on, one_class
 from kd3.compute import Compute
 from kd3.config.commands import GIVEN_IMAGES, DistillConfig
 from kd3.config.methods import METHODS, KD3Options, SimKDOptions
 from kd3.config.settings import to_yaml
+from kd3.config.shrink import is_shrunk
 from kd3.config.training import TrainSettings
 from kd3.errors import KD3Error, ToldByAnotherError
-from kd3.inheritance.inherited import inherited
-from kd3.inheritance.plan import Inheritance
 from kd3.measure.doubts import doubts
 from kd3.measure.labelled import LabelledImages
 from kd3.measure.leak import leak
 from kd3.methods.base import Method, build_method
 from kd3.methods.shared_classifier import projector_for
-from kd3.models.arch import build_arch, parse_arch
 from kd3.models.consent import runs_code
-from kd3.models.copying import copy_of
 from kd3.models.load_teacher import load_teacher
 from kd3.models.projector import Projector, draw_as_torch
-from kd3.models.soundness import sound_logits
 from kd3.models.student_files import load_student, save_student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
@@ -62,8 +59,6 @@ from kd3.training.scan import agreement, score
 from kd3.training.teacher_logits import teacher_logits
 from kd3.training.typicality import typicality
 
-SAMPLE_IMAGES = 64
-
 
 @dataclass(frozen=True)
 class Live:
@@ -72,6 +67,12 @@ class Live:
     teacher: Teacher | None = None
     student: nn.Module | None = None
     pool: ImagePool | None = None
+
+    def backbone(self, student: str) -> nn.Module | None:
+        """Return the network that only its caller can build: the live student's, or a live teacher's to be shrunk."""
+        if self.teacher is not None and self.student is None and is_shrunk(student):
+            return self.teacher.module
+        return self.student
 
     @property
     def again(self) -> bool:
@@ -88,7 +89,7 @@ class _Job:
     method: Method
     data: LabelledImages | None
     labels: Tensor | None
-    inheritance: Inheritance | None  # None: the student starts at random
+    backbone: Backbone
     deployment: ChosenImages | None
 
 
@@ -138,7 +139,7 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
             batches=batches,
             split=split,
             teacher_logits=cache(lambda: teacher_logits(teacher, batches, compute)),
-            settings=config.train.settled(inherited=job.inheritance is not None),
+            settings=config.train.settled(inherited=job.backbone.inheritance is not None),
             seed=config.seed,
             compute=compute,
             folder=folder,
@@ -185,8 +186,8 @@ def _read(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
         console.warn(leaked)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(config.seed, "initial weights"))
-        method, inheritance = _method(config, teacher, live.student, pool)
-    _check_batch(config.train.settled(inherited=inheritance is not None), config, pool, compute)
+        method, backbone = _method(config, teacher, live.student, pool, resumed=state == "interrupted")
+    _check_batch(config.train.settled(inherited=backbone.inheritance is not None), config, pool, compute)
     labels = None
     if method.needs_labels:
         found, matching = pool.matched_labels(teacher.classes)
@@ -202,7 +203,7 @@ def _read(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
         known = [] if data is None else [data.known()]
         deployment = read_images(config.deployment, teacher.preparation, limit=limit, seed=config.seed, known=known)
     check_recall(config.recall or "off", method.student, teacher, _split(config, pool).train, deployment)
-    return _Job(teacher, pool, method, data, labels, inheritance, deployment)
+    return _Job(teacher, pool, method, data, labels, backbone, deployment)
 
 
 def _check_batch(train: TrainSettings, config: DistillConfig, pool: ImagePool, compute: Compute) -> None:
@@ -228,7 +229,8 @@ def _claimed(folder: RunFolder, state: State, config: DistillConfig, compute: Co
         if state == "absent":
             settings = to_yaml(config, without=METHODS.keys() - {config.method})
             places = from_run(folder.path, config.model_dump())
-            folder.begin(settings, {**origin(**identities, compute=str(compute)), KEY: places})
+            plan = {} if job.backbone.plan is None else {SHRUNK: job.backbone.plan.model_dump()}
+            folder.begin(settings, {**origin(**identities, compute=str(compute)), KEY: places, **plan})
         else:
             before = folder.check_origin(**identities).get("compute")
             if before != str(compute):
@@ -276,49 +278,23 @@ def _split(config: DistillConfig, pool: ImagePool) -> PoolSplit:
 
 
 def _method(
-    config: DistillConfig, teacher: Teacher, student: nn.Module | None, pool: ImagePool
-) -> tuple[Method, Inheritance | None]:
-    """Return the method with its student, and what the student inherits; None where it starts at random."""
-    if student is not None:
-        backbone = copy_of(student)
-    else:
-        backbone = build_arch(
-            config.student,
-            num_classes=teacher.num_classes,
-            arch_args=config.student_args,
-            relative_to=Path(),
-            input_size=teacher.input_size,
-            channels=teacher.normalise.channels,
-        )
-        if config.train.random_weights == "torch" and parse_arch(config.student).source == "kd3":
-            draw_as_torch(backbone)
-    images = torch.from_numpy(pool.read(_split(config, pool).train[:SAMPLE_IMAGES]))
-    # A live teacher may already be on a GPU.
-    sample = teacher.normalise(images.to(teacher.normalise.scale.device))
-    assert teacher.input_size is not None
-    sound_logits(
-        backbone,
-        teacher.input_size,
-        what=f"student {config.student}",
-        channels=teacher.normalise.channels,
-        num_classes=teacher.num_classes,
-    )
-    inheritance = None
-    if config.init != "random":
-        must = config.init == "inherit"
-        inheritance = inherited(backbone, teacher, sample, blocks=config.inherit_blocks, name=config.student, must=must)
+    config: DistillConfig, teacher: Teacher, student: nn.Module | None, pool: ImagePool, *, resumed: bool
+) -> tuple[Method, Backbone]:
+    """Return the method with its student, and what the student was built from."""
+    sample = sample_of(pool, _split(config, pool), teacher)
+    backbone = backbone_for(config, teacher, student, sample, resumed=resumed)
     options = config.method_options
     if isinstance(options, (KD3Options, SimKDOptions)) and options.projector == "auto":
-        kind = projector_for(teacher, backbone, inherited=inheritance is not None)
+        kind = projector_for(teacher, backbone.network, inherited=backbone.inheritance is not None)
         options = options.model_copy(update={"projector": kind})
     method = build_method(
-        config.method, options, teacher=teacher, backbone=backbone, backbone_name=config.student, sample=sample
+        config.method, options, teacher=teacher, backbone=backbone.network, backbone_name=config.student, sample=sample
     )
     if config.train.random_weights == "torch":
         for module in method.modules():
             if isinstance(module, Projector):
                 draw_as_torch(module)
-    return method, inheritance
+    return method, backbone
 
 
 def _announcement(config: DistillConfig, job: _Job, compute: Compute) -> str:
@@ -350,6 +326,7 @@ def _finish(
         logits = score(method.student, batches, held_out, method.student.normalise, compute)
         of_own_teacher = agreement(logits, score(job.teacher, batches, held_out, job.teacher.normalise, compute))
     accuracy = kept_accuracy(read_metrics(folder.metrics, "evaluation"), result.best_step)
+    backbone, inheritance = job.backbone, job.backbone.inheritance
     summary = {
         "method": config.method,
         "teacher": config.teacher,
@@ -363,8 +340,8 @@ def _finish(
         "difference": None if accuracy is None or teachers is None else accuracy - teachers,
         "agreement_at_end": result.last_agreement,
         "agreement_with_own_teacher": of_own_teacher,
-        "init": "random" if job.inheritance is None else "inherit",
-        "inherited": 0.0 if job.inheritance is None else round(job.inheritance.share, 4),
+        "init": "random" if inheritance is None else "inherit",
+        "inherited": 0.0 if inheritance is None else round(inheritance.share, 4),
         "teacher_statistics": fitted.record(),
         "best_step": result.best_step,
         "steps": result.steps,
@@ -375,15 +352,17 @@ def _finish(
         "compute": str(compute),
         "seed": config.seed,
     }
-    arch = None if live.student is not None else config.student
-    if arch is not None and runs_code(arch):
+    if backbone.arch is not None and runs_code(backbone.arch):
         summary["student_code"] = True  # so that the commands that are shown next can say so
+    if backbone.arch is None and backbone.plan is not None:
+        summary["student"] = f"live:{config.student}"  # of a live teacher, whose network is asked for
     save_student(
         method.student.to("cpu").eval(),
         folder.student,
-        arch=arch,
-        arch_args=config.student_args,
+        arch=backbone.arch,
+        arch_args=backbone.arch_args,
         about=summary,
+        shrunk=backbone.plan,
     )
     if (record := _adapted(config, folder, job, live, compute)) is not None:
         summary = with_adaptation(summary, record)
@@ -395,7 +374,7 @@ def _adapted(
     config: DistillConfig, folder: RunFolder, job: _Job, live: Live, compute: Compute
 ) -> dict[str, Any] | None:
     """Adapt the student in the run folder, as `kd3 adapt` would; return the record."""
-    student = load_student(folder.student, module=live.student, trust_code=True)
+    student = load_student(folder.student, module=live.backbone(config.student), trust_code=True)
     precise = replace(compute, precision="32")
     adapted = adapt_student(
         student,

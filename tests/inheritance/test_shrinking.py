@@ -158,7 +158,7 @@ def test_a_narrower_teacher_is_the_teacher_in_which_nothing_reads_the_channels_t
 
 def test_channels_that_cannot_be_followed_are_said():
     pytest.importorskip("torch_pruning")
-    with pytest.raises(KD3Error, match="cannot be shrunk to 0.5.*Torch-Pruning cannot follow its channels"):
+    with pytest.raises(KD3Error, match=r"cannot be shrunk to 0\.5.*Torch-Pruning cannot follow its channels"):
         planned(teacher_of("shufflenet_v2"), "shrink:width:0.5")
 
 
@@ -190,7 +190,8 @@ def test_channels_without_torch_pruning_are_said(monkeypatch):
 
 
 def test_a_program_that_was_saved_whole_cannot_be_shrunk():
-    traced = torch.jit.trace(lively(build("resnet14", num_classes=4)), images())
+    with pytest.warns(DeprecationWarning):
+        traced = torch.jit.trace(lively(build("resnet14", num_classes=4)), images())
     with pytest.raises(KD3Error, match="saved whole"):
         planned(kd3.Teacher(traced, mean=MEAN, std=STD, input_size=16), "shrink:0.5")
 
@@ -289,7 +290,7 @@ def test_a_live_teacher_is_asked_for_when_its_shrunk_student_is_loaded(tmp_path,
     with pytest.raises(KD3Error, match="live module"):
         load_student(tmp_path / "run")
     again = load_student(tmp_path / "run", module=build("resnet14", num_classes=3))
-    assert torch.equal(again(images()), run.student(images()))
+    assert torch.allclose(again(images()), run.student(images()), atol=1e-5)
 
 
 def test_a_narrow_student_has_the_teachers_classifier_behind_a_correction(tmp_path, pool_folder):
@@ -318,38 +319,3 @@ def test_inspect_shows_the_plan(tmp_path, pool_folder):
     assert "measured on noise" not in done.stdout
     done = here("inspect", "--teacher", teacher, "--student", "shrink:2")
     assert (done.returncode, done.stdout) == (2, "")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("source", ["resnet", "vgg", "own", "transformers", "timm", "torchvision"])
-def test_shrunk_teachers_from_anywhere_are_distilled_and_exported(source, tmp_path, pool_folder):
-    from model_libraries import need
-
-    pytest.importorskip("torch_pruning")
-    teacher, asked = _teacher_from(source, tmp_path, need)
-    distilled(teacher, asked, pool_folder, tmp_path / "run", method="kd3" if source == "resnet" else "kd")
-    out = kd3.export(tmp_path / "run", tmp_path / "out", trust_code=True, quiet=True)
-    onnx = next(one for one in out.files if one.file == "student.onnx")
-    assert onnx.largest_difference < 1e-4 * 10
-
-
-def _teacher_from(source: str, folder, need) -> tuple[str, str]:
-    from kd3.models.arch import build_arch
-
-    if source == "own":
-        return own_teacher(folder), "shrink:0.2"
-    if source in ("resnet", "vgg"):
-        name = {"resnet": "resnet14", "vgg": "vgg8"}[source]
-        return described(folder, f"kd3:{name}", build(name, num_classes=3)), "shrink:0.3"
-    need(source)
-    if source == "transformers":
-        from transformers import ViTConfig, ViTForImageClassification
-
-        sizes = {"hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 48, "num_hidden_layers": 3}
-        network = ViTForImageClassification(ViTConfig(**sizes, image_size=16, patch_size=4, num_labels=3))
-        network.save_pretrained(folder / "vit")
-        (folder / "teacher.yaml").write_text(f"arch: hf:./vit\nmean: {list(MEAN)}\nstd: {list(STD)}\ninput_size: 16\n")
-        return str(folder / "teacher.yaml"), "shrink:0.5"
-    if source == "timm":
-        return described(folder, "timm:resnet10t", build_arch("timm:resnet10t", num_classes=3)), "shrink:width:0.3"
-    return described(folder, "torchvision:resnet18", build_arch("torchvision:resnet18", num_classes=3)), "shrink:0.4"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kd3.config.shrink import Shrink
 from kd3.errors import KD3Error
-from kd3.inheritance.depth import Rule, blocks_to_drop
+from kd3.inheritance.depth import Blocks, Rule, blocks_to_drop, measured_blocks
 from kd3.inheritance.plan import Inheritance, Part
 from kd3.inheritance.width import CannotNarrow, narrowed
 from kd3.models.copying import copy_of
@@ -20,22 +20,23 @@ from kd3.models.shrunk import shrink
 from kd3.models.teacher import Teacher
 
 PROBED = 2  # images
-SMALL_SIDE, OF_LARGE = 64, 8  # blocks are measured on so many images where these are larger
+MEASURED, MEASURED_LARGE, SMALL_SIDE = 32, 8, 64  # images that blocks are measured on
 
 
-def plan_shrinking(teacher: Teacher, images: Tensor, asked: Shrink, *, rule: Rule) -> ShrinkPlan:
+def plan_shrinking(
+    teacher: Teacher, images: Tensor, asked: Shrink, *, rule: Rule, known: Blocks | None = None
+) -> ShrinkPlan:
     """Return what to leave out of a teacher, so that at most the share asked for of its multiply-adds is left.
 
     Blocks first, as their removal is what a student recovers from and what saves time; where a network has too few of
     them, or where only channels are asked for, channels.
 
-    Shapes: images (B, C, H, W), normalised: unlabelled ones, of the pool.
+    Shapes: images (B, C, H, W), normalised: unlabelled ones, of the pool. `known`: its blocks, if they were measured.
 
     Raises:
         KD3Error: it cannot be made as small; the sentence says how small, and why.
     """
     network = _copy(teacher)
-    images = images if images.shape[-1] <= SMALL_SIDE else images[:OF_LARGE]
     probe = images[:PROBED]
     before = multiply_adds(network, probe)
     if not before:
@@ -50,7 +51,8 @@ def plan_shrinking(teacher: Teacher, images: Tensor, asked: Shrink, *, rule: Rul
     most = asked.share * before
     blocks: list[str] = []
     if asked.kind != "width":
-        blocks = [path for block in blocks_to_drop(teacher, images, most=most, rule=rule) for path in block.paths]
+        known = known or blocks_of(teacher, images, rule)
+        blocks = [path for block in blocks_to_drop(known, most=most) for path in block.paths]
     plan = _measured(teacher, whole.model_copy(update={"blocks": blocks}), probe)
     if plan.multiply_adds <= most:
         return plan
@@ -66,6 +68,16 @@ def plan_shrinking(teacher: Teacher, images: Tensor, asked: Shrink, *, rule: Rul
     sets: list[list[int]] = []
     tensors = {name: [_place(axis, sets) for axis in axes] for name, axes in kept.items()}
     return _measured(teacher, plan.model_copy(update={"kept": sets, "tensors": tensors, "sizes": sizes}), probe)
+
+
+def blocks_of(teacher: Teacher, images: Tensor, rule: Rule) -> Blocks:
+    """Return the teacher's blocks that can be left out, measured on some of the images (B, C, H, W).
+
+    Raises:
+        KD3Error: it is a program that was saved whole.
+    """
+    _check_parts(teacher)
+    return measured_blocks(teacher, images[: MEASURED if images.shape[-1] <= SMALL_SIDE else MEASURED_LARGE], rule)
 
 
 def shrunk(teacher: Teacher, plan: ShrinkPlan) -> nn.Module:
@@ -136,12 +148,17 @@ def _measured(teacher: Teacher, plan: ShrinkPlan, probe: Tensor) -> ShrinkPlan:
 
 
 def _copy(teacher: Teacher) -> nn.Module:
+    _check_parts(teacher)
+    return copy_of(teacher.module)
+
+
+def _check_parts(teacher: Teacher) -> None:
+    """Refuse a teacher whose parts cannot be told apart."""
     if any(isinstance(part, torch.jit.ScriptModule | torch.fx.GraphModule) for part in teacher.module.modules()):
         raise KD3Error(
             f"teacher {teacher.name} is a program that was saved whole, of which no part can be left out; name the "
             f"code that builds it (path/to/net.py:build) and its weights, or another student"
         )
-    return copy_of(teacher.module)
 
 
 def _place(axis: Sequence[int] | None, sets: list[list[int]]) -> int | None:

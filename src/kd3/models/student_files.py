@@ -155,7 +155,7 @@ def load_student(path: str | Path, *, module: nn.Module | None = None, trust_cod
 def _built(folder: Path, about: dict[str, Any], tensors: dict[str, Tensor], module: nn.Module | None) -> Student:
     backbone = copy_of(module) if module is not None else _backbone(folder, about)
     if about.get("shrunk") is not None:
-        shrink(backbone, ShrinkPlan.model_validate(about["shrunk"]))
+        shrink(backbone.requires_grad_(True), ShrinkPlan.model_validate(about["shrunk"]))
     call_as(backbone, Calling(**about.get("calling", {})))
     head = Head(**about["head"]) if about["head"] else None
     projector = build_projector(**about["projector"]) if about["projector"] else None

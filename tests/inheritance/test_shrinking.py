@@ -190,7 +190,7 @@ def test_channels_without_torch_pruning_are_said(monkeypatch):
 
 
 def test_a_program_that_was_saved_whole_cannot_be_shrunk():
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="jit.trace"):
         traced = torch.jit.trace(lively(build("resnet14", num_classes=4)), images())
     with pytest.raises(KD3Error, match="saved whole"):
         planned(kd3.Teacher(traced, mean=MEAN, std=STD, input_size=16), "shrink:0.5")

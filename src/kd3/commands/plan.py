@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from kd3.models.teacher import Teacher
 from kd3.planning.advice import best_student, budget_for, for_the_crawl, method_for
 from kd3.planning.candidates import Candidate, candidates
 from kd3.planning.costs import SMALL_SIDE, Cost, costs
+from kd3.planning.idle_clock import idle_seconds
 from kd3.planning.outcome import Choice, Plan
 from kd3.planning.pace import Pace, pace_of
 from kd3.pool import ImagePool
@@ -136,9 +136,9 @@ def _look(teacher: Teacher, pool: ImagePool, compute: Compute) -> tuple[Measurem
     count = LOOKED_AT if pool.image_size <= SMALL_SIDE else LOOKED_AT_LARGE
     places = np.sort(np.random.default_rng(0).permutation(len(pool))[:count])
     drawn = ImagePool.from_array(pool.read(places))
-    began = time.monotonic()
+    began = idle_seconds(compute.device)
     found = measure(teacher, drawn, None, compute, limit=0, seed=0, sample_of=len(pool))
-    return found, (time.monotonic() - began) / len(places)
+    return found, (idle_seconds(compute.device) - began) / len(places)
 
 
 def _deployment(source: str, teacher: Teacher, found: Measurement, compute: Compute) -> str:

@@ -319,7 +319,7 @@ examples:
   kd3 plan --teacher teacher.yaml --pool pool --minutes 30 --deployment camera/
 
 Nothing is written. It looks at 1,000 images of the pool, times each candidate on one thread of this machine's CPU,
-and takes twenty steps of a run. Machines that do other work beside give longer times.""",
+and takes twenty steps of a run. Times are those of an otherwise idle machine.""",
         json=True,
     ),
     "shift": Command(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,8 +11,10 @@ from torch import Tensor, nn
 
 from kd3.models.head import evaluating
 from kd3.models.multiply_adds import multiply_adds
+from kd3.planning.idle_clock import idle_seconds
 
-SECONDS = 12.0  # for the latencies of all networks together
+CPU = torch.device("cpu")
+SECONDS = 10.0  # for the latencies of all networks together
 TURNS = 7  # at most
 REPEATS = 8  # of a single image in a turn
 BATCH, BATCH_OF_LARGE, SMALL_SIDE = 64, 8, 64
@@ -58,19 +59,19 @@ def _milliseconds(networks: Mapping[str, nn.Module], many: Tensor) -> dict[tuple
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     found: dict[tuple[str, int], list[float]] = {}
-    began = time.monotonic()
+    began = idle_seconds(CPU)
     try:
         with torch.inference_mode():
             for turn in range(TURNS + 1):
-                if turn > 1 and time.monotonic() - began > SECONDS:
+                if turn > 1 and idle_seconds(CPU) - began > SECONDS:
                     break
                 for name, network in networks.items():
                     with evaluating(network):
                         for images, repeats in ((many[:1], REPEATS), (many, 1)):
-                            start = time.perf_counter()
+                            start = idle_seconds(CPU)
                             for _ in range(repeats):
                                 network(images)
-                            taken = 1000 * (time.perf_counter() - start) / repeats
+                            taken = 1000 * (idle_seconds(CPU) - start) / repeats
                             if turn:  # the first warms up
                                 found.setdefault((name, len(images)), []).append(taken)
     finally:

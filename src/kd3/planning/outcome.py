@@ -72,7 +72,7 @@ class Plan:
         lines += [
             f"  student     {self._student()}",
             f"  run         {self.images:,} images in about {clock(self._seconds())}, by {self.pace.steps} measured "
-            f"steps of {self.pace.batch} images ({1000 * self.pace.seconds:.0f} ms each; {self.compute})",
+            f"step{'s' * (self.pace.steps > 1)} of {self.pace.batch} images ({1000 * self.pace.seconds:.0f} ms each; {self.compute})",
             *(
                 f"  {'advice' if not place else '':<10}  {one.what}: {one.why} ({one.page})"
                 for place, one in enumerate(self.advice)

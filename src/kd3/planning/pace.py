@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from kd3.compute import Compute
 from kd3.config.training import TrainSettings
 from kd3.methods.base import Method
+from kd3.planning.idle_clock import idle_seconds
 from kd3.pool import ImagePool
 from kd3.training.learner import Learner
 from kd3.training.pool_batches import PoolBatches
@@ -27,7 +27,7 @@ class Pace:
 
     steps: int
     batch: int  # images
-    seconds: float  # a step: the median
+    seconds: float  # a step, on an otherwise idle machine: the median
 
     @property
     def images_per_second(self) -> float:
@@ -46,15 +46,13 @@ def pace_of(method: Method, pool: ImagePool, places: np.ndarray, settings: Train
     order = np.resize(places, batch * (STEPS + WARM_UP))
     method.train()
     times: list[float] = []
-    began = time.monotonic()
+    began = idle_seconds(compute.device)
     with torch.random.fork_rng(devices=[compute.device] if compute.device.type == "cuda" else []):
         for number, images in enumerate(batches.iterate(order, batch)):
-            start = time.perf_counter()
+            start = idle_seconds(compute.device)
             learner.step(number, images, torch.from_numpy(order[number * batch : (number + 1) * batch]))
-            if compute.device.type == "cuda":
-                torch.cuda.synchronize(compute.device)
-            times.append(time.perf_counter() - start)
-            if len(times) > WARM_UP and time.monotonic() - began > SECONDS:
+            times.append(idle_seconds(compute.device) - start)
+            if len(times) > WARM_UP and idle_seconds(compute.device) - began > SECONDS:
                 break
     counted = times[WARM_UP:]
     return Pace(len(counted), batch, statistics.median(counted))

@@ -75,7 +75,7 @@ def test_it_is_told_to_people_and_to_machines(found):
         "one image",
         "64 images",
         "begin with" if found.student else "none of these",
-        "measured steps",
+        "steps of",
         "kd3 distill",
     ):
         assert words in text

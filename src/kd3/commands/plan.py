@@ -204,8 +204,8 @@ class _Run:
                 f"--minutes {minutes:g} are too few for one step of {self.pace.batch} images on this machine; with the "
                 f"pool scored first it takes about {least:.2g} minutes"
             )
-        digits = max(0, len(str(images)) - 2)
-        return images // 10**digits * 10**digits
+        unit = int(10 ** max(0, len(str(images)) - 2))
+        return images // unit * unit
 
     def _parts(self, cost: Cost, measured: Cost, teacher: Cost) -> tuple[float, float]:
         """Return the seconds of a training image, and those before the first."""

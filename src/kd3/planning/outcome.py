@@ -71,8 +71,8 @@ class Plan:
             return "\n".join([*lines, "  student     none of the teacher's family is smaller; name one of your own"])
         lines += [
             f"  student     {self._student()}",
-            f"  run         {self.images:,} images in about {clock(self._seconds())}, by {self.pace.steps} measured "
-            f"step{'s' * (self.pace.steps > 1)} of {self.pace.batch} images ({1000 * self.pace.seconds:.0f} ms each; {self.compute})",
+            f"  run         {self.images:,} images in about {clock(self._seconds())}: {self.pace.steps} steps of "
+            f"{self.pace.batch} images took {1000 * self.pace.seconds:.0f} ms each ({self.compute})",
             *(
                 f"  {'advice' if not place else '':<10}  {one.what}: {one.why} ({one.page})"
                 for place, one in enumerate(self.advice)

@@ -89,7 +89,7 @@ def test_it_is_told_to_people_and_to_machines(found):
 def test_minutes_that_are_too_few_for_a_step_are_refused(teacher, pool_folder):
     done = here("plan", "--teacher", teacher, "--pool", pool_folder, "--minutes", "0.000001", "--quiet")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "too few for one step of 64 images" in done.stderr
+    assert "too few for one step of" in done.stderr
     done = here("plan", "--teacher", teacher, "--pool", pool_folder, "--minutes", "0")
     assert done.returncode == 2
 

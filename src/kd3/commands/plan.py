@@ -96,7 +96,7 @@ def _plan(config: PlanConfig, teacher: Teacher | None, pool: ImagePool | None) -
         pace = (
             _pace(measured, method, teacher, pool, split.train, settings, compute, sample)
             if measured is not None
-            else Pace(0, settings.batch_size, 0.0)
+            else Pace(0, settings.batch, 0.0)
         )
     run_of = _Run(pace, each, len(split.train), found.kept.share if method == "kd3" else None)
     affordable = None
@@ -173,8 +173,8 @@ def _pace(
     method = build_method(
         name, options, teacher=teacher, backbone=backbone, backbone_name=candidate.name, sample=sample
     )
-    rated = settings.with_rates(inherited=candidate.inherits > 0)
-    return pace_of(method, pool, places, rated, compute)
+    settled = settings.settled(inherited=candidate.inherits > 0)
+    return pace_of(method, pool, places, settled, compute)
 
 
 class _Run:

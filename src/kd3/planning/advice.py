@@ -13,7 +13,7 @@ from kd3.planning.costs import Cost
 
 LIKE_OURS = 0.33  # of the teacher's multiply-adds: ResNet-20 beside ResNet-56, which our results are of
 AT_MOST = 0.6
-USUAL, LARGEST, SHORT = 200_000, 1_000_000, 60_000  # training images that our results are of
+USUAL, LARGEST = 200_000, 1_000_000  # training images that our results are of
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,7 @@ def budget_for(affordable: int | None) -> tuple[int, Advice]:
     if affordable >= LARGEST:
         why = "what we have results of; nothing larger was tried"
         return LARGEST, Advice("--images 1M", why, "docs/results/long.md")
-    few = "; below 60,000 images --batch-size 32 is better" if affordable < SHORT else ""
-    page = "docs/results/recipe.md" if few else "docs/results/long.md"
-    return affordable, Advice(f"--images {affordable}", f"what the minutes allow{few}", page)
+    return affordable, Advice(f"--images {affordable}", "what the minutes allow", "docs/results/long.md")
 
 
 def for_the_crawl(found: Measurement, *, has_deployment: bool) -> list[Advice]:

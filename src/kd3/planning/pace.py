@@ -40,7 +40,7 @@ def pace_of(method: Method, pool: ImagePool, places: np.ndarray, settings: Train
 
     `places` are the positions in the pool of the images to train on. Steps of a slow network are fewer than twenty.
     """
-    batch = min(settings.batch_size, len(places))
+    batch = min(settings.batch, len(places))
     learner = Learner(method, settings, seed=0, total_steps=STEPS + WARM_UP, compute=compute)
     batches = PoolBatches(pool, compute)
     order = np.resize(places, batch * (STEPS + WARM_UP))

@@ -85,3 +85,5 @@ def test_shrunk_teachers_from_anywhere_are_distilled_and_exported(arch, student,
     onnx = next(one for one in shipped.files if one.file == "student.onnx")
     logits = run.student(run.student.normalise(torch.zeros(1, 3, 16, 16, dtype=torch.uint8)))
     assert onnx.largest_difference <= 1e-4 * max(1.0, float(logits.detach().abs().max()))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "of its multiply-adds, distilled with kd3" in card

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pydantic import ConfigDict, Field
 
 from kd3.config.settings import Settings
@@ -30,3 +33,12 @@ class ShrinkPlan(Settings):
     def reached(self) -> float:
         """Share of the multiply-adds that is left, in (0, 1]."""
         return self.multiply_adds / self.multiply_adds_before
+
+
+def architecture_in_words(about: Mapping[str, Any]) -> str | None:
+    """Return what network a student's `config.json` describes; None for a live module."""
+    arch, plan = about["arch"], about.get("shrunk")
+    if plan is None:
+        return arch  # type: ignore[no-any-return]  # checked when it was read
+    reached = ShrinkPlan.model_validate(plan).reached
+    return f"{arch or 'a module of your own'}, shrunk to {100 * reached:.0f}% of its multiply-adds"

@@ -51,9 +51,7 @@ def method_for(teacher: Teacher) -> tuple[str, Advice]:
 def budget_for(affordable: int | None) -> tuple[int, Advice]:
     """Return the training images of a run, and why; `affordable` is what the minutes allow, None: they are not said."""
     if affordable is None:
-        why = (
-            "the default; 1M brought 2.7 points more, 60k were 2 (inherited, one seed) to 7 (random start) points worse"
-        )
+        why = "the default; five times as many brought 2.7 points more (one seed)"
         return USUAL, Advice(f"--images {USUAL // 1000}k", why, "docs/results/long.md")
     if affordable >= LARGEST:
         why = "what we have results of; nothing larger was tried"

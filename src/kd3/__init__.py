@@ -23,6 +23,7 @@ _PUBLIC = {
     "ingest": "kd3.pool",
     "load_student": "kd3.models.student_files",
     "load_teacher": "kd3.models.load_teacher",
+    "plan": "kd3.commands.plan",
     "predict": "kd3.commands.predict",
     "report": "kd3.commands.report",
     "study": "kd3.commands.study",
@@ -43,6 +44,7 @@ __all__ = [
     "ingest",
     "load_student",
     "load_teacher",
+    "plan",
     "predict",
     "report",
     "select",
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from kd3.commands.distill import distill
     from kd3.commands.evaluate import evaluate
     from kd3.commands.export import export
+    from kd3.commands.plan import plan
     from kd3.commands.predict import predict
     from kd3.commands.report import report
     from kd3.commands.select import select

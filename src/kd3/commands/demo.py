@@ -37,6 +37,7 @@ class DemoResult:
     """What the demo ends with."""
 
     folder: Path
+    teacher: Path  # its description
     figures: dict[str, dict[str, Any]]  # of teacher, kd3, kd: the evaluation on the put-away digits
     agreement_on_web: dict[str, float]  # of kd3, kd: with the teacher on held-out web images, percent
     digits_in_pool: float  # percent of the pool that really shows a digit
@@ -46,7 +47,7 @@ class DemoResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, for JSON."""
-        return {**self.__dict__, "folder": str(self.folder)}
+        return {**self.__dict__, "folder": str(self.folder), "teacher": str(self.teacher)}
 
     def __str__(self) -> str:
         count = self.figures["teacher"]["images"]
@@ -64,6 +65,8 @@ class DemoResult:
             f"the budget of {self.images:,} images is short: it shows who learns faster; with 20k plain KD catches up",
             f"picture: {self.folder / 'selection.png'}",
             f"all of it took {clock(self.seconds)}; one seed, so differences of a few points mean nothing",
+            "before a run of your own, kd3 plan says which student to take, what it costs and what to expect; here:",
+            f"  {shlex.join(['kd3', 'plan', '--teacher', str(self.teacher), '--pool', str(self.folder / 'pool')])}",
         ]
         return "\n".join(lines)
 
@@ -99,6 +102,7 @@ def run(config: DemoConfig) -> DemoResult:
     in_pool, kept = truth_of_selection(pool, folder / "runs" / "kd3", data.crawl.truth_file)
     result = DemoResult(
         folder=folder,
+        teacher=teacher,
         figures=figures,
         agreement_on_web={m: read_summary(folder / "runs" / m)["agreement"] for m in METHODS},
         digits_in_pool=in_pool,

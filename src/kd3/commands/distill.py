@@ -106,8 +106,8 @@ def distill(
 
     Args:
         teacher: a description file, or a live `Teacher`.
-        student: an architecture (`kd3:resnet20`, `net.py:build`), or a live untrained module, of
-            which a copy is trained.
+        student: an architecture (`kd3:resnet20`, `net.py:build`), `shrink:0.3` for a smaller teacher, or a
+            live untrained module, of which a copy is trained.
         pool: folder made by `kd3.ingest`, or a live pool.
         out: folder of the run.
         dry_run: read, check and resolve everything, train and write nothing, and return what the run would be.
@@ -165,11 +165,11 @@ def _distill(config: DistillConfig, *, resume: bool, live: Live) -> Run:
     state = _state(folder, resume)
     if state == "finished":
         console.say(f"{folder.path} is finished; there is nothing to resume")
-        return Run(folder.path, read_summary(folder.path), live.student)
+        return Run(folder.path, read_summary(folder.path), live.backbone(config.student))
     config, compute = _resolved(config)
     with launched(compute, devices=config.devices, nodes=config.nodes) as together:
         summary = train(config, together, state, live)
-    return Run(folder.path, summary, live.student)
+    return Run(folder.path, summary, live.backbone(config.student))
 
 
 def _rehearsed(config: DistillConfig, *, resume: bool, live: Live) -> Rehearsal:

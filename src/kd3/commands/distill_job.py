@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from kd3 import console
 from kd3.class_names import are_numbers, nameless
-from kd3.commands.fitting import check_several_labels, check_trains, fitted, normalisation_on, one_class, spread
+from kd3.commands.backbones import Backbone, backbone_for, sample_of
+from kd3.commands.fitting import check_several_labels, check_trains, fitted, normalisation_on, one_class
 from kd3.compute import Compute
 from kd3.config.commands import GIVEN_IMAGES, DistillConfig
 from kd3.config.methods import KD3Options, SimKDOptions
+from kd3.config.shrink import is_shrunk
 from kd3.config.training import TrainSettings
 from kd3.errors import KD3Error
-from kd3.inheritance.inherited import inherited
-from kd3.inheritance.plan import Inheritance
 from kd3.measure.labelled import LabelledImages
 from kd3.measure.leak import leak
 from kd3.methods.base import Method, build_method
 from kd3.methods.shared_classifier import projector_for
-from kd3.models.arch import build_arch, parse_arch
-from kd3.models.copying import copy_of
 from kd3.models.load_teacher import load_teacher
 from kd3.models.projector import Projector, draw_as_torch
-from kd3.models.soundness import sound_logits
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.pool.kept_out import KnownImages
@@ -38,8 +34,6 @@ from kd3.training.fixed_views import check_fixed_views
 from kd3.training.pool_split import PoolSplit, split_pool
 from kd3.training.randomness import seed_for
 
-SAMPLE_IMAGES = 64
-
 
 @dataclass(frozen=True)
 class Live:
@@ -48,6 +42,12 @@ class Live:
     teacher: Teacher | None = None
     student: nn.Module | None = None
     pool: ImagePool | None = None
+
+    def backbone(self, student: str) -> nn.Module | None:
+        """Return the network that only its caller can build: the live student's, or a live teacher's to be shrunk."""
+        if self.teacher is not None and self.student is None and is_shrunk(student):
+            return self.teacher.module
+        return self.student
 
     @property
     def again(self) -> bool:
@@ -64,7 +64,7 @@ class Job:
     method: Method
     data: LabelledImages | None
     labels: Tensor | None
-    inheritance: Inheritance | None  # None: the student starts at random
+    backbone: Backbone
     deployment: ChosenImages | None
     kept_out: list[KnownImages]  # which no statistics are counted on
 
@@ -89,8 +89,8 @@ def read_job(config: DistillConfig, compute: Compute, state: State, live: Live) 
         console.warn(leaked)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(config.seed, "initial weights"))
-        method, inheritance = _method(config, teacher, live.student, pool)
-    _check_batch(config.train.settled(inherited=inheritance is not None), config, pool, compute)
+        method, backbone = _method(config, teacher, live.student, pool, resumed=state == "interrupted")
+    _check_batch(config.train.settled(inherited=backbone.inheritance is not None), config, pool, compute)
     labels = None
     if method.needs_labels:
         found, matching = pool.matched_labels(teacher.classes)
@@ -109,7 +109,7 @@ def read_job(config: DistillConfig, compute: Compute, state: State, live: Live) 
         known = [*kept_out, *([] if data is None else [data.known()])]
         deployment = read_images(config.deployment, teacher.preparation, limit=limit, seed=config.seed, known=known)
     check_recall(config.recall or "off", method.student, teacher, split_of(config, pool).train, deployment)
-    return Job(teacher, pool, method, data, labels, inheritance, deployment, kept_out)
+    return Job(teacher, pool, method, data, labels, backbone, deployment, kept_out)
 
 
 def _warn_of_kept_out(pool: ImagePool, kept_out: list[KnownImages]) -> None:
@@ -153,48 +153,20 @@ def split_of(config: DistillConfig, pool: ImagePool) -> PoolSplit:
 
 
 def _method(
-    config: DistillConfig, teacher: Teacher, student: nn.Module | None, pool: ImagePool
-) -> tuple[Method, Inheritance | None]:
-    """Return the method with its student, and what the student inherits; None where it starts at random."""
-    if student is not None:
-        backbone = copy_of(student)
-    else:
-        backbone = build_arch(
-            config.student,
-            num_classes=teacher.num_classes,
-            arch_args=config.student_args,
-            relative_to=Path(),
-            input_size=teacher.input_size,
-            channels=teacher.normalise.channels,
-        )
-        if config.train.random_weights == "torch" and parse_arch(config.student).source == "kd3":
-            draw_as_torch(backbone)
-    images = torch.from_numpy(pool.read(spread(split_of(config, pool).train, SAMPLE_IMAGES)))
-    # A live teacher may already be on a GPU.
-    sample = teacher.normalise(images.to(teacher.normalise.scale.device))
-    assert teacher.input_size is not None
-    sound_logits(
-        backbone,
-        teacher.input_size,
-        what=f"student {config.student}",
-        channels=teacher.normalise.channels,
-        num_classes=teacher.num_classes,
-        output=config.student_output,
-        chosen_by="--student-output {}",
-    )
-    inheritance = None
-    if config.init != "random":
-        must = config.init == "inherit"
-        inheritance = inherited(backbone, teacher, sample, blocks=config.inherit_blocks, name=config.student, must=must)
+    config: DistillConfig, teacher: Teacher, student: nn.Module | None, pool: ImagePool, *, resumed: bool
+) -> tuple[Method, Backbone]:
+    """Return the method with its student, and what the student was built from."""
+    sample = sample_of(pool, split_of(config, pool), teacher)
+    backbone = backbone_for(config, teacher, student, sample, resumed=resumed)
     options = config.method_options
     if isinstance(options, (KD3Options, SimKDOptions)) and options.projector == "auto":
-        kind = projector_for(teacher, backbone, inherited=inheritance is not None)
+        kind = projector_for(teacher, backbone.network, inherited=backbone.inheritance is not None)
         options = options.model_copy(update={"projector": kind})
     method = build_method(
-        config.method, options, teacher=teacher, backbone=backbone, backbone_name=config.student, sample=sample
+        config.method, options, teacher=teacher, backbone=backbone.network, backbone_name=config.student, sample=sample
     )
     if config.train.random_weights == "torch":
         for module in method.modules():
             if isinstance(module, Projector):
                 draw_as_torch(module)
-    return method, inheritance
+    return method, backbone

@@ -13,6 +13,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from kd3 import console
+from kd3.commands.backbones import SHRUNK
 from kd3.commands.distill_job import Job, Live, read_job, split_of
 from kd3.compute import Compute
 from kd3.config.commands import DistillConfig
@@ -90,7 +91,7 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
             batches=batches,
             split=split,
             teacher_logits=cache(lambda: teacher_logits(teacher, batches, compute)),
-            settings=config.train.settled(inherited=job.inheritance is not None),
+            settings=config.train.settled(inherited=job.backbone.inheritance is not None),
             seed=config.seed,
             compute=compute,
             folder=folder,
@@ -133,7 +134,8 @@ def _claimed(folder: RunFolder, state: State, config: DistillConfig, compute: Co
         if state == "absent":
             settings = to_yaml(config, without=METHODS.keys() - {config.method})
             places = from_run(folder.path, config.model_dump())
-            folder.begin(settings, {**origin(**identities, compute=str(compute)), KEY: places})
+            plan = {} if job.backbone.plan is None else {SHRUNK: job.backbone.plan.model_dump()}
+            folder.begin(settings, {**origin(**identities, compute=str(compute)), KEY: places, **plan})
         else:
             before = folder.check_origin(**identities).get("compute")
             if before != str(compute):
@@ -191,6 +193,7 @@ def _finish(
         logits = score(method.student, batches, held_out, method.student.normalise, compute)
         of_own_teacher = agreement(logits, score(job.teacher, batches, held_out, job.teacher.normalise, compute))
     accuracy = kept_accuracy(read_metrics(folder.metrics, "evaluation"), result.best_step)
+    backbone, inheritance = job.backbone, job.backbone.inheritance
     summary = {
         "method": config.method,
         "teacher": config.teacher,
@@ -204,8 +207,8 @@ def _finish(
         "difference": None if accuracy is None or teachers is None else accuracy - teachers,
         "agreement_at_end": result.last_agreement,
         "agreement_with_own_teacher": of_own_teacher,
-        "init": "random" if job.inheritance is None else "inherit",
-        "inherited": 0.0 if job.inheritance is None else round(job.inheritance.share, 4),
+        "init": "random" if inheritance is None else "inherit",
+        "inherited": 0.0 if inheritance is None else round(inheritance.share, 4),
         "teacher_statistics": fitted.record(),
         "best_step": result.best_step,
         "steps": result.steps,
@@ -216,15 +219,17 @@ def _finish(
         "compute": str(compute),
         "seed": config.seed,
     }
-    arch = None if live.student is not None else config.student
-    if arch is not None and runs_code(arch):
+    if backbone.arch is not None and runs_code(backbone.arch):
         summary["student_code"] = True  # so that the commands that are shown next can say so
+    if backbone.arch is None and backbone.plan is not None:
+        summary["student"] = f"live:{config.student}"  # of a live teacher, whose network is asked for
     save_student(
         method.student.to("cpu").eval(),
         folder.student,
-        arch=arch,
-        arch_args=config.student_args,
+        arch=backbone.arch,
+        arch_args=backbone.arch_args,
         about=summary,
+        shrunk=backbone.plan,
     )
     if (record := _adapted(config, folder, job, live, compute)) is not None:
         summary = with_adaptation(summary, record)
@@ -234,7 +239,7 @@ def _finish(
 
 def _adapted(config: DistillConfig, folder: RunFolder, job: Job, live: Live, compute: Compute) -> dict[str, Any] | None:
     """Adapt the student in the run folder, as `kd3 adapt` would; return the record."""
-    student = load_student(folder.student, module=live.student, trust_code=True)
+    student = load_student(folder.student, module=live.backbone(config.student), trust_code=True)
     precise = replace(compute, precision="32")
     adapted = adapt_student(
         student,

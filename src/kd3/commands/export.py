@@ -18,6 +18,7 @@ from kd3.config.commands import ExportConfig
 from kd3.config.settings import build
 from kd3.errors import KD3Error
 from kd3.models.load_teacher import load_teacher
+from kd3.models.shrink_plan import architecture_in_words
 from kd3.models.student import Student
 from kd3.models.student_files import DESCRIPTION, adaptation_of, load_student, read_student_description
 from kd3.pool import ImagePool
@@ -247,7 +248,7 @@ def _metadata(about: dict[str, Any], preprocessing: str) -> dict[str, str]:
         "input_size": str(about["input_size"]),
         "preparation": json.dumps(about.get("preparation")),
         "input": takes,
-        "arch": str(about["arch"]),
+        "arch": str(architecture_in_words(about)),
         "method": str(told.get("method", "")),
         "teacher": Path(str(told.get("teacher", ""))).name,
         "kd3": __version__,

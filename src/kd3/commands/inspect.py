@@ -11,24 +11,34 @@ import torch
 from torch import nn
 
 from kd3.class_names import are_numbers, nameless
+from kd3.commands.backbones import SAMPLE_IMAGES, sample_of
 from kd3.commands.fitting import LOOKED_AT, fitted, normalisation_on
 from kd3.compute import resolve
 from kd3.config.commands import InspectConfig
+from kd3.config.shrink import PREFIX, parse_shrink
+from kd3.config.training import TrainSettings
 from kd3.domain_shift.normalisation import NormalisationCheck
+from kd3.errors import KD3Error
 from kd3.inheritance.inherited import planned, rows
 from kd3.inheritance.plan import Inheritance
+from kd3.inheritance.shrinking import described, plan_shrinking
 from kd3.models.arch import build_arch
 from kd3.models.calling import calling_of
+from kd3.models.head import probe_images
 from kd3.models.load_teacher import load_teacher
+from kd3.models.multiply_adds import multiply_adds
+from kd3.models.shrink_plan import ShrinkPlan
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.pool.watch import watched
 from kd3.text import one_line
+from kd3.training.pool_split import split_pool
 
 WITHOUT_FEATURES = "--kd3.classifier own --kd3.alignment none --kd3.logit-weight 1"
 WITH_FEATURES = "--kd3.classifier own"
 SHOWN = 10  # class names
 PROBED = 2  # images; programs may be exported for more than one
+HOLDOUT = int(TrainSettings.model_fields["holdout"].default)
 
 
 @dataclass(frozen=True)
@@ -56,10 +66,12 @@ class Inspection:
     normalisation: NormalisationCheck | None  # on a pool
     student: str | None = None
     inheritance: Inheritance | None = None  # what the student would take from this teacher
+    shrunk: ShrinkPlan | None = None  # of a student that is this teacher made smaller
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, for JSON."""
         found = {**self.__dict__, "normalisation": None, "inheritance": None}
+        found["shrunk"] = None if self.shrunk is None else self.shrunk.model_dump()
         if self.inheritance is not None:
             table = [asdict(row) for row in rows(self.inheritance)]
             found["inheritance"] = {"share": self.inheritance.share, "parts": table}
@@ -98,6 +110,11 @@ class Inspection:
             lines += self._normalisation_lines(self.normalisation)
         if self.inheritance is not None:
             lines += self._inheritance_lines(self.inheritance)
+        if self.shrunk is not None:
+            first, *rest = described(self.shrunk)
+            lines += [f"  student     {self.student}: {first}", *(f"              {line}" for line in rest)]
+            if self.normalisation is None:
+                lines.append("              measured on noise; --pool POOL measures it on the images that it will see")
         return "\n".join(lines)
 
     def _head_lines(self) -> list[str]:
@@ -153,15 +170,14 @@ def inspect(
     Args:
         path: as for `kd3.load_teacher`.
         pool: looks there whether mean, std and the order of colours fit.
-        student: an architecture, or a live module: adds the table of what it would inherit.
+        student: an architecture, or a live module: adds the table of what it would inherit; or `shrink:0.3`: what
+            such a student leaves out of the teacher.
 
     Raises:
         KD3Error: one of them cannot be loaded, or the pool's images are of another size.
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
     teacher = load_teacher(path)
-    check = None
+    check, opened = None, None
     if pool is not None:
         opened = pool if isinstance(pool, ImagePool) else ImagePool.open(pool)
         teacher = fitted(teacher, opened)
@@ -170,11 +186,11 @@ def inspect(
             check = normalisation_on(teacher, opened, resolve("cpu", "32"), places)
     assert teacher.input_size is not None
     probe = torch.zeros(PROBED, teacher.normalise.channels, teacher.input_size, teacher.input_size)
-    with FlopCounterMode(display=False) as counter:
-        teacher(probe)
     head = teacher.head
-    inheritance = None
-    if student is not None:
+    inheritance, shrunk = None, None
+    if isinstance(student, str) and student.partition(":")[0] == PREFIX:
+        shrunk = _shrunk(student, teacher, opened)
+    elif student is not None:
         backbone = student if isinstance(student, nn.Module) else _built(student, teacher)
         inheritance = planned(backbone, teacher, probe, blocks="even")
     return Inspection(
@@ -182,7 +198,7 @@ def inspect(
         arch=teacher.name,
         loaded=teacher.loaded,
         parameters=sum(p.numel() for p in teacher.parameters()),
-        multiply_adds=counter.get_total_flops() // (2 * PROBED),
+        multiply_adds=multiply_adds(teacher, probe),
         input_size=teacher.input_size,
         num_classes=teacher.num_classes,
         classes=teacher.classes,
@@ -199,6 +215,7 @@ def inspect(
         normalisation=check,
         student=type(student).__name__ if isinstance(student, nn.Module) else student,
         inheritance=inheritance,
+        shrunk=shrunk,
     )
 
 
@@ -211,6 +228,21 @@ def _built(student: str, teacher: Teacher) -> nn.Module:
         input_size=teacher.input_size,
         channels=teacher.normalise.channels,
     )
+
+
+def _shrunk(student: str, teacher: Teacher, pool: ImagePool | None) -> ShrinkPlan:
+    """Return the plan of a student that is this teacher made smaller, by the images that `kd3 distill` would take."""
+    try:
+        asked = parse_shrink(student)
+    except ValueError as problem:
+        raise KD3Error(f"--student {problem}") from None
+    assert asked is not None
+    assert teacher.input_size is not None
+    if pool is None:
+        images = probe_images(teacher.module, teacher.input_size, images=SAMPLE_IMAGES, seed=0)
+    else:
+        images = sample_of(pool, split_pool(pool, HOLDOUT), teacher)
+    return plan_shrinking(teacher, images, asked, rule="recovery")
 
 
 def _remarks(teacher: Teacher) -> list[str]:

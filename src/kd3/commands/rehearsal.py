@@ -101,7 +101,7 @@ def rehearse(config: DistillConfig, compute: Compute, state: State, live: Live) 
 
 def _training(config: DistillConfig, job: Job) -> TrainSettings:
     """Return how the run trains, with all that follows from the student's start."""
-    return config.train.settled(inherited=job.inheritance is not None)
+    return config.train.settled(inherited=job.backbone.inheritance is not None)
 
 
 def _networks(config: DistillConfig, job: Job) -> dict[str, Any]:
@@ -115,8 +115,8 @@ def _networks(config: DistillConfig, job: Job) -> dict[str, Any]:
         "student": {
             "arch": config.student,
             "parameters": sum(parameter.numel() for parameter in job.method.student.parameters()),
-            "init": "random" if job.inheritance is None else "inherit",
-            "inherited": 0.0 if job.inheritance is None else round(job.inheritance.share, 4),
+            "init": "random" if job.backbone.inheritance is None else "inherit",
+            "inherited": 0.0 if job.backbone.inheritance is None else round(job.backbone.inheritance.share, 4),
         },
     }
 

@@ -20,7 +20,7 @@ from kd3.config.commands import (
     StudyConfig,
 )
 from kd3.config.methods import METHODS
-from kd3.config.pool_commands import IngestConfig, PoolConfig, SelectConfig, ShiftConfig
+from kd3.config.pool_commands import IngestConfig, PlanConfig, PoolConfig, SelectConfig, ShiftConfig
 from kd3.config.settings import Settings
 from kd3.config.studies import studies
 
@@ -307,6 +307,20 @@ Nothing is trained; the teacher's logits are kept beside the pool, for the next 
 To copy what is kept of crawled folders:
   jq -rj 'join("/") + "\\u0000"' DIR/kept.jsonl | xargs -0 cp --parents -t clean/
 Files that are the same byte for byte stand there once; the others are in POOL/duplicates.csv.""",
+        json=True,
+    ),
+    "plan": Command(
+        PlanConfig,
+        "kd3.commands.plan:run",
+        (),
+        "kd3 plan --teacher TEACHER --pool POOL [options]",
+        """\
+examples:
+  kd3 plan --teacher teacher.yaml --pool pool
+  kd3 plan --teacher teacher.yaml --pool pool --minutes 30 --deployment camera/
+
+Nothing is written. It looks at 1,000 images of the pool, times each candidate on one thread of this machine's CPU,
+and takes twenty steps of a run. Times are those of an otherwise idle machine.""",
         json=True,
     ),
     "shift": Command(

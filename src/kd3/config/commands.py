@@ -20,6 +20,7 @@ from kd3.config.kinds import (
 )
 from kd3.config.methods import METHODS, DFNDOptions, KD3Options, KDOptions, LabelsOptions, SimKDOptions
 from kd3.config.settings import Count, Settings
+from kd3.config.shrink import is_shrunk
 from kd3.config.training import TrainSettings
 from kd3.errors import unknown_name
 
@@ -40,7 +41,8 @@ class DistillConfig(Settings):
     )
     student: str = Field(
         description="student architecture: kd3:resnet20, timm:NAME, torchvision:NAME, hf:NAME_OR_FOLDER, "
-        "path/to/net.py:build or package.module:build"
+        "path/to/net.py:build, package.module:build, or shrink:0.3, the teacher with that share of its multiply-adds "
+        "(shrink:depth:0.3: by leaving out blocks only, shrink:width:0.3: channels only)"
     )
     student_args: dict[str, Any] = Field({}, description="arguments of the student's builder (YAML only)")
     student_output: Annotated[int | str | None, BeforeValidator(place_or_name)] = Field(
@@ -65,10 +67,11 @@ class DistillConfig(Settings):
         "does not; 'auto' inherits with method kd3, if anything fits, and starts the other methods at random, as "
         "published",
     )
-    inherit_blocks: Literal["even", "change", "recovery"] = Field(
-        "even",
+    inherit_blocks: Literal["even", "change", "recovery"] | None = Field(
+        None,
         description="which of the teacher's blocks a shallower student inherits: 'even' spacing, those that 'change' "
-        "their input most, or those whose removal allows the least 'recovery' (PRACTISE)",
+        "their input most, or those whose removal allows the least 'recovery' (PRACTISE) (default: even; of a shrunk "
+        "teacher: recovery)",
     )
     teacher_statistics: Literal["lost", "crawl", "blend", "auto"] | None = Field(
         None,
@@ -115,6 +118,15 @@ class DistillConfig(Settings):
             raise ValueError("deployment images take the place of recalled ones; leave recall off out")
         return self
 
+    @model_validator(mode="after")
+    def _shrunk_teacher(self) -> DistillConfig:
+        if is_shrunk(self.student):
+            if self.init == "random":
+                raise ValueError(f"{self.student} starts from the teacher's weights; leave init random out")
+            if self.student_args:
+                raise ValueError(f"{self.student} is the teacher's network; leave student_args out")
+        return self
+
     @field_validator("method")
     @classmethod
     def _known_method(cls, name: str) -> str:
@@ -146,13 +158,21 @@ class DistillConfig(Settings):
     def settled(self) -> DistillConfig:
         """Return the settings with every choice made that follows from the method alone.
 
-        KD3 inherits, fits its teacher and recalls; the others run as published, unless asked.
+        KD3 inherits, fits its teacher and recalls; the others run as published, unless asked. A shrunk teacher inherits
+        with any method.
         """
         ours = self.method == "kd3"
-        init = self.init if ours or self.init != "auto" else "random"
+        shrunk = is_shrunk(self.student)
+        init = "inherit" if shrunk else self.init if ours or self.init != "auto" else "random"
         statistics = self.teacher_statistics or ("auto" if ours else "lost")
         recall = self.recall or ("auto" if ours or self.deployment is not None else "off")
-        update: dict[str, Any] = {"init": init, "teacher_statistics": statistics, "recall": recall}
+        blocks = self.inherit_blocks or ("recovery" if shrunk else "even")
+        update: dict[str, Any] = {
+            "init": init,
+            "inherit_blocks": blocks,
+            "teacher_statistics": statistics,
+            "recall": recall,
+        }
         if init == "random":
             update["train"] = self.train.settled(inherited=False)
             if isinstance(self.method_options, (KD3Options, SimKDOptions)) and self.method_options.projector == "auto":
@@ -312,7 +332,9 @@ class InspectConfig(Settings):
         None, description="pool made by `kd3 ingest`: looks whether mean, std and the order of colours fit the teacher"
     )
     student: str | None = Field(
-        None, description="student architecture: shows part by part which weights it would inherit from the teacher"
+        None,
+        description="student architecture: shows part by part which weights it would inherit from the teacher; of "
+        "shrink:0.3 what it would leave out",
     )
 
 

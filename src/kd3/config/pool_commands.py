@@ -152,6 +152,22 @@ class SelectConfig(Settings):
         return 1.0 if self.student is None else 0.5
 
 
+class PlanConfig(Settings):
+    """Say before a run which student to take, what the run will cost and what to expect of it."""
+
+    teacher: str = Field(description="teacher description (YAML), or timm:NAME, torchvision:NAME, hf:NAME_OR_FOLDER")
+    pool: str = Field(description="pool made by `kd3 ingest`")
+    deployment: str | None = Field(
+        None,
+        description="unlabelled images from where the student will work (a pool, or what kd3 ingest reads): how far "
+        "they are from the training data, beside the pool",
+    )
+    minutes: float | None = Field(None, gt=0, description="how long the run may take on this machine")
+    trust_code: bool = Field(False, description=TRUST_CODE)
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N, for the run; latencies are the CPU's")
+    precision: Precision = Field("auto", description="of the run: auto, 32, bf16 or 16")
+
+
 class ShiftConfig(Settings):
     """Measure how far a pool is from what its teacher was trained on."""
 

@@ -30,10 +30,11 @@ class Verdict:
     """One sentence, and why."""
 
     level: str  # "near", "shifted", "far", or "unknown" where the teacher has no batch norms
-    sentence: str
+    sentence: str  # of the crawl, and what a student may reach
     reasons: list[str]
     hardly_covered: list[str]  # classes
     forecast: Forecast | None  # None where the level is unknown
+    about_crawl: str  # the sentence without what a student may reach
 
 
 def hardly_covered(opinions: Opinions) -> list[str]:
@@ -65,13 +66,13 @@ def judge(
         classes = len(opinions.classes)
         said = forecast(norms.mean, opinions.effective_classes, classes=classes, images=pool_images or opinions.images)
     level = _level(said)
-    sentence = f"This pool {_MEANINGS[level]}; {covered}."
+    sentence = about_crawl = f"This pool {_MEANINGS[level]}; {covered}."
     if said is not None:
         sentence += f" {_expected(said)}"
     reasons = [_layers(norms), _balance(opinions), _kept(kept)]
     if features is not None:
         reasons.append(_features(features))
-    return Verdict(level, sentence, reasons, rare, said)
+    return Verdict(level, sentence, reasons, rare, said, about_crawl)
 
 
 def _level(said: Forecast | None) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -12,57 +13,91 @@ from kd3.inheritance.plan import Importance
 from kd3.models.teacher import Teacher
 
 Rule = Literal["change", "recovery"]
+Ends = tuple[nn.Module, nn.Module]  # the first and the last module of a block
 
 
 def measured_importance(teacher: Teacher, images: Tensor, rule: Rule) -> Importance:
-    """Return a measure of the blocks of any row of the teacher.
+    """Return a measure of the blocks of any row of the teacher, as `block_importance` has it.
+
+    Blocks whose input and output differ in shape cannot be left out and matter most.
+    """
+
+    def of(path: str) -> list[float]:
+        row = [block for _, block in teacher.module.get_submodule(path).named_children()]
+        found = block_importance(teacher, images, rule, [(block, block) for block in row])
+        largest = 2 * max((value for value in found if value is not None), default=1.0)
+        return [largest if value is None else value for value in found]
+
+    return of
+
+
+def block_importance(teacher: Teacher, images: Tensor, rule: Rule, blocks: Sequence[Ends]) -> list[float | None]:
+    """Return how much each block of the teacher matters; None of one that changes the shape.
 
     `change`: how far a block moves its input, |block(x) - x|^2 / |x|^2 (a block that moves it little can go).
     `recovery`: how far the teacher's pooled features end from their place when the linear map (1 x 1) that fits the
-    block best stands in for it: what the rest cannot recover. Blocks whose input and output differ in shape cannot be
-    left out and matter most.
+    block best stands in for it: what the rest cannot recover.
 
     Shapes: images (B, 3, H, W), normalised. Source: PRACTISE (arXiv 2202.07861); `recovery` is its closed form.
     """
-    network = teacher.module
+    before: dict[int, Tensor] = {}
+    after: dict[int, Tensor] = {}
 
     def run() -> Tensor:
         with torch.no_grad():
             return teacher.outputs(images).features.float().mean((2, 3)) if teacher.head else teacher(images).float()
 
-    def of(path: str) -> list[float]:
-        row = network.get_submodule(path)
-        blocks = [block for _, block in row.named_children()]
-        seen: dict[int, tuple[Tensor, Tensor]] = {}
+    def enter(number: int) -> Callable[..., None]:
+        def keep(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if inputs and isinstance(inputs[0], Tensor):
+                before[number] = inputs[0].detach().float()
 
-        def hook(number: int) -> Callable[..., None]:
-            def keep(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-                if inputs and isinstance(output, Tensor) and inputs[0].shape == output.shape:
-                    seen[number] = (inputs[0].detach().float(), output.detach().float())
+        return keep
 
-            return keep
+    def leave(number: int) -> Callable[..., None]:
+        def keep(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+            if isinstance(output, Tensor):
+                after[number] = output.detach().float()
 
-        handles = [block.register_forward_hook(hook(number)) for number, block in enumerate(blocks)]
-        try:
-            expected = run()
-        finally:
-            for handle in handles:
-                handle.remove()
-        found: dict[int, float] = {}
-        for number, (before, after) in seen.items():
-            if rule == "change":
-                found[number] = float((after - before).square().mean() / before.square().mean().clamp_min(1e-12))
-                continue
-            linear = _best_linear(before, after)
-            handle = blocks[number].register_forward_hook(lambda _, inputs, __, linear=linear: linear(inputs[0]))
-            try:
-                found[number] = float((run() - expected).square().mean() / expected.square().mean())
-            finally:
-                handle.remove()
-        largest = 2 * max(found.values(), default=1.0)
-        return [found.get(number, largest) for number in range(len(blocks))]
+        return keep
 
-    return of
+    entering = [first.register_forward_pre_hook(enter(number)) for number, (first, _) in enumerate(blocks)]
+    leaving = [last.register_forward_hook(leave(number)) for number, (_, last) in enumerate(blocks)]
+    try:
+        expected = run()
+    finally:
+        for handle in (*entering, *leaving):
+            handle.remove()
+    found: list[float | None] = []
+    for number, (first, last) in enumerate(blocks):
+        x, y = before.pop(number, None), after.pop(number, None)
+        if x is None or y is None or x.shape != y.shape:
+            found.append(None)
+        elif rule == "change":
+            found.append(float((y - x).square().mean() / x.square().mean().clamp_min(1e-12)))
+        else:
+            with _standing_in(first, last, _best_linear(x, y)):
+                found.append(float((run() - expected).square().mean() / expected.square().mean().clamp_min(1e-12)))
+    return found
+
+
+@contextmanager
+def _standing_in(first: nn.Module, last: nn.Module, linear: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Have a block give the linear map of what it is given."""
+    given: list[Tensor] = []
+
+    def enter(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        given[:] = [inputs[0]]
+
+    def leave(_: nn.Module, __: tuple[Any, ...], output: Any) -> Tensor:
+        return linear(given[0])
+
+    handles = [first.register_forward_pre_hook(enter), last.register_forward_hook(leave)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _best_linear(before: Tensor, after: Tensor) -> Callable[[Tensor], Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kd3.errors import KD3Error
 from kd3.models.importing import importing_from, where_to_find
-from kd3.pool.other_files import FIRST, stand_in
+from kd3.storage.other_files import FIRST, stand_in
 
 # Where training scripts put the state dict; the first that is there is taken. An average of the weights
 # comes last: which of the two a user means is theirs to say, by `weights_key`.

@@ -15,6 +15,7 @@ from kd3.models.checkpoint import load_weights
 from kd3.models.colours import turned
 from kd3.models.consent import refuse_code
 from kd3.models.description import TeacherDescription
+from kd3.models.origin import Origin
 from kd3.models.soundness import sound_logits
 from kd3.models.sources import SOURCES
 from kd3.models.sources.facts import Facts
@@ -130,6 +131,7 @@ def _loaded(
             f"{teacher.num_classes} logits"
         )
     teacher.loaded = loaded
+    teacher.origin = Origin(description.arch, description.arch_args, folder)
     teacher.pictures = facts.preparation
     if description.weights not in (None, PRETRAINED):
         teacher.assumed = [name for name in facts.settings if said.get(name) is None]

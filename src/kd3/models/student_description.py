@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from kd3.config.settings import Settings
+from kd3.models.shrink_plan import ShrinkPlan
 
 CHANNELS = 1 << 16  # more than any network has; the weights must hold them anyway
 CLASSES = 1 << 20
@@ -62,6 +63,7 @@ class StudentDescription(_Part):
     projector: dict[str, Any] | None  # of its kind, which checks the names
     classifier: ClassifierDescription | None
     calling: CallingDescription = CallingDescription()
+    shrunk: ShrinkPlan | None = None
 
     @field_validator("projector")
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,6 +22,8 @@ from kd3.models.consent import check_student_arch
 from kd3.models.copying import copy_of
 from kd3.models.head import Head
 from kd3.models.projector import build_projector
+from kd3.models.shrink_plan import ShrinkPlan
+from kd3.models.shrunk import shrink
 from kd3.models.signature import Signature
 from kd3.models.sources import SOURCES
 from kd3.models.student import Student
@@ -30,21 +33,29 @@ from kd3.storage.atomic import replacing, write_json
 from kd3.storage.versioned import read_versioned
 
 FORMAT = "kd3-student"
-VERSION = 1
+VERSION = 2
+PLAIN = 1  # the version of students that are no smaller teachers, which earlier kd3 read, too
+MOST_TIMES_LARGER = 64  # a network before its blocks and channels were left out
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "config.json"
 ADAPTATION = "kd3-adaptation"  # in the weights' metadata
 
 
 def save_student(
-    student: Student, folder: Path, *, arch: str | None, arch_args: dict[str, Any], about: dict[str, Any]
+    student: Student,
+    folder: Path,
+    *,
+    arch: str | None,
+    arch_args: dict[str, Any],
+    about: dict[str, Any],
+    shrunk: ShrinkPlan | None = None,
 ) -> None:
     """Write a student folder: `model.safetensors` and `config.json`.
 
     `arch` None marks a live module, which `load_student` must then be given again. An architecture
     from a file of code has that one file copied into the folder; files that it imports must be there
     when the student is loaded. `about`
-    is kept as it is, for people (method, teacher, figures).
+    is kept as it is, for people (method, teacher, figures). `shrunk` says what the student leaves out of `arch`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if arch is not None and arch.startswith("hf:"):
@@ -58,7 +69,7 @@ def save_student(
     projector, classifier = student.projector, student.classifier
     description = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": PLAIN if shrunk is None else VERSION,
         "arch": arch,
         "arch_args": arch_args,
         "num_classes": student.num_classes,
@@ -79,6 +90,8 @@ def save_student(
     }
     if (calling := calling_of(student)) != Calling():
         description["calling"] = dataclasses.asdict(calling)
+    if shrunk is not None:
+        description["shrunk"] = shrunk.model_dump()
     write_json(folder / DESCRIPTION, description)
 
 
@@ -115,7 +128,7 @@ def load_student(path: str | Path, *, module: nn.Module | None = None, trust_cod
 
     Args:
         path: the folder.
-        module: the untrained backbone; a copy of it is taken.
+        module: the untrained backbone (of a student that is a smaller teacher, the teacher's network); a copy is taken.
         trust_code: run code that the folder brings (`net.py:build`) or names (`package.module:build`). Without it
             nothing is run but kd3 and the libraries that it knows; with it, only for folders that you trust.
 
@@ -132,7 +145,8 @@ def load_student(path: str | Path, *, module: nn.Module | None = None, trust_cod
     tensors = _read_weights(weights)
     try:
         # Code that was consented to may build as it likes.
-        with nullcontext() if trust_code or module is not None else bounded_by(weights.stat().st_size, what=what):
+        size = weights.stat().st_size * _times_larger(about)
+        with nullcontext() if trust_code or module is not None else bounded_by(size, what=what):
             return _built(folder, about, tensors, module).eval()
     except (KeyError, TypeError, AttributeError, ValueError) as problem:
         raise KD3Error(f"{what} does not describe a student: {problem}") from problem
@@ -140,6 +154,8 @@ def load_student(path: str | Path, *, module: nn.Module | None = None, trust_cod
 
 def _built(folder: Path, about: dict[str, Any], tensors: dict[str, Tensor], module: nn.Module | None) -> Student:
     backbone = copy_of(module) if module is not None else _backbone(folder, about)
+    if about.get("shrunk") is not None:
+        shrink(backbone.requires_grad_(True), ShrinkPlan.model_validate(about["shrunk"]))
     call_as(backbone, Calling(**about.get("calling", {})))
     head = Head(**about["head"]) if about["head"] else None
     projector = build_projector(**about["projector"]) if about["projector"] else None
@@ -167,6 +183,14 @@ def read_student_description(folder: Path) -> dict[str, Any]:
     values = read_versioned(path, format_name=FORMAT, version=VERSION)
     build(StudentDescription, values, where=f"{path} does not describe a student")
     return values
+
+
+def _times_larger(about: dict[str, Any]) -> int:
+    """Return how many times as large the network is before blocks and channels are left out of it."""
+    if about.get("shrunk") is None:
+        return 1
+    plan = ShrinkPlan.model_validate(about["shrunk"])
+    return min(MOST_TIMES_LARGER, math.ceil(plan.parameters_before / plan.parameters))
 
 
 def _preparation(about: dict[str, Any]) -> Preparation:

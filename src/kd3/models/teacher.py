@@ -24,6 +24,7 @@ from kd3.models.compiled import CompiledTeacher
 from kd3.models.copying import copy_of, in_float32
 from kd3.models.fold import fold, foldable
 from kd3.models.head import Head, HeadNotFound, ModelOutput, as_logits, find_head, run_with_features
+from kd3.models.origin import Origin
 from kd3.models.preprocessing import Normalisation
 from kd3.models.signature import Signature
 from kd3.models.soundness import sound_logits
@@ -70,6 +71,7 @@ class Teacher(nn.Module):
         self.fit = fit
         self.name = name or type(module).__name__
         self.loaded = "a live module"
+        self.origin: Origin | None = None  # None: only its caller knows how to build it
         self.pictures = ""  # how its library makes squares of them, in words
         self.assumed: list[str] = []  # settings that nobody gave, taken from its library's own weights
         self.is_turned = False  # it was trained on B, G, R

@@ -13,13 +13,13 @@ import numpy as np
 from PIL import Image
 
 from kd3.pool.half_pictures import ends_as_if_cut, scans
-from kd3.pool.other_files import what_it_is
 from kd3.pool.pictures import MAX_PIXELS, Picture, UnusablePicture, check_limits, read_picture
 from kd3.pool.plain_jpeg import decode_frame, ordinary_frame
 from kd3.pool.reasons import Reason
 from kd3.pool.scaling import draft_scale, resized
 from kd3.pool.to_rgb import to_rgb
 from kd3.preparation import Fit, Preparation
+from kd3.storage.other_files import what_it_is
 
 DEFAULT_MIN_SIDE = 16
 DEFAULT_MAX_SECONDS = 60.0

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from kd3.models.multiply_adds import multiply_adds
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
 from kd3.shipping.compare import Runner, milliseconds
@@ -43,7 +44,7 @@ def costs(teacher: Teacher | None, student: Student, *, latency: bool) -> tuple[
     found = {
         name: Cost(
             sum(parameter.numel() for parameter in network.parameters()),
-            _multiply_adds(network, images[:1]),
+            multiply_adds(network, network.normalise(images[:1])),  # type: ignore[operator]
             times[name].get(1),
             times[name].get(BATCH),
         )
@@ -59,11 +60,3 @@ def _runner(network: nn.Module) -> Runner:
         return logits
 
     return run
-
-
-def _multiply_adds(network: nn.Module, image: Tensor) -> int:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        network(network.normalise(image))  # type: ignore[operator]
-    return int(counter.get_total_flops() // 2)

@@ -10,6 +10,7 @@ from typing import Any
 
 from kd3.markdown import code, escaped, table
 from kd3.models.consent import runs_code
+from kd3.models.shrink_plan import architecture_in_words
 from kd3.preparation import Preparation
 from kd3.runs.adaptation import in_words, with_adaptation
 from kd3.shipping.comparison import Written
@@ -79,7 +80,7 @@ class Card:
         about, classes = self.student.get("about", {}), self.student["classes"]
         if self.adaptation is not None:
             about = with_adaptation(about, self.adaptation)
-        name = escaped(self.student["arch"] or "a module of your own")
+        name = escaped(architecture_in_words(self.student) or "a module of your own")
         method = escaped(about.get("method", "an unknown method"))
         shown = ", ".join(escaped(one) for one in classes[:20]) + (", ..." if len(classes) > 20 else "")
         text = (

@@ -30,7 +30,7 @@ def build(
     name: str, num_classes: int, arch_args: Mapping[str, Any], *, input_size: int | None, folder: Path
 ) -> nn.Module:
     """Return a new network of the kind that the folder's or hub model's configuration describes."""
-    if _is_of_timm(name, folder):
+    if is_of_timm(name, folder):
         return timm.build(name, num_classes, arch_args, input_size=input_size, folder=folder)
     config = _config(name, folder, arch_args)
     if input_size is not None and "image_size" not in arch_args:
@@ -53,7 +53,7 @@ def trained(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> nn.Modu
     Raises:
         KD3Error: they cannot be had, or are not all there.
     """
-    if _is_of_timm(name, folder):
+    if is_of_timm(name, folder):
         return timm.trained(name, arch_args, folder=folder)
     config, place = _config(name, folder, arch_args), _place(name, folder)
     if getattr(config, "problem_type", None) == "multi_label_classification":
@@ -89,7 +89,7 @@ def trained(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> nn.Modu
 
 def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
     """Return what the model's files say: classes, mean, std, size, colours, and how pictures become squares."""
-    if _is_of_timm(name, folder):
+    if is_of_timm(name, folder):
         return timm.facts(name, arch_args, folder=folder)
     config = _config(name, folder, arch_args)
     labels = [config.id2label[place] for place in sorted(config.id2label)]
@@ -109,7 +109,7 @@ def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
     return Facts({key: value for key, value in found.items() if value is not None}, processor.preparation)
 
 
-def _is_of_timm(name: str, folder: Path) -> bool:
+def is_of_timm(name: str, folder: Path) -> bool:
     """Say whether a folder is one that timm's save_for_hf wrote: it names an architecture and no kind of model."""
     try:
         said = json.loads((Path(_place(name, folder)) / "config.json").read_text(encoding="utf-8"))

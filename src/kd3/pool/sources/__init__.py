@@ -19,7 +19,6 @@ from kd3.errors import KD3Error
 from kd3.pool import apart
 from kd3.pool.allowed import beside, is_remote
 from kd3.pool.limits import Limits
-from kd3.pool.other_files import archive_by_contents
 from kd3.pool.reasons import SIDECAR
 from kd3.pool.record import FILE_LIMIT, InFile, Record, Unusable, printable, too_large
 from kd3.pool.remote import Remote
@@ -35,6 +34,7 @@ from kd3.pool.sources.numpy_files import npy_count, npy_members, npz_count, npz_
 from kd3.pool.sources.tables import arrow_count, arrow_members, parquet_count, parquet_members
 from kd3.pool.sources.tar import is_packed, tar_count, tar_members
 from kd3.pool.sources.zip import zip_count, zip_members
+from kd3.storage.other_files import archive_by_contents
 
 __all__ = ["check_given", "contents", "counts", "expand", "expand_braces", "find", "list_records", "records"]
 

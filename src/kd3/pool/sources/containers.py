@@ -9,7 +9,6 @@ from typing import BinaryIO
 
 from kd3.errors import KD3Error
 from kd3.pool.allowed import is_remote
-from kd3.pool.other_files import FIRST, stand_in
 from kd3.pool.pixels import Layout, NoImages
 from kd3.pool.reasons import SIDECAR
 from kd3.pool.record import InFile, InMemory, Location, Pixels, Record, Unreadable, Unusable
@@ -17,6 +16,7 @@ from kd3.pool.remote import opened_remote
 from kd3.pool.sources.folder import is_regular
 from kd3.pool.sources.names import base_name, may_hold_labels, shown
 from kd3.pool.without_secrets import without_secrets
+from kd3.storage.other_files import FIRST, stand_in
 
 LABELS_LIMIT = 16 << 20  # bytes: a table of a million names and labels
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from itertools import islice
 
 from kd3.errors import KD3Error
-from kd3.pool.other_files import UTF16
 from kd3.pool.record import Label, Unusable
 from kd3.pool.sources.containers import opened
+from kd3.storage.other_files import UTF16
 
 COLUMNS = ("path", "file", "file_path", "filepath", "file_name", "filename", "image_path", "url", "image_url", "image")
 LABELS = ("label", "labels", "class", "class_name", "category", "target", "fine_label")

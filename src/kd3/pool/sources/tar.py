@@ -9,7 +9,6 @@ from tarfile import HeaderError, TarFile, TarInfo
 from typing import BinaryIO
 
 from kd3.pool.allowed import is_remote
-from kd3.pool.other_files import COMPRESSED
 from kd3.pool.reasons import SIDECAR
 from kd3.pool.record import FILE_LIMIT, InFile, InMemory, Location, Record, Unusable, printable, too_large
 from kd3.pool.remote import streamed_remote
@@ -17,6 +16,7 @@ from kd3.pool.sources.containers import check_unpacked, first_bytes, guarded, is
 from kd3.pool.sources.names import is_sidecar
 from kd3.pool.sources.samples import without_masks
 from kd3.pool.sources.tar_headers import BLOCK, ordinary_member
+from kd3.storage.other_files import COMPRESSED
 
 HEADER_LIMIT = 1 << 20  # bytes of a long name or pax record; a hostile one asks for all memory
 _END: type[Exception] = tarfile.EOFHeaderError  # type: ignore[attr-defined]  # the marked end

@@ -1,0 +1,226 @@
+"""`kd3 plan`: teacher and pool in, which student to take and what a run costs, before it is begun."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from kd3 import console
+from kd3.commands.backbones import sample_of
+from kd3.commands.fitting import fitted, normalisation_on
+from kd3.commands.given import TEACHER, told
+from kd3.compute import Compute, resolve
+from kd3.config.commands import GIVEN_IMAGES
+from kd3.config.methods import METHODS, KD3Options
+from kd3.config.pool_commands import PlanConfig
+from kd3.config.settings import build
+from kd3.config.training import TrainSettings
+from kd3.domain_shift.forecast import Forecast, forecast
+from kd3.domain_shift.measure import Measurement, measure
+from kd3.errors import KD3Error
+from kd3.methods.base import build_method
+from kd3.methods.shared_classifier import projector_for
+from kd3.models.load_teacher import load_teacher
+from kd3.models.teacher import Teacher
+from kd3.planning.advice import best_student, budget_for, for_the_crawl, method_for
+from kd3.planning.candidates import Candidate, candidates
+from kd3.planning.costs import SMALL_SIDE, Cost, costs
+from kd3.planning.idle_clock import idle_seconds
+from kd3.planning.outcome import Choice, Plan
+from kd3.planning.pace import Pace, pace_of
+from kd3.pool import ImagePool
+from kd3.pool.watch import watched
+from kd3.recall.images import read_images
+from kd3.training.pool_split import split_pool
+
+LOOKED_AT, LOOKED_AT_LARGE = 1000, 128  # images of the pool
+
+
+@console.quietable
+def plan(teacher: str | Path | Teacher, pool: str | Path | ImagePool, **settings: Any) -> Plan:
+    """Say before a run which student to take, what the run costs here and what to expect of it.
+
+    `settings` are `quiet=True` and those of `kd3 plan --help`: deployment, minutes, trust_code, device, precision.
+
+    Args:
+        teacher: its description, or a live teacher.
+        pool: folder made by `kd3.ingest`, or a live pool.
+
+    Raises:
+        KD3Error: teacher, pool or deployment images are missing or do not fit, or `minutes` are too few for a step.
+    """
+    values = {
+        "teacher": told(teacher, what="kd3.plan: teacher", allowed=TEACHER, live=(Teacher,)),
+        "pool": told(pool, what="kd3.plan: pool", allowed="a folder or an ImagePool", live=(ImagePool,)),
+    }
+    config = build(PlanConfig, {**values, **settings}, where="kd3.plan")
+    return _plan(
+        config, teacher if isinstance(teacher, Teacher) else None, pool if isinstance(pool, ImagePool) else None
+    )
+
+
+def run(config: PlanConfig) -> Plan:
+    """Run the command line's settings."""
+    return _plan(config, None, None)
+
+
+def _plan(config: PlanConfig, teacher: Teacher | None, pool: ImagePool | None) -> Plan:
+    compute = resolve(config.device, config.precision)
+    teacher = teacher or load_teacher(config.teacher, trust_code=config.trust_code or None)
+    pool = pool or ImagePool.open(config.pool)
+    teacher = fitted(teacher, pool)
+    settings = TrainSettings()
+    split = split_pool(pool, settings.holdout)
+    with watched(pool):
+        compute.place(teacher)
+        if doubt := normalisation_on(teacher, pool, compute, split.train).warning:
+            console.warn(doubt)
+        found, each = _look(teacher, pool, compute)
+        deployment = None if config.deployment is None else _deployment(config.deployment, teacher, found, compute)
+        sample = sample_of(pool, split, teacher).cpu()
+        teacher = teacher.cpu()
+        console.say("which students there are, and what they cost here")
+        options, problems = candidates(teacher, sample)
+        networks: dict[str, nn.Module] = {"": teacher, **{option.name: option.network for option in options}}
+        cost = costs(networks, sample)
+        whole = cost.pop("")
+        best = best_student(cost, whole)
+        method, why_method = method_for(teacher)
+        measured = next((option for option in options if option.name == best), options[-1] if options else None)
+        console.say("twenty steps of a run")
+        pace = (
+            _pace(measured, method, teacher, pool, split.train, settings, compute, sample)
+            if measured is not None
+            else Pace(0, settings.batch, 0.0)
+        )
+    run_of = _Run(pace, each, len(split.train), found.kept.share if method == "kd3" else None)
+    affordable = None
+    if config.minutes is not None and measured is not None:
+        affordable = run_of.affordable(config.minutes, cost[measured.name], whole)
+    images, why_budget = budget_for(affordable)
+    advice = [why_method, why_budget, *for_the_crawl(found, has_deployment=deployment is not None)]
+    return Plan(
+        teacher=config.teacher,
+        pool=config.pool,
+        pool_images=len(pool),
+        compute=str(compute),
+        verdict=found.verdict,
+        teacher_cost=whole,
+        choices=[
+            Choice(
+                option.name,
+                cost[option.name],
+                option.inherits,
+                0.0 if measured is None else run_of.seconds(images, cost[option.name], cost[measured.name], whole),
+            )
+            for option in options
+        ],
+        student=best,
+        pace=pace,
+        method=method,
+        images=images,
+        advice=advice,
+        forecast=_forecast(found, len(pool), images),
+        deployment=deployment,
+        problems=problems,
+    )
+
+
+def _look(teacher: Teacher, pool: ImagePool, compute: Compute) -> tuple[Measurement, float]:
+    """Return what the teacher makes of some of the pool, and the seconds that it takes for an image."""
+    count = LOOKED_AT if pool.image_size <= SMALL_SIDE else LOOKED_AT_LARGE
+    places = np.sort(np.random.default_rng(0).permutation(len(pool))[:count])
+    drawn = ImagePool.from_array(pool.read(places))
+    began = idle_seconds(compute.device)
+    found = measure(teacher, drawn, None, compute, limit=0, seed=0, sample_of=len(pool))
+    return found, (idle_seconds(compute.device) - began) / len(places)
+
+
+def _deployment(source: str, teacher: Teacher, found: Measurement, compute: Compute) -> str:
+    """Return a sentence on how far the images from where the student will work are from the training data."""
+    given = read_images(source, teacher.preparation, limit=GIVEN_IMAGES, seed=0).images
+    there = measure(teacher, ImagePool.from_array(given.numpy()), None, compute, limit=0, seed=0).batch_norms
+    if there is None or found.batch_norms is None:
+        return f"{len(given):,} images of {source}: the teacher has no batch norms to compare them by."
+    nearer = "nearer to the training data than" if there.mean < found.batch_norms.mean else "no nearer to it than"
+    return (
+        f"{len(given):,} images of {source} are {nearer} the crawl (batch-norm distance {there.mean:.3f}; the crawl's "
+        f"{found.batch_norms.mean:.3f})."
+    )
+
+
+def _pace(
+    candidate: Candidate,
+    name: str,
+    teacher: Teacher,
+    pool: ImagePool,
+    places: np.ndarray,
+    settings: TrainSettings,
+    compute: Compute,
+    sample: torch.Tensor,
+) -> Pace:
+    """Return the pace of a run with a candidate, whose copy is changed by it."""
+    backbone = copy.deepcopy(candidate.network)
+    options = METHODS[name].options()
+    if isinstance(options, KD3Options):
+        kind = projector_for(teacher, backbone, inherited=candidate.inherits > 0)
+        options = options.model_copy(update={"projector": kind})
+    method = build_method(
+        name, options, teacher=teacher, backbone=backbone, backbone_name=candidate.name, sample=sample
+    )
+    settled = settings.settled(inherited=candidate.inherits > 0)
+    return pace_of(method, pool, places, settled, compute)
+
+
+class _Run:
+    """How long runs are, of a candidate that was measured and of others by their latency."""
+
+    def __init__(self, pace: Pace, each: float, images: int, kept: float | None) -> None:
+        self.pace, self.each, self.pool = pace, each, images  # each: seconds of the teacher for an image
+        # Images that a selection keeps, where the method selects.
+        self.kept = None if kept is None else max(pace.batch, kept * images)
+
+    def seconds(self, images: int, cost: Cost, measured: Cost, teacher: Cost) -> float:
+        """Return the seconds of a run: its steps, and the pool scored by the teacher once and by the student anew."""
+        per_image, begin = self._parts(cost, measured, teacher)
+        return begin + images * per_image
+
+    def affordable(self, minutes: float, measured: Cost, teacher: Cost) -> int:
+        """Return the training images of the measured candidate for which so many minutes suffice.
+
+        Raises:
+            KD3Error: not even for one step.
+        """
+        per_image, begin = self._parts(measured, measured, teacher)
+        images = int((60 * minutes - begin) / per_image)
+        if images < self.pace.batch:
+            least = (begin + self.pace.batch * per_image) / 60
+            raise KD3Error(
+                f"--minutes {minutes:g} are too few for one step of {self.pace.batch} images on this machine; with the "
+                f"pool scored first it takes about {least:.2g} minutes"
+            )
+        unit = int(10 ** max(0, len(str(images)) - 2))
+        return images // unit * unit
+
+    def _parts(self, cost: Cost, measured: Cost, teacher: Cost) -> tuple[float, float]:
+        """Return the seconds of a training image, and those before the first."""
+        # A step is the teacher forward, and the student forward and back, which costs about three times forward.
+        work = (teacher.many + 3 * cost.many) / (teacher.many + 3 * measured.many)
+        per_image = work * self.pace.seconds / self.pace.batch
+        if self.kept is None:
+            return per_image, 0.0
+        scan = self.pool * self.each * cost.many / teacher.many
+        return per_image + scan / (KD3Options().select_every * self.kept), self.pool * self.each + scan
+
+
+def _forecast(found: Measurement, pool_images: int, images: int) -> Forecast | None:
+    if found.batch_norms is None:
+        return None
+    said = found.opinions
+    distance, classes = found.batch_norms.mean, len(said.classes)
+    return forecast(distance, said.effective_classes, classes=classes, images=pool_images, trained=images)

@@ -1,0 +1,136 @@
+"""What `kd3 plan` found, and how it is told."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from kd3.console import clock
+from kd3.domain_shift.forecast import Forecast
+from kd3.domain_shift.verdict import Verdict
+from kd3.planning.advice import Advice, expected
+from kd3.planning.costs import Cost
+from kd3.planning.pace import Pace
+from kd3.text import one_line
+
+HEAD = ("student", "parameters", "multiply-adds", "disk", "memory", "one image", "{batch} images", "inherits", "a run")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A candidate, and what a run with it would take."""
+
+    name: str
+    cost: Cost
+    inherits: float  # part of its parameters, in [0, 1]
+    seconds: float  # of the recommended budget
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which student, what a run costs, what to expect."""
+
+    teacher: str
+    pool: str
+    pool_images: int
+    compute: str
+    verdict: Verdict
+    teacher_cost: Cost
+    choices: list[Choice]
+    student: str | None  # the one to begin with; None: no candidate is faster than the teacher
+    pace: Pace
+    method: str
+    images: int  # the budget
+    advice: list[Advice]
+    forecast: Forecast | None  # for that budget
+    deployment: str | None = None  # one sentence on these images
+    problems: list[str] = field(default_factory=list)  # shares to which the teacher cannot be shrunk
+
+    @property
+    def command(self) -> str:
+        """The run that is recommended, as a shell takes it."""
+        student = self.student or min(self.choices, key=lambda choice: choice.cost.multiply_adds).name
+        words = ["kd3", "distill", "--teacher", self.teacher, "--student", student, "--pool", self.pool]
+        words += ["--method", self.method] if self.method != "kd3" else []
+        return shlex.join([*words, "--images", str(self.images), "--out", "runs/first"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, for JSON."""
+        return {**asdict(self), "expected": expected(self.verdict), "command": self.command if self.choices else None}
+
+    def __str__(self) -> str:
+        lines = [
+            f"{one_line(self.teacher)} and the {self.pool_images:,} images of {one_line(self.pool)}",
+            f"  crawl       {self.verdict.about_crawl}",
+            *([f"              {self.deployment}"] if self.deployment else []),
+            *(f"  {line}" for line in self._table()),
+            *(f"  not         {one_line(problem)}" for problem in self.problems),
+        ]
+        if not self.choices:
+            return "\n".join([*lines, "  student     none of the teacher's family is smaller; name one of your own"])
+        lines += [
+            f"  student     {self._student()}",
+            f"  run         {self.images:,} images in about {clock(self._seconds())}: {self.pace.steps} steps of "
+            f"{self.pace.batch} images took {1000 * self.pace.seconds:.0f} ms each ({self.compute})",
+            *(
+                f"  {'advice' if not place else '':<10}  {one.what}: {one.why} ({one.page})"
+                for place, one in enumerate(self.advice)
+            ),
+            f"  expect      {self._range()}",
+            f"              {expected(self.verdict)}",
+            "next:",
+            f"  {self.command}",
+        ]
+        return "\n".join(lines)
+
+    def _seconds(self) -> float:
+        return next(
+            (choice.seconds for choice in self.choices if choice.name == self.student), self.choices[-1].seconds
+        )
+
+    def _student(self) -> str:
+        if self.student is None:
+            return "none of these is faster than the teacher on this machine; a run saves disk and memory only"
+        cost = next(choice.cost for choice in self.choices if choice.name == self.student)
+        return (
+            f"begin with {self.student}: {self.teacher_cost.multiply_adds / cost.multiply_adds:.1f} times fewer "
+            f"multiply-adds, {self.teacher_cost.many / cost.many:.1f} times as fast in batches"
+        )
+
+    def _range(self) -> str:
+        if self.forecast is None:
+            return "unknown"
+        if self.forecast.beyond:
+            return f"no more than {100 * self.forecast.high:.0f}% of the teacher's accuracy: no such crawl was tried"
+        return f"{100 * self.forecast.low:.0f} to {100 * self.forecast.high:.0f}% of the teacher's accuracy"
+
+    def _table(self) -> list[str]:
+        batch = self.teacher_cost.batch
+        rows = [tuple(name.format(batch=batch) for name in HEAD), _row("teacher", self.teacher_cost, "", "")]
+        rows += [
+            _row(choice.name, choice.cost, f"{100 * choice.inherits:.0f}%", clock(choice.seconds))
+            for choice in self.choices
+        ]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+        return [
+            "  ".join(
+                f"{cell:<{width}}" if not column else f"{cell:>{width}}"
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in rows
+        ]
+
+
+def _row(name: str, cost: Cost, inherits: str, run: str) -> tuple[str, ...]:
+    return (
+        name,
+        f"{cost.parameters / 1e6:.2f} M",
+        f"{cost.multiply_adds / 1e6:,.1f} M",
+        f"{cost.bytes / 1e6:.1f} MB",
+        f"{cost.memory / 1e6:.1f} MB",
+        f"{cost.one:.1f} ms",
+        f"{cost.many:.0f} ms",
+        inherits,
+        run,
+    )

@@ -1,0 +1,58 @@
+"""How fast a run would go here: twenty of its steps, measured."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from kd3.compute import Compute
+from kd3.config.training import TrainSettings
+from kd3.methods.base import Method
+from kd3.planning.idle_clock import idle_seconds
+from kd3.pool import ImagePool
+from kd3.training.learner import Learner
+from kd3.training.pool_batches import PoolBatches
+
+STEPS = 20
+SECONDS = 20.0  # no further step is begun after so many
+WARM_UP = 2  # steps that are not counted
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What was measured."""
+
+    steps: int
+    batch: int  # images
+    seconds: float  # a step, on an otherwise idle machine: the median
+
+    @property
+    def images_per_second(self) -> float:
+        """Training images a second, without scoring the pool."""
+        return self.batch / self.seconds
+
+
+def pace_of(method: Method, pool: ImagePool, places: np.ndarray, settings: TrainSettings, compute: Compute) -> Pace:
+    """Return how long a step of a method takes; the method's student is changed by it.
+
+    `places` are the positions in the pool of the images to train on. Steps of a slow network are fewer than twenty.
+    """
+    batch = min(settings.batch, len(places))
+    learner = Learner(method, settings, seed=0, total_steps=STEPS + WARM_UP, compute=compute)
+    batches = PoolBatches(pool, compute)
+    order = np.resize(places, batch * (STEPS + WARM_UP))
+    method.train()
+    times: list[float] = []
+    began = idle_seconds(compute.device)
+    with torch.random.fork_rng(devices=[compute.device] if compute.device.type == "cuda" else []):
+        for number, images in enumerate(batches.iterate(order, batch)):
+            start = idle_seconds(compute.device)
+            learner.step(number, images, torch.from_numpy(order[number * batch : (number + 1) * batch]))
+            times.append(idle_seconds(compute.device) - start)
+            if len(times) > WARM_UP and idle_seconds(compute.device) - began > SECONDS:
+                break
+    counted = times[WARM_UP:]
+    return Pace(len(counted), batch, statistics.median(counted))

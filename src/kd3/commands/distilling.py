@@ -59,6 +59,7 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
             job = read_job(config, compute, state, live)
             if ranks.is_first:
                 held.enter_context(_claimed(folder, state, config, compute, job))
+        held.enter_context(compute.tuned(tf32=config.train.tf32, deterministic=config.train.deterministic))
         watch = held.enter_context(watched(job.pool)) if ranks.is_first else None
         console.say(_announcement(config, job, compute))
         batches = PoolBatches(job.pool, compute)

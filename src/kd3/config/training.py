@@ -107,6 +107,15 @@ class TrainSettings(Settings):
         False,
         description="compile the teacher before the first step: up to a minute, then faster steps; for long runs",
     )
+    cuda_graph: Literal["auto", "off"] = Field(
+        "auto",
+        description="on a GPU: 'auto' records a step once and launches it as one CUDA graph, where one process trains "
+        "in bf16 or float32; 'off' launches its operations one by one",
+    )
+    tf32: bool = Field(True, description="on a GPU: products of float32 matrices may be rounded to TF32")
+    deterministic: bool = Field(
+        False, description="on a GPU: only kernels that give the same bits each time, which are slower"
+    )
     checkpoint_minutes: float = Field(5.0, gt=0, description="save a checkpoint at least this often")
     checkpoint_steps: int | None = Field(
         None, ge=1, description="save one after so many steps, too (default: by the clock alone)"

@@ -16,6 +16,7 @@ from kd3.selection.predictions import Predictions, predict
 from kd3.training.latest import LatestPredictions
 from kd3.training.pool_batches import PoolBatches
 from kd3.training.scan import scored
+from kd3.training.transfer import sent
 
 
 class PoolScan:
@@ -81,7 +82,7 @@ class PoolScan:
             places = slice(start, start + len(logits))
             if 0 < teacher_weight < 1:
                 teacher = torch.from_numpy(self._teacher_logits()[positions[places]])
-                logits = blend_logits(teacher.to(logits.device), logits, teacher_weight)
+                logits = blend_logits(sent(teacher, logits.device), logits, teacher_weight)
             self.latest.note(index[places], predict(logits))
             start += len(logits)
 

@@ -20,6 +20,7 @@ from kd3.storage.lock import waiting
 from kd3.training.kept_outputs import COMPARED, name_for, reserve, says_the_same
 from kd3.training.pool_batches import PoolBatches
 from kd3.training.scan import score, scored
+from kd3.training.transfer import fetched
 
 FOLDER = "teacher_logits"
 VERSION = 2  # of how they are computed and kept; another version's files are never looked at
@@ -116,8 +117,9 @@ def _shape(teacher: Teacher, batches: PoolBatches) -> tuple[int, int]:
 def _in_memory(teacher: Teacher, batches: PoolBatches, compute: Compute) -> np.ndarray:
     logits = np.empty(_shape(teacher, batches), dtype=np.float32)
     start = 0
-    for part in scored(teacher, batches, np.arange(len(logits)), teacher.normalise, compute, title=TITLE):
-        logits[start : start + len(part)] = part.cpu().numpy()
+    parts = scored(teacher, batches, np.arange(len(logits)), teacher.normalise, compute, title=TITLE)
+    for part in fetched(parts):
+        logits[start : start + len(part)] = part.numpy()
         start += len(part)
     return logits
 
@@ -135,8 +137,9 @@ def _write(path: Path, teacher: Teacher, batches: PoolBatches, compute: Compute)
     with replacing(path) as temporary, temporary.open("wb") as handle:
         reserve(handle, len(_header(shape)) + 4 * shape[0] * shape[1] + DIGEST_BYTES)
         _put(handle, digest, _header(shape))
-        for part in scored(teacher, batches, np.arange(shape[0]), teacher.normalise, compute, title=TITLE):
-            _put(handle, digest, part.cpu().numpy().astype("<f4", copy=False).tobytes())
+        parts = scored(teacher, batches, np.arange(shape[0]), teacher.normalise, compute, title=TITLE)
+        for part in fetched(parts):
+            _put(handle, digest, part.numpy().astype("<f4", copy=False).tobytes())
         handle.write(digest.digest())
 
 

@@ -24,6 +24,7 @@ from kd3.measure.labelled import LabelledImages
 from kd3.methods.base import Method
 from kd3.models.consent import runs_code
 from kd3.models.student_files import load_student, save_student
+from kd3.out_of_memory import out_of_memory_told
 from kd3.pool.watch import PATIENCE, watched
 from kd3.recall.at_end import adapt_student
 from kd3.recall.kept import keep_adapted
@@ -39,8 +40,9 @@ from kd3.tracking.trackers import Trackers
 from kd3.training.fit import Fit, FitResult
 from kd3.training.fitted_teacher import FittedTeacher, fit_teacher
 from kd3.training.pool_batches import PoolBatches
+from kd3.training.pool_scan import KeptLogits
 from kd3.training.scan import agreement, score
-from kd3.training.teacher_logits import teacher_logits
+from kd3.training.teacher_logits import logits_of_part, teacher_logits
 from kd3.training.typicality import typicality
 
 
@@ -54,7 +56,9 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
     folder, ranks = RunFolder(Path(config.out)), compute.ranks
     again = "the same call and resume=True" if live.again else folder.resume_command
     kept = f"the last checkpoint is whole: free some room and continue with: {again}"
-    with full_disk_told(folder.path, kept=kept), ExitStack() as held:
+    what = f"{config.student} from {config.teacher} in batches of {config.train.batch_size}"
+    less = "use a smaller --batch-size, or --micro-batch where the student has no batch norms"
+    with full_disk_told(folder.path, kept=kept), out_of_memory_told(what, less=less), ExitStack() as held:
         with ranks.failing_together():
             job = read_job(config, compute, state, live)
             if ranks.is_first:
@@ -85,12 +89,17 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
             held.callback(trackers.close)
             return [trackers, *([lambda event, values: watch.check()] if watch else [])]
 
+        def asked() -> KeptLogits:
+            if config.train.share < 1:
+                return logits_of_part(teacher, batches, compute, split.train)
+            return teacher_logits(teacher, batches, compute)
+
         teachers = _teacher_accuracy(folder, job, compute) if ranks.is_first else None
         fit = Fit(
             job.method,
             batches=batches,
             split=split,
-            teacher_logits=cache(lambda: teacher_logits(teacher, batches, compute)),
+            teacher_logits=cache(asked),
             settings=config.train.settled(inherited=job.inheritance is not None),
             seed=config.seed,
             compute=compute,

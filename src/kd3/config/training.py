@@ -40,6 +40,12 @@ class TrainSettings(Settings):
         description="images per step; small ones learn more from few images (default: 64; 128 for a student that "
         "inherits its weights)",
     )
+    micro_batch: int | None = Field(
+        None,
+        ge=1,
+        description="take a batch in parts of so many images, one after the other, to need less memory; refused where "
+        "that would train another student: with batch norms, or losses that compare images",
+    )
     optimizer: Literal["muon", "sgd"] = Field(
         "muon",
         description="'muon' gives hidden convolutions and linear layers orthogonal steps and leaves the rest (the "

@@ -29,7 +29,6 @@ from kd3.models.signature import Signature
 from kd3.models.soundness import sound_logits
 from kd3.preparation import Fit, Preparation
 
-
 CAST_PROBE = 2  # images on which a teacher with cast weights is compared
 CAST_TOLERANCE = 1e-3  # of the largest logit; the same kernels give the same bits
 

@@ -32,7 +32,7 @@ from kd3.training.fixed_views import fixed_views
 from kd3.training.latest import LatestPredictions
 from kd3.training.learner import Learner
 from kd3.training.pool_batches import PoolBatches
-from kd3.training.pool_scan import PoolScan
+from kd3.training.pool_scan import KeptLogits, PoolScan
 from kd3.training.pool_split import PoolSplit
 from kd3.training.randomness import generator_for
 from kd3.training.records import Records
@@ -66,7 +66,7 @@ class Fit:
         *,
         batches: PoolBatches,
         split: PoolSplit,
-        teacher_logits: Callable[[], np.ndarray],
+        teacher_logits: Callable[[], KeptLogits],
         settings: TrainSettings,
         seed: int,
         compute: Compute,

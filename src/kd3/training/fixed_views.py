@@ -202,7 +202,9 @@ def fixed_views(
     check_fixed_views(settings, images)
     assert images.path is not None
     teacher.shared_head()
-    views = FixedViews(len(images), settings.fixed_views, side=images.image_size, flip=settings.flip, device=compute.device)
+    views = FixedViews(
+        len(images), settings.fixed_views, side=images.image_size, flip=settings.flip, device=compute.device
+    )
     try:
         return views, TeacherFeatures(teacher, images, views, compute)
     except OSError as problem:

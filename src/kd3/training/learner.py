@@ -13,6 +13,7 @@ from kd3.methods.base import Method, StepResult
 from kd3.models.head import ModelOutput
 from kd3.training.augment import augment, mixed_up
 from kd3.training.fixed_views import FixedViews, TeacherFeatures
+from kd3.training.micro_batches import joined, parts_of
 from kd3.training.optimizer import build_optimizer, hold_rates, set_learning_rate
 from kd3.training.randomness import generator_for, seed_for
 from kd3.training.step_graph import CudaRecorder, StepGraph
@@ -21,7 +22,7 @@ from kd3.training.transfer import sent
 
 
 def can_be_recorded(settings: TrainSettings, compute: Compute) -> bool:
-    """Return whether steps may become CUDA graphs: of one process, and not in float16, whose scale is read each step."""
+    """Return whether steps may become CUDA graphs: of one process, not in float16, whose scale each step reads."""
     alone, device = compute.ranks.count == 1, compute.device.type == "cuda"
     return device and alone and settings.cuda_graph == "auto" and compute.precision != "16"
 
@@ -98,17 +99,25 @@ class Learner:
         return self._learn(views, teacher, labels, generator)
 
     def _learn(
-        self, views: Tensor, teacher: ModelOutput | None, labels: Tensor | None, generator: torch.Generator | None = None
+        self,
+        views: Tensor,
+        teacher: ModelOutput | None,
+        labels: Tensor | None,
+        generator: torch.Generator | None = None,
     ) -> StepResult:
         """Forward, backward, and the optimiser's step: the same operations each time, none of which is waited for."""
         generator = generator or self._generator
         assert generator is not None
-        result: StepResult = self.module(views, generator, teacher, labels)
         self.optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(result.loss)
+        results, shares = [], []
+        for images, said, known in parts_of(views, teacher, labels, self.settings.micro_batch or len(views)):
+            result: StepResult = self.module(images, generator, said, known)
+            share = len(images) / len(views)
+            self.fabric.backward(result.loss if share == 1 else result.loss * share)
+            results.append(joined([result], [1.0]))
+            shares.append(share)
         self.optimizer.step()
-        terms = {name: term.detach() for name, term in result.terms.items()}
-        return StepResult(result.loss.detach(), terms, result.predictions)
+        return joined(results, shares)
 
     def _drawing(self, number: int) -> torch.Generator:
         """Return the generator of a step; a recorded step knows one, which is seeded anew."""

@@ -24,7 +24,7 @@ class Muon(torch.optim.Optimizer):
     batch norms have no rows and columns to speak of and take SGD; so does what is not hidden: classifiers, embeddings,
     tables of positions. Weight decay is decoupled for matrices.
 
-    torch.optim.Muon (from torch 2.9 on) takes two-dimensional parameters only, one by one. Learning rates may be tensors,
+    torch.optim.Muon (from torch 2.9 on) takes two-dimensional parameters only. Learning rates may be tensors,
     so that a recorded step reads new values.
 
     Args:
@@ -124,7 +124,7 @@ def _as_weight(matrix: Tensor, like: Tensor) -> Tensor:
 def orthogonalise(matrices: Sequence[Tensor], *, scale: float | Tensor = 1.0) -> list[Tensor]:
     """Return the nearest matrices with orthonormal rows or columns, roughly: singular values between 0.7 and 1.2.
 
-    Each is multiplied by `scale` max(1, rows/columns)^(1/2). An odd polynomial of X is a polynomial of X X^T, times X, so
+    Each is multiplied by `scale` max(1, rows/columns)^(1/2). An odd polynomial of X is one of X X^T, times X, so
     the rounds run on squares of the shorter side: matrices of one shape share the products with X, and all whose
     shorter sides are alike share the rounds.
 

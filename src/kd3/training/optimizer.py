@@ -66,7 +66,9 @@ def build_optimizer(
     for group in main.param_groups:
         group["relative_lr"] = group["lr"] / settings.peak
     adams = [parameter for parameter in trained if id(parameter) in apart]
-    return Beside(main, torch.optim.Adam(adams, lr=ADAM_LR, capturable=all(p.is_cuda for p in adams))) if adams else main
+    return (
+        Beside(main, torch.optim.Adam(adams, lr=ADAM_LR, capturable=all(p.is_cuda for p in adams))) if adams else main
+    )
 
 
 def _main(trained: list[Tensor], settings: TrainSettings, hidden: Iterable[Tensor] | None) -> torch.optim.Optimizer:
@@ -115,4 +117,4 @@ def hold_rates(optimizer: torch.optim.Optimizer, device: torch.device | None) ->
     for group in optimizer.param_groups:
         if "relative_lr" in group:
             rate = float(group["lr"])
-            group["lr"] = rate if device is None else torch.tensor(rate, dtype=torch.float32, device=device)
+            group["lr"] = rate if device is None else torch.full((), rate, device=device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,10 +20,17 @@ from kd3.training.scan import scored
 from kd3.training.transfer import sent
 
 
+class KeptLogits(Protocol):
+    """The teacher's logits: an array of those of the whole pool, or what gives them for the positions asked for."""
+
+    def __getitem__(self, positions: np.ndarray, /) -> np.ndarray:
+        """Shapes: (n,) positions in the pool -> (n, K)."""
+
+
 class PoolScan:
     """A `kd3.methods.base.Scan`: each opinion is computed when it is asked for, and held as a few bytes an image.
 
-    `teacher_logits` returns those of the whole pool; `positions` are the training images in it;
+    `teacher_logits` returns those of the pool, by position in it; `positions` are the training images in it;
     `foldable` are batch norms of the student that a scan may merge away; without a student only the
     teacher can be asked. `title` names the progress of the student's scans; None hides it. `typicality` returns
     the training images' distances to the lost data, for who asks for them.
@@ -33,7 +41,7 @@ class PoolScan:
         student: Student | None,
         batches: PoolBatches,
         positions: np.ndarray,
-        teacher_logits: Callable[[], np.ndarray],
+        teacher_logits: Callable[[], KeptLogits],
         compute: Compute,
         latest: LatestPredictions,
         foldable: list[Pair] | None = None,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Generator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
+from torch import Tensor
 
 from kd3 import console
 from kd3.compute import Compute
@@ -58,6 +60,53 @@ def teacher_logits(teacher: Teacher, batches: PoolBatches, compute: Compute) -> 
             return kept  # made by who may write to this pool
         console.warn(f"the teacher's logits could not be kept at {path}: {problem.strerror or problem}")
         return _in_memory(teacher, batches, compute)
+
+
+class PartOfPool(PoolBatches):
+    """Some of a pool's images, as if they were a pool; what is kept of them lies beside the pool."""
+
+    pool: Any
+
+    def __init__(self, batches: PoolBatches, positions: np.ndarray) -> None:
+        self.batches, self.positions, self.pool = batches, positions, self
+        self.path, self.image_size = batches.pool.path, batches.pool.image_size
+        which = np.ascontiguousarray(positions, dtype=np.int64).tobytes()
+        self.content_hash = hashlib.sha256(batches.pool.content_hash.encode() + which).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def iterate(self, positions: np.ndarray, size: int) -> Generator[Tensor, None, None]:
+        """Yield images by their places in the part."""
+        yield from self.batches.iterate(self.positions[positions], size)
+
+
+class PartialLogits:
+    """Logits of some of a pool's images, asked for by their positions in the pool.
+
+    Args:
+        logits: (n, K).
+        positions: of these images, (n,), ascending.
+    """
+
+    def __init__(self, logits: np.ndarray, positions: np.ndarray) -> None:
+        self._logits, self._positions = logits, positions
+
+    def __getitem__(self, positions: np.ndarray) -> np.ndarray:
+        found: np.ndarray = self._logits[np.searchsorted(self._positions, positions)]
+        return found
+
+
+def logits_of_part(teacher: Teacher, batches: PoolBatches, compute: Compute, positions: np.ndarray) -> PartialLogits:
+    """Return the teacher's logits of the images at some positions, ascending, and score no others.
+
+    Where an earlier run has left those of the whole pool they are taken from there. Else as `teacher_logits`.
+    """
+    path = _path(teacher, batches, compute)
+    (kept,) = compute.ranks.any(path is not None and path.is_file())
+    if kept:
+        return PartialLogits(teacher_logits(teacher, batches, compute), np.arange(len(batches.pool)))
+    return PartialLogits(teacher_logits(teacher, PartOfPool(batches, positions), compute), positions)
 
 
 def _of_all_ranks(path: Path, teacher: Teacher, batches: PoolBatches, compute: Compute) -> np.ndarray:

@@ -1,0 +1,103 @@
+"""kd3 on a GPU that is not there: nothing mixes devices, no step waits, and the operations of a step are counted.
+
+The limits are what was counted when they were written, and some room. They hold for any batch size.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+STEPS = {  # device operations of a step, ResNet-8 to ResNet-8
+    "kd3": 420,
+    "kd3 sgd": 220,
+    "kd3 paper": 420,
+    "kd3 training": 430,
+    "kd3 resized-crop": 450,
+    "kd3 none": 420,
+    "kd3 mixup": 430,
+    "kd3 fixed views": 400,
+    "kd": 370,
+    "dfnd": 430,
+    "simkd": 410,
+    "labels": 330,
+}
+RECORDED = {"kd3": 45, "kd3 sgd": 45, "kd3 paper": 60, "kd": 40, "simkd": 40, "labels": 40, "kd3 fixed views": 40}
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory):
+    """The library that makes torch believe in a device; skips where it cannot be compiled."""
+    import shutil
+
+    import torch
+    from torch.utils.cpp_extension import include_paths
+
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("there is no C++ compiler")
+    if torch.version.cuda is not None:
+        pytest.skip("this PyTorch has a CUDA of its own, which cannot be pretended beside it")
+    out = tmp_path_factory.mktemp("device") / "pretended_device.so"
+    done = subprocess.run(
+        [
+            *(compiler, "-std=c++20", "-O0", "-shared", "-fPIC", *(f"-I{path}" for path in include_paths())),
+            *(HERE / "pretended_device.cpp", "-o", out, f"-L{Path(torch.__file__).parent / 'lib'}"),
+            *("-lc10", "-ltorch_cpu"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        pytest.skip(f"this PyTorch's headers do not fit: {done.stderr.strip().splitlines()[0]}")
+    return out
+
+
+@pytest.fixture(scope="session")
+def told(library, tmp_path_factory):
+    """What each case told the device, all from one process."""
+    cases = [*(f"step: {name}" for name in STEPS), *(f"graph: {name}" for name in RECORDED), "run: {}"]
+    cases.append('run: {"teacher_statistics": "auto", "kd3": {"selection": "typical"}, "recall": 32}')
+    folder = tmp_path_factory.mktemp("cases")
+    environment = {**os.environ, "PRETENDED_DEVICE": str(library), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, HERE / "scenarios.py", folder, *cases], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def of(told, case):
+    assert "failed" not in told[case], told[case]["trace"]
+    return told[case]
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_mixes_no_devices_waits_for_nothing_and_has_few_operations(told, name):
+    step = of(told, f"step: {name}")
+    assert step["waits"] == {}
+    assert sum(step["operations"].values()) <= STEPS[name], step["operations"]
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_recorded_step_is_a_few_operations_and_the_same_student_bit_for_bit(told, name):
+    step = of(told, f"graph: {name}")
+    assert step["recorded"]
+    assert step["waits"] == {}
+    assert sum(step["operations"].values()) <= RECORDED[name], step["operations"]
+    assert step["losses"] == step["plain losses"]
+    assert len(set(step["losses"])) == len(step["losses"])  # other views each time
+    assert step["same"]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_whole_run_ends_where_the_cpus_ends(told, place):
+    case = [name for name in told if name.startswith("run: ")][place]
+    run = of(told, case)
+    assert run["difference"] < 1e-3
+    assert run["cuda"]["agreement"] == pytest.approx(run["cpu"]["agreement"], abs=6)
+    assert run["evaluation"]["cuda"] == run["evaluation"]["cpu"]

@@ -92,7 +92,7 @@ class Watch:
             return func(*args, **kwargs)
         here = [value for value in flat if isinstance(value, Tensor) and not isinstance(value, OnDevice)]
         copying = name in ("copy_", "_to_copy")
-        if not copying and (foreign := [value for value in here if value.ndim > 0]):
+        if not copying and (foreign := [v for v in here if v.ndim > 0 and v.device.type == "cpu"]):
             raise RuntimeError(f"{name} mixes cuda:0 and cpu, of shape {tuple(foreign[0].shape)}, at {_where()}")
         for value in flat:
             if isinstance(value, GENERATOR) and value.initial_seed() not in SEEDS:
@@ -198,18 +198,11 @@ class Recording:
                       and a.alias_info.before_set & written]  # fmt: skip
             self.calls.append((func, args, kwargs, []))
             return None if not returns else (chosen[0] if len(returns) == 1 else tuple(chosen))
-        shadows = {}
-
-        def shadow(value):
-            if isinstance(value, Tensor):
-                return shadows.setdefault(
-                    id(value), value.detach().to("meta") if value.ndim else value.detach().clone()
-                )
-            return None if isinstance(value, GENERATOR) else value
-
-        metas = [torch.device("meta") if isinstance(value, torch.device) else shadow(value) for value in flat]
-        back = {id(shadows[id(value)]): value for value in flat if isinstance(value, Tensor)}
-        m_args, m_kwargs = tree_unflatten(metas, structure)
+        # Run once on copies: the results have the layout that a replay's will have.
+        copies = {id(value): value.clone() for value in flat if isinstance(value, Tensor)}
+        back = {id(copies[id(value)]): value for value in flat if isinstance(value, Tensor)}
+        copied = [copies.get(id(v), None if isinstance(v, GENERATOR) else v) for v in flat]
+        there, named = tree_unflatten(copied, structure)
         made = []
 
         def real(value):
@@ -217,11 +210,10 @@ class Recording:
                 return value
             if id(value) in back:
                 return back[id(value)]
-            memory = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype)
-            made.append(memory)
-            return memory
+            made.append(value)
+            return value
 
-        result = tree_map(real, func(*m_args, **m_kwargs))
+        result = tree_map(real, func(*there, **named))
         self.calls.append((func, args, kwargs, made))
         return result
 
@@ -233,8 +225,7 @@ class Recording:
                 known = {id(value) for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)}
                 fresh = [v for v in tree_flatten(result)[0] if isinstance(v, Tensor) and id(v) not in known]
                 for memory, value in zip(made, fresh, strict=True):
-                    if value.shape == memory.shape:  # of a batch norm in evaluation some results are empty here
-                        memory.copy_(value)
+                    memory.copy_(value)
 
 
 class _Event:
@@ -249,6 +240,9 @@ class _Event:
 
 
 class _Stream:
+    def __init__(self, device=None):
+        pass
+
     def wait_stream(self, other):
         pass
 

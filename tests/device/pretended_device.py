@@ -91,8 +91,10 @@ class Watch:
         if not there and not to_device:
             return func(*args, **kwargs)
         here = [value for value in flat if isinstance(value, Tensor) and not isinstance(value, OnDevice)]
-        copying = name in ("copy_", "_to_copy")
-        if not copying and (foreign := [v for v in here if v.ndim > 0 and v.device.type == "cpu"]):
+        copying, indexed = name in ("copy_", "_to_copy"), name in ("index", "index_put_", "_index_put_impl_")
+        if indexed and [value for value in here if value.ndim > 0]:
+            self._waited("an index of the CPU")  # which is copied
+        elif not copying and (foreign := [v for v in here if v.ndim > 0 and v.device.type == "cpu"]):
             raise RuntimeError(f"{name} mixes cuda:0 and cpu, of shape {tuple(foreign[0].shape)}, at {_where()}")
         for value in flat:
             if isinstance(value, GENERATOR) and value.initial_seed() not in SEEDS:

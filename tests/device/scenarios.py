@@ -59,7 +59,9 @@ def learner_of(case, folder, device=CUDA, *, pair=("resnet8", "resnet8"), precis
     method = build_method(method_name, made, teacher=teacher, backbone=backbone, backbone_name=pair[1], sample=sample)
     if fold:
         method.learn_from(teacher.folded())
-    values = TrainSettings(**{"images": 6400, **settings, "batch_size": BATCH, **more})
+    values = TrainSettings(
+        **{**({} if "epochs" in settings else {"images": 6400}), **settings, "batch_size": BATCH, **more}
+    )
     compute = Compute(device, precision)
     pool = ImagePool.open(folder / "pool")
     compute.place(method.teacher)

@@ -159,7 +159,7 @@ def _orthogonal(stacks: list[Tensor]) -> list[Tensor]:
         return torch.cat([stack @ stack.mT for stack in stacks])
 
     def times(factor: Tensor) -> list[Tensor]:
-        return [part @ stack for part, stack in zip(factor.split(counts), stacks, strict=True)]
+        return [part @ stack for part, stack in zip(torch.split(factor, counts), stacks, strict=True)]
 
     gram = grams()
     root = gram.diagonal(dim1=1, dim2=2).sum(1).clamp_min(SMALLEST).rsqrt().view(-1, 1, 1)

@@ -57,7 +57,7 @@ class Accelerator:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._copied: dict[int, torch.cuda.Event] = {}
 
     def send(self, images: np.ndarray) -> Tensor:
@@ -65,7 +65,7 @@ class Accelerator:
         locked = torch.from_numpy(images).pin_memory()
         with torch.cuda.stream(self._stream):
             batch = locked.to(self._device, non_blocking=True)
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
         self._copied[id(batch)] = event
         return batch

@@ -38,7 +38,7 @@ class CudaRecorder:
     def __init__(self, generator: torch.Generator) -> None:
         self._graph = torch.cuda.CUDAGraph()
         self._graph.register_generator_state(generator)
-        self._stream = torch.cuda.Stream()
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     @contextmanager
     def aside(self) -> Iterator[None]:

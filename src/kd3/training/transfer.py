@@ -30,13 +30,13 @@ class Coming:
         if values.device.type == "cuda":
             self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             self._values.copy_(values, non_blocking=True)
-            self._event = torch.cuda.Event()
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record()
 
     @property
     def is_here(self) -> bool:
         """Whether nothing need be waited for."""
-        return self._event is None or self._event.query()
+        return self._event is None or self._event.query()  # type: ignore[no-untyped-call]
 
     def get(self) -> Tensor:
         """Return it, on the host, once it is there."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 import warnings
 from pathlib import Path
 
@@ -114,14 +115,14 @@ def recorded(case, folder):
     }
 
 
-def runs(folder, **settings):
+def runs(folder, *, number, **settings):
     """Return where two whole runs end, on the device and on the CPU."""
     told = {}
     for device in ("cuda", "cpu"):
         WATCH.clear()
         done = kd3.distill(
-            folder / "teacher.yaml", "kd3:resnet8", folder / "pool", folder / f"run-{device}", images=64, batch_size=8,
-            holdout=20, device=device, precision="32", quiet=True, **settings,
+            folder / "teacher.yaml", "kd3:resnet8", folder / "pool", folder / f"run-{device}-{number}", images=64,
+            batch_size=8, holdout=20, device=device, precision="32", quiet=True, **settings,
         )  # fmt: skip
         weights = torch.cat([value.flatten().float() for value in done.student.state_dict().values()])
         told[device] = {"agreement": done.agreement, "weights": weights, "waits": sum(WATCH.waits.values())}
@@ -129,10 +130,10 @@ def runs(folder, **settings):
     return {**told, "difference": float(far)}
 
 
-def evaluated(folder):
+def evaluated(folder, number):
     """Return the accuracy on labelled images, on both."""
     return {
-        device: kd3.evaluate(folder / "run-cpu", folder / "labelled", device=device, quiet=True).top1
+        device: kd3.evaluate(folder / f"run-cpu-{number}", folder / "labelled", device=device, quiet=True).top1
         for device in ("cuda", "cpu")
     }
 
@@ -163,29 +164,27 @@ def make(folder):
 
 
 def main():
-    """Run the cases and print what was seen, as JSON."""
-    folder, cases, told = Path(sys.argv[1]), sys.argv[2:], {}
+    """Run the cases and print what was seen, a line of JSON each."""
+    folder, cases = Path(sys.argv[1]), sys.argv[2:]
     if not (folder / "pool").is_dir():
         make(folder)
     with pretended_device.pretended_device():
-        for case in cases:
+        for number, case in enumerate(cases):
             kind, _, name = case.partition(": ")
             try:
                 if kind == "step":
-                    told[case] = counted(name, folder)
+                    said = counted(name, folder)
                 elif kind == "pair":
                     first, second, *fold = name.split(" ")
-                    told[case] = counted("kd3", folder, pair=(first, second), fold=bool(fold))
+                    said = counted("kd3", folder, pair=(first, second), fold=bool(fold))
                 elif kind == "graph":
-                    told[case] = recorded(name, folder)
-                elif kind == "run":
-                    told[case] = runs(folder, **json.loads(name or "{}"))
-                    told[case]["evaluation"] = evaluated(folder)
+                    said = recorded(name, folder)
+                else:
+                    ended = runs(folder, number=number, **json.loads(name))
+                    said = {**ended, "evaluation": evaluated(folder, number)}
             except Exception as problem:
-                import traceback
-
-                told[case] = {"failed": f"{type(problem).__name__}: {problem}", "trace": traceback.format_exc()}
-    print(json.dumps(told))
+                said = {"failed": f"{type(problem).__name__}: {problem}", "trace": traceback.format_exc()}
+            print(json.dumps({case: said}), flush=True)
 
 
 if __name__ == "__main__":

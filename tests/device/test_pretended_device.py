@@ -13,20 +13,20 @@ import pytest
 
 HERE = Path(__file__).parent
 STEPS = {  # device operations of a step, ResNet-8 to ResNet-8
-    "kd3": 420,
-    "kd3 sgd": 220,
-    "kd3 paper": 420,
-    "kd3 training": 430,
+    "kd3": 380,
+    "kd3 sgd": 240,
+    "kd3 paper": 490,
+    "kd3 training": 390,
     "kd3 resized-crop": 450,
-    "kd3 none": 420,
-    "kd3 mixup": 430,
-    "kd3 fixed views": 400,
-    "kd": 370,
-    "dfnd": 430,
-    "simkd": 410,
-    "labels": 330,
+    "kd3 none": 365,
+    "kd3 mixup": 385,
+    "kd3 fixed views": 355,
+    "kd": 310,
+    "dfnd": 375,
+    "simkd": 345,
+    "labels": 265,
 }
-RECORDED = {"kd3": 45, "kd3 sgd": 45, "kd3 paper": 60, "kd": 40, "simkd": 40, "labels": 40, "kd3 fixed views": 40}
+RECORDED = {"kd3": 33, "kd3 sgd": 32, "kd3 paper": 100, "kd": 32, "simkd": 32, "labels": 34, "kd3 fixed views": 40}
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +61,7 @@ def library(tmp_path_factory):
 def told(library, tmp_path_factory):
     """What each case told the device, all from one process."""
     cases = [*(f"step: {name}" for name in STEPS), *(f"graph: {name}" for name in RECORDED), "run: {}"]
+    cases += ["pair: resnet34 resnet18", "pair: resnet34 resnet18 fold"]
     cases.append('run: {"teacher_statistics": "auto", "kd3": {"selection": "typical"}, "recall": 32}')
     folder = tmp_path_factory.mktemp("cases")
     environment = {**os.environ, "PRETENDED_DEVICE": str(library), "OMP_NUM_THREADS": "1"}
@@ -68,7 +69,9 @@ def told(library, tmp_path_factory):
         [sys.executable, HERE / "scenarios.py", folder, *cases], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return {
+        name: said for line in done.stdout.splitlines() if line[:1] == "{" for name, said in json.loads(line).items()
+    }
 
 
 def of(told, case):
@@ -101,3 +104,13 @@ def test_a_whole_run_ends_where_the_cpus_ends(told, place):
     assert run["difference"] < 1e-3
     assert run["cuda"]["agreement"] == pytest.approx(run["cpu"]["agreement"], abs=6)
     assert run["evaluation"]["cuda"] == run["evaluation"]["cpu"]
+
+
+def test_a_step_of_the_networks_that_a_gpu_is_for_launches_five_times_less_once_recorded(told):
+    plain, recorded = of(told, "pair: resnet34 resnet18"), of(told, "graph: kd3")
+    launched = sum(plain["operations"].values())
+    assert launched <= 670  # 1,137 before
+    assert plain["operations"]["optimizer"] <= 225  # 659 before
+    assert launched >= 5 * sum(recorded["operations"].values())
+    folded = of(told, "pair: resnet34 resnet18 fold")
+    assert folded["operations"]["forward"] <= plain["operations"]["forward"] - 30

@@ -25,9 +25,13 @@ from kd3.methods.base import build_method
 from kd3.models.teacher import Teacher
 from kd3.models.zoo.build import build
 from kd3.pool import ImagePool
+from kd3.training import scan
 from kd3.training.fixed_views import fixed_views
+from kd3.training.latest import LatestPredictions
 from kd3.training.learner import Learner
 from kd3.training.optimizer import hold_rates
+from kd3.training.pool_batches import PoolBatches
+from kd3.training.pool_scan import PoolScan
 
 torch.set_num_threads(1)
 warnings.simplefilter("ignore")
@@ -115,6 +119,22 @@ def recorded(case, folder):
     }
 
 
+def scanned(folder):
+    """Return what a scan of the pool by the blend tells the device, its later pass, in six batches."""
+    learner, pool = learner_of("kd3", folder)
+    compute, positions = learner.compute, np.arange(IMAGES)
+    scan.SCAN_BATCH = scan.DEVICE_SCAN_BATCH = IMAGES // 6
+    logits = np.zeros((IMAGES, 5), dtype=np.float32)
+    latest = LatestPredictions(IMAGES, 5, CUDA)
+    student, batches = learner.method.student, PoolBatches(pool, compute)
+    looked = PoolScan(student, batches, positions, lambda: logits, compute, latest)
+    looked.predictions(0.5)
+    WATCH.clear()
+    WATCH.part = "scan"
+    looked.predictions(0.5)
+    return {"operations": dict(WATCH.operations), "waits": dict(WATCH.waits)}
+
+
 def runs(folder, *, number, **settings):
     """Return where two whole runs end, on the device and on the CPU."""
     told = {}
@@ -177,6 +197,8 @@ def main():
                 elif kind == "pair":
                     first, second, *fold = name.split(" ")
                     said = counted("kd3", folder, pair=(first, second), fold=bool(fold))
+                elif kind == "scan":
+                    said = scanned(folder)
                 elif kind == "graph":
                     said = recorded(name, folder)
                 else:

@@ -61,7 +61,7 @@ def library(tmp_path_factory):
 def told(library, tmp_path_factory):
     """What each case told the device, all from one process."""
     cases = [*(f"step: {name}" for name in STEPS), *(f"graph: {name}" for name in RECORDED), "run: {}"]
-    cases += ["pair: resnet34 resnet18", "pair: resnet34 resnet18 fold"]
+    cases += ["scan", "pair: resnet34 resnet18", "pair: resnet34 resnet18 fold"]
     cases.append('run: {"teacher_statistics": "auto", "kd3": {"selection": "typical"}, "recall": 32}')
     folder = tmp_path_factory.mktemp("cases")
     environment = {**os.environ, "PRETENDED_DEVICE": str(library), "OMP_NUM_THREADS": "1"}
@@ -95,6 +95,12 @@ def test_a_recorded_step_is_a_few_operations_and_the_same_student_bit_for_bit(to
     assert step["losses"] == step["plain losses"]
     assert len(set(step["losses"])) == len(step["losses"])  # other views each time
     assert step["same"]
+
+
+def test_a_scan_waits_at_its_end_and_not_for_its_batches(told):
+    scan = of(told, "scan")
+    assert sum(scan["waits"].values()) <= 3  # whether all logits were finite; confidences; classes
+    assert scan["operations"]["scan"] <= 6 * 60
 
 
 @pytest.mark.parametrize("place", [0, 1])

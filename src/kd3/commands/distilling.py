@@ -39,6 +39,7 @@ from kd3.storage.lock import exclusive
 from kd3.tracking.trackers import Trackers
 from kd3.training.fit import Fit, FitResult
 from kd3.training.fitted_teacher import FittedTeacher, fit_teacher
+from kd3.training.learner import can_be_recorded
 from kd3.training.pool_batches import PoolBatches
 from kd3.training.pool_scan import KeptLogits
 from kd3.training.scan import agreement, score
@@ -56,7 +57,7 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
     folder, ranks = RunFolder(Path(config.out)), compute.ranks
     again = "the same call and resume=True" if live.again else folder.resume_command
     kept = f"the last checkpoint is whole: free some room and continue with: {again}"
-    what = f"{config.student} from {config.teacher} in batches of {config.train.batch_size}"
+    what = f"{config.student} from {config.teacher} in batches of {config.train.batch}"
     less = "use a smaller --batch-size, or --micro-batch where the student has no batch norms"
     with full_disk_told(folder.path, kept=kept), out_of_memory_told(what, less=less), ExitStack() as held:
         with ranks.failing_together():
@@ -177,8 +178,16 @@ def _announcement(config: DistillConfig, job: Job, compute: Compute) -> str:
     student_size = sum(p.numel() for p in job.method.student.parameters()) / 1e6
     return (
         f"distil {job.teacher.name} ({teacher_size:.2f} M parameters) into {config.student} ({student_size:.2f} M) "
-        f"with {config.method} on {len(job.pool):,} images; {compute}"
+        f"with {config.method} on {len(job.pool):,} images; {compute}{_kernels(config.train, compute)}"
     )
+
+
+def _kernels(train: TrainSettings, compute: Compute) -> str:
+    """Return in words what a GPU may do with the numbers, and how it is told."""
+    if compute.device.type != "cuda":
+        return ""
+    said = {"TF32": train.tf32, "deterministic": train.deterministic, "CUDA graph": can_be_recorded(train, compute)}
+    return "".join(f", {name}" for name, holds in said.items() if holds)
 
 
 def _finish(

@@ -24,7 +24,7 @@ def check_micro_batch(method: Method, settings: TrainSettings, processes: int) -
     Raises:
         KD3Error: it would.
     """
-    if settings.micro_batch is None or settings.micro_batch >= settings.batch_size:
+    if settings.micro_batch is None or settings.micro_batch >= settings.batch:
         return
     norms = [name for name, part in method.named_modules() if isinstance(part, (_BatchNorm, SyncedBatchNorm))]
     if norms:

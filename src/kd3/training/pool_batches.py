@@ -205,5 +205,5 @@ def _copied(pool: ImagePool, device: torch.device) -> Tensor:
     images = torch.empty(len(pool), 3, pool.image_size, pool.image_size, dtype=torch.uint8, device=device)
     for start in range(0, len(pool), COPY_IMAGES):
         part = torch.from_numpy(pool.read(slice(start, start + COPY_IMAGES)))
-        images[start : start + len(part)] = part.to(device)
+        images[start : start + len(part)] = sent(part, device)
     return images

@@ -23,6 +23,7 @@ def pretended(*words):
     )
 
 
+@pytest.mark.slow
 def test_every_part_runs_once_is_kept_and_makes_a_page(tmp_path):
     done = pretended("--pretend", "--out", tmp_path)
     assert done.returncode == 0, done.stderr

@@ -18,6 +18,7 @@ from kd3.compute import Compute
 from kd3.config.commands import DistillConfig
 from kd3.config.methods import METHODS
 from kd3.config.settings import to_yaml
+from kd3.config.training import TrainSettings
 from kd3.errors import KD3Error, ToldByAnotherError
 from kd3.measure.doubts import doubts
 from kd3.measure.labelled import LabelledImages

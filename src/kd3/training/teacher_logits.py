@@ -102,7 +102,7 @@ def logits_of_part(teacher: Teacher, batches: PoolBatches, compute: Compute, pos
 
     Where an earlier run has left those of the whole pool they are taken from there. Else as `teacher_logits`.
     """
-    path = _path(teacher, batches, compute)
+    path = place_of(teacher, batches.pool, compute)
     (kept,) = compute.ranks.any(path is not None and path.is_file())
     if kept:
         return PartialLogits(teacher_logits(teacher, batches, compute), np.arange(len(batches.pool)))

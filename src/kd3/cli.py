@@ -30,9 +30,11 @@ from kd3.errors import (
     unknown_name,
 )
 from kd3.interruption import Terminated, end_with_parent, ended_by_signals, leave
+from kd3.out_of_memory import in_words
 from kd3.storage.full_disk import FULL
 
 WHERE = "command line"
+LESS = "free some of it, or use --device cpu"
 
 
 def process() -> None:
@@ -69,7 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return EXIT_FAULT
         console.fail(f"{problem.strerror}: {problem.filename or 'the disk that is written to'}")
         return EXIT_WRONG_INPUT
-    except Exception:
+    except Exception as problem:
+        if type(problem).__name__ == "OutOfMemoryError":  # torch's, which is not imported for it
+            console.fail(in_words(str(problem), what="this", less=LESS))
+            return EXIT_WRONG_INPUT
         console.fault()
         return EXIT_FAULT
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -46,14 +47,48 @@ class Compute:
             precision=_FABRIC_PRECISION[self.precision],
         )
 
+    @property
+    def autocast_type(self) -> torch.dtype | None:
+        """The type that matrix products are computed in; None: float32."""
+        return {"bf16": torch.bfloat16, "16": torch.float16}.get(self.precision)
+
     def autocast(self) -> torch.autocast:
         """Return the context that runs matrix products in this precision."""
-        dtype = {"bf16": torch.bfloat16, "16": torch.float16}.get(self.precision)
+        dtype = self.autocast_type
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
     def place(self, module: nn.Module) -> nn.Module:
         """Move a module to the device, convolution weights in channels_last where it can run so."""
         return laid_out(module.to(self.device), torch.channels_last)
+
+    @contextmanager
+    def tuned(self, *, tf32: bool, deterministic: bool) -> Iterator[None]:
+        """Let an accelerator choose its kernels for a while; of a CPU nothing is changed.
+
+        Args:
+            tf32: products of float32 matrices may be rounded to ten bits, as tensor cores want them.
+            deterministic: only kernels that give the same bits each time; those that convolve are not tried out.
+        """
+        if self.device.type != "cuda":
+            yield
+            return
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS reads when it begins
+        cudnn = torch.backends.cudnn
+        before = (
+            torch.get_float32_matmul_precision(),
+            (cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic),
+            torch.are_deterministic_algorithms_enabled(),
+        )
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic = tf32, not deterministic, deterministic
+        torch.use_deterministic_algorithms(deterministic)
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before[0])
+            cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic = before[1]
+            torch.use_deterministic_algorithms(before[2])
 
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"

@@ -200,3 +200,37 @@ class Net(nn.Module):
 def make():
     return Net(3)
 """
+
+
+def test_weights_that_are_cast_once_say_the_same_bit_for_bit():
+    from kd3.compute import Compute
+    from kd3.models.zoo.build import build
+
+    compute = Compute(torch.device("cpu"), "bf16")
+    teacher = kd3.Teacher(build("resnet8", num_classes=4), mean=[0.5] * 3, std=[0.25] * 3, input_size=16)
+    cast = teacher.cast_for(compute)
+    kinds = {type(part).__name__: part.weight.dtype for part in cast.module.modules() if hasattr(part, "weight")}
+    assert kinds == {"Conv2d": torch.bfloat16, "BatchNorm2d": torch.float32, "Linear": torch.bfloat16}
+    images = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(5))
+    with compute.autocast():
+        for one, other in zip(cast.outputs(images), teacher.outputs(images), strict=True):
+            assert torch.equal(one, other)
+    assert cast.fingerprint() == teacher.fingerprint()
+    assert teacher.module.linear.weight.dtype == torch.float32
+    assert teacher.cast_for(Compute(torch.device("cpu"), "32")) is teacher
+
+
+def test_weights_that_something_else_reads_are_not_cast():
+    from kd3.compute import Compute
+
+    class Normed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.fc = torch.nn.Conv2d(3, 6, 3), torch.nn.Linear(6, 4)
+
+        def forward(self, images):
+            scale = self.fc.weight.double().pow(8).sum() * 1e9  # of which bfloat16 leaves two digits
+            return self.fc(self.body(images).mean((2, 3))) * scale.float()
+
+    teacher = kd3.Teacher(Normed(), mean=[0.5] * 3, std=[0.25] * 3, input_size=8)
+    assert teacher.cast_for(Compute(torch.device("cpu"), "bf16")) is teacher

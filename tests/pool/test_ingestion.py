@@ -1,6 +1,7 @@
 """Ingest: the same crawl gives the same pool, whatever happens on the way."""
 
 import csv
+import glob
 import os
 import signal
 import subprocess
@@ -280,3 +281,18 @@ def test_summary_tells_rejections_by_reason(tmp_path: Path) -> None:
     text = kd3.ingest(crawl, tmp_path / "pool", image_size=16).summary()
     for part in ("kept        3", "rejected    2", "not an image", "empty", "rejected.csv", "skipped     1"):
         assert part in text
+
+
+def test_sources_are_looked_for_once_however_many_ask(crawl, tmp_path, monkeypatch):
+    from kd3.pool.sources import expand as module_function
+    from kd3.pool.sources.expand import Expanded
+
+    asked = []
+    real = glob.glob
+    monkeypatch.setattr("glob.glob", lambda *a, **k: asked.append(a[0]) or real(*a, **k))
+    pattern = str(crawl / "0*.png")
+    kd3.ingest(pattern, tmp_path / "pool", image_size=16, workers=0, limit=5)
+    assert asked == [pattern, pattern]  # before the pool's folder is there, and once it is
+    found = module_function([pattern])
+    assert isinstance(found, Expanded)
+    assert module_function(found) is found

@@ -17,7 +17,8 @@ def muon(parameters, **more):
 @pytest.mark.parametrize("shape", [(8, 8), (6, 40), (40, 6)])
 def test_singular_values_come_near_one_and_directions_stay(shape):
     matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
-    for matrix, step in zip(matrices, orthogonalise(matrices).float(), strict=True):
+    for matrix, step in zip(matrices, orthogonalise(list(matrices)), strict=True):
+        step = step / max(1.0, shape[0] / shape[1]) ** 0.5
         left, values, right = torch.linalg.svd(matrix, full_matrices=False)
         known = values > 0.02 * values.norm()
         found = torch.linalg.svdvals(step)[: known.sum()]
@@ -28,7 +29,8 @@ def test_singular_values_come_near_one_and_directions_stay(shape):
 
 
 def test_a_gradient_of_nothing_moves_nothing():
-    assert torch.equal(orthogonalise(torch.zeros(2, 3, 4)), torch.zeros(2, 3, 4, dtype=torch.bfloat16))
+    (step,) = orthogonalise([torch.zeros(3, 4)])
+    assert torch.equal(step, torch.zeros(3, 4))
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this PyTorch has no Muon")

@@ -10,7 +10,7 @@ import torch
 import kd3
 from kd3.compute import resolve
 from kd3.training import pool_batches
-from kd3.training.pool_batches import PoolBatches, read_ahead
+from kd3.training.pool_batches import Depth, Host, PoolBatches, read_ahead
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def pool():
 
 
 def readers():
-    return [thread for thread in threading.enumerate() if thread.name == "kd3-read-ahead"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("kd3-read-ahead")]
 
 
 @pytest.mark.parametrize("size", [1, 7, 50, 64])
@@ -53,10 +53,10 @@ def test_three_batches_are_read_before_they_are_asked_for_and_no_more(pool, monk
     batches = read_ahead(pool, np.arange(50), 5)
     next(batches)
     deadline = time.monotonic() + 5
-    while len(read) < 5 and time.monotonic() < deadline:
+    while len(read) < 4 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.05)
-    assert len(read) == 5  # one taken, three waiting, one at the door
+    assert len(read) == 4  # one taken, three waiting
     batches.close()
     assert readers() == []
     assert len(read) <= 6
@@ -66,3 +66,55 @@ def test_what_goes_wrong_while_reading_is_told_where_it_is_asked_for(pool):
     with pytest.raises(IndexError, match="image 50"):
         list(read_ahead(pool, np.array([1, 50]), 1))
     assert readers() == []
+
+
+class SlowCopies(Host):
+    """A device to which every batch takes a while, however many are copied at once."""
+
+    def __init__(self, seconds):
+        self.seconds, self.sent, self.at_once, self.most = seconds, 0, 0, 0
+        self.lock = threading.Lock()
+
+    def send(self, images):
+        with self.lock:
+            self.sent, self.at_once = self.sent + 1, self.at_once + 1
+            self.most = max(self.most, self.at_once)
+        time.sleep(self.seconds)
+        with self.lock:
+            self.at_once -= 1
+        return super().send(images)
+
+
+def test_several_readers_hide_copies_that_take_longer_than_a_step(pool):
+    step, copy, batches = 0.02, 0.05, 40
+    device = SlowCopies(copy)
+    positions = np.tile(np.arange(50), 4)
+    start = time.perf_counter()
+    found = []
+    for batch in read_ahead(pool, positions, 5, device, readers=4, most=16):
+        time.sleep(step)
+        found.append(batch)
+    seconds = time.perf_counter() - start
+    assert torch.equal(torch.cat(found), torch.from_numpy(pool.read(positions)))
+    assert device.most > 2
+    assert seconds < 0.75 * batches * copy  # one reader could not have done it
+    assert readers() == []
+
+
+def test_as_many_batches_are_under_way_as_the_rates_want():
+    depth, now = Depth(16), 0.0
+    for _ in range(30):
+        depth.took(0.4)
+        depth.asked(now, 0.0)
+        now += 0.1
+    assert depth.now == 8  # four steps long, and as many again
+    for _ in range(60):
+        depth.took(0.01)
+        depth.asked(now, 0.0)
+        now += 0.1
+    assert depth.now == 3
+    for _ in range(60):
+        depth.took(9.0)
+        depth.asked(now, 0.0)
+        now += 0.1
+    assert depth.now == 16

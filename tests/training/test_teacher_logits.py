@@ -14,7 +14,7 @@ import kd3
 from kd3.compute import resolve
 from kd3.training import teacher_logits as kept
 from kd3.training.pool_batches import PoolBatches
-from kd3.training.teacher_logits import teacher_logits
+from kd3.training.teacher_logits import logits_of_part, teacher_logits
 
 COMPUTE = resolve("cpu", "32")
 
@@ -208,3 +208,29 @@ print("sum", float(np.abs(logits).sum()))
     assert said.startswith("sum")
     assert again == said
     assert "computes" not in again + told
+
+
+def test_of_a_share_of_the_pool_no_more_is_scored(teacher, batches, scored):
+    positions = np.array([3, 4, 40, 77])
+    part = logits_of_part(teacher, batches, COMPUTE, positions)
+    assert scored == [4]
+    again = logits_of_part(teacher, batches, COMPUTE, positions)
+    assert scored == [4, 4]  # compared with what the teacher says now
+    whole = teacher_logits(teacher, batches, COMPUTE)
+    for asked in ([77, 3], [40]):
+        np.testing.assert_allclose(part[np.array(asked)], whole[asked], rtol=1e-4, atol=1e-4)
+        assert np.array_equal(part[np.array(asked)], again[np.array(asked)])
+
+
+def test_of_a_share_the_whole_pools_logits_are_taken_where_they_are_there(teacher, batches, scored):
+    whole = teacher_logits(teacher, batches, COMPUTE)
+    scored.clear()
+    part = logits_of_part(teacher, batches, COMPUTE, np.array([5, 60]))
+    assert scored == [16]
+    assert np.array_equal(part[np.array([60, 5])], whole[[60, 5]])
+
+
+def test_other_shares_are_other_files(teacher, batches):
+    logits_of_part(teacher, batches, COMPUTE, np.array([1, 2]))
+    logits_of_part(teacher, batches, COMPUTE, np.array([1, 2, 9]))
+    assert len(files(batches)) == 2

@@ -31,6 +31,7 @@ from kd3.recall.at_end import check_recall
 from kd3.recall.images import ChosenImages, known_images, read_images
 from kd3.runs.folder import State
 from kd3.training.fixed_views import check_fixed_views
+from kd3.training.micro_batches import check_micro_batch
 from kd3.training.pool_split import PoolSplit, split_pool
 from kd3.training.randomness import seed_for
 
@@ -100,6 +101,7 @@ def read_job(config: DistillConfig, compute: Compute, state: State, live: Live) 
         check_several_labels(labels.numpy(), pool, teacher.classes)
     check_trains(method.student, compute, name=config.student)
     check_fixed_views(config.train, pool)
+    check_micro_batch(method, config.train.settled(inherited=backbone.inheritance is not None), compute.ranks.count)
     kept_out = known_images(config.keep_out, teacher.preparation, workers=None)
     if state == "absent":
         _warn_of_kept_out(pool, kept_out)

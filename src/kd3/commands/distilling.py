@@ -19,12 +19,14 @@ from kd3.compute import Compute
 from kd3.config.commands import DistillConfig
 from kd3.config.methods import METHODS
 from kd3.config.settings import to_yaml
+from kd3.config.training import TrainSettings
 from kd3.errors import KD3Error, ToldByAnotherError
 from kd3.measure.doubts import doubts
 from kd3.measure.labelled import LabelledImages
 from kd3.methods.base import Method
 from kd3.models.consent import runs_code
 from kd3.models.student_files import load_student, save_student
+from kd3.out_of_memory import out_of_memory_told
 from kd3.pool.watch import PATIENCE, watched
 from kd3.recall.at_end import adapt_student
 from kd3.recall.kept import keep_adapted
@@ -39,9 +41,11 @@ from kd3.storage.lock import exclusive
 from kd3.tracking.trackers import Trackers
 from kd3.training.fit import Fit, FitResult
 from kd3.training.fitted_teacher import FittedTeacher, fit_teacher
+from kd3.training.learner import can_be_recorded
 from kd3.training.pool_batches import PoolBatches
+from kd3.training.pool_scan import KeptLogits
 from kd3.training.scan import agreement, score
-from kd3.training.teacher_logits import teacher_logits
+from kd3.training.teacher_logits import logits_of_part, teacher_logits
 from kd3.training.typicality import typicality
 
 
@@ -55,11 +59,14 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
     folder, ranks = RunFolder(Path(config.out)), compute.ranks
     again = "the same call and resume=True" if live.again else folder.resume_command
     kept = f"the last checkpoint is whole: free some room and continue with: {again}"
-    with full_disk_told(folder.path, kept=kept), ExitStack() as held:
+    what = f"{config.student} from {config.teacher} in batches of {config.train.batch}"
+    less = "use a smaller --batch-size, or --micro-batch where the student has no batch norms"
+    with full_disk_told(folder.path, kept=kept), out_of_memory_told(what, less=less), ExitStack() as held:
         with ranks.failing_together():
             job = read_job(config, compute, state, live)
             if ranks.is_first:
                 held.enter_context(_claimed(folder, state, config, compute, job))
+        held.enter_context(compute.tuned(tf32=config.train.tf32, deterministic=config.train.deterministic))
         watch = held.enter_context(watched(job.pool)) if ranks.is_first else None
         console.say(_announcement(config, job, compute))
         batches = PoolBatches(job.pool, compute)
@@ -85,12 +92,17 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
             held.callback(trackers.close)
             return [trackers, *([lambda event, values: watch.check()] if watch else [])]
 
+        def asked() -> KeptLogits:
+            if config.train.share < 1:
+                return logits_of_part(teacher, batches, compute, split.train)
+            return teacher_logits(teacher, batches, compute)
+
         teachers = _teacher_accuracy(folder, job, compute) if ranks.is_first else None
         fit = Fit(
             job.method,
             batches=batches,
             split=split,
-            teacher_logits=cache(lambda: teacher_logits(teacher, batches, compute)),
+            teacher_logits=cache(asked),
             settings=config.train.settled(inherited=job.backbone.inheritance is not None),
             seed=config.seed,
             compute=compute,
@@ -169,8 +181,16 @@ def _announcement(config: DistillConfig, job: Job, compute: Compute) -> str:
     student_size = sum(p.numel() for p in job.method.student.parameters()) / 1e6
     return (
         f"distil {job.teacher.name} ({teacher_size:.2f} M parameters) into {config.student} ({student_size:.2f} M) "
-        f"with {config.method} on {len(job.pool):,} images; {compute}"
+        f"with {config.method} on {len(job.pool):,} images; {compute}{_kernels(config.train, compute)}"
     )
+
+
+def _kernels(train: TrainSettings, compute: Compute) -> str:
+    """Return in words what a GPU may do with the numbers, and how it is told."""
+    if compute.device.type != "cuda":
+        return ""
+    said = {"TF32": train.tf32, "deterministic": train.deterministic, "CUDA graph": can_be_recorded(train, compute)}
+    return "".join(f", {name}" for name, holds in said.items() if holds)
 
 
 def _finish(

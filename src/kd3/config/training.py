@@ -40,6 +40,12 @@ class TrainSettings(Settings):
         description="images per step; small ones learn more from few images (default: 64; 128 for a student that "
         "inherits its weights)",
     )
+    micro_batch: int | None = Field(
+        None,
+        ge=1,
+        description="take a batch in parts of so many images, one after the other, to need less memory; refused where "
+        "that would train another student: with batch norms, or losses that compare images",
+    )
     optimizer: Literal["muon", "sgd"] = Field(
         "muon",
         description="'muon' gives hidden convolutions and linear layers orthogonal steps and leaves the rest (the "
@@ -106,6 +112,15 @@ class TrainSettings(Settings):
     compile_teacher: bool = Field(
         False,
         description="compile the teacher before the first step: up to a minute, then faster steps; for long runs",
+    )
+    cuda_graph: Literal["auto", "off"] = Field(
+        "auto",
+        description="on a GPU: 'auto' records a step once and launches it as one CUDA graph, where one process trains "
+        "in bf16 or float32; 'off' launches its operations one by one",
+    )
+    tf32: bool = Field(True, description="on a GPU: products of float32 matrices may be rounded to TF32")
+    deterministic: bool = Field(
+        False, description="on a GPU: only kernels that give the same bits each time, which are slower"
     )
     checkpoint_minutes: float = Field(5.0, gt=0, description="save a checkpoint at least this often")
     checkpoint_steps: int | None = Field(

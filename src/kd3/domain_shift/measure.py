@@ -18,7 +18,7 @@ from kd3.domain_shift.verdict import Verdict, judge
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.training.pool_batches import PoolBatches
-from kd3.training.scan import SCAN_BATCH, scored
+from kd3.training.scan import scan_batch, scored
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _look_at_pool(teacher: Teacher, pool: ImagePool, compute: Compute, *, limit:
 
     def batches() -> Iterator[tuple[Tensor, np.ndarray]]:
         start = 0
-        for images in PoolBatches(pool, compute).iterate(positions, SCAN_BATCH):
+        for images in PoolBatches(pool, compute).iterate(positions, scan_batch(compute, pool.image_size)):
             yield images, chosen[start : start + len(images)]
             start += len(images)
 

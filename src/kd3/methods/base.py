@@ -95,6 +95,10 @@ class Method(nn.Module, abc.ABC):
         """Return the parameters that Adam moves, by its own rate, whatever the optimiser of the others is."""
         return []
 
+    def compares_images(self) -> str | None:
+        """Return what of the loss depends on several images at once, in words, with the way out; None: nothing."""
+        return None
+
     @abc.abstractmethod
     def select(self, scan: Scan, progress: float, *, at_least: int) -> Selection:
         """Return the images to learn from next; progress in [0, 1], at least a batch of them."""

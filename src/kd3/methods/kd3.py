@@ -103,6 +103,15 @@ class KD3(Method):
         outer = [self.embedding] if self.embedding is not None else []
         return hidden_matrices(self, besides=[*self.student.output_layers(), *outer])
 
+    def compares_images(self) -> str | None:
+        """Return what of the loss depends on several images at once; None: nothing."""
+        options = self.options
+        if options.contrastive != "none":
+            return "the images are contrasted with each other; use --kd3.contrastive none"
+        if options.alignment != "none" and options.alignment_scale == "relative":
+            return "the features' mean energy divides the alignment; use --kd3.alignment-scale raw"
+        return None
+
     # 1. Dynamic instance selection
 
     def select(self, scan: Scan, progress: float, *, at_least: int) -> Selection:

@@ -43,6 +43,12 @@ class SimKD(Method):
         )
         return cls(options, teacher, student)
 
+    def compares_images(self) -> str | None:
+        """Return what of the loss depends on several images at once; None: nothing."""
+        if self.options.alignment_scale == "relative":
+            return "the features' mean energy divides the alignment; use --simkd.alignment-scale raw"
+        return None
+
     def select(self, scan: Scan, progress: float, *, at_least: int) -> Selection:
         """Return all images."""
         return select_everything(scan.count)

@@ -7,6 +7,9 @@ from itertools import chain
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def copy_of(network: nn.Module) -> nn.Module:
@@ -21,6 +24,22 @@ def copy_of(network: nn.Module) -> nn.Module:
             if isinstance(value, Tensor) and value.grad_fn is not None:
                 computed[id(value)] = value.detach().clone()
     return copy.deepcopy(network, dict(computed))
+
+
+def cast_layers(network: nn.Module, kind: torch.dtype) -> None:
+    """Cast in place the weights and biases that autocast casts at every pass: of plain linear layers and convolutions.
+
+    Left as they are: tensors that another kind of module holds, too, and those that are computed or altered by hooks.
+    """
+    plain = [part for part in network.modules() if type(part) in PLAIN and not parametrize.is_parametrized(part)]
+    plain = [part for part in plain if not part._forward_pre_hooks and not part._forward_hooks]
+    chosen = {id(part) for part in plain}
+    others = [part for part in network.modules() if id(part) not in chosen]
+    elsewhere = {id(value) for part in others for value in part._parameters.values()}
+    for part in plain:
+        for name, value in part._parameters.items():
+            if value is not None and id(value) not in elsewhere and value.dtype == torch.float32:
+                part._parameters[name] = nn.Parameter(value.detach().to(kind), requires_grad=False)
 
 
 def in_float32(network: nn.Module) -> nn.Module:

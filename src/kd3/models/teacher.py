@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from kd3 import console
 from kd3.class_names import class_name
-from kd3.compute import full_float32
+from kd3.compute import Compute, full_float32
 from kd3.errors import KD3Error
 from kd3.models.batch_norm_statistics import Statistics, set_statistics
 from kd3.models.calling import both_logits, calling_of
 from kd3.models.checkpoint import weights_hash
 from kd3.models.compiled import CompiledTeacher
-from kd3.models.copying import copy_of, in_float32
+from kd3.models.copying import cast_layers, copy_of, in_float32
 from kd3.models.fold import fold, foldable
 from kd3.models.head import Head, HeadNotFound, ModelOutput, as_logits, find_head, run_with_features
 from kd3.models.origin import Origin
@@ -29,6 +29,9 @@ from kd3.models.preprocessing import Normalisation
 from kd3.models.signature import Signature
 from kd3.models.soundness import sound_logits
 from kd3.preparation import Fit, Preparation
+
+CAST_PROBE = 2  # images on which a teacher with cast weights is compared
+CAST_TOLERANCE = 1e-3  # of the largest logit; the same kernels give the same bits
 
 
 class Teacher(nn.Module):
@@ -287,6 +290,30 @@ class Teacher(nn.Module):
         other = copy.copy(self)
         other._compiled = CompiledTeacher(self.module, self.head)
         return other
+
+    def cast_for(self, compute: Compute) -> Teacher:
+        """Return the same teacher, those weights cast once that autocast would cast at every pass.
+
+        It is itself where that would change what it says, where it does not run in autocast, and in float32. To be
+        called once it is on its device.
+        """
+        kind = compute.autocast_type
+        if kind is None or isinstance(self.module, torch.jit.ScriptModule) or self.input_size is None:
+            return self
+        other = copy.copy(self)
+        module = copy_of(self.module)
+        cast_layers(module, kind)
+        other._modules = {**self._modules, "module": module}
+        other.known_hash = self.known_hash or weights_hash(self.module)
+        shape = (CAST_PROBE, self.normalise.channels, self.input_size, self.input_size)
+        probe = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(compute.device)
+        try:
+            with compute.autocast():
+                expected, found = self(probe).float(), other(probe).float()
+        except RuntimeError:
+            return self
+        same = (found - expected).abs().max() <= CAST_TOLERANCE * expected.abs().max()
+        return other if self.runs_in_autocast and bool(same) else self
 
     def train(self, mode: bool = True) -> Teacher:
         """Stay in evaluation mode, whatever is asked."""

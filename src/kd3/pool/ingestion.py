@@ -76,9 +76,10 @@ def _ingest(config: IngestConfig, part_bytes: int) -> ImagePool:
         if (folder / NAME).is_file():
             return _finished(folder, config)  # also where the crawl is gone by now
         # What is wrong is told before anything is made.
-        check_place(folder, expand([*config.sources, *config.keep_out]))
+        found = expand(config.sources)
+        check_place(folder, [*found, *expand(config.keep_out)])
         check_given([*config.sources, *config.keep_out])
-        check_part(config.sources, config.part)
+        check_part(found, config.part)
         keep_out = [
             read_known(source, image_size=config.image_size, fit=config.fit, workers=config.workers)
             for source in config.keep_out
@@ -89,7 +90,7 @@ def _ingest(config: IngestConfig, part_bytes: int) -> ImagePool:
             _check_again(folder, config, made)
         with exclusive(folder / LOCK, what=f"pool {folder}"):
             if not (folder / NAME).is_file():  # another process may have finished it meanwhile
-                _fill(folder, config, keep_out, made, part_bytes)
+                _fill(folder, config, found, keep_out, made, part_bytes)
     except (OSError, sqlite3.OperationalError) as problem:
         # Files of the crawl that cannot be read are rejections by now: this is about the output.
         raise KD3Error(
@@ -103,7 +104,8 @@ def _ingest(config: IngestConfig, part_bytes: int) -> ImagePool:
 
 def _check_again(folder: Path, config: IngestConfig, made: list[Path]) -> None:
     try:
-        check_place(folder, expand(config.sources))  # a glob may match the folder now that it is there
+        here = [source for source in config.sources if not is_remote(source)]
+        check_place(folder, expand(here))  # a glob may match the folder now that it is there
     except KD3Error:
         remove_pool(folder, made)
         raise
@@ -120,7 +122,12 @@ def _finished(folder: Path, config: IngestConfig) -> ImagePool:
 
 
 def _fill(
-    folder: Path, config: IngestConfig, keep_out: Sequence[KnownImages], made: list[Path], part_bytes: int
+    folder: Path,
+    config: IngestConfig,
+    found: Sequence[str],
+    keep_out: Sequence[KnownImages],
+    made: list[Path],
+    part_bytes: int,
 ) -> None:
     begun = begun_with(folder)
     check_settings(folder, _as_now(begun or {}), ingest_request(config))
@@ -132,7 +139,7 @@ def _fill(
             state.begin(ingest_request(config))
         elif state.files:
             console.say(f"pool {folder}: going on after {state.files:,} files")
-        _consume(state, config, again=begun is not None)
+        _consume(state, config, found, again=begun is not None)
         if state.images == 0:
             message = _nothing_usable(state, config)
             state.close()
@@ -167,12 +174,10 @@ def _as_now(request: dict[str, Any]) -> dict[str, Any]:
     return now
 
 
-def _consume(state: IngestState, config: IngestConfig, *, again: bool) -> None:
-    """Draw, decode and keep what is left; `again`: an earlier process has ended on the way, perhaps by a file."""
+def _consume(state: IngestState, config: IngestConfig, found: Sequence[str], *, again: bool) -> None:
+    """Draw from what was `found`, decode and keep what is left; `again`: an earlier process has ended on the way."""
     settings = DecodeSettings(config.image_size, config.fit, config.min_side, config.max_pixels, config.max_seconds)
-    course = Course(
-        config.sources, state.place or Place(), config.part, Limits(config.max_seconds, config.max_unpacked)
-    )
+    course = Course(found, state.place or Place(), config.part, Limits(config.max_seconds, config.max_unpacked))
     before_it = state.files if state.place else 0  # files that are not drawn again
     limit = None if config.limit is None else config.limit - before_it
     files = islice(course, state.files - before_it, limit)
@@ -180,7 +185,7 @@ def _consume(state: IngestState, config: IngestConfig, *, again: bool) -> None:
     before = state.seconds
     with (
         console.progress("ingest", None, "files", done=state.files) as bar,
-        count_in_background(config.sources, config.limit, bar, config.part),
+        count_in_background(found, config.limit, bar, config.part),
         closing(decode_records(files, settings, workers=config.workers, wary=again)) as outcomes,
     ):
         told = state.files

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from kd3.errors import KD3Error
 from kd3.storage.atomic import replacing
+from kd3.training.transfer import Coming
 
 VERSION = 4
 
@@ -41,17 +43,30 @@ class Progress:
     summed: int = 0  # steps in these
 
 
-def save_checkpoint(path: Path, progress: Progress, *, method: dict[str, Any], optimizer: dict[str, Any]) -> None:
-    """Write a checkpoint atomically; it loads with `weights_only=True`. The teacher is not in it."""
+def on_host(tree: Any) -> Any:
+    """Return nested values with copies of their tensors on the host, for which an accelerator is waited for once."""
+    values, structure = tree_flatten(tree)
+    coming = [
+        (Coming(value) if value.device.type == "cuda" else value.clone()) if isinstance(value, Tensor) else value
+        for value in values
+    ]
+    return tree_unflatten([value.get() if isinstance(value, Coming) else value for value in coming], structure)
+
+
+def checkpoint_of(progress: Progress, *, method: dict[str, Any], learner: dict[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint holds, in memory of its own: the training may go on. The teacher is not in it."""
+    values = {"progress": vars(progress), "method": dict(method), **learner}
+    return {"version": VERSION, **on_host(values)}
+
+
+def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Write a checkpoint atomically; it loads with `weights_only=True`."""
     with replacing(path) as temporary:
-        torch.save(
-            {"version": VERSION, "progress": asdict(progress), "method": method, "optimizer": optimizer},
-            temporary,
-        )
+        torch.save(checkpoint, temporary)
 
 
 def load_checkpoint(path: Path) -> tuple[Progress, dict[str, Any], dict[str, Any]]:
-    """Return progress, method state and optimiser state.
+    """Return progress, the method's state and the learner's.
 
     Raises:
         KD3Error: the file is damaged or of another version.
@@ -64,4 +79,5 @@ def load_checkpoint(path: Path) -> tuple[Progress, dict[str, Any], dict[str, Any
         ) from None
     if not isinstance(values, dict) or values.get("version") != VERSION:
         raise KD3Error(f"checkpoint {path} was not written by this version of kd3; start anew in another --out")
-    return Progress(**values["progress"]), values["method"], values["optimizer"]
+    learner = {"optimizer": values["optimizer"], "scale": values.get("scale", {})}
+    return Progress(**values["progress"]), values["method"], learner

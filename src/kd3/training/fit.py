@@ -32,7 +32,7 @@ from kd3.training.fixed_views import fixed_views
 from kd3.training.latest import LatestPredictions
 from kd3.training.learner import Learner
 from kd3.training.pool_batches import PoolBatches
-from kd3.training.pool_scan import PoolScan
+from kd3.training.pool_scan import KeptLogits, PoolScan
 from kd3.training.pool_split import PoolSplit
 from kd3.training.randomness import generator_for
 from kd3.training.records import Records
@@ -66,7 +66,7 @@ class Fit:
         *,
         batches: PoolBatches,
         split: PoolSplit,
-        teacher_logits: Callable[[], np.ndarray],
+        teacher_logits: Callable[[], KeptLogits],
         settings: TrainSettings,
         seed: int,
         compute: Compute,
@@ -106,10 +106,10 @@ class Fit:
             KeyboardInterrupt: interrupted; the checkpoint is written first.
         """
         if resume and self.folder.last.is_file():
-            self.at, method, optimizer = load_checkpoint(self.folder.last)
+            self.at, method, learner = load_checkpoint(self.folder.last)
             try:
                 self.method.load_state_dict(method)
-                self.learner.optimizer.load_state_dict(optimizer)
+                self.learner.load(learner)
                 self.latest.load(self.at.latest)
             except (RuntimeError, ValueError, KeyError) as problem:
                 raise KD3Error(
@@ -140,11 +140,12 @@ class Fit:
                         self._heed(stop)
                     self._round(bar, stop)
                     self._look()
-                    self._save()
-                    self._heed(stop)
+                    self._heed(stop, save=self._is_save_due(end_of_round=True))
             except Stopped:
                 self._save()
                 raise stop.interruption("") from None
+            finally:
+                self.records.close()
             # A second signal interrupts inside a step: the checkpoint before it is the good one.
         return FitResult(
             steps=self.at.step,
@@ -242,7 +243,10 @@ class Fit:
         label = self.ranks.gather(predictions.label)
         self.latest.note(torch.from_numpy(index), predictions._replace(confidence=confidence, label=label))
 
-    def _is_save_due(self) -> bool:
+    def _is_save_due(self, *, end_of_round: bool = False) -> bool:
+        # The first round's end is one to go on from, however short it was.
+        if end_of_round and (self.at.round == 1 or self.budget.is_used_up(self.at)):
+            return True
         steps = self.settings.checkpoint_steps
         due = time.monotonic() - self.records.saved_at > 60 * self.settings.checkpoint_minutes
         return due or (steps is not None and self.at.step - self.records.saved_step >= steps)
@@ -299,7 +303,7 @@ class Fit:
 
     def _save(self) -> None:
         self._share_sums()
-        self.records.checkpoint(self.method, self.learner.optimizer, self.latest.state())
+        self.records.checkpoint(self.method, self.learner.state(), self.latest.state())
 
     def _agreement_words(self) -> str:
         return f"agreement {self.at.agreement:.1f} %" if self.at.agreement >= 0 else ""

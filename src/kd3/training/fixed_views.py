@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,12 @@ from kd3.ranks import ALONE, Ranks
 from kd3.training.augment import shifted
 from kd3.training.kept_outputs import COMPARED, name_for, reserve, says_the_same
 from kd3.training.randomness import generator_for
+from kd3.training.transfer import Coming, sent
 
 FOLDER = "teacher_features"
 VERSION = 1
 LOOKED_AT = 1 << 16  # places in which a kept one to compare is looked for
+COMING = 8  # batches of new features on their way from an accelerator, at most
 CPU = torch.device("cpu")
 
 
@@ -35,15 +38,17 @@ class FixedViews:
         images: number of images in the pool N.
         views: number of views of each V.
         side: of the images, in pixels.
+        device: where the images will be looked at.
     """
 
-    def __init__(self, images: int, views: int, *, side: int, flip: bool) -> None:
+    def __init__(self, images: int, views: int, *, side: int, flip: bool, device: torch.device = CPU) -> None:
         self.views, self.flip = views, flip
         generator = generator_for(CPU, 0, "fixed views", images, views)
         reach = side // 8
         # Drawn in small integers: three bytes a view are all that an image costs in memory.
-        self._offsets = torch.randint(-reach, reach + 1, (images, views, 2), generator=generator, dtype=torch.int8)
-        self._mirrored = torch.randint(0, 2, (images, views), generator=generator, dtype=torch.int8)
+        offsets = torch.randint(-reach, reach + 1, (images, views, 2), generator=generator, dtype=torch.int8)
+        mirrored = torch.randint(0, 2, (images, views), generator=generator, dtype=torch.int8)
+        self._offsets, self._mirrored = offsets.to(device).flatten(0, 1), mirrored.to(device).flatten()
 
     def choose(self, positions: Tensor, generator: torch.Generator, ranks: Ranks = ALONE) -> Tensor:
         """Return a view of each image, as a row: position * V + view. Shapes: (B,) -> (B,) int64.
@@ -59,9 +64,9 @@ class FixedViews:
 
         Shapes: images (B, 3, S, S) uint8, rows (B,) on the CPU -> (B, 3, S, S).
         """
-        position, view = rows // self.views, rows % self.views
-        offsets = self._offsets[position, view].long().to(images.device)
-        mirrored = self._mirrored[position, view].bool().to(images.device) if self.flip else None
+        rows = sent(rows, images.device)
+        offsets = self._offsets[rows].long()
+        mirrored = self._mirrored[rows].bool() if self.flip else None
         return shifted(images, offsets[:, 0], offsets[:, 1], mirrored)
 
 
@@ -92,18 +97,29 @@ class TeacherFeatures:
         if not self._still_true(images):
             console.warn(f"{path} is not what this teacher says now; its features are computed again")
             self._known.zero_()
+        self._coming: deque[tuple[Tensor, Coming]] = deque()  # of an accelerator: rows, and features for them
 
     def outputs(self, rows: Tensor, images: Tensor) -> ModelOutput:
         """Return what the teacher says of normalised views (B, 3, S, S): features (B, C, h, w), logits (B, K)."""
+        self._keep_arrived()
         missing = (self._known[rows] == 0).nonzero().flatten()
         with torch.no_grad(), self.compute.autocast():
+            kept = sent(self._features[rows], images.device)
             if len(missing):
-                said = self.teacher.outputs(images[missing.to(images.device)]).features
-                self._features[rows[missing]] = said.reshape(len(missing), -1).to("cpu", self._features.dtype)
-                self._known[rows[missing]] = 1
-            kept = self._features[rows].view(len(rows), *self.shape).to(images.device)
-            features = kept.contiguous(memory_format=torch.channels_last)
+                places = sent(missing, images.device)
+                said = self.teacher.outputs(images[places]).features.reshape(len(missing), -1).to(kept.dtype)
+                kept = kept.index_copy(0, places, said)
+                self._coming.append((rows[missing], Coming(said)))
+                self._keep_arrived()
+            features = kept.view(len(rows), *self.shape).contiguous(memory_format=torch.channels_last)
             return ModelOutput(features, self.classifier(pool(features)))
+
+    def _keep_arrived(self) -> None:
+        """Write what has come from the device; what has not yet is waited for only if much is on its way."""
+        while self._coming and (self._coming[0][1].is_here or len(self._coming) > COMING):
+            rows, features = self._coming.popleft()
+            self._features[rows] = features.get()
+            self._known[rows] = 1
 
     def _outputs(self, images: Tensor) -> ModelOutput:
         return _outputs(self.teacher, images, self.compute)
@@ -186,7 +202,9 @@ def fixed_views(
     check_fixed_views(settings, images)
     assert images.path is not None
     teacher.shared_head()
-    views = FixedViews(len(images), settings.fixed_views, side=images.image_size, flip=settings.flip)
+    views = FixedViews(
+        len(images), settings.fixed_views, side=images.image_size, flip=settings.flip, device=compute.device
+    )
     try:
         return views, TeacherFeatures(teacher, images, views, compute)
     except OSError as problem:

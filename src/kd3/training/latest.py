@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kd3.selection.predictions import Predictions
+from kd3.training.transfer import sent
 
 NEVER = -1
 
@@ -33,9 +34,9 @@ class LatestPredictions:
 
     def note(self, index: Tensor, predictions: Predictions) -> None:
         """Take over the predictions of the images at these positions. Shapes: index (n,) int64."""
-        index = index.to(self.seen.device, non_blocking=True)
-        self.confidence[index] = predictions.confidence.to(self.confidence)
-        self.label[index] = predictions.label.to(self.label)
+        index = sent(index, self.seen.device)
+        self.confidence[index] = sent(predictions.confidence, self.seen.device).to(self.confidence)
+        self.label[index] = sent(predictions.label, self.seen.device).to(self.label)
         self.seen[index] = self.round
 
     def oldest(self, share: float) -> Tensor:
@@ -53,8 +54,8 @@ class LatestPredictions:
         return Predictions(self.confidence.cpu(), self.label.cpu(), self.num_classes)
 
     def state(self) -> dict[str, Tensor]:
-        """Return what a checkpoint must keep."""
-        return {"confidence": self.confidence.cpu(), "label": self.label.cpu(), "seen": self.seen.cpu()}
+        """Return what a checkpoint must keep, as it lies here."""
+        return {"confidence": self.confidence, "label": self.label, "seen": self.seen}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take over what a checkpoint kept."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,9 +13,18 @@ from kd3.methods.base import Method, StepResult
 from kd3.models.head import ModelOutput
 from kd3.training.augment import augment, mixed_up
 from kd3.training.fixed_views import FixedViews, TeacherFeatures
-from kd3.training.optimizer import build_optimizer, set_learning_rate
+from kd3.training.micro_batches import joined, parts_of
+from kd3.training.optimizer import build_optimizer, hold_rates, set_learning_rate
 from kd3.training.randomness import generator_for, seed_for
+from kd3.training.step_graph import CudaRecorder, StepGraph
 from kd3.training.together import make_ready
+from kd3.training.transfer import sent
+
+
+def can_be_recorded(settings: TrainSettings, compute: Compute) -> bool:
+    """Return whether steps may become CUDA graphs: of one process, not in float16, whose scale each step reads."""
+    alone, device = compute.ranks.count == 1, compute.device.type == "cuda"
+    return device and alone and settings.cuda_graph == "auto" and compute.precision != "16"
 
 
 class Learner:
@@ -50,11 +61,19 @@ class Learner:
         if settings.compile_teacher:
             # Scoring keeps the plain one: its batches have other sizes.
             method.learn_from(method.teacher.compiled())
+        elif compute.precision != "32":
+            method.learn_from(method.teacher.cast_for(compute))
         optimizer = build_optimizer(
             method.parameters(), settings, hidden=method.hidden_matrices(), by_adam=method.moved_by_adam()
         )
         self.fabric = compute.fabric()
         self.module, self.optimizer = self.fabric.setup(method, optimizer)
+        self._generator: torch.Generator | None = None
+        self._graph: StepGraph | None = None
+        if can_be_recorded(settings, compute):
+            generator = self._generator = torch.Generator(compute.device)
+            self._graph = StepGraph(self._learn, lambda: CudaRecorder(generator))
+            hold_rates(self.optimizer, compute.device)
 
     def step(
         self, number: int, images: Tensor, positions: Tensor | None = None, progress: float | None = None
@@ -68,18 +87,58 @@ class Learner:
         set_learning_rate(self.optimizer, number, self.total_steps, self.settings, progress)
         # Dropout and the like: other numbers on each rank.
         torch.manual_seed(seed_for(self.seed, "network", number, *([self.ranks.rank] if self.ranks.rank else [])))
-        generator = generator_for(self.compute.device, self.seed, "step", number)
+        generator = self._drawing(number)
         views, teacher = self._views(number, images, positions, generator)
         labels = None
         if self.labels is not None:
             assert positions is not None
-            labels = self.labels[positions].to(self.compute.device, non_blocking=True)
-        result: StepResult = self.module(views, generator, teacher, labels)
+            labels = sent(self.labels[positions], self.compute.device)
+        if self._graph is not None:
+            recorded: StepResult = self._graph(views, teacher, labels)
+            return recorded
+        return self._learn(views, teacher, labels, generator)
+
+    def _learn(
+        self,
+        views: Tensor,
+        teacher: ModelOutput | None,
+        labels: Tensor | None,
+        generator: torch.Generator | None = None,
+    ) -> StepResult:
+        """Forward, backward, and the optimiser's step: the same operations each time, none of which is waited for."""
+        generator = generator or self._generator
+        assert generator is not None
         self.optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(result.loss)
+        results, shares = [], []
+        for images, said, known in parts_of(views, teacher, labels, self.settings.micro_batch or len(views)):
+            result: StepResult = self.module(images, generator, said, known)
+            share = len(images) / len(views)
+            self.fabric.backward(result.loss if share == 1 else result.loss * share)
+            results.append(joined([result], [1.0]))
+            shares.append(share)
         self.optimizer.step()
-        terms = {name: term.detach() for name, term in result.terms.items()}
-        return StepResult(result.loss.detach(), terms, result.predictions)
+        return joined(results, shares)
+
+    def _drawing(self, number: int) -> torch.Generator:
+        """Return the generator of a step; a recorded step knows one, which is seeded anew."""
+        if self._generator is None:
+            return generator_for(self.compute.device, self.seed, "step", number)
+        return self._generator.manual_seed(seed_for(self.seed, "step", number))
+
+    def state(self) -> dict[str, Any]:
+        """Return what the optimiser must remember, and with float16 the scale of the loss."""
+        return {"optimizer": self.optimizer.state_dict(), "scale": self.fabric.strategy.precision.state_dict()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over a state.
+
+        Raises:
+            KeyError, ValueError: it is another optimiser's.
+        """
+        self.optimizer.load_state_dict(state["optimizer"])
+        hold_rates(self.optimizer, None if self._graph is None else self.compute.device)
+        if state.get("scale"):
+            self.fabric.strategy.precision.load_state_dict(state["scale"])
 
     def agree_on_buffers(self) -> None:
         """Give all ranks the first one's batch-norm statistics, which differ where these are not synced."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor
 # Of the quintic that pushes singular values towards 1 (Jordan, Muon); five rounds bring 0.01 to 1 between 0.7 and 1.2.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ROUNDS = 5
+RESTART = 2  # rounds after which products that were rounded to TF32 are taken anew, before their errors grow
+SMALLEST = 1e-14  # of a squared norm
 
 
 class Muon(torch.optim.Optimizer):
@@ -22,7 +24,8 @@ class Muon(torch.optim.Optimizer):
     batch norms have no rows and columns to speak of and take SGD; so does what is not hidden: classifiers, embeddings,
     tables of positions. Weight decay is decoupled for matrices.
 
-    torch.optim.Muon (from torch 2.9 on) takes two-dimensional parameters alone, one by one.
+    torch.optim.Muon (from torch 2.9 on) takes two-dimensional parameters only. Learning rates may be tensors,
+    so that a recorded step reads new values.
 
     Args:
         parameters: what is trained.
@@ -70,21 +73,19 @@ class Muon(torch.optim.Optimizer):
         if not parameters:
             return
         gradients = torch._foreach_add([_gradient(p) for p in parameters], parameters, alpha=group["weight_decay"])
-        moved = self._moved(parameters, list(gradients), group["momentum"])
-        torch._foreach_add_(parameters, moved, alpha=-group["lr"])
+        moved = list(self._moved(parameters, list(gradients), group["momentum"]))
+        if isinstance(group["lr"], Tensor):
+            torch._foreach_mul_(moved, -group["lr"])
+            torch._foreach_add_(parameters, moved)
+        else:
+            torch._foreach_add_(parameters, moved, alpha=-group["lr"])
 
     def _matrices(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         moved = self._moved(parameters, [_gradient(p) for p in parameters], group["momentum"])
-        by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        for parameter, move in zip(parameters, moved, strict=True):
-            flat = move.flatten(1)
-            by_shape[flat.shape[0], flat.shape[1]].append((parameter, flat))
-        for (rows, columns), alike in by_shape.items():
-            steps = orthogonalise(torch.stack([move for _, move in alike]))
-            size = group["lr"] * max(1.0, rows / columns) ** 0.5
-            for (parameter, _), step in zip(alike, steps, strict=True):
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(step.view(parameter.shape).to(parameter.dtype), alpha=-size)
+        steps = orthogonalise([as_matrix(move) for move in moved], scale=-group["lr"])
+        if group["weight_decay"]:
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(parameters, [_as_weight(step, p) for step, p in zip(steps, parameters, strict=True)])
 
     def _moved(self, parameters: list[Tensor], gradients: list[Tensor], momentum: float) -> list[Tensor]:
         """Return Nesterov's look ahead, G + mu M, after M = mu M + G."""
@@ -104,21 +105,83 @@ def is_matrix(parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and parameter.shape[0] > 1 and parameter.shape[1] > 1
 
 
-def orthogonalise(matrices: Tensor) -> Tensor:
+def as_matrix(weight: Tensor) -> Tensor:
+    """Return a weight, or its gradient, with a row for each output; a view of it where channels lie last.
+
+    Shapes: (rows, ...) -> (rows, columns). The order of the columns does not matter here.
+    """
+    return weight.permute(0, 2, 3, 1).flatten(1) if weight.ndim == 4 else weight.flatten(1)
+
+
+def _as_weight(matrix: Tensor, like: Tensor) -> Tensor:
+    """Return a view of a matrix that `as_matrix` could have made of such a weight."""
+    if like.ndim != 4:
+        return matrix.view(like.shape)
+    outputs, inputs, height, width = like.shape
+    return matrix.view(outputs, height, width, inputs).permute(0, 3, 1, 2)
+
+
+def orthogonalise(matrices: Sequence[Tensor], *, scale: float | Tensor = 1.0) -> list[Tensor]:
     """Return the nearest matrices with orthonormal rows or columns, roughly: singular values between 0.7 and 1.2.
 
-    Shapes: (N, rows, columns) -> (N, rows, columns), bfloat16.
+    Each is multiplied by `scale` max(1, rows/columns)^(1/2). An odd polynomial of X is one of X X^T, times X, so
+    the rounds run on squares of the shorter side: matrices of one shape share the products with X, and all whose
+    shorter sides are alike share the rounds.
+
+    Shapes: (rows, columns) each -> the same, float32.
+
+    Source: Newton-Schulz as in Jordan, Muon (2024), written by the Gram matrix.
     """
+    alike: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for place, matrix in enumerate(matrices):
+        alike[matrix.shape[0], matrix.shape[1]].append(place)
+    lying: dict[tuple[int, int], Tensor] = {}
+    sides: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for shape, places in alike.items():
+        stack = torch.stack([matrices[place] for place in places]).float()
+        lying[shape] = stack.mT if shape[0] > shape[1] else stack
+        sides[min(shape)].append(shape)
+    results: list[Tensor] = [torch.empty(0)] * len(matrices)
+    for shapes in sides.values():
+        for shape, stack in zip(shapes, _orthogonal([lying[shape] for shape in shapes]), strict=True):
+            upright = stack.mT.contiguous() if shape[0] > shape[1] else stack
+            steps = upright * (scale * max(1.0, shape[0] / shape[1]) ** 0.5)
+            for place, step in zip(alike[shape], steps.unbind(), strict=True):
+                results[place] = step
+    return results
+
+
+def _orthogonal(stacks: list[Tensor]) -> list[Tensor]:
+    """Shapes: (n, rows, columns) each, rows <= columns and the same -> the same."""
+    counts = [len(stack) for stack in stacks]
+
+    def grams() -> Tensor:
+        return torch.cat([stack @ stack.mT for stack in stacks])
+
+    def times(factor: Tensor) -> list[Tensor]:
+        return [part @ stack for part, stack in zip(torch.split(factor, counts), stacks, strict=True)]
+
+    gram = grams()
+    root = gram.diagonal(dim1=1, dim2=2).sum(1).clamp_min(SMALLEST).rsqrt().view(-1, 1, 1)
+    gram = gram * root.square()
+    if torch.get_float32_matmul_precision() == "highest":
+        return times(_polynomial(gram, ROUNDS) * root)
+    stacks = times(_polynomial(gram, RESTART) * root)
+    return times(_polynomial(grams(), ROUNDS - RESTART))
+
+
+def _polynomial(gram: Tensor, rounds: int) -> Tensor:
+    """Return P with P X being X after so many rounds, of X X^T. Shapes: (N, rows, rows) -> the same."""
     a, b, c = COEFFICIENTS
-    x: Tensor = matrices.bfloat16()
-    x = x / x.flatten(1).float().norm(dim=1).clamp_min(1e-7).view(-1, 1, 1).bfloat16()
-    tall = x.shape[1] > x.shape[2]
-    if tall:
-        x = x.mT
-    for _ in range(ROUNDS):
-        square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
-    return x.mT if tall else x
+    result: Tensor | None = None
+    for number in range(rounds):
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=1, dim2=2).add_(a)
+        result = factor if result is None else factor @ result
+        if number < rounds - 1:
+            gram = factor @ gram @ factor
+    assert result is not None
+    return result
 
 
 def _gradient(parameter: Tensor) -> Tensor:

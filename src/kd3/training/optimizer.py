@@ -66,7 +66,9 @@ def build_optimizer(
     for group in main.param_groups:
         group["relative_lr"] = group["lr"] / settings.peak
     adams = [parameter for parameter in trained if id(parameter) in apart]
-    return Beside(main, torch.optim.Adam(adams, lr=ADAM_LR)) if adams else main
+    return (
+        Beside(main, torch.optim.Adam(adams, lr=ADAM_LR, capturable=all(p.is_cuda for p in adams))) if adams else main
+    )
 
 
 def _main(trained: list[Tensor], settings: TrainSettings, hidden: Iterable[Tensor] | None) -> torch.optim.Optimizer:
@@ -101,4 +103,18 @@ def set_learning_rate(
     rate = learning_rate(step, total_steps, settings, progress)
     for group in optimizer.param_groups:
         if "relative_lr" in group:
-            group["lr"] = rate * group["relative_lr"]
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate * group["relative_lr"])
+            else:
+                group["lr"] = rate * group["relative_lr"]
+
+
+def hold_rates(optimizer: torch.optim.Optimizer, device: torch.device | None) -> None:
+    """Keep the learning rates that follow the schedule on a device, where a recorded step finds them; None: as numbers.
+
+    Shapes: each () float32.
+    """
+    for group in optimizer.param_groups:
+        if "relative_lr" in group:
+            rate = float(group["lr"])
+            group["lr"] = rate if device is None else torch.full((), rate, device=device)

@@ -1,11 +1,14 @@
-"""Batches of a pool on the device: held there where it fits, else read ahead by a thread."""
+"""Batches of a pool on the device: held there where it fits, else read ahead by threads."""
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Generator
-from contextlib import closing, suppress
+import time
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,24 +16,82 @@ from torch import Tensor
 
 from kd3.compute import Compute
 from kd3.pool import ImagePool
+from kd3.training.transfer import sent
 
 RESIDENT_SHARE = 0.4  # of the accelerator's free memory that a pool may take
-BATCHES_AHEAD = 3
+BATCHES_AHEAD = 3  # at first, and on a CPU always
+MOST_AHEAD = 16  # of an accelerator
+AHEAD_BYTES = 4 << 30  # that may be read ahead, whatever the number of batches
+READERS = 4  # threads that read for an accelerator; NumPy lets go of Python's lock while it copies
 COPY_IMAGES = 4096  # at once, to the accelerator
+SHARE = 0.2  # of a new measurement in a mean of times
+
+
+class Device(Protocol):
+    """What batches are sent to."""
+
+    def send(self, images: np.ndarray) -> Tensor:
+        """Begin to copy a batch to the device; called by the threads that read."""
+
+    def received(self, batch: Tensor) -> Tensor:
+        """Return the batch once whatever comes next on the device finds it whole; the host does not wait."""
+
+
+class Host:
+    """A CPU, to which nothing need be sent."""
+
+    def send(self, images: np.ndarray) -> Tensor:
+        """Return the very memory."""
+        return torch.from_numpy(images)
+
+    def received(self, batch: Tensor) -> Tensor:
+        """Return it."""
+        return batch
+
+
+class Accelerator:
+    """A CUDA device: batches go through page-locked memory, on a stream beside that of the steps.
+
+    The memory is PyTorch's, which keeps it and gives it out again once a copy from it has ended.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._copied: dict[int, torch.cuda.Event] = {}
+
+    def send(self, images: np.ndarray) -> Tensor:
+        """Begin to copy."""
+        locked = torch.from_numpy(images).pin_memory()
+        with torch.cuda.stream(self._stream):
+            batch = locked.to(self._device, non_blocking=True)
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record()
+        self._copied[id(batch)] = event
+        return batch
+
+    def received(self, batch: Tensor) -> Tensor:
+        """Have the present stream wait for the copy."""
+        now = torch.cuda.current_stream(self._device)
+        now.wait_event(self._copied.pop(id(batch)))
+        batch.record_stream(now)  # so that its memory is not given out again before the step has read it
+        return batch
 
 
 class PoolBatches:
     """A pool's images, batch by batch, where they are needed.
 
-    On an accelerator with room for it the whole pool is copied there, at its first use. Else a
-    thread reads the coming batches from the memory map while the present one is computed with, so
-    that a pool on a slow disk does not hold up the steps.
+    On an accelerator with room for it the whole pool is copied there, at its first use. Else threads
+    read the coming batches from the memory map, and send them, while the present one is computed with, so
+    that neither a slow disk nor a pool larger than the device holds up the steps.
     """
 
     def __init__(self, pool: ImagePool, compute: Compute) -> None:
         self.pool, self.compute = pool, compute
         self._resident: Tensor | None = None
-        self._fits = compute.device.type == "cuda" and _pool_bytes(pool) <= RESIDENT_SHARE * _free_bytes(compute.device)
+        is_gpu = compute.device.type == "cuda"
+        self._fits = is_gpu and _pool_bytes(pool) <= RESIDENT_SHARE * _free_bytes(compute.device)
+        self._device: Device = Accelerator(compute.device) if is_gpu else Host()
 
     def iterate(self, positions: np.ndarray, size: int) -> Generator[Tensor, None, None]:
         """Yield the images at these positions in order, uint8 (B, 3, S, S), `size` at a time; the last may be fewer.
@@ -40,64 +101,95 @@ class PoolBatches:
         """
         if self._fits:
             yield from self._from_device(positions, size)
+            return
+        if isinstance(self._device, Host):
+            ahead = read_ahead(self.pool, positions, size)
         else:
-            with closing(read_ahead(self.pool, positions, size)) as batches:
-                for images in batches:
-                    yield self._sent(images)
+            ahead = read_ahead(self.pool, positions, size, self._device, readers=READERS, most=MOST_AHEAD)
+        with closing(ahead) as batches:
+            yield from batches
 
     def _from_device(self, positions: np.ndarray, size: int) -> Generator[Tensor, None, None]:
         if self._resident is None:
             self._resident = _copied(self.pool, self.compute.device)
-        index = torch.from_numpy(np.ascontiguousarray(positions, dtype=np.int64)).to(self.compute.device)
+        index = sent(torch.from_numpy(np.ascontiguousarray(positions, dtype=np.int64)), self.compute.device)
         for start in range(0, len(index), size):
             yield self._resident[index[start : start + size]]
 
-    def _sent(self, images: np.ndarray) -> Tensor:
-        batch = torch.from_numpy(images)
-        if self.compute.device.type == "cuda":
-            return batch.pin_memory().to(self.compute.device, non_blocking=True)
-        return batch
 
+class Depth:
+    """How many batches to have under way, by measured rates.
 
-def read_ahead(pool: ImagePool, positions: np.ndarray, size: int) -> Generator[np.ndarray, None, None]:
-    """Yield pool images in order, `size` at a time, up to three batches read before they are asked for.
+    A batch that takes r seconds to read and send, by one of n threads, is asked for every s seconds: r / s of them must
+    be under way at once, and as many again so that one slow read is not felt.
 
-    Closing the iterator ends the thread. What goes wrong while reading is raised here.
+    Args:
+        most: at most.
     """
-    ready: queue.Queue[np.ndarray | BaseException | None] = queue.Queue(BATCHES_AHEAD)
-    stop = threading.Event()
-    thread = threading.Thread(
-        target=_read, args=(pool, positions, size, ready, stop), name="kd3-read-ahead", daemon=True
-    )
-    thread.start()
-    try:
-        while (got := ready.get()) is not None:
-            if isinstance(got, BaseException):
-                raise got
-            yield got
-    finally:
-        stop.set()
-        while thread.is_alive():
-            with suppress(queue.Empty):
-                ready.get(timeout=0.01)  # room for a batch that the thread still wants to hand over
-        thread.join()
+
+    def __init__(self, most: int) -> None:
+        self.most, self.now = most, min(BATCHES_AHEAD, most)
+        self._reading: float | None = None
+        self._asking: float | None = None
+        self._asked_at: float | None = None
+
+    def took(self, seconds: float) -> None:
+        """Note how long a batch took to read and send."""
+        self._reading = seconds if self._reading is None else (1 - SHARE) * self._reading + SHARE * seconds
+
+    def asked(self, now: float, waited: float) -> None:
+        """Note when a batch was asked for, and how long it was waited for; s is the time of the step between."""
+        if self._asked_at is not None:
+            step = max(now - self._asked_at, 1e-6)
+            self._asking = step if self._asking is None else (1 - SHARE) * self._asking + SHARE * step
+        self._asked_at = now + waited
+        if self._reading is not None and self._asking is not None:
+            needed = 2 * int(-(-self._reading // self._asking))
+            self.now = max(min(BATCHES_AHEAD, self.most), min(self.most, needed))
 
 
-def _read(
+def read_ahead(
     pool: ImagePool,
     positions: np.ndarray,
     size: int,
-    ready: queue.Queue[np.ndarray | BaseException | None],
-    stop: threading.Event,
-) -> None:
+    device: Device | None = None,
+    *,
+    readers: int = 1,
+    most: int = BATCHES_AHEAD,
+) -> Generator[Tensor, None, None]:
+    """Yield pool images on a device in order, `size` at a time, a few batches under way before they are asked for.
+
+    Closing the iterator ends the threads. What goes wrong while reading is raised here.
+    """
+    device = device or Host()
+    bytes_each = max(1, size * 3 * pool.image_size**2)
+    depth = Depth(max(1, min(most, AHEAD_BYTES // bytes_each)))
+
+    def one(places: np.ndarray) -> Tensor:
+        start = time.perf_counter()
+        batch = device.send(pool.read(places))
+        depth.took(time.perf_counter() - start)
+        return batch
+
+    parts: Iterator[np.ndarray] = (positions[start : start + size] for start in range(0, len(positions), size))
+    under_way: deque[Future[Tensor]] = deque()
+    threads = ThreadPoolExecutor(readers, "kd3-read-ahead")
     try:
-        for start in range(0, len(positions), size):
-            if stop.is_set():
+        while True:
+            under_way.extend(
+                threads.submit(one, places) for places in islice(parts, max(0, depth.now + 1 - len(under_way)))
+            )
+            if not under_way:
                 return
-            ready.put(pool.read(positions[start : start + size]))
-        ready.put(None)
-    except BaseException as problem:
-        ready.put(problem)
+            asked = time.perf_counter()
+            batch = under_way.popleft().result()
+            depth.asked(asked, time.perf_counter() - asked)
+            under_way.extend(
+                threads.submit(one, places) for places in islice(parts, max(0, depth.now - len(under_way)))
+            )
+            yield device.received(batch)
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 def _pool_bytes(pool: ImagePool) -> int:
@@ -113,5 +205,5 @@ def _copied(pool: ImagePool, device: torch.device) -> Tensor:
     images = torch.empty(len(pool), 3, pool.image_size, pool.image_size, dtype=torch.uint8, device=device)
     for start in range(0, len(pool), COPY_IMAGES):
         part = torch.from_numpy(pool.read(slice(start, start + COPY_IMAGES)))
-        images[start : start + len(part)] = part.to(device)
+        images[start : start + len(part)] = sent(part, device)
     return images

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,12 +17,20 @@ from kd3.selection.predictions import Predictions, predict
 from kd3.training.latest import LatestPredictions
 from kd3.training.pool_batches import PoolBatches
 from kd3.training.scan import scored
+from kd3.training.transfer import sent
+
+
+class KeptLogits(Protocol):
+    """The teacher's logits: an array of those of the whole pool, or what gives them for the positions asked for."""
+
+    def __getitem__(self, positions: np.ndarray, /) -> np.ndarray:
+        """Shapes: (n,) positions in the pool -> (n, K)."""
 
 
 class PoolScan:
     """A `kd3.methods.base.Scan`: each opinion is computed when it is asked for, and held as a few bytes an image.
 
-    `teacher_logits` returns those of the whole pool; `positions` are the training images in it;
+    `teacher_logits` returns those of the pool, by position in it; `positions` are the training images in it;
     `foldable` are batch norms of the student that a scan may merge away; without a student only the
     teacher can be asked. `title` names the progress of the student's scans; None hides it. `typicality` returns
     the training images' distances to the lost data, for who asks for them.
@@ -32,7 +41,7 @@ class PoolScan:
         student: Student | None,
         batches: PoolBatches,
         positions: np.ndarray,
-        teacher_logits: Callable[[], np.ndarray],
+        teacher_logits: Callable[[], KeptLogits],
         compute: Compute,
         latest: LatestPredictions,
         foldable: list[Pair] | None = None,
@@ -81,7 +90,7 @@ class PoolScan:
             places = slice(start, start + len(logits))
             if 0 < teacher_weight < 1:
                 teacher = torch.from_numpy(self._teacher_logits()[positions[places]])
-                logits = blend_logits(teacher.to(logits.device), logits, teacher_weight)
+                logits = blend_logits(sent(teacher, logits.device), logits, teacher_weight)
             self.latest.note(index[places], predict(logits))
             start += len(logits)
 

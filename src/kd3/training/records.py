@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from kd3.runs.folder import RunFolder
 from kd3.runs.metrics import Listener
 from kd3.selection.select import Selection
 from kd3.storage.atomic import replacing
-from kd3.training.checkpoint import Progress, save_checkpoint
+from kd3.training.checkpoint import Progress, checkpoint_of, on_host, write_checkpoint
 from kd3.training.health import Health
 from kd3.training.history import History
 from kd3.training.not_finite import not_finite
@@ -45,6 +46,9 @@ class Records:
         self.folder, self.at, self.classes = folder, at, classes
         self.saved_at = time.monotonic()
         self.saved_step = at.step
+        self._best: dict[str, Tensor] | None = None  # not on disk yet
+        self._writer = ThreadPoolExecutor(1, "kd3-checkpoint")
+        self._writing: Future[None] | None = None
         self._history: History | None = None
         if ranks.is_first:
             health = Health(classes, budget)
@@ -95,22 +99,49 @@ class Records:
             self._history.warn(words, before=f"selection of round {self.at.round}: ", **self._place())
 
     def best(self, student: torch.nn.Module) -> None:
-        """Keep this student as the run's result so far."""
-        if not self.writes:
-            return
-        from safetensors.torch import save_file
+        """Keep this student as the run's result so far: on disk with the next checkpoint."""
+        if self.writes:
+            self._best = on_host(dict(student.state_dict()))
 
-        state = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
-        with replacing(self.folder.best) as path:
-            save_file(state, path)
+    def checkpoint(self, method: Method, learner: dict[str, Any], latest: dict[str, Tensor]) -> None:
+        """Write the checkpoint to go on from, by a thread; one that is still being written is waited for.
 
-    def checkpoint(self, method: Method, optimizer: torch.optim.Optimizer, latest: dict[str, Tensor]) -> None:
-        """Write the checkpoint to go on from."""
+        Raises:
+            OSError, RuntimeError: the one before could not be written.
+        """
         self.saved_at, self.saved_step = time.monotonic(), self.at.step
         if self._history is None:
             return
         self.at.metrics_size, self.at.latest = self._history.size, latest
-        save_checkpoint(self.folder.last, self.at, method=method.state_dict(), optimizer=optimizer.state_dict())
+        checkpoint, best = checkpoint_of(self.at, method=method.state_dict(), learner=learner), self._best
+        self._best = None
+        self.written()
+        self._writing = self._writer.submit(self._write, checkpoint, best)
+
+    def written(self) -> None:
+        """Wait until the checkpoint is on disk.
+
+        Raises:
+            OSError, RuntimeError: it could not be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """End the thread that writes; raises as `written`."""
+        try:
+            self.written()
+        finally:
+            self._writer.shutdown()
+
+    def _write(self, checkpoint: dict[str, Any], best: dict[str, Tensor] | None) -> None:
+        from safetensors.torch import save_file
+
+        if best is not None:  # first: a checkpoint must not know of a student that is not there
+            with replacing(self.folder.best) as path:
+                save_file({name: value.contiguous() for name, value in best.items()}, path)
+        write_checkpoint(self.folder.last, checkpoint)
 
     def not_finite(
         self, *, seed: int, lr: float, means: Mapping[str, float], batches: Sequence[np.ndarray]

@@ -16,6 +16,14 @@ from kd3.models.preprocessing import Normalisation
 from kd3.training.pool_batches import PoolBatches
 
 SCAN_BATCH = 256
+DEVICE_SCAN_BATCH = 2048  # of an accelerator, while its images have no more pixels than so many of 64 x 64
+
+
+def scan_batch(compute: Compute, side: int) -> int:
+    """Return how many images of a side, in pixels, are scored at once."""
+    if compute.device.type != "cuda":
+        return SCAN_BATCH
+    return max(SCAN_BATCH, min(DEVICE_SCAN_BATCH, DEVICE_SCAN_BATCH * 64 * 64 // side**2))
 
 
 def scored(
@@ -41,13 +49,14 @@ def scored(
     finite: Tensor | None = None
     try:
         with console.progress(title or "", len(positions), "images", hidden=title is None) as bar:
-            shared = len(positions) // (SCAN_BATCH * ranks.count) * SCAN_BATCH * ranks.count if ranks.count > 1 else 0
-            own = positions[:shared].reshape(-1, ranks.count, SCAN_BATCH)[:, ranks.rank].ravel()
+            size = scan_batch(compute, batches.pool.image_size)
+            shared = len(positions) // (size * ranks.count) * size * ranks.count if ranks.count > 1 else 0
+            own = positions[:shared].reshape(-1, ranks.count, size)[:, ranks.rank].ravel()
             wanted = np.concatenate([own, positions[shared:]])
-            for number, images in enumerate(batches.iterate(wanted, SCAN_BATCH)):
+            for number, images in enumerate(batches.iterate(wanted, size)):
                 with torch.inference_mode(), compute.autocast():
                     logits = network(normalise(images.contiguous(memory_format=torch.channels_last))).float()
-                    if number * SCAN_BATCH < len(own):
+                    if number * size < len(own):
                         logits = ranks.gather(logits)
                     sound = torch.isfinite(logits).all()
                     finite = sound if finite is None else finite & sound

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Generator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
+from torch import Tensor
 
 from kd3 import console
 from kd3.compute import Compute
@@ -20,6 +22,7 @@ from kd3.storage.lock import waiting
 from kd3.training.kept_outputs import COMPARED, name_for, reserve, says_the_same
 from kd3.training.pool_batches import PoolBatches
 from kd3.training.scan import score, scored
+from kd3.training.transfer import fetched
 
 FOLDER = "teacher_logits"
 VERSION = 2  # of how they are computed and kept; another version's files are never looked at
@@ -57,6 +60,53 @@ def teacher_logits(teacher: Teacher, batches: PoolBatches, compute: Compute) -> 
             return kept  # made by who may write to this pool
         console.warn(f"the teacher's logits could not be kept at {path}: {problem.strerror or problem}")
         return _in_memory(teacher, batches, compute)
+
+
+class PartOfPool(PoolBatches):
+    """Some of a pool's images, as if they were a pool; what is kept of them lies beside the pool."""
+
+    pool: Any
+
+    def __init__(self, batches: PoolBatches, positions: np.ndarray) -> None:
+        self.batches, self.positions, self.pool = batches, positions, self
+        self.path, self.image_size = batches.pool.path, batches.pool.image_size
+        which = np.ascontiguousarray(positions, dtype=np.int64).tobytes()
+        self.content_hash = hashlib.sha256(batches.pool.content_hash.encode() + which).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def iterate(self, positions: np.ndarray, size: int) -> Generator[Tensor, None, None]:
+        """Yield images by their places in the part."""
+        yield from self.batches.iterate(self.positions[positions], size)
+
+
+class PartialLogits:
+    """Logits of some of a pool's images, asked for by their positions in the pool.
+
+    Args:
+        logits: (n, K).
+        positions: of these images, (n,), ascending.
+    """
+
+    def __init__(self, logits: np.ndarray, positions: np.ndarray) -> None:
+        self._logits, self._positions = logits, positions
+
+    def __getitem__(self, positions: np.ndarray) -> np.ndarray:
+        found: np.ndarray = self._logits[np.searchsorted(self._positions, positions)]
+        return found
+
+
+def logits_of_part(teacher: Teacher, batches: PoolBatches, compute: Compute, positions: np.ndarray) -> PartialLogits:
+    """Return the teacher's logits of the images at some positions, ascending, and score no others.
+
+    Where an earlier run has left those of the whole pool they are taken from there. Else as `teacher_logits`.
+    """
+    path = place_of(teacher, batches.pool, compute)
+    (kept,) = compute.ranks.any(path is not None and path.is_file())
+    if kept:
+        return PartialLogits(teacher_logits(teacher, batches, compute), np.arange(len(batches.pool)))
+    return PartialLogits(teacher_logits(teacher, PartOfPool(batches, positions), compute), positions)
 
 
 def _of_all_ranks(path: Path, teacher: Teacher, batches: PoolBatches, compute: Compute) -> np.ndarray:
@@ -116,8 +166,9 @@ def _shape(teacher: Teacher, batches: PoolBatches) -> tuple[int, int]:
 def _in_memory(teacher: Teacher, batches: PoolBatches, compute: Compute) -> np.ndarray:
     logits = np.empty(_shape(teacher, batches), dtype=np.float32)
     start = 0
-    for part in scored(teacher, batches, np.arange(len(logits)), teacher.normalise, compute, title=TITLE):
-        logits[start : start + len(part)] = part.cpu().numpy()
+    parts = scored(teacher, batches, np.arange(len(logits)), teacher.normalise, compute, title=TITLE)
+    for part in fetched(parts):
+        logits[start : start + len(part)] = part.numpy()
         start += len(part)
     return logits
 
@@ -135,8 +186,9 @@ def _write(path: Path, teacher: Teacher, batches: PoolBatches, compute: Compute)
     with replacing(path) as temporary, temporary.open("wb") as handle:
         reserve(handle, len(_header(shape)) + 4 * shape[0] * shape[1] + DIGEST_BYTES)
         _put(handle, digest, _header(shape))
-        for part in scored(teacher, batches, np.arange(shape[0]), teacher.normalise, compute, title=TITLE):
-            _put(handle, digest, part.cpu().numpy().astype("<f4", copy=False).tobytes())
+        parts = scored(teacher, batches, np.arange(shape[0]), teacher.normalise, compute, title=TITLE)
+        for part in fetched(parts):
+            _put(handle, digest, part.numpy().astype("<f4", copy=False).tobytes())
         handle.write(digest.digest())
 
 

@@ -17,8 +17,12 @@ RANGE_LIMIT = 1_000_000
 LOCAL = "file://"
 
 
-def expand(sources: Sequence[str]) -> list[str]:
-    """Return the paths and URLs that sources with braces and globs stand for, in order.
+class Expanded(list[str]):
+    """Paths and URLs that were found to be there: whoever is given them need not ask again."""
+
+
+def expand(sources: Sequence[str]) -> Expanded:
+    """Return the paths and URLs that sources with braces and globs stand for, in order; of such ones, these very ones.
 
     >>> expand_braces("a{00..02}.tar")
     ['a00.tar', 'a01.tar', 'a02.tar']
@@ -27,7 +31,9 @@ def expand(sources: Sequence[str]) -> list[str]:
         KD3Error: a path does not exist, a glob matches nothing; of URLs, a protocol's package is missing or the first
             that a source stands for cannot be read (each would be a request).
     """
-    paths: list[str] = []
+    if isinstance(sources, Expanded):
+        return sources
+    paths = Expanded()
     for given in sources:
         source = given.removeprefix(LOCAL)
         if is_remote(source) and not os.path.exists(source):

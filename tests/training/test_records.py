@@ -1,0 +1,170 @@
+"""Checkpoints beside the training: by the clock, of one moment, and never ahead of the student that they name."""
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+import kd3
+from kd3.compute import Compute
+from kd3.config.training import TrainSettings
+from kd3.ranks import ALONE
+from kd3.runs.folder import RunFolder
+from kd3.training import checkpoint, records
+from kd3.training.checkpoint import Progress, load_checkpoint
+from kd3.training.records import Records
+from kd3.training.step_graph import WARM_UP, StepGraph
+from kd3.training.transfer import Coming, fetched, sent
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def kept(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.make()
+    made = Records(folder, ALONE, Progress(), budget=10, classes=["a", "b"], listeners=list)
+    yield made
+    made.close()
+
+
+def test_a_checkpoint_is_of_the_moment_it_was_taken_at(kept, monkeypatch):
+    may_write, real = threading.Event(), records.write_checkpoint
+    monkeypatch.setattr(records, "write_checkpoint", lambda *values: may_write.wait(10) and real(*values))
+    net, said = nn.Linear(2, 2), torch.zeros(3)
+    before = net.weight.detach().clone()
+    kept.checkpoint(net, {"optimizer": {"state": {}}, "scale": {}}, {"confidence": said})
+    with torch.no_grad():
+        net.weight.add_(1)
+    said.add_(1)
+    kept.at.step = 5
+    may_write.set()
+    kept.written()
+    progress, method, _ = load_checkpoint(kept.folder.last)
+    assert torch.equal(method["weight"], before)
+    assert progress.step == 0
+    assert float(progress.latest["confidence"].sum()) == 0
+
+
+def test_the_best_student_is_written_with_the_checkpoint_that_knows_of_it(kept):
+    kept.best(nn.Linear(2, 2))
+    assert not kept.folder.best.exists()
+    kept.checkpoint(nn.Linear(2, 2), {"optimizer": {}, "scale": {}}, {})
+    kept.written()
+    assert kept.folder.best.exists()
+
+
+def test_what_goes_wrong_in_the_thread_is_told(kept, monkeypatch):
+    def full(*values):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(records, "write_checkpoint", full)
+    kept.checkpoint(nn.Linear(2, 2), {"optimizer": {}, "scale": {}}, {})
+    with pytest.raises(OSError, match="No space"):
+        kept.written()
+
+
+def test_checkpoints_are_written_by_the_clock_and_not_after_each_round(
+    teacher_file, pool_folder, tmp_path, monkeypatch
+):
+    taken = []
+    real = checkpoint.checkpoint_of
+    monkeypatch.setattr(
+        records, "checkpoint_of", lambda progress, **more: taken.append(progress.round) or real(progress, **more)
+    )
+    done = kd3.distill(
+        teacher_file, "kd3:resnet8", pool_folder, tmp_path / "r", images=400, batch_size=8, holdout=12, precision="32",
+        device="cpu", method="kd", quiet=True,
+    )  # fmt: skip
+    rounds = done.summary["rounds"]
+    assert rounds > 2
+    assert taken == [1, rounds]  # something to go on from early, and the end
+
+
+def test_the_scale_of_float16_is_in_the_checkpoint(teacher_file, pool_folder):
+    from kd3.training.learner import Learner
+
+    class Method(nn.Module):
+        ranks, teacher = ALONE, nn.Identity()
+
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+        def hidden_matrices(self):
+            return []
+
+        def moved_by_adam(self):
+            return []
+
+    def learner():
+        made = Learner(Method(), TrainSettings(), seed=0, total_steps=9, compute=Compute(CPU, "32"))
+        scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+        made.fabric.strategy.precision = scaler
+        scaler.scale(torch.ones(()))  # which sets it up
+        return made, scaler
+
+    first, scaler = learner()
+    scaler.update(2.0)
+    second, other = learner()
+    assert other.get_scale() == 8.0
+    second.load(first.state())
+    assert other.get_scale() == 2.0
+
+
+class Replayed:
+    """A recorder for a function on tensors of the CPU: it remembers what the function was called on, and calls it."""
+
+    def __init__(self, calls):
+        self.calls = calls
+
+    def aside(self):
+        return torch.no_grad()
+
+    recording = aside
+
+    def replay(self):
+        self.calls.append("replay")
+
+
+def test_a_step_is_recorded_after_a_few_and_other_shapes_stay_outside():
+    calls = []
+    held = torch.zeros(2)
+
+    def work(values, known):
+        calls.append(len(values))
+        held.copy_(values.sum(0))
+        return held
+
+    graph = StepGraph(work, lambda: Replayed(calls))
+    for _ in range(WARM_UP):
+        graph(torch.ones(4, 2), None)
+    assert calls == [4] * WARM_UP
+    assert not graph.is_recorded
+    graph(torch.ones(4, 2), None)
+    first = graph(torch.ones(4, 2), None)
+    assert calls[WARM_UP:] == [4, "replay", "replay"]
+    graph(torch.ones(3, 2), None)  # the last, odd batch
+    assert calls[-1] == 3
+    held.zero_()
+    assert float(first.sum()) > 0  # the caller's own
+
+
+def test_what_cannot_be_recorded_is_said_and_goes_on(capsys):
+    class Refuses(Replayed):
+        def recording(self):
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    graph = StepGraph(lambda values: values * 2, lambda: Refuses([]))
+    for _ in range(WARM_UP + 2):
+        assert float(graph(torch.ones(1))) == 2
+    assert graph.is_off
+    assert capsys.readouterr().err.count("cannot be recorded as a CUDA graph") == 1
+
+
+def test_on_the_host_nothing_is_copied():
+    values = torch.ones(3)
+    assert sent(values, CPU) is values
+    assert Coming(values).get() is values
+    assert list(fetched([values])) == [values]

@@ -11,7 +11,7 @@ from kd3.config.settings import Count, Settings
 
 DEFAULT_IMAGES = 200_000
 RANDOM_RATES = {"lr": 0.1, "matrix_lr": 0.3}
-INHERITED_RATES = {"lr": 0.05, "matrix_lr": 0.1}
+INHERITED_RATES = {"lr": 0.05, "matrix_lr": 0.025}
 RANDOM_BATCH, INHERITED_BATCH = 64, 128
 
 
@@ -60,7 +60,7 @@ class TrainSettings(Settings):
     matrix_lr: float | None = Field(
         None,
         gt=0,
-        description="of muon: peak learning rate of the weights that it moves (default: 0.3; 0.1 for a student that "
+        description="of muon: peak learning rate of the weights that it moves (default: 0.3; 0.025 for a student that "
         "inherits its weights)",
     )
     matrix_momentum: float = Field(0.95, ge=0, lt=1, description="of muon: momentum of the weights that it moves")

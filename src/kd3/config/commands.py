@@ -23,6 +23,7 @@ from kd3.config.settings import Count, Settings
 from kd3.config.training import TrainSettings
 from kd3.errors import unknown_name
 
+CASCADE_IMAGES = 2000  # of a deployment
 RECALLED_IMAGES, GIVEN_IMAGES = 64, 500  # that statistics are counted on, unless the user says how many
 
 
@@ -197,6 +198,46 @@ class AdaptConfig(Settings):
     trust_code: bool = Field(False, description=TRUST_CODE)
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     workers: int | None = Field(None, ge=0, description=WORKERS)
+
+
+class CascadeConfig(Settings):
+    """Find out when a student is to ask its teacher: a threshold, and how often it is asked."""
+
+    run: str = Field(description="folder of a finished run")
+    agreement: float = Field(
+        98.0,
+        gt=0,
+        lt=100,
+        description="percentage of images on which the cascade of student and teacher is to give the teacher's class; "
+        "95, 98 and 99 are looked at too",
+    )
+    confidence: float = Field(
+        95.0,
+        ge=50,
+        lt=100,
+        description="how sure the promise is, in percent: how often such a threshold keeps it, over samples of images",
+    )
+    deployment: str | None = Field(
+        None,
+        description="unlabelled images from where the student will work: a pool, a folder, an archive, or what else "
+        "kd3 ingest reads (default: those that the run held out of its pool)",
+    )
+    count: Count | None = Field(
+        None,
+        ge=LEAST_RECALLED,
+        description=f"images to take at most (default: all held-out ones, or {CASCADE_IMAGES:,} of --deployment)",
+    )
+    keep_out: list[str] = Field(
+        [],
+        description="images that the student will be tested on (folder, archive, ...; repeat it for more): what is "
+        "like one of them is not used",
+    )
+    teacher: str | None = Field(None, description="the teacher, where it is no longer where the run found it")
+    pool: str | None = Field(None, description="the pool, where it is no longer where the run found it")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of the choice of images")
+    trust_code: bool = Field(False, description=TRUST_CODE)
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    workers: int | None = Field(None, ge=0, description="decoding processes (default: one a core; 0: none)")
 
 
 class EvaluateConfig(Settings):

@@ -48,6 +48,15 @@ class CallingDescription(_Part):
     one_logit: bool = False
 
 
+class CascadeDescription(_Part):
+    """How sure the student is, and when the teacher is to be asked; what else stands there is for people."""
+
+    weights: str  # a hash of those that it was measured on
+    temperature: float = Field(gt=0, le=1e6)
+    threshold: float = Field(ge=0, le=1e6)
+    agreement: float = Field(gt=0, lt=100)
+
+
 class StudentDescription(_Part):
     """A student."""
 
@@ -62,6 +71,7 @@ class StudentDescription(_Part):
     projector: dict[str, Any] | None  # of its kind, which checks the names
     classifier: ClassifierDescription | None
     calling: CallingDescription = CallingDescription()
+    cascade: CascadeDescription | None = None
 
     @field_validator("projector")
     @classmethod

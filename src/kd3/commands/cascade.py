@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kd3 import console
-from kd3.class_names import places
 from kd3.commands.finished_run import check_finished, check_identity, pool_of, split_of, teacher_of
-from kd3.compute import Compute, resolve
+from kd3.compute import resolve
 from kd3.config.commands import CASCADE_IMAGES, CascadeConfig
 from kd3.config.settings import build
 from kd3.errors import KD3Error
-from kd3.measure.calibration import Reliability, fit_temperature
-from kd3.measure.cascade import AGREEMENTS, Cascade, Threshold, images_needed, margins
+from kd3.measure.cascade import AGREEMENTS, images_needed
+from kd3.measure.cascade_record import answers_of_both, measured
 from kd3.models.student import Student
 from kd3.models.student_files import load_student, save_cascade
 from kd3.models.teacher import Teacher
@@ -29,8 +27,6 @@ from kd3.runs.folder import RunFolder
 from kd3.storage.atomic import write_json
 from kd3.storage.full_disk import full_disk_told
 from kd3.storage.lock import exclusive
-
-BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -118,8 +114,7 @@ def _cascade(
             teacher.fit_to(student.input_size)
         check_identity(folder, "teacher", teacher.fingerprint())
         chosen = _images(config, folder, student, pool)
-        logits, answers = answers_of_both(student, teacher, chosen.images, resolve(config.device, "32"))
-        found = _found(config, folder, teacher, chosen, logits, answers)
+        found = _found(config, folder, student, teacher, chosen)
         found = replace(found, record=save_cascade(student, folder.student, found.record))
         write_json(folder.cascade, {name: value for name, value in found.to_dict().items() if name != "run"})
     return found
@@ -146,69 +141,28 @@ def _images(config: CascadeConfig, folder: RunFolder, student: Student, pool: Im
         return of_pool(pool, held_out, count=config.count or len(held_out), seed=config.seed, known=known, use=use)
 
 
-def answers_of_both(student: Student, teacher: Teacher, images: Tensor, compute: Compute) -> tuple[Tensor, Tensor]:
-    """Return a student's logits and its teacher's classes, in the student's order: uint8 (N, 3, S, S) -> (N, K), (N,).
-
-    Raises:
-        KD3Error: they do not have the same classes, or take images of other sizes.
-    """
-    order = places(student.classes, teacher.classes, whose="the student", other="the teacher")
-    if teacher.input_size != student.input_size:
-        raise KD3Error(
-            f"the teacher takes images of {teacher.input_size} pixels but the student of {student.input_size}"
-        )
-    teacher = teacher.seeing(student.preparation)
-    compute.place(student).eval()
-    compute.place(teacher)
-    own: list[Tensor] = []
-    theirs: list[Tensor] = []
-    with torch.inference_mode(), console.progress("student and teacher", len(images), "images") as bar:
-        for part in images.split(BATCH):
-            batch = part.to(compute.device).contiguous(memory_format=torch.channels_last)
-            own.append(student(student.normalise(batch)).double().cpu())
-            theirs.append(teacher(teacher.normalise(batch))[:, order].argmax(dim=1).cpu())
-            bar.advance(len(part))
-    return torch.cat(own), torch.cat(theirs)
-
-
-def _found(
-    config: CascadeConfig,
-    folder: RunFolder,
-    teacher: Teacher,
-    chosen: ChosenImages,
-    logits: Tensor,
-    answers: Tensor,
-) -> Found:
-    cascaded = Cascade(margins(logits), logits.argmax(dim=1) == answers)
-    tried = [cascaded.threshold(agreement, config.confidence) for agreement in sorted({*AGREEMENTS, config.agreement})]
-    taken = next(one for one in tried if one.agreement == config.agreement)
-    if taken.margin is None:
-        raise _not_to_be_had(config, folder, taken, chosen)
-    temperature = fit_temperature(logits, answers)
-    scales = {"as trained": 1.0, "scaled": temperature}
-    bins = {name: Reliability.of(logits, answers, scale) for name, scale in scales.items()}
+def _found(config: CascadeConfig, folder: RunFolder, student: Student, teacher: Teacher, chosen: ChosenImages) -> Found:
+    logits, answers = answers_of_both(student, teacher, chosen.images, resolve(config.device, "32"))
+    found = measured(logits, answers, confidence=config.confidence, agreements={*AGREEMENTS, config.agreement})
+    taken = next(one for one in found["thresholds"] if one["agreement"] == config.agreement)
+    if taken["margin"] is None:
+        raise _not_to_be_had(config, folder, taken["problem"], len(chosen.images))
+    curve, reliability = found.pop("curve"), found.pop("reliability")
     record = {
-        "teacher": teacher.fingerprint(),
-        "temperature": round(temperature, 4),
-        "threshold": taken.margin,
         "agreement": config.agreement,
-        "confidence": config.confidence,
-        "escalated": taken.escalated,
-        "images": cascaded.count,
+        "threshold": taken["margin"],
+        "escalated": taken["escalated"],
+        **found,
         "of": "deployment" if config.deployment is not None else "held out",
         "where": Path(chosen.where).name,
         "kept_out": chosen.kept_out,
-        "agreement_alone": cascaded.at(0.0)[1],
-        "calibration_error": {name: round(one.error_percent, 2) for name, one in bins.items()},
-        "thresholds": [asdict(one) for one in tried],
+        "teacher": teacher.fingerprint(),
     }
-    points = [asdict(one) for one in cascaded.curve(config.confidence)]
-    curve = [{name: round(value, 3) for name, value in point.items()} for point in points]
-    return Found(folder.path, record, curve, {name: [asdict(one) for one in bins[name].bins()] for name in bins})
+    return Found(folder.path, record, curve, reliability)
 
 
-def _not_to_be_had(config: CascadeConfig, folder: RunFolder, taken: Threshold, chosen: ChosenImages) -> KD3Error:
-    count, asked = len(chosen.images), f"an agreement of {config.agreement:g} % at {config.confidence:g} % confidence"
+def _not_to_be_had(config: CascadeConfig, folder: RunFolder, problem: str, count: int) -> KD3Error:
+    asked = f"an agreement of {config.agreement:g} % at {config.confidence:g} % confidence"
     needed = images_needed(config.agreement, config.confidence)
     if count < needed:
         held = "--deployment gives" if config.deployment is not None else f"the run {folder.path} held out"
@@ -218,6 +172,6 @@ def _not_to_be_had(config: CascadeConfig, folder: RunFolder, taken: Threshold, c
             f"{more}, or lower --agreement or --confidence"
         )
     return KD3Error(
-        f"{asked} cannot be promised: of {count:,} images {taken.problem}, so that every image would have to go to the "
+        f"{asked} cannot be promised: on {count:,} images {problem}, so that every image would have to go to the "
         f"teacher; lower --agreement"
     )

@@ -248,6 +248,11 @@ class EvaluateConfig(Settings):
     teacher: str | None = Field(
         None, description="teacher description: adds its accuracy, the difference and the agreement"
     )
+    out: str | None = Field(
+        None,
+        description="with --teacher: an HTML file of what was lost: both networks by class, images that only the "
+        "teacher gets right, calibration",
+    )
     trust_code: bool = Field(False, description=TRUST_CODE)
     batch_size: int = Field(256, ge=1, description="images per forward pass")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
@@ -256,6 +261,12 @@ class EvaluateConfig(Settings):
         True, description="of a run's student: look whether its pool holds these images, and warn where it does"
     )
     workers: int | None = Field(None, ge=0, description=WORKERS)
+
+    @model_validator(mode="after")
+    def _a_page_of_two(self) -> EvaluateConfig:
+        if self.out is not None and self.teacher is None:
+            raise ValueError("out is a page of what was lost beside the teacher; add teacher")
+        return self
 
 
 class ClassesConfig(Settings):
@@ -337,12 +348,23 @@ class ReportConfig(Settings):
     out: str | None = Field(None, description="file to write (default: report.html in the folder of the first run)")
     teacher: str | None = Field(None, description="the teacher, where it is no longer where the run found it")
     pool: str | None = Field(None, description="the pool, where it is no longer where the run found it")
+    data: str | None = Field(
+        None,
+        description="labelled images, to show what was lost: both networks by class, images that only the teacher gets "
+        "right, calibration (one run only)",
+    )
     images: Count = Field(
         1000, ge=0, description="pool images to look at with both networks, for pictures, map and shift; 0: none"
     )
     latency: bool = Field(True, description="measure how long teacher and student take on this machine's CPU")
     trust_code: bool = Field(False, description=TRUST_CODE)
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N, for looking at the pool")
+
+    @model_validator(mode="after")
+    def _data_of_one(self) -> ReportConfig:
+        if self.data is not None and len(self.runs) > 1:
+            raise ValueError("data goes with one run; kd3 evaluate compares each of several")
+        return self
 
 
 class InspectConfig(Settings):

@@ -8,7 +8,6 @@ wrong, and its share of them can only fall as the threshold rises.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,11 +30,6 @@ class Threshold:
     escalated: float  # images that go to the teacher
     reached: float  # agreement of the cascade on these images
     problem: str = ""  # why there is none
-
-    @property
-    def answers_alone(self) -> bool:
-        """Whether the student keeps the promise without a teacher."""
-        return self.margin == 0
 
 
 @dataclass(frozen=True)
@@ -111,14 +105,12 @@ class Cascade:
         """Return the agreement over the share of images that go to the teacher, from none to all."""
         wrong = np.concatenate([[0], np.cumsum(self.wrong)])
         kept = np.unique(np.linspace(0, self.count, POINTS).round().astype(int))[::-1]
-        return [
-            Point(
-                100 * (1 - int(keep) / self.count),
-                100 * (1 - int(wrong[keep]) / self.count),
-                100 * (1 - most(int(wrong[keep]), self.count, confidence / 100)),
-            )
-            for keep in kept
-        ]
+        points = []
+        for keep in kept.tolist():
+            lost = int(wrong[keep])
+            bound = most(lost, self.count, confidence / 100) if keep else 0.0  # the teacher agrees with itself
+            points.append(Point(*(100 * (1 - share) for share in (keep / self.count, lost / self.count, bound))))
+        return points
 
     def _allowed(self, agreement: float, confidence: float) -> int:
         """Return how many images the student may keep and get wrong; -1: not even none is enough."""
@@ -128,8 +120,3 @@ class Cascade:
             middle = (low + high) // 2
             low, high = (middle, high) if most(middle, self.count, confidence / 100) <= share else (low, middle)
         return low
-
-
-def thresholds(cascade: Cascade, agreements: Sequence[float], confidence: float) -> list[Threshold]:
-    """Return a threshold for each agreement, the lowest first."""
-    return [cascade.threshold(agreement, confidence) for agreement in sorted(set(agreements))]

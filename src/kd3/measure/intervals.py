@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scipy.stats import beta, norm
+from scipy.special import betaincinv, ndtri
 
 LEVEL = 0.95  # of every interval
+Z = float(ndtri((1 + LEVEL) / 2))
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,7 @@ def share(count: int, images: int) -> Interval:
     >>> print(share(90, 100))
     90.0 (82.6 to 94.5)
     """
-    z = float(norm.ppf((1 + LEVEL) / 2))
-    p = count / images
+    z, p = Z, count / images
     middle = (p + z**2 / (2 * images)) / (1 + z**2 / images)
     half = z / (1 + z**2 / images) * (p * (1 - p) / images + z**2 / (4 * images**2)) ** 0.5
     # At either end the interval touches it, but for rounding.
@@ -57,10 +57,9 @@ def paired_difference(gained: int, lost: int, images: int) -> Interval:
     >>> print(paired_difference(10, 30, 200).signed())
     -10.0 (-16.0 to -3.8)
     """
-    z = float(norm.ppf((1 + LEVEL) / 2))
     n, b, c = images + 2, gained + 0.5, lost + 0.5
     middle = (b - c) / n
-    half = z * (b + c - (b - c) ** 2 / n) ** 0.5 / n
+    half = Z * (b + c - (b - c) ** 2 / n) ** 0.5 / n
     low, high = max(-1.0, middle - half), min(1.0, middle + half)
     return Interval(100 * (gained - lost) / images, 100 * low, 100 * high)
 
@@ -75,4 +74,4 @@ def most(count: int, images: int, confidence: float) -> float:
     >>> round(most(0, 299, 0.95), 5)
     0.00997
     """
-    return 1.0 if count >= images else float(beta.ppf(confidence, count + 1, images - count))
+    return 1.0 if count >= images else float(betaincinv(count + 1, images - count, confidence))

@@ -16,10 +16,13 @@ def images_in_words(record: Mapping[str, Any]) -> str:
 def in_words(record: Mapping[str, Any]) -> list[str]:
     """Return what was chosen, what it promises and of which images, in sentences."""
     error = record["calibration_error"]
-    chosen = f"Chosen: {record['agreement']:g} %. The student asks the teacher where its first logit is less than "
-    chosen += f"{record['threshold']:.3f} above the second."
-    if not record["threshold"]:
+    if "threshold" not in record:
+        chosen = "No threshold is chosen yet; kd3 cascade does it."
+    elif not record["threshold"]:
         chosen = f"Chosen: {record['agreement']:g} %, which the student reaches without its teacher."
+    else:
+        chosen = f"Chosen: {record['agreement']:g} %. The student asks the teacher where its first logit is less than "
+        chosen += f"{record['threshold']:.3f} above the second."
     if record["of"] == "deployment":
         like = "The promise holds for images like these."
     else:

@@ -12,6 +12,8 @@ from kd3.markdown import code, escaped, table
 from kd3.models.consent import runs_code
 from kd3.preparation import Preparation
 from kd3.runs.adaptation import in_words, with_adaptation
+from kd3.runs.cascade import images_in_words
+from kd3.runs.cascade import in_words as cascade_in_words
 from kd3.shipping.comparison import Written
 from kd3.shipping.predict_script import predict_script
 
@@ -50,6 +52,7 @@ class Card:
     date: str
     pool: Mapping[str, Any] | None = None  # name, images, sources
     adaptation: Mapping[str, Any] | None = None  # of its batch norms: the record, where there was one
+    cascade: Mapping[str, Any] | None = None  # when its teacher is to be asked: the record, where there is one
     onnx: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # file: IR version, opset
     variants: Sequence[tuple[str, float, float]] = field(default=())  # of 8 bits: words, chose, reported
 
@@ -98,7 +101,27 @@ class Card:
         if self.pool is not None:
             rows.append(("web images", f"{self.pool['images']:,} in {escaped(self.pool['name'])}"))
         adapted = [] if self.adaptation is None else [escaped(in_words(self.adaptation))]
-        return [text, table([("", ""), *rows]), *adapted]
+        return [text, table([("", ""), *rows]), *adapted, *self._cascade()]
+
+    def _cascade(self) -> list[str]:
+        """Return when the teacher is to be asked, and how the files say so; nothing where it is not known."""
+        if self.cascade is None:
+            return []
+        head = ("agreement of student and teacher together with the teacher", "images that go to the teacher")
+        rows = [head]
+        for one in self.cascade["thresholds"]:
+            share = "no threshold" if one["margin"] is None else f"{one['escalated']:.1f} %"
+            rows.append((f"{one['agreement']:g} %, promised at {self.cascade['confidence']:g} % confidence", share))
+        used = (
+            "ONNX files hold `temperature` and `threshold` in their metadata: softmax(logits / temperature) are "
+            "probabilities; where the first logit is less than the threshold above the second, ask the teacher. "
+            "`predict.py` does both."
+        )
+        if any("int8" in one.file for one in self.written):
+            used += " The promise was measured with the student in float; that of its 8-bit file was not measured."
+        words = [escaped(one) for one in cascade_in_words(self.cascade)]
+        found = escaped(f"Found on {images_in_words(self.cascade)}.")
+        return ["## When to ask the teacher", table(rows), " ".join([found, *words]), used]
 
     def _measured(self) -> list[str]:
         small, large = 1, 64

@@ -67,6 +67,11 @@ class LabelledImages:
         self._places: list[int] = []  # of the usable ones among the records, likewise
         self._check_first()
 
+    @property
+    def usable(self) -> int:
+        """How many of them could be decoded; 0 before all were."""
+        return len(self._places)
+
     def batches(self, size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield uint8 images (B, 3, S, S) and labels (B,); decoded once and kept while that is small."""
         if self._kept is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kd3.markdown import code, escaped, table
+from kd3.measure.intervals import share
 from kd3.models.consent import runs_code
 from kd3.preparation import Preparation
 from kd3.runs.adaptation import in_words, with_adaptation
@@ -94,9 +95,10 @@ class Card:
         if about.get("agreement") is not None:
             rows.append(("agreement with the teacher on held-out web images", f"{about['agreement']:.1f} %"))
         if about.get("accuracy") is not None:
-            rows.append(("accuracy on labelled images", f"{about['accuracy']:.1f} %"))
+            rows.append(("accuracy on labelled images", _accuracy(about["accuracy"], about.get("accuracy_images"))))
         if about.get("teacher_accuracy") is not None:
-            rows.append(("the teacher's accuracy on them", f"{about['teacher_accuracy']:.1f} %"))
+            theirs = _accuracy(about["teacher_accuracy"], about.get("accuracy_images"))
+            rows.append(("the teacher's accuracy on them", theirs))
             rows.append(("difference", f"{about['difference']:+.1f} points"))
         if self.pool is not None:
             rows.append(("web images", f"{self.pool['images']:,} in {escaped(self.pool['name'])}"))
@@ -210,6 +212,14 @@ class Card:
             "or lower. The student inherits the teacher's mistakes and biases. Web images have owners: their licences "
             "are not part of this file, and whoever ships the student should know them.",
         ]
+
+
+def _accuracy(value: float, images: int | None) -> str:
+    """Return an accuracy with what its number of images leaves open, where that is known."""
+    if not images:
+        return f"{value:.1f} %"
+    found = share(round(value * images / 100), images)
+    return f"{value:.1f} % of {images:,} (95 % interval {found.low:.1f} to {found.high:.1f})"
 
 
 def _code(text: str) -> str:

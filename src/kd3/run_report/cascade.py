@@ -48,6 +48,6 @@ def section(found: Mapping[str, Any]) -> dict[str, Any]:
         "confidence": confidence,
         "charts": [
             line_chart("Agreement of the cascade", [*curve, marks], x="percent of images to the teacher", y="percent"),
-            reliability_chart("Does the student know when it agrees?", bins, y="percent agreed"),
+            reliability_chart("Calibration by the teacher", bins, y="percent agreed"),
         ],
     }

@@ -19,6 +19,7 @@ from kd3.storage.atomic import write_text
 
 MOST_CLASSES = 30  # with a row of their own; of more, those that lost most
 EXAMPLES = 8  # images of a class
+LEAST_IN_BIN = 10  # images: of fewer, how often a network is right says nothing
 
 
 def section(lost: Lost, data: LabelledImages) -> dict[str, Any]:
@@ -40,7 +41,8 @@ def section(lost: Lost, data: LabelledImages) -> dict[str, Any]:
         "rows": [_row(total, span, name="all images"), *(_row(one, span) for one in rows)],
         "grids": [shown(grid) for grid in _grids(lost, data)],
         "reliability": reliability_chart("Calibration on labelled images", lost.reliability, y="percent right"),
-        "calibration": words + ". It is the mean gap between how sure a network is and how often it is right.",
+        "calibration": words + ". It is the mean gap between how sure a network is and how often it is "
+        "right; bins of fewer than 10 images are not drawn.",
         "cascade": [
             [f"{one.promised:g} %", f"{one.escalated:.1f} %", str(one.agreement), str(one.accuracy)]
             for one in lost.cascade
@@ -70,7 +72,7 @@ def write_page(out: Path, lost: Lost, data: LabelledImages, *, model: str, teach
 def reliability_chart(title: str, found: dict[str, list[Bin]], *, y: str) -> Markup:
     """Return how often each network is right over how sure it is, beside the line on which both are the same."""
     lines = [
-        Line(name, [(100 * one.confidence, 100 * one.right) for one in bins if one.images])
+        Line(name, [(100 * one.confidence, 100 * one.right) for one in bins if one.images >= LEAST_IN_BIN])
         for name, bins in found.items()
     ]
     sure = [Line("as sure as right", [(0.0, 0.0), (100.0, 100.0)])]
@@ -79,8 +81,8 @@ def reliability_chart(title: str, found: dict[str, list[Bin]], *, y: str) -> Mar
 
 def _row(one: SideBySide, span: float, name: str | None = None) -> list[Any]:
     bar = interval_bar(one.difference.value, one.difference.low, one.difference.high, span=span)
-    cells = [f"{one.images:,}", str(one.teacher), str(one.student), one.difference.signed(), bar]
-    return [name or one.name, *cells, f"{one.only_teacher:,}", f"{one.only_student:,}"]
+    cells = [one.difference.signed(), bar, str(one.teacher), str(one.student), f"{one.images:,}"]
+    return [name or one.name, *cells, f"{one.only_teacher:,} / {one.only_student:,}"]
 
 
 def _grids(lost: Lost, data: LabelledImages) -> list[Grid]:

@@ -179,7 +179,7 @@ def main() -> int:
         if given.answers and given.answers.is_file():
             kept = dict(np.load(given.answers))
         else:
-            kept = answers(pairs, given.test)  # type: ignore[arg-type]
+            kept = answers(pairs, given.test)
             if given.answers:
                 np.savez(given.answers, **kept)  # type: ignore[arg-type]
     except KD3Error as problem:

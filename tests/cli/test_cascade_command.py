@@ -214,6 +214,18 @@ def test_the_report_draws_the_curve_and_what_was_lost(cascaded, trained, labelle
     assert "What was lost" not in unasked
 
 
+def test_a_class_has_one_name_in_all_of_the_report(cascaded, labelled, tmp_path):
+    """Where the student only numbers its classes, the folders' names do not stand beside the numbers."""
+    shutil.copytree(cascaded[0], tmp_path / "run")
+    for path in (tmp_path / "run" / "student" / "config.json", tmp_path / "run" / "summary.json"):
+        written = json.loads(path.read_text())
+        path.write_text(json.dumps({**written, "classes": ["0", "1", "2"]}))
+    text = kd3.report(tmp_path / "run", data=str(labelled), images=0, latency=False).path.read_text()
+    page = text.partition("What was lost")[2].partition("When to ask the teacher")[0]
+    assert "<td>2</td>" in page
+    assert not any(name in page for name in ("cat", "dog", "ship"))
+
+
 def test_nothing_is_taken_from_a_live_teacher_that_is_not_the_runs_own(trained, camera):
     other = kd3.Teacher(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 3)), mean=[0.5] * 3, std=[0.3] * 3,
                         input_size=16, classes=["cat", "dog", "ship"])  # fmt: skip

@@ -134,7 +134,7 @@ def _lost(student: Student, teacher: Teacher, config: ReportConfig) -> tuple[Los
     compute.place(student)
     compute.place(teacher)
     data.tally(student, student.normalise, compute, teacher=teacher, answers=answers, title="labelled images")
-    return answers.lost(data.names, examples=EXAMPLES), data
+    return answers.lost(student.classes, examples=EXAMPLES), data  # one name for a class in all of the report
 
 
 def _held_out(

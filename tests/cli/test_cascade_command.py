@@ -223,6 +223,7 @@ def test_a_class_has_one_name_in_all_of_the_report(cascaded, labelled, tmp_path)
     text = kd3.report(tmp_path / "run", data=str(labelled), images=0, latency=False).path.read_text()
     page = text.partition("What was lost")[2].partition("When to ask the teacher")[0]
     assert "<td>2</td>" in page
+    assert "labelled image" in page
     assert not any(name in page for name in ("cat", "dog", "ship"))
 
 

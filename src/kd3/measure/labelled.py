@@ -102,11 +102,11 @@ class LabelledImages:
         assert self._known is not None
         return self._known
 
-    def examples(self, rows: Sequence[int]) -> list[tuple[str, np.ndarray]]:
-        """Return the key and the pixels (3, S, S) of images, by their place in all `batches`, which were read once."""
+    def examples(self, rows: Sequence[int]) -> list[np.ndarray]:
+        """Return the pixels (3, S, S) of images, by their place in all `batches`, which were read once."""
         records = [self.records[self._places[row]] for row in rows]
         outcomes = decode_records(records, self._settings, workers=0)
-        return [(one.record.key, one.result.pixels) for one in outcomes if isinstance(one.result, Decoded)]
+        return [one.result.pixels for one in outcomes if isinstance(one.result, Decoded)]
 
     def _check_first(self) -> None:
         """Refuse at once data of which nothing can be used."""

@@ -132,6 +132,27 @@ def test_of_another_student_the_record_is_not_used(cascaded, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
+    "damage", [{"temperature": 0}, {"thresholds": [{"agreement": 95}]}, {"calibration_error": {}}, {"of": "nothing"}]
+)
+def test_a_damaged_record_is_told_in_a_sentence(cascaded, camera, damage, tmp_path):
+    shutil.copytree(cascaded[0], tmp_path / "run")
+    path = tmp_path / "run" / "student" / "config.json"
+    written = json.loads(path.read_text())
+    path.write_text(json.dumps({**written, "cascade": {**written["cascade"], **damage}}))
+    done = here("predict", tmp_path / "run", camera)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "does not describe a student" in done.stderr
+
+
+def test_a_damaged_curve_is_left_out_of_the_report(cascaded, tmp_path):
+    shutil.copytree(cascaded[0], tmp_path / "run")
+    path = tmp_path / "run" / "cascade.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "curve": [{"escalated": 1}]}))
+    page = kd3.report(tmp_path / "run", images=0, latency=False).path.read_text()
+    assert "When to ask the teacher" not in page
+
+
+@pytest.mark.parametrize(
     ("more", "words"),
     [
         (["--agreement", 100], "agreement"),

@@ -48,13 +48,31 @@ class CallingDescription(_Part):
     one_logit: bool = False
 
 
-class CascadeDescription(_Part):
-    """How sure the student is, and when the teacher is to be asked; what else stands there is for people."""
+class ThresholdDescription(_Part):
+    """One of several thresholds; see `kd3.measure.cascade.Threshold`."""
 
-    weights: str  # a hash of those that it was measured on
+    agreement: float = Field(gt=0, lt=100)
+    margin: float | None
+    escalated: float
+    reached: float
+    problem: str
+
+
+class CascadeDescription(_Part):
+    """How sure the student is, and when the teacher is to be asked; see `kd3.commands.cascade`."""
+
+    weights: str  # hashes of those that it was measured on
+    teacher: str
     temperature: float = Field(gt=0, le=1e6)
     threshold: float = Field(ge=0, le=1e6)
     agreement: float = Field(gt=0, lt=100)
+    confidence: float = Field(ge=50, lt=100)
+    images: int = Field(ge=1)
+    of: Literal["held out", "deployment"]
+    where: str
+    agreement_alone: float
+    calibration_error: dict[Literal["as trained", "scaled"], float] = Field(min_length=2)
+    thresholds: list[ThresholdDescription]
 
 
 class StudentDescription(_Part):

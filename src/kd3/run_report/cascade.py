@@ -19,9 +19,12 @@ def of_run(folder: RunFolder, record: Mapping[str, Any] | None) -> dict[str, Any
         return None
     try:
         kept: dict[str, Any] = json.loads(folder.cascade.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        if any(kept[name] != value for name, value in record.items()):
+            return None
+        section(kept)
+    except (OSError, ValueError, KeyError, TypeError):  # damaged: it is made anew from the pool, if that is there
         return None
-    return kept if all(kept.get(name) == value for name, value in record.items()) else None
+    return kept
 
 
 def section(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class Student(nn.Module):
 
     @property
     def threshold(self) -> float | None:
-        """The margin of the first logit over the second below which the teacher is to be asked; None: not known."""
+        """The margin of the largest logit over the second below which the teacher is to be asked; None: not known."""
         return None if self.cascade is None else float(self.cascade["threshold"])
 
     def output_layers(self) -> list[nn.Module]:

@@ -21,13 +21,15 @@ def in_words(record: Mapping[str, Any]) -> list[str]:
     elif not record["threshold"]:
         chosen = f"Chosen: {record['agreement']:g} %, which the student reaches without its teacher."
     else:
-        chosen = f"Chosen: {record['agreement']:g} %. The student asks the teacher where its first logit is less than "
+        chosen = (
+            f"Chosen: {record['agreement']:g} %. The student asks the teacher where its largest logit is less than "
+        )
         chosen += f"{record['threshold']:.3f} above the second."
     if record["of"] == "deployment":
         like = "The promise holds for images like these."
     else:
         like = "The promise holds for images like the crawl; images from where the student will work (--deployment) "
-        like += "make one for those."
+        like += "make a promise for those."
     scaled = f"Temperature {record['temperature']:.2f}: the student's probabilities miss the teacher's agreement by "
     scaled += f"{error['scaled']:.1f} points on average, as trained by {error['as trained']:.1f} (calibration error)."
     return [chosen, like, scaled]

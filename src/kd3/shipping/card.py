@@ -116,7 +116,7 @@ class Card:
             rows.append((f"{one['agreement']:g} %, promised at {self.cascade['confidence']:g} % confidence", share))
         used = (
             "ONNX files hold `temperature` and `threshold` in their metadata: softmax(logits / temperature) are "
-            "probabilities; where the first logit is less than the threshold above the second, ask the teacher. "
+            "probabilities; where the largest logit is less than the threshold above the second, ask the teacher. "
             "`predict.py` does both."
         )
         if any("int8" in one.file for one in self.written):

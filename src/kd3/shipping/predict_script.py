@@ -41,7 +41,7 @@ def classify(path: str | Path) -> str:
 def answer(path: str | Path) -> dict[str, str | float | bool]:
     """Return class, probability in [0, 1] and, where the model knows it, whether to escalate; raises as `classify`.
 
-    The probability is softmax(logits / temperature); to escalate is to ask the teacher, since the first logit is less
+    The probability is softmax(logits / temperature); to escalate is to ask the teacher, since the largest logit is less
     than the threshold above the second.
     """
     if not _loaded:

@@ -17,6 +17,7 @@ _PUBLIC = {
     "Student": "kd3.models.student",
     "Teacher": "kd3.models.teacher",
     "adapt": "kd3.commands.adapt",
+    "cascade": "kd3.commands.cascade",
     "distill": "kd3.commands.distill",
     "evaluate": "kd3.commands.evaluate",
     "export": "kd3.commands.export",
@@ -38,6 +39,7 @@ __all__ = [
     "Teacher",
     "__version__",
     "adapt",
+    "cascade",
     "distill",
     "evaluate",
     "export",
@@ -54,6 +56,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from kd3.commands.adapt import adapt
+    from kd3.commands.cascade import cascade
     from kd3.commands.distill import distill
     from kd3.commands.evaluate import evaluate
     from kd3.commands.export import export

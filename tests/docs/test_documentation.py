@@ -88,6 +88,7 @@ SMALL = {
     "study": ["--images", "320", "--student", "kd3:resnet8", "--rows", "KD3"],
     "inspect": [],
     "export": ["--check-images", "50", "--min-agreement", "0"],
+    "cascade": ["--deployment", "camera", "--agreement", "5", "--confidence", "60"],
 }
 SAID_SMALLER = {"--image-size 224": "--image-size 32"}
 
@@ -123,7 +124,7 @@ def test_every_command_of_a_page_runs(page, place, tmp_path, monkeypatch, capsys
     used = {line.split()[1] for line in lines}
     ingests = [line for line in lines if line.startswith("kd3 ingest")]
     before = ingests or ["kd3 ingest crawl/ --out pool --image-size 32"]
-    if used & {"report", "export", "evaluate", "predict"} and "distill" not in used:
+    if used & {"report", "export", "evaluate", "predict", "cascade"} and "distill" not in used:
         before += [f"kd3 distill --teacher teacher.yaml --pool pool --out runs/{run} --student x" for run in "ab"]
     for line in [*before, *(line for line in lines if line not in ingests)]:
         assert main(small_command(line)) == 0, (line, capsys.readouterr().err)

@@ -1,6 +1,7 @@
 """Two models with the same classes in another order are compared by name."""
 
 import json
+import re
 
 import pytest
 
@@ -28,10 +29,10 @@ def test_both_accuracies_and_their_difference_are_said(tmp_path):
     worse = teacher(tmp_path / "worse", [0, 1, 3, 2], FRUIT)
     right = teacher(tmp_path / "right", [0, 1, 2, 3], FRUIT)
     done = here("evaluate", worse, "--data", data, "--teacher", right)
-    rows = {line.rsplit(None, 2)[0].strip(): line.split()[-2:] for line in done.stdout.splitlines() if line[:2] == "  "}
-    assert rows["top-1"] == ["50.00", "%"]
-    assert rows["teacher's top-1"] == ["100.00", "%"]
-    assert rows["difference"] == ["-50.00", "points"]
+    rows = dict(re.findall(r"^  (\S.*?)  +([-+.\d]+ (?:%|points))", done.stdout, re.MULTILINE))
+    assert rows["top-1"] == "50.00 %"
+    assert rows["teacher's top-1"] == "100.00 %"
+    assert rows["difference"] == "-50.00 points"
     assert json.loads(here("evaluate", worse, "--data", data, "--teacher", right, "--json").stdout)["difference"] == -50
     assert "difference" not in here("evaluate", worse, "--data", data).stdout
 

@@ -9,25 +9,23 @@ from typing import Any
 from torch import nn
 
 from kd3 import console
+from kd3.commands.finished_run import check_finished, check_identity, pool_of, split_of, teacher_of
 from kd3.compute import Compute, resolve
 from kd3.config.commands import GIVEN_IMAGES, RECALLED_IMAGES, AdaptConfig
-from kd3.config.settings import build, read_yaml
+from kd3.config.settings import build
 from kd3.errors import KD3Error
 from kd3.models.batch_norm_statistics import remembering_norms
-from kd3.models.load_teacher import load_teacher
 from kd3.models.student import Student
 from kd3.models.student_files import load_student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.recall.adapt import Adaptation, adapt_by_recall, adapt_to_given
-from kd3.recall.images import ChosenImages, known_images, of_pool, read_images
+from kd3.recall.images import known_images, of_pool, read_images
 from kd3.recall.kept import as_trained, keep_adapted, keep_in_summary
 from kd3.recall.picture import Pairs
-from kd3.runs.folder import RunFolder, read_summary
-from kd3.runs.places import find
+from kd3.runs.folder import RunFolder
 from kd3.storage.full_disk import full_disk_told
 from kd3.storage.lock import exclusive
-from kd3.training.pool_split import split_pool
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def _adapt(
     pool: ImagePool | None = None,
 ) -> Adapted:
     folder = RunFolder(Path(config.run))
-    _check_finished(folder)
+    check_finished(folder)
     with (
         full_disk_told(folder.path, kept="the student is as it was"),
         exclusive(folder.lock, what=f"run {folder.path}"),
@@ -113,10 +111,10 @@ def _adapt(
         student = load_student(as_trained(folder), module=module, trust_code=config.trust_code)
         if not remembering_norms(student):
             raise KD3Error(f"the student of {folder.path} keeps no batch-norm statistics; there is nothing to adapt")
-        teacher = teacher or _teacher(folder, config)
+        teacher = teacher or teacher_of(folder, given=config.teacher, trust_code=config.trust_code)
         if teacher.input_size is None:
             teacher.fit_to(student.input_size)
-        _check_identity(folder, "teacher", teacher.fingerprint())
+        check_identity(folder, "teacher", teacher.fingerprint())
         adaptation, pairs = _adapted(config, folder, student, teacher, pool, resolve(config.device, "32"))
         keep_adapted(folder, student, adaptation, pairs)
         keep_in_summary(folder, adaptation.record())
@@ -147,62 +145,8 @@ def _adapted(
             f"teacher {teacher.name} keeps no batch-norm statistics, so it has nothing to recall images from; give "
             f"images from where the student will work: --images"
         )
-    pool = pool or _pool(folder, config)
-    _check_identity(folder, "pool", pool.content_hash)
-    chosen = _of_pool(folder, pool, config, known)
+    pool = pool or pool_of(folder, given=config.pool, instead="--images")
+    check_identity(folder, "pool", pool.content_hash)
+    among, count = split_of(folder, pool).train, config.count or RECALLED_IMAGES
+    chosen = of_pool(pool, among, count=count, seed=config.seed, known=known)
     return adapt_by_recall(student, teacher, chosen, compute)
-
-
-def _of_pool(folder: RunFolder, pool: ImagePool, config: AdaptConfig, known: Any) -> ChosenImages:
-    train = _settings(folder).get("train") or {}
-    split = split_pool(pool, int(train.get("holdout", 1000)), share=float(train.get("share", 1.0)))
-    return of_pool(pool, split.train, count=config.count or RECALLED_IMAGES, seed=config.seed, known=known)
-
-
-def _check_finished(folder: RunFolder) -> None:
-    if not folder.config.is_file():
-        raise KD3Error(f"{folder.path} is no run folder; give one that `kd3 distill --out` made")
-    if not folder.summary.is_file():
-        raise KD3Error(f"the run {folder.path} is not finished; finish it with: {folder.resume_command}")
-    read_summary(folder.path)
-
-
-def _settings(folder: RunFolder) -> dict[str, Any]:
-    return read_yaml(folder.config, what="configuration of the run")
-
-
-def _teacher(folder: RunFolder, config: AdaptConfig) -> Teacher:
-    named = config.teacher or str(_settings(folder).get("teacher"))
-    if named.startswith("live:"):
-        raise KD3Error(f"the teacher of {folder.path} was a live one; give a description of it: --teacher")
-    try:
-        # Where it lies is what the run says, unless its user does.
-        place = named if config.teacher else find(folder.path, "teacher", named)
-        return load_teacher(place, trust_code=config.trust_code or (None if config.teacher else False))
-    except KD3Error as problem:
-        if config.teacher:
-            raise
-        raise KD3Error(f"{problem}; say where the teacher of {folder.path} is now: --teacher") from None
-
-
-def _pool(folder: RunFolder, config: AdaptConfig) -> ImagePool:
-    named = config.pool or str(_settings(folder).get("pool"))
-    if named.startswith("live:"):
-        raise KD3Error(f"the pool of {folder.path} was a live one; give images: --images")
-    try:
-        return ImagePool.open(named if config.pool else find(folder.path, "pool", named))
-    except KD3Error as problem:
-        if config.pool:
-            raise
-        raise KD3Error(
-            f"{problem}; say where the pool of {folder.path} is now (--pool), or give images: --images"
-        ) from None
-
-
-def _check_identity(folder: RunFolder, what: str, now: str) -> None:
-    try:
-        folder.check_origin(**{what: now})
-    except KD3Error as problem:
-        if "cannot be read" in str(problem):
-            raise
-        raise KD3Error(f"--{what} is not the {what} of the run {folder.path}; bring that one") from None

@@ -223,6 +223,7 @@ def _finish(
         "classes": method.student.classes,
         "agreement": result.best_agreement,
         "accuracy": accuracy,
+        "accuracy_images": None if job.data is None else job.data.usable,
         "teacher_accuracy": teachers,
         "difference": None if accuracy is None or teachers is None else accuracy - teachers,
         "agreement_at_end": result.last_agreement,

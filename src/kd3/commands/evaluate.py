@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,17 @@ from kd3.config.settings import build
 from kd3.errors import KD3Error
 from kd3.measure.accuracy import Tally
 from kd3.measure.doubts import doubts
+from kd3.measure.intervals import Interval, share
 from kd3.measure.labelled import LabelledImages
 from kd3.measure.leak import Leak, leak, pool_of_student
+from kd3.measure.lost import Answers, Lost
+from kd3.measure.lost_in_words import aligned, cascade_lines, class_lines
 from kd3.models.classifier import load_classifier
 from kd3.models.load_teacher import load_teacher
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
 from kd3.pool.class_matching import Matching
+from kd3.run_report.lost import EXAMPLES, write_page
 from kd3.text import one_line
 
 
@@ -38,6 +42,8 @@ class Evaluation:
     agreement: float | None  # with the teacher, on these images
     teacher_top1: float | None
     difference: float | None  # top1 - teacher_top1, in points
+    top1_interval: Interval
+    lost: Lost | None  # beside the teacher
     per_class: dict[str, float | None]
     matching: Matching  # how labels became classes
     split: str  # of the data that was measured, where they have several; else empty
@@ -45,34 +51,35 @@ class Evaluation:
     skipped: dict[str, int]  # files that could not be used, by reason
     compute: str
     leak: dict[str, Any] | None  # which of the images the student's pool holds; None where that is not known
+    page: Path | None  # what --out wrote
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, for JSON."""
-        return {**self.__dict__, "matching": self.matching.to_dict()}
+        return {
+            **self.__dict__,
+            "top1_interval": asdict(self.top1_interval),
+            "lost": None if self.lost is None else self.lost.to_dict(),
+            "page": None if self.page is None else str(self.page),
+            "matching": self.matching.to_dict(),
+        }
 
     def __str__(self) -> str:
-        width = max(len(one_line(name)) for name in [*self.per_class, "calibration error"])
-        rows = [("top-1", self.top1)]
-        if len(self.per_class) > 5:
-            rows.append(("top-5", self.top5))
-        if self.agreement is not None:
-            rows.append(("agreement with the teacher", self.agreement))
-        if self.teacher_top1 is not None:
-            rows.append(("teacher's top-1", self.teacher_top1))
-        rows.append(("calibration error", self.calibration_error))
-        width = max(width, *(len(name) for name, _ in rows))
         lines = [one_line(f"{self.model} on {self.images:,} images of {self.data} ({self.compute})")]
         if self.split:
             lines.append(f"the {self.split} split; the others are left out: name a file to measure another")
-        lines += [f"  {name:<{width}}  {value:6.2f} %" for name, value in rows]
-        if self.difference is not None:
-            lines.insert(-1, f"  {'difference':<{width}}  {self.difference:+6.2f} points")
+        lines += aligned(self._rows())
         lines += self.matching.lines()
-        lines.append("per class")
-        lines += [
-            f"  {one_line(name):<{width}}  " + (f"{value:6.2f} %" if value is not None else "no images")
-            for name, value in self.per_class.items()
-        ]
+        if self.lost is not None:
+            lines += class_lines(self.lost)
+            lines += cascade_lines(self.lost)
+        else:
+            lines.append("per class")
+            lines += aligned(
+                [
+                    [one_line(name), f"{value:6.2f} %" if value is not None else "no images"]
+                    for name, value in self.per_class.items()
+                ]
+            )
         if self.leak is not None:
             count = len({pair["test_key"] for pair in self.leak["pairs"]})
             lines.append(
@@ -80,7 +87,26 @@ class Evaluation:
             )
         if self.skipped:
             lines.append("left out: " + ", ".join(f"{count} {reason}" for reason, count in self.skipped.items()))
+        if self.page is not None:
+            lines.append(f"written: {self.page}")
         return "\n".join(lines)
+
+    def _rows(self) -> list[list[str]]:
+        """Return the figures of all images, those with an interval at 95 % confidence."""
+        rows = [["top-1", f"{self.top1:.2f} %", _between(self.top1_interval)]]
+        if len(self.per_class) > 5:
+            rows.append(["top-5", f"{self.top5:.2f} %", ""])
+        if self.agreement is not None:
+            rows.append(["agreement with the teacher", f"{self.agreement:.2f} %", ""])
+        if self.lost is not None:
+            total = self.lost.total
+            rows.append(["teacher's top-1", f"{self.teacher_top1:.2f} %", _between(total.teacher)])
+            rows.append(["difference", f"{self.difference:+.2f} points", _between(total.difference, sign="+")])
+            for name, error in self.lost.calibration_error.items():
+                rows.append([f"calibration error, {name}", f"{error:.2f} %", ""])
+        else:
+            rows.append(["calibration error", f"{self.calibration_error:.2f} %", ""])
+        return rows
 
 
 @console.quietable
@@ -94,7 +120,7 @@ def evaluate(
     """Measure a model on labelled images.
 
     `settings` are `quiet=True` and those of `kd3 evaluate --help`: batch_size, device, precision, leak_check, workers,
-    trust_code.
+    out, trust_code.
 
     Args:
         model: run folder, student folder or teacher description, or a live model of either kind.
@@ -146,17 +172,34 @@ def _evaluate(config: EvaluateConfig, model: Teacher | Student | None, teacher: 
         workers=config.workers,
     )
     compute.place(model)
+    answers = None
+    if teacher is not None:
+        answers = Answers(model, of_this_teacher=_same_teacher(model, teacher))
     tally = data.tally(
         model,
         model.normalise,
         compute,
         teacher=teacher,
         teacher_order=order,
+        answers=answers,
         size=config.batch_size,
         title=f"evaluate {config.model}",
     )
     found = _leak(config, data)
-    return _figures(config, data, tally, compute, found)
+    lost = None if answers is None else answers.lost(data.names, examples=EXAMPLES if config.out else 0)
+    out = None
+    if config.out is not None and lost is not None:
+        out = write_page(Path(config.out), lost, data, model=config.model, teacher=config.teacher or "")
+    return _figures(config, data, tally, compute, found, lost, out)
+
+
+def _same_teacher(model: Teacher | Student, teacher: Teacher) -> bool:
+    """Say whether the thresholds that a student has, if any, are of this teacher."""
+    cascade = model.cascade if isinstance(model, Student) else None
+    if cascade is None or cascade.get("teacher") == teacher.fingerprint():
+        return True
+    console.say("the cascade of this student is of another teacher; what it reaches is not shown")
+    return False
 
 
 def _leak(config: EvaluateConfig, data: LabelledImages) -> Leak | None:
@@ -176,7 +219,13 @@ def _leak(config: EvaluateConfig, data: LabelledImages) -> Leak | None:
 
 
 def _figures(
-    config: EvaluateConfig, data: LabelledImages, tally: Tally, compute: Compute, found: Leak | None
+    config: EvaluateConfig,
+    data: LabelledImages,
+    tally: Tally,
+    compute: Compute,
+    found: Leak | None,
+    lost: Lost | None,
+    out: Path | None,
 ) -> Evaluation:
     teachers = tally.teacher_top1_percent
     found_doubts = doubts(tally.confusion.numpy(), data.matching)
@@ -192,6 +241,8 @@ def _figures(
         agreement=tally.agreement_percent,
         teacher_top1=teachers,
         difference=None if teachers is None else tally.top1_percent - teachers,
+        top1_interval=share(int(tally.confusion.diag().sum()), tally.count),
+        lost=lost,
         per_class=dict(zip(data.names, tally.per_class_percent(), strict=True)),
         matching=data.matching,
         split=data.split,
@@ -199,7 +250,12 @@ def _figures(
         skipped=dict(data.skipped),
         compute=str(compute),
         leak=None if found is None else found.to_dict(),
+        page=out,
     )
+
+
+def _between(interval: Interval, sign: str = "") -> str:
+    return f"({interval.low:{sign}.2f} to {interval.high:{sign}.2f})"
 
 
 def _live(model: Any) -> Any:

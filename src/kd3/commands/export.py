@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -42,6 +43,7 @@ from kd3.version import __version__
 INT8 = "student-int8.onnx"
 CARD = "README.md"
 REPORT = "export.json"
+CASCADE = ("temperature", "threshold", "agreement", "confidence")  # in the metadata, of a student that has them
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def _write(config: ExportConfig, place: Path, out: Path, job: _Job) -> Exported:
     source = Source(
         Deployable(student, preprocessing=config.preprocessing),
         job.folder,
-        _metadata(about, config.preprocessing),
+        _metadata(about, config.preprocessing, student.cascade),
         inputs[:2].clone(),
         config.opset,
     )
@@ -175,6 +177,7 @@ def _write(config: ExportConfig, place: Path, out: Path, job: _Job) -> Exported:
         date=datetime.now(timezone.utc).date().isoformat(),
         pool=_pool(job.folder),
         adaptation=adaptation_of(job.folder),
+        cascade=student.cascade,
         onnx={one.file: versions(str(place / one.file)) for one in files if one.file.endswith(".onnx")},
         variants=[(str(one.variant), one.to_choose, one.to_report) for one in tried],
     )
@@ -237,7 +240,7 @@ def _prepared(student: Student, images: Tensor, preprocessing: str) -> Tensor:
     return images if preprocessing == "inside" else student.normalise(images)
 
 
-def _metadata(about: dict[str, Any], preprocessing: str) -> dict[str, str]:
+def _metadata(about: dict[str, Any], preprocessing: str, cascade: Mapping[str, Any] | None) -> dict[str, str]:
     kind = "grey (0.299 R + 0.587 G + 0.114 B)" if len(about["mean"]) == 1 else "RGB"
     takes = "uint8 RGB, NCHW" if preprocessing == "inside" else f"float32 {kind}, NCHW, (x / 255 - mean) / std"
     told = about.get("about") or {}
@@ -252,6 +255,7 @@ def _metadata(about: dict[str, Any], preprocessing: str) -> dict[str, str]:
         "method": str(told.get("method", "")),
         "teacher": Path(str(told.get("teacher", ""))).name,
         "kd3": __version__,
+        **({} if cascade is None else {name: json.dumps(cascade[name]) for name in CASCADE}),
     }
 
 

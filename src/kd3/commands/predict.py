@@ -15,6 +15,7 @@ from kd3.commands.given import MODEL, told
 from kd3.compute import resolve
 from kd3.config.commands import PredictConfig
 from kd3.errors import KD3Error
+from kd3.measure.cascade import margins
 from kd3.models.classifier import load_classifier
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
@@ -29,14 +30,17 @@ class Predictions:
 
     images: list[tuple[str, list[tuple[str, float]]]]  # name, [(class, probability in [0, 1])]
     unusable: list[tuple[str, str, str]]  # name, reason, detail
+    escalate: list[bool] | None = None  # of each image: whether to ask the teacher; None: the model does not say
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, for JSON."""
+        images: list[dict[str, Any]] = [
+            {"image": name, "classes": [{"class": c, "probability": p} for c, p in best]} for name, best in self.images
+        ]
+        for image, asked in zip(images, self.escalate or [], strict=False):
+            image["escalate"] = asked
         return {
-            "images": [
-                {"image": name, "classes": [{"class": c, "probability": p} for c, p in best]}
-                for name, best in self.images
-            ],
+            "images": images,
             "unusable": [{"image": name, "reason": reason, "detail": detail} for name, reason, detail in self.unusable],
         }
 
@@ -44,9 +48,12 @@ class Predictions:
         images = [(one_line(name), best) for name, best in self.images]
         unusable = [(one_line(name), one_line(_why(*why))) for name, *why in self.unusable]
         width = max((len(name) for name, _ in [*images, *unusable]), default=0)
+        asked = self.escalate or [False] * len(images)
         lines = [
-            f"{name:<{width}}  " + "  ".join(f"{one_line(label)} {100 * p:.1f} %" for label, p in best)
-            for name, best in images
+            f"{name:<{width}}  "
+            + "  ".join(f"{one_line(label)} {100 * p:.1f} %" for label, p in best)
+            + "  escalate: ask the teacher" * escalated
+            for (name, best), escalated in zip(images, asked, strict=True)
         ]
         lines += [f"{name:<{width}}  unusable: {why}" for name, why in unusable]
         return "\n".join(lines)
@@ -62,6 +69,9 @@ def predict(
     trust_code: bool = False,
 ) -> Predictions:
     """Classify image files, or all images in folders and archives.
+
+    Of a student that `kd3 cascade` looked at, probabilities are scaled by its temperature, and `escalate` says of which
+    images the teacher is to be asked.
 
     `trust_code` runs the code that a model's folder brings or names.
 
@@ -79,6 +89,10 @@ def predict(
         console.say(nameless(classifier.classes))
     found: list[tuple[str, list[tuple[str, float]]]] = []
     unusable: list[tuple[str, str, str]] = []
+    temperature, threshold = 1.0, None
+    if isinstance(classifier, Student):
+        temperature, threshold = classifier.temperature, classifier.threshold
+    escalate: list[bool] = []
     records = list_records([str(image) for image in images])
     for outcome in decode_records(records, settings):
         name = _shown(outcome.record.source, outcome.record.key)
@@ -87,7 +101,10 @@ def predict(
             continue
         pixels = torch.from_numpy(outcome.result.pixels)[None].to(compute.device)
         with torch.inference_mode():
-            probabilities = classifier(classifier.normalise(pixels)).softmax(dim=1)[0]
+            logits = classifier(classifier.normalise(pixels))
+        if threshold is not None:
+            escalate.append(float(margins(logits)) < threshold)
+        probabilities = (logits / temperature).softmax(dim=1)[0]
         best = probabilities.topk(min(top, len(probabilities)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         found.append((name, [(classifier.classes[label], p) for label, p in pairs]))
@@ -95,7 +112,7 @@ def predict(
         raise KD3Error(f"there is no image in {', '.join(map(str, images))}")
     if not found:
         raise KD3Error(f"no image can be used: {unusable[0][0]}: {_why(*unusable[0][1:])}")
-    return Predictions(found, unusable)
+    return Predictions(found, unusable, None if threshold is None else escalate)
 
 
 def run(config: PredictConfig) -> Predictions:

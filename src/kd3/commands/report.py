@@ -7,19 +7,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from kd3 import console
 from kd3.class_names import places
+from kd3.commands.finished_run import split_of
 from kd3.commands.given import told
-from kd3.compute import resolve
+from kd3.compute import Compute, resolve
 from kd3.config.commands import ReportConfig
 from kd3.config.settings import build
 from kd3.errors import KD3Error
+from kd3.measure.cascade_record import answers_of_both, measured
+from kd3.measure.labelled import LabelledImages
+from kd3.measure.lost import Answers, Lost
 from kd3.models.load_teacher import load_teacher
 from kd3.models.student import Student
 from kd3.models.student_files import load_student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.pool.watch import watched
+from kd3.run_report.cascade import of_run
+from kd3.run_report.lost import EXAMPLES
 from kd3.run_report.networks import costs
 from kd3.run_report.page import RunFindings, page
 from kd3.run_report.pool_look import look_at_pool
@@ -54,7 +62,7 @@ class Report:
 def report(runs: str | Path | Sequence[str | Path], **settings: Any) -> Report:
     """Write one HTML file on a finished run, or on several side by side, and return where it is.
 
-    `settings` are `quiet=True` and those of `kd3 report --help`: out, teacher, pool, images, latency, trust_code,
+    `settings` are `quiet=True` and those of `kd3 report --help`: out, teacher, pool, data, images, latency, trust_code,
     device.
 
     Args:
@@ -95,7 +103,11 @@ def _findings(records: RunRecords, config: ReportConfig, *, alone: bool) -> RunF
     console.say(f"{records.name}: measures teacher and student")
     theirs, own = costs(teacher, student, latency=config.latency)
     timing = f"Times on one thread of {processor()}, float32, in PyTorch; those of exported files are in their card."
-    look = None
+    lost = None
+    if config.data is not None and teacher is not None:
+        lost = _lost(student, teacher, config)
+    look = cascade = None
+    kept = of_run(records.folder, student.cascade)
     if alone and config.images and teacher is not None:
         pool = _or_missing(lambda: _pool(records, config), "its pool", missing)
         if pool is not None:
@@ -103,7 +115,35 @@ def _findings(records: RunRecords, config: ReportConfig, *, alone: bool) -> RunF
             compute = resolve(config.device, "auto")
             with watched(pool):
                 look = look_at_pool(records, teacher, student, pool, compute, images=config.images)
-    return RunFindings(records, theirs, own, timing, look, missing)
+                if kept is None:
+                    cascade = _held_out(records, student, teacher, pool, compute, images=config.images)
+    return RunFindings(records, theirs, own, timing, look, lost, kept or cascade, missing)
+
+
+def _lost(student: Student, teacher: Teacher, config: ReportConfig) -> tuple[Lost, LabelledImages]:
+    assert config.data is not None
+    data = LabelledImages(
+        config.data,
+        preparation=student.preparation,
+        num_classes=student.num_classes,
+        class_names=student.classes,
+    )
+    console.say(f"compares teacher and student on {len(data.records):,} labelled images")
+    compute = resolve(config.device, "32")
+    answers = Answers(student)
+    compute.place(student)
+    compute.place(teacher)
+    data.tally(student, student.normalise, compute, teacher=teacher, answers=answers, title="labelled images")
+    return answers.lost(student.classes, examples=EXAMPLES), data  # one name for a class in all of the report
+
+
+def _held_out(
+    records: RunRecords, student: Student, teacher: Teacher, pool: ImagePool, compute: Compute, *, images: int
+) -> dict[str, Any]:
+    """Return what `kd3 cascade` would find on held-out images; nothing is chosen or kept."""
+    held_out = split_of(records.folder, pool).holdout[:images]
+    logits, answers = answers_of_both(student, teacher, torch.from_numpy(pool.read(held_out)), compute)
+    return {**measured(logits, answers), "of": "held out", "where": Path(str(pool.path)).name}
 
 
 def _or_missing(load: Any, what: str, missing: list[str]) -> Any:

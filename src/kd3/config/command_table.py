@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from kd3.config.commands import (
     AdaptConfig,
+    CascadeConfig,
     ClassesConfig,
     CompletionConfig,
     DemoConfig,
@@ -128,6 +129,23 @@ teacher sees in them the statistics that it remembers of the lost data, and the 
 these; with --images, on yours. No label is read. How much of the new statistics is taken follows from the student's
 agreement with the teacher; none is taken where that does not rise.
 RUN/student is the adapted student then, RUN/student-as-trained the other; every adaptation starts from that one.""",
+        json=True,
+    ),
+    "cascade": Command(
+        CascadeConfig,
+        "kd3.commands.cascade:run",
+        ("run",),
+        "kd3 cascade RUN [--agreement PERCENT] [--deployment IMAGES] [options]",
+        """\
+examples:
+  kd3 cascade runs/a
+  kd3 cascade runs/a --agreement 99 --deployment camera/ --keep-out test/
+
+A cascade lets the student answer where it is sure enough and the teacher where it is not. No label is read: student and
+teacher are compared on images that the student did not learn from. The threshold and the student's temperature go into
+RUN/student/config.json; kd3 predict, kd3 export and the predict.py that it writes use both. The promise is of images
+like these: held-out images of a crawl promise nothing of images that look different; --deployment takes yours.
+RUN/cascade.json has the curve, which kd3 report draws. After kd3 adapt, run it again.""",
         json=True,
     ),
     "evaluate": Command(

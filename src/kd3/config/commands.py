@@ -24,6 +24,7 @@ from kd3.config.shrink import is_shrunk
 from kd3.config.training import TrainSettings
 from kd3.errors import unknown_name
 
+CASCADE_IMAGES = 2000  # of a deployment
 RECALLED_IMAGES, GIVEN_IMAGES = 64, 500  # that statistics are counted on, unless the user says how many
 
 
@@ -219,6 +220,46 @@ class AdaptConfig(Settings):
     workers: int | None = Field(None, ge=0, description=WORKERS)
 
 
+class CascadeConfig(Settings):
+    """Find out when a student is to ask its teacher: a threshold, and how often it is asked."""
+
+    run: str = Field(description="folder of a finished run")
+    agreement: float = Field(
+        98.0,
+        gt=0,
+        lt=100,
+        description="percentage of images on which the cascade of student and teacher is to give the teacher's class; "
+        "95, 98 and 99 are looked at too",
+    )
+    confidence: float = Field(
+        95.0,
+        ge=50,
+        lt=100,
+        description="how sure the promise is, in percent: how often such a threshold keeps it, over samples of images",
+    )
+    deployment: str | None = Field(
+        None,
+        description="unlabelled images from where the student will work: a pool, a folder, an archive, or what else "
+        "kd3 ingest reads (default: those that the run held out of its pool)",
+    )
+    count: Count | None = Field(
+        None,
+        ge=LEAST_RECALLED,
+        description=f"images to take at most (default: all held-out ones, or {CASCADE_IMAGES:,} of --deployment)",
+    )
+    keep_out: list[str] = Field(
+        [],
+        description="images that the student will be tested on (folder, archive, ...; repeat it for more): what is "
+        "like one of them is not used",
+    )
+    teacher: str | None = Field(None, description="the teacher, where it is no longer where the run found it")
+    pool: str | None = Field(None, description="the pool, where it is no longer where the run found it")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of the choice of images")
+    trust_code: bool = Field(False, description=TRUST_CODE)
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    workers: int | None = Field(None, ge=0, description="decoding processes (default: one a core; 0: none)")
+
+
 class EvaluateConfig(Settings):
     """Measure a model on labelled images, and its agreement with the teacher."""
 
@@ -226,6 +267,11 @@ class EvaluateConfig(Settings):
     data: str = Field(description="one folder of images per class, or data that carry labels; see docs/labels.md")
     teacher: str | None = Field(
         None, description="teacher description: adds its accuracy, the difference and the agreement"
+    )
+    out: str | None = Field(
+        None,
+        description="with --teacher: an HTML file of what was lost: both networks by class, images that only the "
+        "teacher gets right, calibration",
     )
     trust_code: bool = Field(False, description=TRUST_CODE)
     batch_size: int = Field(256, ge=1, description="images per forward pass")
@@ -235,6 +281,12 @@ class EvaluateConfig(Settings):
         True, description="of a run's student: look whether its pool holds these images, and warn where it does"
     )
     workers: int | None = Field(None, ge=0, description=WORKERS)
+
+    @model_validator(mode="after")
+    def _a_page_of_two(self) -> EvaluateConfig:
+        if self.out is not None and self.teacher is None:
+            raise ValueError("out is a page of what was lost beside the teacher; add teacher")
+        return self
 
 
 class ClassesConfig(Settings):
@@ -316,12 +368,23 @@ class ReportConfig(Settings):
     out: str | None = Field(None, description="file to write (default: report.html in the folder of the first run)")
     teacher: str | None = Field(None, description="the teacher, where it is no longer where the run found it")
     pool: str | None = Field(None, description="the pool, where it is no longer where the run found it")
+    data: str | None = Field(
+        None,
+        description="labelled images, to show what was lost: both networks by class, images that only the teacher gets "
+        "right, calibration (one run only)",
+    )
     images: Count = Field(
         1000, ge=0, description="pool images to look at with both networks, for pictures, map and shift; 0: none"
     )
     latency: bool = Field(True, description="measure how long teacher and student take on this machine's CPU")
     trust_code: bool = Field(False, description=TRUST_CODE)
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N, for looking at the pool")
+
+    @model_validator(mode="after")
+    def _data_of_one(self) -> ReportConfig:
+        if self.data is not None and len(self.runs) > 1:
+            raise ValueError("data goes with one run; kd3 evaluate compares each of several")
+        return self
 
 
 class InspectConfig(Settings):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-CALIBRATION_BINS = 15
+from kd3.measure.calibration import Reliability
 
 
 class Tally:
@@ -13,31 +13,26 @@ class Tally:
 
     Args:
         num_classes: number of classes K.
+        temperature: what logits are divided by before they are read as probabilities.
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, *, temperature: float = 1.0) -> None:
         self.num_classes = num_classes
         self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)  # [label, prediction]
         self.top5 = 0
         self.agreed: int | None = None
         self.teacher_right: int | None = None
-        self.bin_count = torch.zeros(CALIBRATION_BINS, dtype=torch.float64)
-        self.bin_confidence = torch.zeros(CALIBRATION_BINS, dtype=torch.float64)
-        self.bin_correct = torch.zeros(CALIBRATION_BINS, dtype=torch.float64)
+        self.temperature, self.reliability = temperature, Reliability()
 
     def add(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None) -> None:
         """Count one batch. Shapes: (B, K), (B,), (B, K); the teacher's logits in the order of the model's."""
         logits, labels = logits.double().cpu(), labels.cpu()
-        confidence, prediction = logits.softmax(dim=1).max(dim=1)
+        confidence, prediction = (logits / self.temperature).softmax(dim=1).max(dim=1)
         pairs = torch.bincount(labels * self.num_classes + prediction, minlength=self.num_classes**2)
         self.confusion += pairs.view(self.num_classes, self.num_classes)
         best = logits.topk(min(5, self.num_classes), dim=1).indices
         self.top5 += int((best == labels[:, None]).any(dim=1).sum())
-        # Bins are (0, 1/n], (1/n, 2/n], ...
-        place = (confidence * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1
-        self.bin_count.index_add_(0, place, torch.ones_like(confidence))
-        self.bin_confidence.index_add_(0, place, confidence)
-        self.bin_correct.index_add_(0, place, (prediction == labels).double())
+        self.reliability.add(confidence, prediction == labels)
         if teacher_logits is not None:
             theirs = teacher_logits.cpu().argmax(dim=1)
             self.agreed = (self.agreed or 0) + int((prediction == theirs).sum())
@@ -70,13 +65,8 @@ class Tally:
 
     @property
     def calibration_error_percent(self) -> float:
-        """Expected calibration error: sum over bins of share * |accuracy - confidence|.
-
-        15 equal bins of the confidence. Source: Guo et al., On Calibration of Modern Neural
-        Networks (arXiv 1706.04599), equation 3.
-        """
-        gap = (self.bin_correct - self.bin_confidence).abs().sum()
-        return 100 * float(gap) / self.count
+        """Expected calibration error in 15 bins; see `Reliability`."""
+        return self.reliability.error_percent
 
     def per_class_percent(self) -> list[float | None]:
         """Accuracy of each class's images; None for a class without any."""

@@ -14,7 +14,9 @@ from kd3 import console
 from kd3.compute import Compute
 from kd3.errors import KD3Error
 from kd3.measure.accuracy import Tally
+from kd3.measure.lost import Answers
 from kd3.models.preprocessing import Normalisation
+from kd3.models.student import Student
 from kd3.pool import Decoded, DecodeSettings, decode_records
 from kd3.pool.changes import change_images, find_change
 from kd3.pool.class_matching import match_classes
@@ -62,7 +64,13 @@ class LabelledImages:
         self._settings = DecodeSettings.to_see(preparation)
         self._kept: list[tuple[Tensor, Tensor]] | None = None
         self._known: KnownImages | None = None  # once all were decoded
+        self._places: list[int] = []  # of the usable ones among the records, likewise
         self._check_first()
+
+    @property
+    def usable(self) -> int:
+        """How many of them could be decoded; 0 before all were."""
+        return len(self._places)
 
     def batches(self, size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield uint8 images (B, 3, S, S) and labels (B,); decoded once and kept while that is small."""
@@ -94,6 +102,12 @@ class LabelledImages:
         assert self._known is not None
         return self._known
 
+    def examples(self, rows: Sequence[int]) -> list[np.ndarray]:
+        """Return the pixels (3, S, S) of images, by their place in all `batches`, which were read once."""
+        records = [self.records[self._places[row]] for row in rows]
+        outcomes = decode_records(records, self._settings, workers=0)
+        return [one.result.pixels for one in outcomes if isinstance(one.result, Decoded)]
+
     def _check_first(self) -> None:
         """Refuse at once data of which nothing can be used."""
         outcomes = list(decode_records(self.records[:FIRST], self._settings, workers=0))
@@ -105,19 +119,20 @@ class LabelledImages:
     def _decoded(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         known = KnownImages()
         waiting: list[tuple[int, Record, Decoded]] = []
-        self.skipped = Counter(self._left_out)
+        self.skipped, places = Counter(self._left_out), list[int]()
         outcomes = decode_records(self.records, self._settings, workers=self.workers)
         for place, outcome in enumerate(outcomes):
             if not isinstance(outcome.result, Decoded):
                 self.skipped[outcome.result.reason] += 1
                 continue
             waiting.append((place, outcome.record, outcome.result))
+            places.append(place)
             if len(waiting) == size:
                 yield self._batch(waiting, known)
                 waiting = []
         if waiting:
             yield self._batch(waiting, known)
-        self._known = known
+        self._known, self._places = known, places
 
     def _batch(self, waiting: list[tuple[int, Record, Decoded]], known: KnownImages) -> tuple[Tensor, Tensor]:
         images = np.stack([decoded.pixels for _, _, decoded in waiting])
@@ -138,18 +153,19 @@ class LabelledImages:
         *,
         teacher: nn.Module | None = None,
         teacher_order: Sequence[int] | None = None,
+        answers: Answers | None = None,
         size: int = 256,
         title: str | None = None,
     ) -> Tally:
         """Return what a model gets right on these images (and where it agrees with the teacher).
 
         `teacher_order` says where each of the model's classes stands among the teacher's (`class_names.places`); None:
-        at the same place.
+        at the same place. `answers` gathers what both say of each image.
 
         Raises:
             KD3Error: none of the images can be decoded.
         """
-        tally = Tally(len(self.names))
+        tally = Tally(len(self.names), temperature=model.temperature if isinstance(model, Student) else 1.0)
         training = model.training
         model.eval()
         with console.progress(title or "", len(self.records), "images", hidden=title is None) as bar:
@@ -162,6 +178,8 @@ class LabelledImages:
                         teachers = teacher(teacher.normalise(images)).float()  # type: ignore[operator]
                         teachers = teachers if teacher_order is None else teachers[:, list(teacher_order)]
                 tally.add(logits, labels, teachers)
+                if answers is not None and teachers is not None:
+                    answers.add(logits, labels, teachers)
                 bar.advance(len(labels))
         model.train(training)
         if tally.count == 0:

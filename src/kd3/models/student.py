@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,8 @@ class Student(nn.Module):
 
     With the teacher's head: logits = classifier(pool(projector(features))), and the backbone's
     own classifier is gone. `forward` takes normalised images and returns logits; `normalise`
-    makes normalised images of uint8 ones, and `preparation` says how these are made of pictures.
+    makes normalised images of uint8 ones, and `preparation` says how these are made of pictures. `cascade` is what
+    `kd3 cascade` found of it, None before: its `temperature`, and the `threshold` below which to ask the teacher.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Student(nn.Module):
         self.backbone = in_float32(backbone)
         self.normalise = Normalisation(signature.mean, signature.std)
         self.preparation, self.classes = signature.preparation, [class_name(name) for name in signature.classes]
+        self.cascade: Mapping[str, Any] | None = None
         self.head = head
         self.projector, self.classifier = projector, classifier
         if classifier is not None:
@@ -67,6 +69,16 @@ class Student(nn.Module):
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.classes)
+
+    @property
+    def temperature(self) -> float:
+        """What its logits are divided by, so that probabilities say how often the teacher says the same; 1: as is."""
+        return 1.0 if self.cascade is None else float(self.cascade["temperature"])
+
+    @property
+    def threshold(self) -> float | None:
+        """The margin of the largest logit over the second below which the teacher is to be asked; None: not known."""
+        return None if self.cascade is None else float(self.cascade["threshold"])
 
     def output_layers(self) -> list[nn.Module]:
         """Return the layers that make the logits."""

@@ -49,6 +49,33 @@ class CallingDescription(_Part):
     one_logit: bool = False
 
 
+class ThresholdDescription(_Part):
+    """One of several thresholds; see `kd3.measure.cascade.Threshold`."""
+
+    agreement: float = Field(gt=0, lt=100)
+    margin: float | None
+    escalated: float
+    reached: float
+    problem: str
+
+
+class CascadeDescription(_Part):
+    """How sure the student is, and when the teacher is to be asked; see `kd3.commands.cascade`."""
+
+    weights: str  # hashes of those that it was measured on
+    teacher: str
+    temperature: float = Field(gt=0, le=1e6)
+    threshold: float = Field(ge=0, le=1e6)
+    agreement: float = Field(gt=0, lt=100)
+    confidence: float = Field(ge=50, lt=100)
+    images: int = Field(ge=1)
+    of: Literal["held out", "deployment"]
+    where: str
+    agreement_alone: float
+    calibration_error: dict[Literal["as trained", "scaled"], float] = Field(min_length=2)
+    thresholds: list[ThresholdDescription]
+
+
 class StudentDescription(_Part):
     """A student."""
 
@@ -64,6 +91,7 @@ class StudentDescription(_Part):
     classifier: ClassifierDescription | None
     calling: CallingDescription = CallingDescription()
     shrunk: ShrinkPlan | None = None
+    cascade: CascadeDescription | None = None
 
     @field_validator("projector")
     @classmethod

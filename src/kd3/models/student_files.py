@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kd3 import console
 from kd3.config.settings import build
 from kd3.errors import KD3Error
 from kd3.models.arch import build_arch, parse_arch
 from kd3.models.bounded_building import bounded_by
 from kd3.models.calling import Calling, call_as, calling_of
+from kd3.models.checkpoint import weights_hash
 from kd3.models.consent import check_student_arch
 from kd3.models.copying import copy_of
 from kd3.models.head import Head
@@ -103,6 +105,17 @@ def save_adapted(student: Student, folder: Path, record: dict[str, Any]) -> None
     _save_weights(student, folder / WEIGHTS, metadata={ADAPTATION: json.dumps(record, ensure_ascii=False)})
 
 
+def save_cascade(student: Student, folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Write into a student folder's `config.json`, in one move, when the teacher is to be asked; return the record.
+
+    It holds for these weights: of others, such as those of a later adaptation, `load_student` does not take it.
+    """
+    about = read_student_description(folder)
+    whole = {"weights": weights_hash(student), **record}
+    write_json(folder / DESCRIPTION, {**about, "cascade": whole})
+    return whole
+
+
 def adaptation_of(folder: Path) -> dict[str, Any] | None:
     """Return the record of the adaptation of the student in a student folder; None for a student as trained.
 
@@ -168,6 +181,12 @@ def _built(folder: Path, about: dict[str, Any], tensors: dict[str, Tensor], modu
         classifier=classifier,
     )
     _load_weights(student, tensors, folder / WEIGHTS)
+    if (cascade := about.get("cascade")) is not None:
+        if cascade["weights"] == weights_hash(student):
+            student.cascade = cascade
+        else:
+            where = folder / DESCRIPTION
+            console.warn(f"the cascade in {where} is of other weights and is not used; run kd3 cascade again")
     return student
 
 

@@ -24,6 +24,8 @@ from kd3.pool.reasons import SIDECAR
 from kd3.preparation import Preparation
 from kd3.training.randomness import seed_for
 
+COUNTED = "count batch-norm statistics on"
+
 
 @dataclass(frozen=True)
 class ChosenImages:
@@ -47,7 +49,13 @@ def known_images(sources: Sequence[str], preparation: Preparation, *, workers: i
 
 
 def of_pool(
-    pool: ImagePool, among: np.ndarray, *, count: int, seed: int, known: Sequence[KnownImages] = ()
+    pool: ImagePool,
+    among: np.ndarray,
+    *,
+    count: int,
+    seed: int,
+    known: Sequence[KnownImages] = (),
+    use: str = COUNTED,
 ) -> ChosenImages:
     """Return `count` images of a pool, drawn by seed from these positions; all where there are no more.
 
@@ -66,7 +74,7 @@ def of_pool(
         positions += here[fresh].tolist()
         parts.append(images[fresh])
     where = str(pool.path or "in memory")
-    _check_enough(len(positions), f"the pool {where}", left_out)
+    _check_enough(len(positions), f"the pool {where}", left_out, use=use)
     keys = [] if pool.path is None else _keys(pool, positions)
     return ChosenImages(torch.from_numpy(np.concatenate(parts)), keys, positions, where, left_out)
 
@@ -79,8 +87,11 @@ def read_images(
     seed: int,
     known: Sequence[KnownImages] = (),
     workers: int | None = None,
+    use: str = COUNTED,
 ) -> ChosenImages:
     """Return at most `limit` images of a pool or of anything that `kd3 ingest` reads, drawn by seed; no label is read.
+
+    `use` says in messages what they are needed for.
 
     Raises:
         KD3Error: it is missing, a pool of images of another size, or holds fewer than 16 usable images.
@@ -92,9 +103,9 @@ def read_images(
         if pool.preparation.fit != preparation.fit:
             console.warn(
                 f"the pool {source} was made by --fit {pool.preparation.fit}, but the student is given pictures by "
-                f"{preparation.fit}: statistics are counted on others than it will see"
+                f"{preparation.fit}: these are others than it will see"
             )
-        return of_pool(pool, np.arange(len(pool)), count=limit, seed=seed, known=known)
+        return of_pool(pool, np.arange(len(pool)), count=limit, seed=seed, known=known, use=use)
     records = list(list_records([source]))
     order = np.random.default_rng(seed_for(seed, "recall")).permutation(len(records))
     rejected: Counter[str] = Counter()
@@ -116,7 +127,7 @@ def read_images(
                 bar.advance()
             if len(pixels) == limit:
                 break
-    _check_enough(len(pixels), source, left_out, rejected)
+    _check_enough(len(pixels), source, left_out, rejected, use=use)
     by_name = sorted(range(len(keys)), key=keys.__getitem__)
     images = torch.from_numpy(np.stack([pixels[place] for place in by_name]))
     return ChosenImages(images, [keys[place] for place in by_name], None, source, left_out)
@@ -137,7 +148,9 @@ def _is_known(image: Decoded, known: Sequence[KnownImages]) -> bool:
     return bool(known) and not bool(_unknown(image.pixels[None], known)[0])
 
 
-def _check_enough(count: int, where: str, left_out: int, rejected: Counter[str] | None = None) -> None:
+def _check_enough(
+    count: int, where: str, left_out: int, rejected: Counter[str] | None = None, *, use: str = COUNTED
+) -> None:
     if count >= LEAST_RECALLED:
         return
     reasons = [f"{number:,} {reason}" for reason, number in (rejected or {}).items() if number]
@@ -145,7 +158,7 @@ def _check_enough(count: int, where: str, left_out: int, rejected: Counter[str] 
     words = f" (left out: {', '.join(reasons)})" if reasons else ""
     raise KD3Error(
         f"{where} has {count} usable image{'' if count == 1 else 's'}{words}; at least {LEAST_RECALLED} are needed to "
-        f"count batch-norm statistics on"
+        f"{use}"
     )
 
 

@@ -95,6 +95,20 @@ def spark(values: Sequence[float], *, most: float) -> Markup:
     ).format(path)
 
 
+def interval_bar(value: float, low: float, high: float, *, span: float) -> Markup:
+    """Return a small picture of an interval beside 0: a point, and a line from low to high, from -span to span."""
+    if span <= 0:
+        return Markup("")
+
+    def place(at: float) -> str:
+        return f"{60 + 56 * max(-1.0, min(1.0, at / span)):.1f}"
+
+    return Markup(
+        '<svg class="bar" viewBox="0 0 120 20" aria-hidden="true"><line class="grid" x1="60" x2="60" y1="1" y2="19"/>'
+        '<polyline class="s0" points="{},10 {},10"/><circle class="s0" cx="{}" cy="10" r="3.4"/></svg>'
+    ).format(place(low), place(high), place(value))
+
+
 def _drawable(points: Sequence[tuple[float, float]], log: bool) -> list[tuple[float, float]]:
     finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y) and (y > 0 or not log)]
     step = max(1, -(-len(finite) // MOST_POINTS))

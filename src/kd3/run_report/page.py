@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import base64
-import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-from PIL import Image
-
 from kd3.console import clock
 from kd3.domain_shift.measure import Measurement
-from kd3.run_report import sections
+from kd3.measure.labelled import LabelledImages
+from kd3.measure.lost import Lost
+from kd3.run_report import cascade, lost, sections
 from kd3.run_report.charts import Line, scatter
 from kd3.run_report.networks import Cost
-from kd3.run_report.pool_look import FeatureMap, Grid, PoolLook, Tile
+from kd3.run_report.pool_look import FeatureMap, PoolLook
 from kd3.run_report.records import RunRecords
+from kd3.run_report.template import rendered
+from kd3.run_report.tiles import shown
 from kd3.run_report.verdict import verdict
 from kd3.runs.adaptation import distances_in_words, in_words
-from kd3.version import __version__
-
-LARGEST_TILE = 104  # pixels; images of pools with larger ones are scaled down
-SMALL_TILE = 48  # up to here pixels are shown as squares
-JPEG_QUALITY = 85
 
 
 @dataclass(frozen=True)
@@ -40,34 +32,24 @@ class RunFindings:
     student: Cost | None = None
     timing: str = ""  # on what the times were taken, in words
     look: PoolLook | None = None
+    lost: tuple[Lost, LabelledImages] | None = None  # beside the teacher, on labelled images
+    cascade: Mapping[str, Any] | None = None  # when the teacher is to be asked: the record with its curve
     missing: list[str] = field(default_factory=list)  # what could not be shown, in words
 
 
 def page(found: Sequence[RunFindings]) -> str:
     """Return the HTML of a report on one run or several."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_unbroken
-    )
-    here = files("kd3.run_report")
-    template = environment.from_string((here / "page.html").read_text(encoding="utf-8"))
     first = found[0].records
     several = len(found) > 1
     comparison = sections.comparison([one.records for one in found]) if several else None
-    return template.render(
-        version=__version__,
-        style=Markup((here / "style.css").read_text(encoding="utf-8")),
+    return rendered(
+        "page.html",
         title=f"{len(found)} runs" if several else f"{first.summary['student']} by {first.summary['method']}",
         subtitle=_subtitle(first) if not several else ", ".join(one.records.name for one in found),
         lead=None if comparison is None else comparison.lead,
         table=comparison,
         runs=[_run(one, with_name=several) for one in found],
     )
-
-
-def _unbroken(value: Any) -> Any:
-    """Return a line of text with its percent signs held to their numbers."""
-    is_line = isinstance(value, str) and not isinstance(value, Markup) and "\n" not in value
-    return value.replace(" %", "\u00a0%") if is_line else value
 
 
 def _subtitle(run: RunRecords) -> str:
@@ -91,9 +73,11 @@ def _run(found: RunFindings, *, with_name: bool) -> dict[str, Any]:
         "tiles": _tiles(run),
         "costs": _costs(found.teacher, found.student),
         "timed": found.timing if found.student is not None and found.student.one is not None else "",
+        "lost": None if found.lost is None else lost.section(*found.lost),
+        "cascade": None if found.cascade is None else cascade.section(found.cascade),
         "training": sections.training(run),
         "selection": sections.selection(run),
-        "grids": [_grid(grid) for grid in look.grids] if look else [],
+        "grids": [shown(grid) for grid in look.grids] if look else [],
         "recall": _recall(run),
         "map": _map(look.map) if look and look.map else None,
         "shift": _shift(look.shift, look.looked_at) if look else None,
@@ -182,37 +166,6 @@ def _recall(run: RunRecords) -> dict[str, Any] | None:
         source = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
     title = "Recalled images" if record["kind"] == "recalled" else "Adapted to images of the deployment"
     return {"title": title, "words": in_words(record), "about": distances_in_words(record), "picture": source}
-
-
-def _grid(grid: Grid) -> dict[str, Any]:
-    tiles = [_tile(tile) for tile in grid.tiles]
-    small = bool(grid.tiles) and grid.tiles[0].pixels.shape[-1] <= SMALL_TILE
-    return {"title": grid.title, "about": grid.about, "tiles": tiles, "small": small}
-
-
-def _tile(tile: Tile) -> dict[str, Any]:
-    source, side = _source(tile.pixels)
-    return {
-        "source": source,
-        "side": side,
-        "position": tile.position,
-        "caption": tile.caption,
-        "lines": tile.caption.split(" | "),
-    }
-
-
-def _source(pixels: np.ndarray) -> tuple[str, int]:
-    """Return an image as a data URL, and its side."""
-    image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-    buffer = io.BytesIO()
-    if image.width > SMALL_TILE:
-        side = min(image.width, 2 * LARGEST_TILE)
-        image.resize((side, side), Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=JPEG_QUALITY)
-        kind = "jpeg"
-    else:
-        image.save(buffer, "PNG", optimize=True)
-        kind = "png"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}", min(image.width, LARGEST_TILE)
 
 
 def _map(found: FeatureMap) -> dict[str, Any]:

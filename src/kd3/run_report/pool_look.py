@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,29 +16,12 @@ from kd3.models.student import Student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.run_report.records import RunRecords
+from kd3.run_report.tiles import Grid, Tile
 from kd3.training.pool_split import split_pool
 
 TILES = 24  # of a grid
 MAPPED = 1_500  # points of the map
 BATCH = 256
-
-
-@dataclass(frozen=True)
-class Tile:
-    """An image of the pool and what is said of it."""
-
-    position: int
-    caption: str
-    pixels: np.ndarray = field(repr=False)  # (3, N, N) uint8
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Images with one thing in common."""
-
-    title: str
-    about: str
-    tiles: list[Tile]
 
 
 @dataclass(frozen=True)
@@ -203,6 +186,6 @@ def _opinion(classes: Sequence[str], probabilities: np.ndarray) -> str:
 def _tiles(pool: ImagePool, positions: np.ndarray, captions: Sequence[str]) -> list[Tile]:
     images = pool.read(positions)
     return [
-        Tile(int(position), caption, pixels)
+        Tile(f"pool image {position}", caption, pixels)
         for position, caption, pixels in zip(positions, captions, images, strict=True)
     ]

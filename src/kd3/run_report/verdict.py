@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kd3.measure.intervals import share
 from kd3.run_report.records import RunRecords
 
 FALLEN = 2.0  # points of agreement between the best look and the last
@@ -29,12 +30,21 @@ def verdict(run: RunRecords) -> Verdict:
         f"(chance: {chance:.3g} %)"
     )
     if run.accuracy is not None:
-        sentence += f", and is right on {run.accuracy:.1f} % of the labelled ones"
+        sentence += f", and is right on {run.accuracy:.1f} % of the labelled ones{_between(run.accuracy, run)}"
         if run.teacher_accuracy is not None:
             difference = run.accuracy - run.teacher_accuracy
             sentence += f" (the teacher on {run.teacher_accuracy:.1f} %: {difference:+.1f} points)"
     warned = [f"Warned in training: {words}." for words in run.warnings]
     return Verdict(sentence + ".", [*_of_agreement(run, agreement, chance), *_of_selection(run), *warned])
+
+
+def _between(accuracy: float, run: RunRecords) -> str:
+    """Return how many images an accuracy is of, and what that leaves open, where the run says it."""
+    images = run.summary.get("accuracy_images")
+    if not images:
+        return ""
+    found = share(round(accuracy * images / 100), images)
+    return f" (of {images:,}, 95 % interval {found.low:.1f} to {found.high:.1f})"
 
 
 def _of_agreement(run: RunRecords, agreement: float, chance: float) -> list[str]:

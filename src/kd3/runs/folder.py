@@ -76,6 +76,11 @@ class RunFolder:
         return self.path / "adaptation.json"
 
     @property
+    def cascade(self) -> Path:
+        """When the teacher is to be asked: the record in the student's description, and the curve."""
+        return self.path / "cascade.json"
+
+    @property
     def recalled_picture(self) -> Path:
         """A few recalled images below those that they came from."""
         return self.path / "recalled.png"

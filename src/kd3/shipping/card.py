@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from kd3.markdown import code, escaped, table
+from kd3.measure.intervals import share
 from kd3.models.consent import runs_code
 from kd3.models.shrink_plan import architecture_in_words
 from kd3.preparation import Preparation
 from kd3.runs.adaptation import in_words, with_adaptation
+from kd3.runs.cascade import images_in_words
+from kd3.runs.cascade import in_words as cascade_in_words
 from kd3.shipping.comparison import Written
 from kd3.shipping.predict_script import predict_script
 
@@ -51,6 +54,7 @@ class Card:
     date: str
     pool: Mapping[str, Any] | None = None  # name, images, sources
     adaptation: Mapping[str, Any] | None = None  # of its batch norms: the record, where there was one
+    cascade: Mapping[str, Any] | None = None  # when its teacher is to be asked: the record, where there is one
     onnx: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # file: IR version, opset
     variants: Sequence[tuple[str, float, float]] = field(default=())  # of 8 bits: words, chose, reported
 
@@ -92,14 +96,35 @@ class Card:
         if about.get("agreement") is not None:
             rows.append(("agreement with the teacher on held-out web images", f"{about['agreement']:.1f} %"))
         if about.get("accuracy") is not None:
-            rows.append(("accuracy on labelled images", f"{about['accuracy']:.1f} %"))
+            rows.append(("accuracy on labelled images", _accuracy(about["accuracy"], about.get("accuracy_images"))))
         if about.get("teacher_accuracy") is not None:
-            rows.append(("the teacher's accuracy on them", f"{about['teacher_accuracy']:.1f} %"))
+            theirs = _accuracy(about["teacher_accuracy"], about.get("accuracy_images"))
+            rows.append(("the teacher's accuracy on them", theirs))
             rows.append(("difference", f"{about['difference']:+.1f} points"))
         if self.pool is not None:
             rows.append(("web images", f"{self.pool['images']:,} in {escaped(self.pool['name'])}"))
         adapted = [] if self.adaptation is None else [escaped(in_words(self.adaptation))]
-        return [text, table([("", ""), *rows]), *adapted]
+        return [text, table([("", ""), *rows]), *adapted, *self._cascade()]
+
+    def _cascade(self) -> list[str]:
+        """Return when the teacher is to be asked, and how the files say so; nothing where it is not known."""
+        if self.cascade is None:
+            return []
+        head = ("agreement of student and teacher together with the teacher", "images that go to the teacher")
+        rows = [head]
+        for one in self.cascade["thresholds"]:
+            share = "no threshold" if one["margin"] is None else f"{one['escalated']:.1f} %"
+            rows.append((f"{one['agreement']:g} %, promised at {self.cascade['confidence']:g} % confidence", share))
+        used = (
+            "ONNX files hold `temperature` and `threshold` in their metadata: softmax(logits / temperature) are "
+            "probabilities; where the largest logit is less than the threshold above the second, ask the teacher. "
+            "`predict.py` does both."
+        )
+        if any("int8" in one.file for one in self.written):
+            used += " The promise was measured with the student in float; that of its 8-bit file was not measured."
+        words = [escaped(one) for one in cascade_in_words(self.cascade)]
+        found = escaped(f"Found on {images_in_words(self.cascade)}.")
+        return ["## When to ask the teacher", table(rows), " ".join([found, *words]), used]
 
     def _measured(self) -> list[str]:
         small, large = 1, 64
@@ -188,6 +213,14 @@ class Card:
             "or lower. The student inherits the teacher's mistakes and biases. Web images have owners: their licences "
             "are not part of this file, and whoever ships the student should know them.",
         ]
+
+
+def _accuracy(value: float, images: int | None) -> str:
+    """Return an accuracy with what its number of images leaves open, where that is known."""
+    if not images:
+        return f"{value:.1f} %"
+    found = share(round(value * images / 100), images)
+    return f"{value:.1f} % of {images:,} (95 % interval {found.low:.1f} to {found.high:.1f})"
 
 
 def _code(text: str) -> str:

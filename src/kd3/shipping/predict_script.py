@@ -22,6 +22,10 @@ HEAD = '''"""Classify picture files: python predict.py FILE [FILE ...]
 
 From Python: `from predict import classify`, then `classify("picture.jpg")`. It needs numpy, Pillow and onnxruntime;
 {file} must lie beside it. Pictures are prepared as kd3 did for training, by its own code (Apache-2.0).
+
+With --json a line of JSON for each file: class, probability and, where the model knows when to ask its teacher,
+"escalate": true or false. `answer("picture.jpg")` gives the same in Python. Without --json a tab and the word
+escalate follow the class of a picture of which the teacher should be asked.
 """'''
 MAIN = '''\
 MODEL = Path(__file__).resolve().parent / {file!r}
@@ -31,18 +35,35 @@ _loaded: list[onnxruntime.InferenceSession] = []
 
 def classify(path: str | Path) -> str:
     """Return the class of a picture file; raises UnusablePicture or OSError."""
+    return str(answer(path)["class"])
+
+
+def answer(path: str | Path) -> dict[str, str | float | bool]:
+    """Return class, probability in [0, 1] and, where the model knows it, whether to escalate; raises as `classify`.
+
+    The probability is softmax(logits / temperature); to escalate is to ask the teacher, since the largest logit is less
+    than the threshold above the second.
+    """
     if not _loaded:
         _loaded.append(onnxruntime.InferenceSession(str(MODEL), providers=["CPUExecutionProvider"]))
     session = _loaded[0]
     about = session.get_modelmeta().custom_metadata_map
     picture = read_picture(Path(path).read_bytes(), size=PREPARATION["size"], fit=PREPARATION["fit"])
     images = np.asarray(picture.image, dtype=np.uint8).transpose(2, 0, 1)[None]{normalise}
-    logits = session.run(None, {{"images": images}})[0][0]
-    return str(json.loads(about["classes"])[int(logits.argmax())])
+    logits = session.run(None, {{"images": images}})[0][0].astype(np.float64)
+    place = int(logits.argmax())
+    scaled = np.exp((logits - logits[place]) / json.loads(about.get("temperature", "1")))
+    found: dict[str, str | float | bool] = {{"class": str(json.loads(about["classes"])[place])}}
+    found["probability"] = float(1 / scaled.sum())
+    if "threshold" in about:
+        margin = logits[place] - np.delete(logits, place).max() if len(logits) > 1 else 0.0
+        found["escalate"] = bool(margin < json.loads(about["threshold"]))
+    return found
 
 
 def main(paths: list[str]) -> int:
     """Print a line for each file; return the exit status."""
+    as_json, paths = paths[:1] == ["--json"], paths[paths[:1] == ["--json"] :]
     if not paths or paths[0] in ("-h", "--help"):
         print(__doc__ or "python predict.py FILE [FILE ...]", file=sys.stdout if paths else sys.stderr)
         return 0 if paths else 2
@@ -51,12 +72,14 @@ def main(paths: list[str]) -> int:
     status = 0
     for path in paths:
         try:
-            found = classify(path)
+            found = answer(path)
         except (UnusablePicture, OSError) as problem:
             print(f"{{path}}: unusable: {{problem}}", file=sys.stderr)
             status = 1
         else:
-            print(found if len(paths) == 1 else f"{{path}}\\t{{found}}")
+            said = str(found["class"]) + "\\tescalate" * bool(found.get("escalate"))
+            said = said if len(paths) == 1 else f"{{path}}\\t{{said}}"
+            print(json.dumps({{"image": path, **found}}, ensure_ascii=False) if as_json else said)
     return status
 
 

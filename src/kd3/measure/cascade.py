@@ -1,0 +1,122 @@
+"""When a student's answer is not to be trusted: a threshold below which the teacher is asked, and what it promises.
+
+The student answers where its margin, the largest logit less the second, reaches the threshold; else the teacher does,
+who agrees with itself. The cascade thus disagrees with the teacher exactly on images that the student keeps and gets
+wrong, and its share of them can only fall as the threshold rises.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kd3.measure.intervals import most
+
+AGREEMENTS = (95.0, 98.0, 99.0)  # percent, that are always tried
+CONFIDENCE = 95.0  # percent, of a promise
+POINTS = 101  # of a curve
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What one threshold promises of images like those that it was set on, and what it gave on these; in percent."""
+
+    agreement: float  # promised: of the cascade with the teacher
+    margin: float | None  # the student answers from here on; None: no threshold keeps the promise
+    escalated: float  # images that go to the teacher
+    reached: float  # agreement of the cascade on these images
+    problem: str = ""  # why there is none
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place on the curve, in percent."""
+
+    escalated: float
+    agreement: float  # on these images
+    promised: float  # at least so much at the confidence, of images like these
+
+
+def margins(logits: Tensor) -> Tensor:
+    """Return how far each image's first class is ahead of the second: (N, K) -> (N,) float64, at least 0.
+
+    A temperature scales it and changes no order, so that the images that set a temperature can set a threshold too.
+    """
+    if logits.shape[1] < 2:
+        return torch.zeros(len(logits), dtype=torch.float64)
+    first, second = logits.double().topk(2, dim=1).values.unbind(1)
+    return first - second
+
+
+def images_needed(agreement: float, confidence: float) -> int:
+    """Return how many images a promise needs at least; both in percent, below 100.
+
+    >>> images_needed(98, 95), images_needed(99, 95)
+    (149, 299)
+    """
+    return math.ceil(math.log(1 - confidence / 100) / math.log(agreement / 100) - 1e-9)
+
+
+class Cascade:
+    """What teacher and student say of N independent images, in order of the student's margin.
+
+    Args:
+        margin: (N,), at least 0.
+        same: (N,) bool: the student says what the teacher says.
+    """
+
+    def __init__(self, margin: Tensor, same: Tensor) -> None:
+        order = margin.argsort(descending=True, stable=True)
+        self.margin, self.wrong = margin[order].double().numpy(), (~same[order]).numpy()
+        self.count = len(margin)
+
+    def at(self, threshold: float) -> tuple[float, float]:
+        """Return what a threshold gives on these images: percent that go to the teacher, percent of agreement."""
+        kept = self.margin >= threshold
+        return 100 * float(1 - kept.mean()), 100 * float(1 - (kept & self.wrong).mean())
+
+    def threshold(self, agreement: float, confidence: float = CONFIDENCE) -> Threshold:
+        """Return the lowest threshold whose promise holds; both arguments in percent, below 100.
+
+        On images like these the cascade agrees with the teacher on at least `agreement` percent, unless these images
+        are among the 100 - confidence percent of samples that mislead. The share of images that the student keeps and
+        gets wrong falls as the threshold rises, so that its exact binomial bound (Clopper and Pearson) at each
+        threshold is enough: no correction for trying many is needed.
+
+        Source: Bates et al., Distribution-free, risk-controlling prediction sets (arXiv 2101.02703), theorem 1.
+        """
+        allowed = self._allowed(agreement, confidence)
+        if allowed < 0:
+            needed = images_needed(agreement, confidence)
+            return Threshold(agreement, None, 100.0, 100.0, f"it needs at least {needed:,} images")
+        places = np.flatnonzero(self.wrong)
+        if len(places) <= allowed:
+            return Threshold(agreement, 0.0, *self.at(0.0))
+        kept = self.margin[self.margin > self.margin[places[allowed]]]
+        if not len(kept):
+            return Threshold(agreement, None, 100.0, 100.0, "the student is wrong where it is surest")
+        return Threshold(agreement, float(kept[-1]), *self.at(float(kept[-1])))
+
+    def curve(self, confidence: float = CONFIDENCE) -> list[Point]:
+        """Return the agreement over the share of images that go to the teacher, from none to all."""
+        wrong = np.concatenate([[0], np.cumsum(self.wrong)])
+        kept = np.unique(np.linspace(0, self.count, POINTS).round().astype(int))[::-1]
+        points = []
+        for keep in kept.tolist():
+            lost = int(wrong[keep])
+            bound = most(lost, self.count, confidence / 100) if keep else 0.0  # the teacher agrees with itself
+            points.append(Point(*(100 * (1 - share) for share in (keep / self.count, lost / self.count, bound))))
+        return points
+
+    def _allowed(self, agreement: float, confidence: float) -> int:
+        """Return how many images the student may keep and get wrong; -1: not even none is enough."""
+        share = 1 - agreement / 100
+        low, high = -1, self.count  # the bound rises with the count: halve
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if most(middle, self.count, confidence / 100) <= share else (low, middle)
+        return low

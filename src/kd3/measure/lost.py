@@ -1,0 +1,155 @@
+"""What was lost: teacher and student on the same labelled images, in total and for each class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kd3.measure.calibration import Bin, Reliability
+from kd3.measure.cascade import Cascade, margins
+from kd3.measure.intervals import Interval, paired_difference, share
+from kd3.models.student import Student
+
+TEACHER, STUDENT, AS_TRAINED = "teacher", "student", "student as trained"
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Both networks on some images; in percent and points, with intervals at 95 % confidence."""
+
+    name: str
+    images: int
+    teacher: Interval
+    student: Interval
+    difference: Interval  # of the student from the teacher; paired
+    only_teacher: int  # images on which only the teacher is right
+    only_student: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image that only the teacher gets right."""
+
+    place: int  # among the images, in their order
+    teacher: float  # how sure it is of the right class, in percent
+    student_says: str
+    student: float  # how sure it is of that, in percent
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What a threshold that was promised gives on these images, in percent."""
+
+    promised: float
+    escalated: float
+    agreement: Interval
+    accuracy: Interval
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Everything that the comparison says."""
+
+    total: SideBySide
+    classes: list[SideBySide]  # those that have images, in the order of the classes
+    calibration_error: dict[str, float]  # percent
+    reliability: dict[str, list[Bin]]
+    cascade: list[Reached]  # empty where the student has no threshold of this teacher
+    examples: dict[str, list[Example]]  # by class, the most surprising ones first
+
+    def worst(self, most: int) -> list[SideBySide]:
+        """Return the classes that lost most, first ones first; none that lost nothing."""
+        losers = [one for one in self.classes if one.difference.value < 0]
+        return sorted(losers, key=lambda one: one.difference.value)[:most]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON, without the examples."""
+        found = asdict(self)
+        del found["examples"]
+        return found
+
+
+class Answers:
+    """What teacher and student say of labelled images, gathered batch by batch: 48 bytes an image.
+
+    Args:
+        student: whose temperature and thresholds count.
+        of_this_teacher: whether its thresholds are of the teacher that it is compared with.
+    """
+
+    def __init__(self, student: Any, *, of_this_teacher: bool = True) -> None:
+        self._cascade = student.cascade if isinstance(student, Student) else None
+        self._of_this_teacher = of_this_teacher
+        self._temperature = student.temperature if isinstance(student, Student) else 1.0
+        self._rows: list[tuple[Tensor, ...]] = []
+        self._reliability = {TEACHER: Reliability(), STUDENT: Reliability()}
+        if self._cascade is not None:
+            self._reliability[AS_TRAINED] = Reliability()
+
+    def add(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor) -> None:
+        """Take one batch. Shapes: (B, K), (B,), (B, K); the teacher's logits in the order of the student's."""
+        own, theirs, labels = logits.double().cpu(), teacher_logits.double().cpu(), labels.cpu()
+        shown = {TEACHER: theirs, STUDENT: own / self._temperature, AS_TRAINED: own}
+        surest = {name: shown[name].softmax(dim=1).max(dim=1) for name in self._reliability}
+        for name, (confidence, said) in surest.items():
+            self._reliability[name].add(confidence, said == labels)
+        says, answer = surest[STUDENT], surest[TEACHER]
+        self._rows.append((labels, says.indices, says.values, answer.indices, answer.values, margins(own)))
+
+    def lost(self, names: Sequence[str], *, examples: int = 0) -> Lost:
+        """Return the comparison, with at most so many examples for each class, the most surprising ones first."""
+        columns = (torch.cat(column) for column in zip(*self._rows, strict=True))
+        label, says, sure, answer, teacher_sure, margin = columns
+        own, theirs = says == label, answer == label
+        classes = []
+        shown: dict[str, list[Example]] = {}
+        for place, name in enumerate(names):
+            here = label == place
+            if not here.any():
+                continue
+            classes.append(_side_by_side(name, own[here], theirs[here]))
+            rows = (here & theirs & ~own).nonzero()[:, 0]
+            rows = rows[(teacher_sure + sure)[rows].argsort(descending=True, stable=True)][:examples]
+            shown[name] = [
+                Example(row, 100 * float(teacher_sure[row]), names[int(says[row])], 100 * float(sure[row]))
+                for row in rows.tolist()
+            ]
+        return Lost(
+            total=_side_by_side("all", own, theirs),
+            classes=classes,
+            calibration_error={name: one.error_percent for name, one in self._reliability.items()},
+            reliability={name: one.bins() for name, one in self._reliability.items()},
+            cascade=self._reached(margin, says == answer, own, theirs),
+            examples=shown,
+        )
+
+    def _reached(self, margin: Tensor, same: Tensor, own: Tensor, theirs: Tensor) -> list[Reached]:
+        if self._cascade is None or not self._of_this_teacher:
+            return []
+        count, cascade = len(margin), Cascade(margin, same)
+        reached = []
+        for one in self._cascade["thresholds"]:
+            if one["margin"] is None:
+                continue
+            kept = margin >= one["margin"]
+            agreed, right = int((same | ~kept).sum()), int(torch.where(kept, own, theirs).sum())
+            escalated, _ = cascade.at(one["margin"])
+            reached.append(Reached(one["agreement"], escalated, share(agreed, count), share(right, count)))
+        return reached
+
+
+def _side_by_side(name: str, own: Tensor, theirs: Tensor) -> SideBySide:
+    count, gained, lost = len(own), int((own & ~theirs).sum()), int((theirs & ~own).sum())
+    return SideBySide(
+        name,
+        count,
+        teacher=share(int(theirs.sum()), count),
+        student=share(int(own.sum()), count),
+        difference=paired_difference(gained, lost, count),
+        only_teacher=lost,
+        only_student=gained,
+    )

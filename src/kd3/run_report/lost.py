@@ -1,0 +1,106 @@
+"""The section on what was lost: both networks by class, what only the teacher gets right, calibration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from kd3.errors import KD3Error
+from kd3.measure.calibration import Bin
+from kd3.measure.labelled import LabelledImages
+from kd3.measure.lost import AS_TRAINED, STUDENT, TEACHER, Lost, SideBySide
+from kd3.measure.lost_in_words import OF_EACH_CLASS, WORST, total_in_words, worst_in_words
+from kd3.run_report.charts import Line, interval_bar, line_chart
+from kd3.run_report.template import rendered
+from kd3.run_report.tiles import Grid, Tile, shown
+from kd3.storage.atomic import write_text
+
+MOST_CLASSES = 30  # with a row of their own; of more, those that lost most
+EXAMPLES = 8  # images of a class
+LEAST_IN_BIN = 10  # images: of fewer, how often a network is right says nothing
+
+
+def section(lost: Lost, data: LabelledImages) -> dict[str, Any]:
+    """Return the section as the template takes it."""
+    total, rows = lost.total, lost.classes
+    caption = "Percent right and difference in points, with 95 % intervals; the difference is paired. "
+    if len(rows) > MOST_CLASSES:
+        rows = lost.worst(MOST_CLASSES)
+        caption += f"The {len(rows)} of {len(lost.classes):,} classes that lost most. "
+    span = max((max(abs(one.difference.low), abs(one.difference.high)) for one in rows), default=1.0)
+    errors = lost.calibration_error
+    words = f"Calibration error: teacher {errors[TEACHER]:.1f} %, student {errors[STUDENT]:.1f} %"
+    if AS_TRAINED in errors:
+        words += f" (as trained, without its temperature, {errors[AS_TRAINED]:.1f} %)"
+    return {
+        "lead": total_in_words(lost),
+        "worst": worst_in_words(lost),
+        "caption": caption + OF_EACH_CLASS,
+        "rows": [_row(total, span, name="all images"), *(_row(one, span) for one in rows)],
+        "grids": [shown(grid) for grid in _grids(lost, data)],
+        "reliability": reliability_chart("Calibration on labelled images", lost.reliability, y="percent right"),
+        "calibration": words + ". It is the mean gap between how sure a network is and how often it is "
+        "right; bins of fewer than 10 images are not drawn.",
+        "cascade": [
+            [f"{one.promised:g} %", f"{one.escalated:.1f} %", str(one.agreement), str(one.accuracy)]
+            for one in lost.cascade
+        ],
+    }
+
+
+def write_page(out: Path, lost: Lost, data: LabelledImages, *, model: str, teacher: str) -> Path:
+    """Write a page with this section only, and return where it is.
+
+    Raises:
+        KD3Error: it cannot be written.
+    """
+    text = rendered(
+        "lost_page.html",
+        title="What was lost",
+        subtitle=f"{_last(model)} beside its teacher {_last(teacher)} on {_last(data.source)}",
+        lost=section(lost, data),
+    )
+    try:
+        write_text(out, text)
+    except OSError as problem:
+        raise KD3Error(f"{out} cannot be written: {problem.strerror or problem}") from None
+    return out
+
+
+def reliability_chart(title: str, found: dict[str, list[Bin]], *, y: str) -> Markup:
+    """Return how often each network is right over how sure it is, beside the line on which both are the same."""
+    lines = [
+        Line(name, [(100 * one.confidence, 100 * one.right) for one in bins if one.images >= LEAST_IN_BIN])
+        for name, bins in found.items()
+    ]
+    sure = [Line("as sure as right", [(0.0, 0.0), (100.0, 100.0)])]
+    return line_chart(title, [*lines, *sure], x="how sure, percent", y=y, zero=True)
+
+
+def _row(one: SideBySide, span: float, name: str | None = None) -> list[Any]:
+    bar = interval_bar(one.difference.value, one.difference.low, one.difference.high, span=span)
+    cells = [one.difference.signed(), bar, str(one.teacher), str(one.student), f"{one.images:,}"]
+    return [name or one.name, *cells, f"{one.only_teacher:,} / {one.only_student:,}"]
+
+
+def _grids(lost: Lost, data: LabelledImages) -> list[Grid]:
+    grids = []
+    for one in lost.worst(WORST):
+        examples = lost.examples.get(one.name, [])
+        if not examples:
+            continue
+        pixels = data.examples([example.place for example in examples])
+        tiles = []
+        for example, image in zip(examples, pixels, strict=True):
+            theirs = f"teacher: {one.name} {example.teacher:.0f} %"
+            own = f"student: {example.student_says} {example.student:.0f} %"
+            tiles.append(Tile(f"labelled image {example.place}", f"{theirs} | {own}", image))
+        about = f"{one.only_teacher:,} of {one.images:,} images; those of which both were surest."
+        grids.append(Grid(f"{one.name}: only the teacher is right", about, tiles))
+    return grids
+
+
+def _last(path: str) -> str:
+    return path if path.startswith("live:") else Path(path).name or path

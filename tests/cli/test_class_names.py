@@ -122,7 +122,7 @@ def test_the_teachers_accuracy_and_the_difference_stand_in_summary_report_and_ca
         student=about, written=[], preprocessing="inside", images=1, where="images", threads=1, machine="m", date="d"
     ).text()
     assert f"| difference | {accuracy - 100:+.1f} points |" in card
-    assert "| the teacher's accuracy on them | 100.0 % |" in card
+    assert f"| the teacher's accuracy on them | 100.0 % of {summary['accuracy_images']} (95 % interval " in card
 
 
 def test_labels_that_do_not_fit_the_teacher_are_warned_of_before_training(place, tmp_path, capsys):

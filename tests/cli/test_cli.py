@@ -125,7 +125,7 @@ def test_help_takes_less_than_half_a_second():
 
 def test_help_teaches():
     done = kd3("distill", "--help")
-    for words in ("--kd3.threshold", "--lr", "--preset", "paper", "examples:", "(default: 64)", "methods:"):
+    for words in ("--kd3.threshold", "--lr", "--preset", "paper", "examples:", "(default: 64;", "methods:"):
         assert words in done.stdout
 
 

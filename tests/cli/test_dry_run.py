@@ -15,7 +15,8 @@ FEW = ["--images", "160", "--batch-size", "16", "--holdout", "12", "--precision"
 @pytest.fixture
 def home(tmp_path, teacher_file, pool_folder):
     shutil.copytree(teacher_file.parent, tmp_path / "teacher")
-    shutil.copytree(pool_folder, tmp_path / "pool")
+    # Other tests may have left the teacher's logits beside the shared pool.
+    shutil.copytree(pool_folder, tmp_path / "pool", ignore=shutil.ignore_patterns("teacher_logits"))
     return tmp_path
 
 

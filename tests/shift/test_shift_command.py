@@ -77,7 +77,7 @@ def test_changed_pictures_are_farther_than_the_original_ones(teacher, tmp_path):
 def test_images_in_two_batches_are_images_in_one(teacher, monkeypatch):
     pool = kd3.ImagePool.from_array(pictures(40))
     whole = kd3.shift(teacher, pool, **FAST).measurement
-    monkeypatch.setattr("kd3.domain_shift.measure.SCAN_BATCH", 7)
+    monkeypatch.setattr("kd3.domain_shift.measure.scan_batch", lambda compute, side: 7)
     parts = kd3.shift(teacher, pool, **FAST).measurement
     assert parts.opinions.predicted == whole.opinions.predicted
     assert parts.batch_norms.mean == pytest.approx(whole.batch_norms.mean, rel=1e-4)

@@ -46,8 +46,11 @@ def test_an_image_more_costs_at_most_64_bytes_of_memory(tmp_path, monkeypatch):
     peaks = {}
     for images in (5_000, 205_000):
         pool = write_pool(tmp_path / f"pool{images}", images)
-        command = [sys.executable, "-c", SCRIPT, str(pool), str(tmp_path / f"run{images}")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-        assert done.returncode == 0, done.stderr
-        peaks[images] = int(done.stdout)
+        seen = []
+        for run in range(2):  # the same run's peak differs by a megabyte or two
+            command = [sys.executable, "-c", SCRIPT, str(pool), str(tmp_path / f"run{images}-{run}")]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+            assert done.returncode == 0, done.stderr
+            seen.append(int(done.stdout))
+        peaks[images] = min(seen)
     assert (peaks[205_000] - peaks[5_000]) / 200_000 <= 64

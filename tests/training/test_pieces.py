@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from kd3.config.training import TrainSettings
 from kd3.training.augment import augment, crop_boxes, mixed_up, resampled, resized_crop, shift
 from kd3.training.randomness import seed_for
+from kd3.training.scan import divergence
 from kd3.training.schedule import learning_rate
 
 
@@ -155,3 +156,11 @@ def test_views_repeat_with_the_generator():
 def test_seeds_differ_by_place_and_stay_the_same_for_ever():
     assert seed_for(0, "step", 1) != seed_for(0, "step", 2) != seed_for(1, "step", 2)
     assert seed_for(0, "step", 1) == 4238720567276977853
+
+
+def test_the_divergence_is_the_mean_of_what_torch_says_of_each_image():
+    draw = torch.Generator().manual_seed(3)
+    student, teacher = torch.randn(40, 7, generator=draw), 3 * torch.randn(40, 7, generator=draw)
+    expected = F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="batchmean", log_target=True)
+    assert divergence(student, teacher) == pytest.approx(float(expected), rel=1e-5)
+    assert divergence(teacher + 5, teacher) == pytest.approx(0, abs=1e-6)

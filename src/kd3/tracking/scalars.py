@@ -18,7 +18,11 @@ def scalars(event: str, values: Mapping[str, Any], classes: Sequence[str]) -> di
     if event == "train":
         return {_name(name): float(value) for name, value in values.items() if name not in PLACE}
     if event == "evaluation":
-        named = {"agreement": "agreement/held_out_web_images", "accuracy": "accuracy/labelled_images"}
+        named = {
+            "agreement": "agreement/held_out_web_images",
+            "divergence": "divergence/held_out_web_images",
+            "accuracy": "accuracy/labelled_images",
+        }
         return {label: float(values[name]) for name, label in named.items() if name in values}
     if event != "selection":
         return {}

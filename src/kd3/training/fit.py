@@ -36,7 +36,7 @@ from kd3.training.pool_scan import KeptLogits, PoolScan
 from kd3.training.pool_split import PoolSplit
 from kd3.training.randomness import generator_for
 from kd3.training.records import Records
-from kd3.training.scan import agreement, commonest_class, is_as_good, score
+from kd3.training.scan import agreement, commonest_class, divergence, is_as_good, score
 from kd3.training.schedule import learning_rate
 
 LOG_STEPS = 20
@@ -294,7 +294,8 @@ class Fit:
         labelled = self.evaluate(self.method) if self.evaluate and self.ranks.is_first else {}
         self.method.train()
         said = commonest_class(logits, self.holdout_logits)
-        self.records.evaluation(**said, **labelled)
+        apart = round(divergence(logits, self.holdout_logits), 4)
+        self.records.evaluation(divergence=apart, **said, **labelled)
         shown = "".join(f", {name} {value:.2f} %" for name, value in labelled.items())
         console.say(
             f"round {self.at.round}: {self.at.images:,} images, "

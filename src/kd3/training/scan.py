@@ -87,6 +87,15 @@ def agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:
     return float((student_logits.argmax(1) == teacher_logits.argmax(1)).double().mean() * 100)
 
 
+def divergence(student_logits: Tensor, teacher_logits: Tensor) -> float:
+    """Return the mean KL(teacher || student) of their probabilities, in nats, at least 0; finer than the agreement.
+
+    Shapes: (N, K) both -> a number.
+    """
+    expected, found = (logits.double().log_softmax(1) for logits in (teacher_logits, student_logits))
+    return float((expected.exp() * (expected - found)).sum(1).mean())
+
+
 def is_as_good(agreement: float, highest: float, *, images: int) -> bool:
     """Return whether an agreement is within one standard error of the highest one, on so many images.
 

@@ -24,6 +24,10 @@ from kd3.config.shrink import is_shrunk
 from kd3.config.training import TrainSettings
 from kd3.errors import unknown_name
 
+KEEP_OUT = (
+    "images that the student will be tested on (folder, archive, ...; repeat it for more): what is like one of them is "
+    "not used"
+)
 CASCADE_IMAGES = 2000  # of a deployment
 RECALLED_IMAGES, GIVEN_IMAGES = 64, 500  # that statistics are counted on, unless the user says how many
 
@@ -209,8 +213,7 @@ class AdaptConfig(Settings):
     )
     keep_out: list[str] = Field(
         [],
-        description="images that the student will be tested on (folder, archive, ...; repeat it for more): what is "
-        "like one of them is not used",
+        description=KEEP_OUT,
     )
     teacher: str | None = Field(None, description="the teacher, where it is no longer where the run found it")
     pool: str | None = Field(None, description="the pool, where it is no longer where the run found it")
@@ -249,15 +252,14 @@ class CascadeConfig(Settings):
     )
     keep_out: list[str] = Field(
         [],
-        description="images that the student will be tested on (folder, archive, ...; repeat it for more): what is "
-        "like one of them is not used",
+        description=KEEP_OUT,
     )
     teacher: str | None = Field(None, description="the teacher, where it is no longer where the run found it")
     pool: str | None = Field(None, description="the pool, where it is no longer where the run found it")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the choice of images")
     trust_code: bool = Field(False, description=TRUST_CODE)
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    workers: int | None = Field(None, ge=0, description="decoding processes (default: one a core; 0: none)")
+    workers: int | None = Field(None, ge=0, description=WORKERS)
 
 
 class EvaluateConfig(Settings):

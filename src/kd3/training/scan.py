@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kd3 import console
 from kd3.compute import Compute
 from kd3.errors import KD3Error
+from kd3.losses.soft_targets import soft_target_divergence
 from kd3.models.preprocessing import Normalisation
 from kd3.training.pool_batches import PoolBatches
 
@@ -92,8 +93,7 @@ def divergence(student_logits: Tensor, teacher_logits: Tensor) -> float:
 
     Shapes: (N, K) both -> a number.
     """
-    expected, found = (logits.double().log_softmax(1) for logits in (teacher_logits, student_logits))
-    return float((expected.exp() * (expected - found)).sum(1).mean())
+    return float(soft_target_divergence(student_logits.double(), teacher_logits.double(), temperature=1.0))
 
 
 def is_as_good(agreement: float, highest: float, *, images: int) -> bool:

@@ -12,6 +12,8 @@ from kd3.config.settings import Count, Settings
 DEFAULT_IMAGES = 200_000
 RANDOM_RATES = {"lr": 0.1, "matrix_lr": 0.3}
 INHERITED_RATES = {"lr": 0.05, "matrix_lr": 0.025}
+SHORT_INHERITED_RATES = {"lr": 0.05, "matrix_lr": 0.1}  # of a budget below SHORT: small steps would not get far
+SHORT = 25_600  # images; 200 steps of 128
 RANDOM_BATCH, INHERITED_BATCH = 64, 128
 
 
@@ -38,7 +40,7 @@ class TrainSettings(Settings):
         None,
         ge=2,
         description="images per step; small ones learn more from few images (default: 64; 128 for a student that "
-        "inherits its weights)",
+        "inherits its weights and has 25,600 images or more)",
     )
     micro_batch: int | None = Field(
         None,
@@ -60,7 +62,7 @@ class TrainSettings(Settings):
     matrix_lr: float | None = Field(
         None,
         gt=0,
-        description="of muon: peak learning rate of the weights that it moves (default: 0.3; 0.025 for a student that "
+        description="of muon: peak learning rate of the weights that it moves (default: 0.3; 0.025, below 25,600 images 0.1, for a student that "
         "inherits its weights)",
     )
     matrix_momentum: float = Field(0.95, ge=0, lt=1, description="of muon: momentum of the weights that it moves")
@@ -134,9 +136,10 @@ class TrainSettings(Settings):
 
     def settled(self, *, inherited: bool) -> TrainSettings:
         """Return the settings with the learning rates and the batch size that were left open."""
-        settled: dict[str, float] = {**(INHERITED_RATES if inherited else RANDOM_RATES)}
-        enough = self.epochs is not None or (self.images or DEFAULT_IMAGES) >= INHERITED_BATCH
-        settled["batch_size"] = INHERITED_BATCH if inherited and enough else RANDOM_BATCH
+        short = self.epochs is None and (self.images or DEFAULT_IMAGES) < SHORT
+        rates = SHORT_INHERITED_RATES if short else INHERITED_RATES
+        settled: dict[str, float] = {**(rates if inherited else RANDOM_RATES)}
+        settled["batch_size"] = INHERITED_BATCH if inherited and not short else RANDOM_BATCH
         return self.model_copy(update={name: getattr(self, name) or value for name, value in settled.items()})
 
     @property

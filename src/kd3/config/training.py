@@ -62,8 +62,8 @@ class TrainSettings(Settings):
     matrix_lr: float | None = Field(
         None,
         gt=0,
-        description="of muon: peak learning rate of the weights that it moves (default: 0.3; for a student that inherits "
-        "its weights 0.025, or 0.1 below 25,600 images)",
+        description="of muon: peak learning rate of the weights that it moves (default: 0.3; for a student that "
+        "inherits its weights 0.025, or 0.1 below 25,600 images)",
     )
     matrix_momentum: float = Field(0.95, ge=0, lt=1, description="of muon: momentum of the weights that it moves")
     nesterov: bool = Field(True, description="Nesterov's form of momentum")

@@ -179,7 +179,7 @@ def test_the_papers_objective_runs_with_all_three_terms(teacher_file, pool_folde
 
 OF_WHAT_IS_SELECTED = {
     "images": None, "epochs": 3, "epoch_of": "selected", "seed": 1, "preset": "paper", "optimizer": "sgd", "lr": 0.01,
-    "kd3": {"threshold": 0.5},
+    "kd3": {"threshold": 0.5},  # of the preset's dynamic selection
 }  # fmt: skip
 
 

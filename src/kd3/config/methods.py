@@ -18,10 +18,10 @@ class KD3Options(Settings):
     """The parts of KD3 and their strengths."""
 
     selection: Literal["dynamic", "teacher-only", "typical", "none"] = Field(
-        "dynamic",
-        description="images to learn from: 'dynamic' (paper) lets teacher and student choose before each round, "
-        "'teacher-only' the teacher, 'typical' those nearest to the lost data's statistics in the teacher's batch "
-        "norms, 'none' takes all",
+        "none",
+        description="images to learn from: 'none' takes all; 'dynamic' (paper) lets teacher and student choose before "
+        "each round, 'teacher-only' the teacher, 'typical' takes those nearest to the lost data's statistics in the "
+        "teacher's batch norms",
     )
     share: float = Field(
         0.5,
@@ -117,6 +117,14 @@ class KD3Options(Settings):
     )
 
     @model_validator(mode="after")
+    def _selection_that_uses_them(self) -> KD3Options:
+        if self.selection in ("none", "typical"):
+            for name in ("threshold", "teacher_weight", "scoring", "refreshed"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} belongs to selection 'dynamic', and selection is '{self.selection}'")
+        return self
+
+    @model_validator(mode="after")
     def _classifier_that_learns(self) -> KD3Options:
         if self.logit_weight == 0 and self.classifier == "own":
             raise ValueError("classifier 'own' learns from the logit term alone; give logit_weight more than 0")
@@ -184,8 +192,8 @@ class MethodEntry:
 
 METHODS: dict[str, MethodEntry] = {
     "kd3": MethodEntry(
-        "dynamic selection, the teacher's classifier shared, weighted alignment; with --preset paper "
-        "MixDistribution contrast",
+        "the teacher's weights inherited, its classifier shared, its features aligned; with --preset paper dynamic "
+        "selection and MixDistribution contrast",
         "arXiv 2307.11469",
         KD3Options,
         "kd3.methods.kd3:KD3",

@@ -24,7 +24,7 @@ RUNS = {
     "kd3, another seed": ["--seed", "1"],
     "kd3, random start, the teacher as it is": ["--init", "random", "--teacher-statistics", "lost", "--recall", "off"],
     "kd3, dynamic selection and contrast": ["--kd3.selection", "dynamic", "--kd3.contrastive", "mixdistribution"],
-    "kd3, fixed views, parts of batches": ["--fixed-views", "2", "--micro-batch", "16"],
+    "kd3, fixed views": ["--fixed-views", "2"],
     "simkd": ["--method", "simkd"],
     "kd": ["--method", "kd"],
     "dfnd": ["--method", "dfnd"],

@@ -17,11 +17,12 @@ from kd3.config.settings import Settings
 class KD3Options(Settings):
     """The parts of KD3 and their strengths."""
 
-    selection: Literal["dynamic", "teacher-only", "typical", "none"] = Field(
-        "none",
-        description="images to learn from: 'none' takes all; 'dynamic' (paper) lets teacher and student choose before "
-        "each round, 'teacher-only' the teacher, 'typical' takes those nearest to the lost data's statistics in the "
-        "teacher's batch norms",
+    selection: Literal["auto", "dynamic", "teacher-only", "typical", "none"] = Field(
+        "auto",
+        description="images to learn from: 'auto' takes all, but where a pool is full of images that look like nothing "
+        "the teacher was trained on, it leaves them out; 'none' takes all; 'dynamic' (paper) lets teacher and student "
+        "choose before each round, 'teacher-only' the teacher, 'typical' takes those nearest to the lost data's "
+        "statistics in the teacher's batch norms",
     )
     share: float = Field(
         0.5,
@@ -118,7 +119,7 @@ class KD3Options(Settings):
 
     @model_validator(mode="after")
     def _selection_that_uses_them(self) -> KD3Options:
-        if self.selection in ("none", "typical"):
+        if self.selection not in ("dynamic", "teacher-only"):
             for name in ("threshold", "teacher_weight", "scoring", "refreshed"):
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"{name} belongs to selection 'dynamic', and selection is '{self.selection}'")

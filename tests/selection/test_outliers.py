@@ -29,8 +29,8 @@ def test_a_shift_of_the_whole_pool_makes_no_outliers(shift, count):
 
 
 def test_a_clean_pool_with_some_odd_images_is_no_mixture():
-    assert not is_mixture(distances(800, 200, times=5))
-    assert is_mixture(distances(700, 300, times=5))
+    assert not is_mixture(distances(600, 400, times=5))
+    assert is_mixture(distances(400, 600, times=5))
 
 
 def test_what_is_left_fills_a_batch_or_all_is_taken():

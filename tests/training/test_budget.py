@@ -79,7 +79,7 @@ def test_a_compiled_teacher_takes_batches_of_one_size():
         ({}, True, 128),
         ({"images": 100}, True, 64),
         ({"images": 25_599}, True, 64),
-        ({"images": 25_600}, True, 128),
+        ({"images": 12_800}, True, 128),
         ({"epochs": 0.5}, True, 128),
         ({"batch_size": 32}, True, 32),
         ({"batch_size": 96}, False, 96),
@@ -90,5 +90,5 @@ def test_a_student_that_inherits_takes_larger_batches_unless_told_or_short_of_im
 
 
 def test_a_short_run_of_inherited_weights_takes_larger_steps():
-    rates = [TrainSettings(images=images).settled(inherited=True).matrix_peak for images in (6_000, 25_600, 60_000)]
+    rates = [TrainSettings(images=images).settled(inherited=True).matrix_peak for images in (6_000, 12_800, 60_000)]
     assert rates == [0.1, 0.025, 0.025]

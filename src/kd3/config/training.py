@@ -13,7 +13,7 @@ DEFAULT_IMAGES = 200_000
 RANDOM_RATES = {"lr": 0.1, "matrix_lr": 0.3}
 INHERITED_RATES = {"lr": 0.05, "matrix_lr": 0.025}
 SHORT_INHERITED_RATES = {"lr": 0.05, "matrix_lr": 0.1}  # of a budget below SHORT: small steps would not get far
-SHORT = 25_600  # images; 200 steps of 128
+SHORT = 12_800  # images; 100 steps of 128
 RANDOM_BATCH, INHERITED_BATCH = 64, 128
 
 
@@ -40,7 +40,7 @@ class TrainSettings(Settings):
         None,
         ge=2,
         description="images per step; small ones learn more from few images (default: 64; 128 for a student that "
-        "inherits its weights and has 25,600 images or more)",
+        "inherits its weights and has 12,800 images or more)",
     )
     micro_batch: int | None = Field(
         None,
@@ -63,7 +63,7 @@ class TrainSettings(Settings):
         None,
         gt=0,
         description="of muon: peak learning rate of the weights that it moves (default: 0.3; for a student that "
-        "inherits its weights 0.025, or 0.1 below 25,600 images)",
+        "inherits its weights 0.025, or 0.1 below 12,800 images)",
     )
     matrix_momentum: float = Field(0.95, ge=0, lt=1, description="of muon: momentum of the weights that it moves")
     nesterov: bool = Field(True, description="Nesterov's form of momentum")

@@ -78,7 +78,7 @@ def test_a_compiled_teacher_takes_batches_of_one_size():
         ({}, False, 64),
         ({}, True, 128),
         ({"images": 100}, True, 64),
-        ({"images": 25_599}, True, 64),
+        ({"images": 12_799}, True, 64),
         ({"images": 12_800}, True, 128),
         ({"epochs": 0.5}, True, 128),
         ({"batch_size": 32}, True, 32),

@@ -24,7 +24,9 @@ from kd3.models.classifier import load_classifier
 from kd3.models.load_teacher import load_teacher
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
+from kd3.pool.allowed import as_settings_say
 from kd3.pool.class_matching import Matching
+from kd3.pool.reasons import counted
 from kd3.run_report.lost import EXAMPLES, write_page
 from kd3.text import one_line
 
@@ -86,7 +88,7 @@ class Evaluation:
                 f"of these images in the student's pool: {count:,}" if count else "none is in the student's pool"
             )
         if self.skipped:
-            lines.append("left out: " + ", ".join(f"{count} {reason}" for reason, count in self.skipped.items()))
+            lines.append(f"left out: {counted(self.skipped)}")
         if self.page is not None:
             lines.append(f"written: {self.page}")
         return "\n".join(lines)
@@ -146,6 +148,7 @@ def run(config: EvaluateConfig) -> Evaluation:
     return _evaluate(config, None, None)
 
 
+@as_settings_say
 def _evaluate(config: EvaluateConfig, model: Teacher | Student | None, teacher: Any) -> Evaluation:
     compute = resolve(config.device, config.precision)
     model = model or load_classifier(config.model, trust_code=config.trust_code)

@@ -25,6 +25,7 @@ from kd3.models.student import Student
 from kd3.models.student_files import load_student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
+from kd3.pool.allowed import as_settings_say
 from kd3.pool.watch import watched
 from kd3.run_report.cascade import of_run
 from kd3.run_report.lost import EXAMPLES
@@ -77,6 +78,7 @@ def report(runs: str | Path | Sequence[str | Path], **settings: Any) -> Report:
     return run(build(ReportConfig, {"runs": listed, **values}, where="kd3.report"))
 
 
+@as_settings_say
 def run(config: ReportConfig) -> Report:
     """Run the command line's settings."""
     records = [read_run(path) for path in config.runs]

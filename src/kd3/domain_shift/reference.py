@@ -17,6 +17,7 @@ from kd3.measure.labelled import LabelledImages
 from kd3.models.teacher import Teacher
 from kd3.pool import Decoded, DecodeSettings, ImagePool, decode_records, list_records
 from kd3.pool.manifest import NAME as MANIFEST
+from kd3.pool.reasons import counted
 from kd3.pool.record import Record
 from kd3.training.pool_batches import PoolBatches
 
@@ -76,7 +77,7 @@ class Reference:
             count += len(images)
             yield images, np.ones(len(images), dtype=bool)
         if count < 2:
-            words = ", ".join(f"{n} {reason}" for reason, n in self.skipped.items())
+            words = counted(self.skipped)
             left_out = f" (left out: {words})" if words else ""
             raise KD3Error(
                 f"the reference {self.source} has {count} usable image{'' if count == 1 else 's'}{left_out}; "

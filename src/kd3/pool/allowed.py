@@ -11,10 +11,11 @@ import ipaddress
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 from kd3.pool.record import Unreadable
@@ -29,6 +30,8 @@ TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 _PROTOCOL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)(?:://|::)")
 
 Host = tuple[str | None, int | None]  # name and port, as a URL has them
+Call = ParamSpec("Call")
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,18 @@ def trusting(*, entries: bool = False, private_hosts: bool = False) -> Iterator[
         yield
     finally:
         _set(entries=before.entries, private_hosts=before.private_hosts)
+
+
+def as_settings_say(command: Callable[Call, Answer]) -> Callable[Call, Answer]:
+    """Let a command read what its settings, the first argument, allow lists and tables to name."""
+
+    @wraps(command)
+    def trusted(*arguments: Call.args, **named: Call.kwargs) -> Answer:
+        settings: Any = arguments[0]
+        with trusting(entries=settings.trust_entries, private_hosts=settings.private_hosts):
+            return command(*arguments, **named)
+
+    return trusted
 
 
 def named_by_user(url: str) -> None:

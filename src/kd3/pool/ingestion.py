@@ -14,7 +14,7 @@ from kd3 import console
 from kd3.config.pool_commands import IngestConfig
 from kd3.config.settings import build
 from kd3.errors import KD3Error
-from kd3.pool.allowed import is_remote, trusting
+from kd3.pool.allowed import as_settings_say, is_remote
 from kd3.pool.counting import count_in_background
 from kd3.pool.course import Course, Place
 from kd3.pool.decode import DecodeSettings, Rejected
@@ -27,7 +27,7 @@ from kd3.pool.limits import Limits
 from kd3.pool.manifest import NAME, Counts, KeptOut, content_hash, read_manifest, write_manifest
 from kd3.pool.output_folder import LOCK, check_place, check_settings, remove_pool
 from kd3.pool.packed import PART_BYTES
-from kd3.pool.reasons import SIDECAR
+from kd3.pool.reasons import SIDECAR, counted
 from kd3.pool.sources import check_given, check_part, expand
 from kd3.pool.sources.names import shown
 from kd3.preparation import Preparation
@@ -64,13 +64,9 @@ def ingest(
     return ingest_with(build(IngestConfig, values, where="kd3.ingest"))
 
 
+@as_settings_say
 def ingest_with(config: IngestConfig, *, part_bytes: int = PART_BYTES) -> ImagePool:
     """Make a pool as the settings say; see `ingest`."""
-    with trusting(entries=config.trust_entries, private_hosts=config.private_hosts):
-        return _ingest(config, part_bytes)
-
-
-def _ingest(config: IngestConfig, part_bytes: int) -> ImagePool:
     folder = Path(config.out)
     try:
         if (folder / NAME).is_file():
@@ -250,9 +246,8 @@ def _nothing_usable(state: IngestState, config: IngestConfig) -> str:
     where = ", ".join(map(shown, config.sources))
     if not rejected:
         return f"{where} holds no file that could be an image"
-    reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
     examples = ", ".join(
         f"{key} ({reason}: {detail})" if detail else f"{key} ({reason})"
         for key, reason, detail in state.first_rejected(3)
     )
-    return f"none of the {sum(rejected.values())} files in {where} can be used: {reasons}; such as {examples}"
+    return f"none of the {sum(rejected.values())} files in {where} can be used: {counted(rejected)}; such as {examples}"

@@ -188,12 +188,16 @@ def _evaluate(config: EvaluateConfig, model: Teacher | Student | None, teacher: 
         size=config.batch_size,
         title=f"evaluate {config.model}",
     )
+    against = doubts(tally.confusion.numpy(), data.matching)
+    for words in against:
+        console.warn(words)
     found = _leak(config, data)
     lost = None if answers is None else answers.lost(data.names, examples=EXAMPLES if config.out else 0)
     out = None
     if config.out is not None and lost is not None:
-        out = write_page(Path(config.out), lost, data, model=config.model, teacher=config.teacher or "")
-    return _figures(config, data, tally, compute, found, lost, out)
+        notes = [*against, *([found.warning] if found is not None and found.warning else [])]
+        out = write_page(Path(config.out), lost, data, notes, model=config.model, teacher=config.teacher or "")
+    return _figures(config, data, tally, compute, found, lost, out, against)
 
 
 def _same_teacher(model: Teacher | Student, teacher: Teacher) -> bool:
@@ -229,11 +233,9 @@ def _figures(
     found: Leak | None,
     lost: Lost | None,
     out: Path | None,
+    against: list[str],
 ) -> Evaluation:
     teachers = tally.teacher_top1_percent
-    found_doubts = doubts(tally.confusion.numpy(), data.matching)
-    for words in found_doubts:
-        console.warn(words)
     return Evaluation(
         model=config.model,
         data=config.data,
@@ -249,7 +251,7 @@ def _figures(
         per_class=dict(zip(data.names, tally.per_class_percent(), strict=True)),
         matching=data.matching,
         split=data.split,
-        doubts=found_doubts,
+        doubts=against,
         skipped=dict(data.skipped),
         compute=str(compute),
         leak=None if found is None else found.to_dict(),

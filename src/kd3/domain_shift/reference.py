@@ -123,4 +123,6 @@ def _listed(source: str, teacher: Teacher) -> tuple[list[Record], list[int]]:
         )
     except KD3Error:
         return records, []  # whether any is an image shows when they are read
+    for line in labelled.matching.lines():
+        console.say(line)
     return labelled.records, labelled.labels

@@ -244,6 +244,11 @@ def _finish(state: IngestState, folder: Path, config: IngestConfig, keep_out: Se
 def _nothing_usable(state: IngestState, config: IngestConfig) -> str:
     rejected = state.rejected_counts()
     where = ", ".join(map(shown, config.sources))
+    kept_out = state.left_out()[2]
+    if kept_out:
+        of = ", ".join(map(shown, config.keep_out))
+        why = f"{kept_out:,} are images of --keep-out {of}, or near copies of such"
+        return f"no image of {where} is left: {why}" + (f"; {counted(rejected)}" if rejected else "")
     if not rejected:
         return f"{where} holds no file that could be an image"
     examples = ", ".join(

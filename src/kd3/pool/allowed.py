@@ -86,9 +86,14 @@ def trust() -> Trust:
     return _trust
 
 
-def may_be_private(url: str) -> bool:
-    """Say whether a URL that is asked for may lead to a private address; one that says so outright was let through."""
-    return _trust.entries or _trust.private_hosts or _host(url) in _trust.of_user or is_private(url)
+def anywhere_allowed() -> bool:
+    """Say whether connections may lead to any private address, as the user says."""
+    return _trust.entries or _trust.private_hosts
+
+
+def trusted_host(url: str) -> str | None:
+    """Return the host of a URL that may be private: one that the user has named, or that was let through outright."""
+    return _host(url)[0] if _host(url) in _trust.of_user or is_private(url) else None
 
 
 def _set(**changes: Any) -> None:
@@ -182,18 +187,26 @@ def is_private_address(address: str) -> bool:
     return not ip.is_global or bool(ip.is_multicast)
 
 
-def guarded_socket(info: tuple[Any, ...]) -> socket.socket:
+def guarded_socket(info: tuple[Any, ...], trusted: str | None = None) -> socket.socket:
     """Return a socket for a connection to one of a host's addresses, unless it leads to a private one.
 
-    Whatever name was asked for or redirected to, this sees the address that is connected to.
+    Whatever name was asked for or redirected to, this sees the address that is connected to. Excepted are the addresses
+    of the host `trusted`, which may redirect to itself and to no other private one.
 
     Raises:
         OSError: it does.
     """
     family, kind, number, _, address = info
-    if is_private_address(str(address[0])):
+    if is_private_address(str(address[0])) and (trusted is None or address[0] not in _addresses(trusted)):
         raise OSError(errno.EACCES, f"{address[0]} is {HERE}")
     return socket.socket(family, kind, number)
+
+
+def _addresses(host: str) -> set[Any]:
+    try:
+        return {info[4][0] for info in socket.getaddrinfo(host, None)}
+    except OSError:
+        return set()
 
 
 def _host(url: str) -> Host:

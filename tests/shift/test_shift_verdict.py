@@ -98,7 +98,9 @@ def test_chance_is_told_from_a_shift():
 
     assert "no shift can be told" in words(1.2, 1.0)
     assert "no shift can be told" in words(1.5, 1.0)
+    assert "no shift can be told" in words(2.9, 2.0)
     assert "where two draws of one side give 1" in words(1.6, 1.0)
+    assert "where two draws of one side give 0.2" in words(0.4, 0.2)
     assert "where two draws of one side give 1" in words(5.0, 1.0)
     assert "too few images" in words(5.0, None)
 
@@ -119,7 +121,7 @@ def test_the_sentence_says_the_range_that_is_foretold():
 
 
 def test_small_shares_keep_their_digits():
-    said = [judge(opinions(EVEN), kept(share), None).reasons[-1] for share in (0.0, 0.0042, 0.01, 0.256)]
+    said = [judge(opinions(EVEN), kept(share), None).reasons[-1] for share in (0.0, 0.0042, 0.0142, 0.256)]
     assert [words.partition("keep ")[2].partition(" of")[0] for words in said] == ["0 %", "0.42 %", "1 %", "26 %"]
 
 

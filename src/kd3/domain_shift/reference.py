@@ -19,6 +19,7 @@ from kd3.pool import Decoded, DecodeSettings, ImagePool, decode_records, list_re
 from kd3.pool.manifest import NAME as MANIFEST
 from kd3.pool.reasons import counted
 from kd3.pool.record import Record
+from kd3.pool.watch import watched
 from kd3.training.pool_batches import PoolBatches
 
 BATCH = 256
@@ -86,7 +87,8 @@ class Reference:
 
     def _from_pool(self, compute: Compute) -> Iterator[Tensor]:
         assert self._pool is not None
-        yield from PoolBatches(self._pool, compute).iterate(self.chosen, BATCH)
+        with watched(self._pool):
+            yield from PoolBatches(self._pool, compute).iterate(self.chosen, BATCH)
 
     def _from_files(self, compute: Compute) -> Iterator[Tensor]:
         pixels: list[np.ndarray] = []

@@ -27,7 +27,7 @@ from kd3.pool.limits import Limits
 from kd3.pool.manifest import NAME, Counts, KeptOut, content_hash, read_manifest, write_manifest
 from kd3.pool.output_folder import LOCK, check_place, check_settings, remove_pool
 from kd3.pool.packed import PART_BYTES
-from kd3.pool.reasons import SIDECAR, counted
+from kd3.pool.reasons import SIDECAR
 from kd3.pool.sources import check_given, check_part, expand
 from kd3.pool.sources.names import shown
 from kd3.preparation import Preparation
@@ -244,15 +244,16 @@ def _finish(state: IngestState, folder: Path, config: IngestConfig, keep_out: Se
 def _nothing_usable(state: IngestState, config: IngestConfig) -> str:
     rejected = state.rejected_counts()
     where = ", ".join(map(shown, config.sources))
+    reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
     kept_out = state.left_out()[2]
     if kept_out:
         of = ", ".join(map(shown, config.keep_out))
         why = f"{kept_out:,} are images of --keep-out {of}, or near copies of such"
-        return f"no image of {where} is left: {why}" + (f"; {counted(rejected)}" if rejected else "")
+        return f"no image of {where} is left: {why}" + (f"; {reasons}" if rejected else "")
     if not rejected:
         return f"{where} holds no file that could be an image"
     examples = ", ".join(
         f"{key} ({reason}: {detail})" if detail else f"{key} ({reason})"
         for key, reason, detail in state.first_rejected(3)
     )
-    return f"none of the {sum(rejected.values())} files in {where} can be used: {counted(rejected)}; such as {examples}"
+    return f"none of the {sum(rejected.values())} files in {where} can be used: {reasons}; such as {examples}"

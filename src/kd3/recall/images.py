@@ -21,6 +21,7 @@ from kd3.pool.kept_out import KnownImages, read_known
 from kd3.pool.manifest import NAME as MANIFEST
 from kd3.pool.perceptual_hash import looks, perceptual_hashes
 from kd3.pool.reasons import counted
+from kd3.pool.watch import watched
 from kd3.preparation import Preparation
 from kd3.training.randomness import seed_for
 
@@ -105,7 +106,8 @@ def read_images(
                 f"the pool {source} was made by --fit {pool.preparation.fit}, but the student is given pictures by "
                 f"{preparation.fit}: these are others than it will see"
             )
-        return of_pool(pool, np.arange(len(pool)), count=limit, seed=seed, known=known, use=use)
+        with watched(pool):
+            return of_pool(pool, np.arange(len(pool)), count=limit, seed=seed, known=known, use=use)
     records = list(list_records([source]))
     order = np.random.default_rng(seed_for(seed, "recall")).permutation(len(records))
     rejected: Counter[str] = Counter()

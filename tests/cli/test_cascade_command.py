@@ -235,6 +235,27 @@ def test_the_report_draws_the_curve_and_what_was_lost(cascaded, trained, labelle
     assert "What was lost" not in unasked
 
 
+def test_what_speaks_against_the_figures_stands_on_every_page_of_them(trained, crawl, teacher, tmp_path, capsys):
+    """Images that the student learned from, each in the folder of a class that it does not take it for."""
+    names = ["cat", "dog", "ship"]
+    for picture, best in kd3.predict(trained, crawl).images:
+        folder = tmp_path / "test" / names[(names.index(best[0][0]) + 1) % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, folder)
+    capsys.readouterr()
+    data, page = str(tmp_path / "test"), str(tmp_path / "page.html")
+    kd3.evaluate(trained, data, teacher=teacher, workers=0, out=page)
+    said = [capsys.readouterr().err]
+    shown = [(tmp_path / "page.html").read_text()]
+    kd3.report(trained, data=data, images=0, latency=False, out=page)
+    said.append(capsys.readouterr().err)
+    shown.append((tmp_path / "page.html").read_text())
+    for text in [*said, *shown]:
+        assert "in another order than the labels" in text
+        assert "labelled images are in the pool" in text
+    assert "classes: class folders" in said[1]
+
+
 def test_a_class_has_one_name_in_all_of_the_report(cascaded, labelled, tmp_path):
     """Where the student only numbers its classes, the folders' names do not stand beside the numbers."""
     shutil.copytree(cascaded[0], tmp_path / "run")

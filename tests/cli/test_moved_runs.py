@@ -1,5 +1,6 @@
 """A run from another working directory, moved with what it was made from, and alone."""
 
+import json
 import shutil
 
 import pytest
@@ -85,3 +86,17 @@ def test_no_path_of_this_machine_is_written_for_paths_given_relatively(home):
 
 def test_what_is_no_path_is_left_as_it_is(home):
     assert find(home / "runs" / "a", "student", "kd3:resnet8") == "kd3:resnet8"
+
+
+def test_a_place_that_is_looked_at_twice_is_told_once(tmp_path, monkeypatch):
+    for folder in ("run", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "run" / "origin.json").write_text(json.dumps({"places": {"pool": "../pool"}}))
+    for folder, words in (
+        (".", "is not at {0}/pool;"),
+        ("elsewhere", "is neither at {0}/pool nor at {0}/elsewhere/pool;"),
+    ):
+        monkeypatch.chdir(tmp_path / folder)
+        with pytest.raises(kd3.KD3Error) as problem:
+            find(tmp_path / "run", "pool", "pool")
+        assert words.format(tmp_path) in str(problem.value)

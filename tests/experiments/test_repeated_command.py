@@ -2,7 +2,7 @@
 
 import shlex
 
-from kd3.commands.study import _command
+from kd3.commands.study import _command, _given_settings
 from kd3.config.commands import StudyConfig
 from kd3.config.flags import nested
 from kd3.config.parser import build_parser
@@ -50,3 +50,19 @@ def test_places_of_this_machine_become_relative(tmp_path, monkeypatch):
     command = _command(study(pool=str(tmp_path / "pool"), other=[f"photo={tmp_path / 'pool'}"]))
     assert str(tmp_path) not in command
     assert "--pool ../pool --other photo=../pool" in command
+
+
+def test_what_lists_may_name_and_urls_reach_every_run():
+    config = study(eval_data="https://h/t.zip", teacher="timm:resnet18", private_hosts=True)
+    given = _given_settings(config)
+    assert (given["eval_data"], given["teacher"]) == ("https://h/t.zip", "timm:resnet18")
+    assert given["private_hosts"] is True
+    assert "trust_entries" not in given
+    assert read_back(_command(config)) == config
+    assert _command(config).endswith("--private-hosts")
+
+
+def test_paths_reach_every_run_whole(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = _given_settings(study(eval_data="test", teacher="t.yaml"))
+    assert (given["eval_data"], given["teacher"]) == (str(tmp_path / "test"), str(tmp_path / "t.yaml"))

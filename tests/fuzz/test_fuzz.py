@@ -194,7 +194,8 @@ ANYTHING = st.recursive(
 )
 KNOWN = ["arch", "weights", "num_classes", "mean", "std", "input_size", "classes", "title", "images", "rows", "seeds"]
 KNOWN += ["method", "train", "kd3", "lr", "seed", "preset", "common", "dial", "settings", "vary", "pool", "name"]
-HARD = settings(max_examples=max(60, FEW), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+UNCHECKED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+HARD = settings(max_examples=max(60, FEW), deadline=None, suppress_health_check=UNCHECKED)
 
 
 @pytest.mark.parametrize("kind", targets.CONFIGURATIONS)

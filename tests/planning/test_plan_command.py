@@ -41,9 +41,19 @@ def teacher(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def found(teacher, pool_folder, crawl):
+def elsewhere(crawl, tmp_path_factory):
+    """A list of pictures that lie outside its folder."""
+    path = tmp_path_factory.mktemp("lists") / "camera.txt"
+    path.write_text("\n".join(map(str, sorted(crawl.glob("*.png")))))
+    return path
+
+
+@pytest.fixture(scope="module")
+def found(teacher, pool_folder, elsewhere):
     before = sorted(pool_folder.rglob("*"))
-    plan = kd3.plan(teacher, pool_folder, deployment=crawl, quiet=True)
+    with pytest.raises(kd3.KD3Error, match="--trust-entries"):
+        kd3.plan(teacher, pool_folder, deployment=elsewhere, quiet=True)
+    plan = kd3.plan(teacher, pool_folder, deployment=elsewhere, trust_entries=True, quiet=True)
     assert sorted(pool_folder.rglob("*")) == before  # nothing is written
     return plan
 

@@ -23,6 +23,7 @@ from kd3.pool.allowed import (
     is_private,
     is_private_address,
     named_by_user,
+    trusted_host,
     trusting,
 )
 from kd3.pool.record import InFile, Unreadable
@@ -191,6 +192,34 @@ def test_redirects_lead_to_no_other_scheme(to, monkeypatch):
     with redirecting(to) as url, pytest.raises(Unreadable) as problem:
         Remote(url + "/x.png").read()
     assert problem.value.reason == "unreachable"
+
+
+def test_a_server_that_the_user_has_named_redirects_to_itself_and_to_no_other_private_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "IMAGE_WAITS", ())
+    monkeypatch.setattr("kd3.pool.allowed._trust", Trust())  # and put back afterwards
+    web = folder_of(tmp_path / "web", {"a.png": encoded(noise(4))})
+    with web_server(web) as server, redirecting(f"{server.url}/a.png") as same:
+        named_by_user(same)
+        assert Remote(f"{same}/x.png").read() == encoded(noise(4))
+        for other in ("127.0.0.2", "169.254.169.254", "[::1]", "0.0.0.0"):
+            with redirecting(f"http://{other}:{server.server_address[1]}/a.png") as url:
+                named_by_user(url)
+                with pytest.raises(Unreadable) as problem:
+                    Remote(f"{url}/x.png").read()
+                assert problem.value.reason == "not allowed", other
+        assert server.asked.count("/a.png") == 1
+
+
+def test_a_name_that_the_user_has_given_leads_to_its_own_addresses(monkeypatch):
+    monkeypatch.setattr("kd3.pool.allowed._trust", Trust())
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_: [(2, 1, 6, "", ({"nas.lan": "10.0.0.7"}[host], 0))])
+    named_by_user("http://nas.lan/l.txt")
+    assert trusted_host("http://nas.lan/a.png") == "nas.lan"
+    assert trusted_host("http://nas.lan:81/a.png") is None
+    guarded_socket((2, 1, 6, "", ("10.0.0.7", 80)), trusted="nas.lan").close()
+    for address, host in (("10.0.0.8", "nas.lan"), ("10.0.0.7", None)):
+        with pytest.raises(OSError, match="this machine or of a private network"):
+            guarded_socket((2, 1, 6, "", (address, 80)), trusted=host)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -88,6 +89,17 @@ def test_an_unusable_keep_out_leaves_nothing_behind(crawl, tmp_path):
     for wrong, words in ((tmp_path / "nowhere", "does not exist"), (tmp_path / "empty", "holds no image")):
         with pytest.raises(KD3Error, match=words):
             ingest(crawl, tmp_path / "pool", image_size=32, keep_out=[str(wrong)], workers=0)
+        assert not (tmp_path / "pool").exists()
+
+
+def test_a_crawl_that_is_all_kept_out_is_told_as_such(crawl, tmp_path):
+    copies = shutil.copytree(crawl, tmp_path / "copies")
+    for broken in ("", "no picture"):
+        if broken:
+            (copies / "page.png").write_text(broken)
+        with pytest.raises(KD3Error, match=r"no image of .*copies is left: \d+ are images of --keep-out ") as problem:
+            ingest(copies, tmp_path / "pool", image_size=32, keep_out=str(crawl), workers=0)
+        assert str(problem.value).endswith("; 1 not an image") == bool(broken)
         assert not (tmp_path / "pool").exists()
 
 

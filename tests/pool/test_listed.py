@@ -68,11 +68,17 @@ def test_a_selection_of_odd_names_filters_its_pool_without_loss(teacher_file, tm
     pool = kd3.ingest(tmp_path / "crawl", tmp_path / "pool", image_size=16, workers=0)
     assert len(pool) == len(names)
     selection = kd3.select(teacher_file, pool, tmp_path / "kept", images_per_grid=0, threshold=0.0, device="cpu")
-    for flag, count in (("--keep", len(selection.positions)), ("--drop", len(names) - len(selection.positions))):
-        out = tmp_path / f"pool{flag}"
-        done = here("pool", "filter", tmp_path / "pool", flag, tmp_path / "kept/kept.jsonl", "--out", out)
-        if count:
-            assert done.returncode == 0, done.stderr
-            assert len(kd3.ImagePool.open(out)) == count
-        else:
-            assert "lists every image" in done.stderr
+    assert len(selection.positions) == len(names)  # with that threshold
+    words = ["pool", "filter", tmp_path / "pool"]
+    done = here(*words, "--keep", tmp_path / "kept/kept.jsonl", "--out", tmp_path / "all")
+    assert done.returncode == 0, done.stderr
+    assert len(kd3.ImagePool.open(tmp_path / "all")) == len(names)
+    assert (
+        "lists every image" in here(*words, "--drop", tmp_path / "kept/kept.jsonl", "--out", tmp_path / "none").stderr
+    )
+    half = (tmp_path / "kept/kept.jsonl").read_text(encoding="utf-8").splitlines()[::2]
+    (tmp_path / "half.jsonl").write_text("\n".join(half), encoding="utf-8")
+    for flag, count in (("--keep", len(half)), ("--drop", len(names) - len(half))):
+        done = here(*words, flag, tmp_path / "half.jsonl", "--out", tmp_path / f"pool{flag}")
+        assert done.returncode == 0, done.stderr
+        assert len(kd3.ImagePool.open(tmp_path / f"pool{flag}")) == count

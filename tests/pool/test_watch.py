@@ -68,11 +68,14 @@ def test_a_part_that_was_gone_on_with_has_the_digest_of_the_whole(tmp_path):
         assert len(found) == 3
 
 
-@pytest.mark.parametrize("command", ["distill", "select", "shift", "inspect", "sample"])
-def test_commands_that_read_damaged_pixels_say_so(command, damaged, teacher_file, tmp_path):
+@pytest.mark.parametrize("command", ["distill", "select", "shift", "inspect", "sample", "reference", "deployment"])
+def test_commands_that_read_damaged_pixels_say_so(command, damaged, pool_folder, teacher_file, tmp_path):
     out = tmp_path / "out"
     small = ("--student", "kd3:resnet8", "--images", 32, "--batch-size", 16, "--holdout", 12, "--track", "none")
+    sound = ("--teacher", teacher_file, "--pool", pool_folder, "--device", "cpu")
     words = {
+        "reference": ("shift", *sound, "--reference", damaged),
+        "deployment": ("distill", *sound, "--out", out, *small, "--deployment", damaged),
         "distill": ("distill", "--teacher", teacher_file, "--pool", damaged, "--out", out, *small, "--device", "cpu"),
         "select": ("select", "--teacher", teacher_file, "--pool", damaged, "--out", out, "--device", "cpu"),
         "shift": ("shift", "--teacher", teacher_file, "--pool", damaged, "--device", "cpu"),

@@ -249,6 +249,17 @@ def test_distill_takes_images_of_the_deployment(teacher_file, pool_folder, crawl
     )
 
 
+def test_a_damaged_pool_leaves_the_run_as_it_was(run, pool_folder, tmp_path):
+    damaged = shutil.copytree(pool_folder, tmp_path / "damaged")
+    pixels = (damaged / "images-00000.bin").read_bytes()
+    (damaged / "images-00000.bin").write_bytes(bytes(len(pixels)))
+    before = contents(run)
+    done = here("adapt", run, "--pool", damaged)
+    assert done.returncode == 2
+    assert f"pool {damaged} is damaged: images-00000.bin is not what was written" in done.stderr
+    assert contents(run) == before
+
+
 @pytest.fixture
 def test_images(crawl, tmp_path):
     """Twenty of the crawl's pictures, saved again in another form."""

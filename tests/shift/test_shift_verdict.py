@@ -98,7 +98,9 @@ def test_chance_is_told_from_a_shift():
 
     assert "no shift can be told" in words(1.2, 1.0)
     assert "no shift can be told" in words(1.5, 1.0)
+    assert "no shift can be told" in words(2.9, 2.0)
     assert "where two draws of one side give 1" in words(1.6, 1.0)
+    assert "where two draws of one side give 0.2" in words(0.4, 0.2)
     assert "where two draws of one side give 1" in words(5.0, 1.0)
     assert "too few images" in words(5.0, None)
 
@@ -106,3 +108,26 @@ def test_chance_is_told_from_a_shift():
 def test_the_worst_layer_is_the_farthest():
     layers = [LayerShift("x", 4, 0.2, 0.0), LayerShift("y", 4, 0.7, 0.0), LayerShift("z", 4, 0.1, 0.0)]
     assert summed_up(layers).worst == "y"
+
+
+def test_the_sentence_says_the_range_that_is_foretold():
+    for mean in (0.02, 0.07):
+        verdict = judge(opinions(EVEN), kept(), norms(mean))
+        low, high = 100 * verdict.forecast.low, 100 * verdict.forecast.high
+        assert low + 2 < high
+        assert f"is expected to reach {low:.0f} to {high:.0f} % of the teacher's accuracy" in verdict.sentence
+    beyond = judge(opinions([29_990, 5, 5], effective=1.02), kept(), norms(0.02))
+    assert f"expect no more than {100 * beyond.forecast.high:.0f} % of" in beyond.sentence
+
+
+def test_small_shares_keep_their_digits():
+    said = [judge(opinions(EVEN), kept(share), None).reasons[-1] for share in (0.0, 0.0042, 0.0142, 0.256)]
+    assert [words.partition("keep ")[2].partition(" of")[0] for words in said] == ["0 %", "0.42 %", "1 %", "26 %"]
+
+
+def test_of_many_classes_some_are_named_and_all_are_counted():
+    names = [f"c{number}" for number in range(9)]
+    few = judge(opinions(EVEN), kept(rescued=names[:8]), None).reasons[-1]
+    assert "classes c0, c1, c2, c3, c4, c5, c6 and c7 would keep none" in few
+    many = judge(opinions(EVEN), kept(rescued=names), None).reasons[-1]
+    assert "classes c0, c1, c2, c3, c4, c5, c6, c7, ... (9 in all) would keep none" in many

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import kd3
+from kd3.config.commands import DistillConfig
 from kd3.errors import KD3Error
 from kd3.runs.folder import RunFolder
 from kd3.runs.metrics import read_metrics
@@ -67,10 +68,14 @@ def test_the_held_out_images_are_never_selected(finished, pool_folder):
 
 
 def test_the_holdout_does_not_depend_on_the_seed_of_the_run(pool_folder):
-    from kd3.training.pool_split import split_pool
+    from kd3.commands.distill_job import split_of
 
-    pool = kd3.ImagePool.open(pool_folder)
-    assert split_pool(pool, 12).holdout.tolist() == split_pool(pool, 12).holdout.tolist()
+    values = {"teacher": "t", "student": "s", "pool": str(pool_folder), "out": "o", "train": {"holdout": 12}}
+    configs = [DistillConfig(**values, seed=seed) for seed in (0, 1, 7)]
+    first, *others = [split_of(config, kd3.ImagePool.open(pool_folder)) for config in configs]
+    assert len(first.holdout) == 12
+    assert [split.holdout.tolist() for split in others] == [first.holdout.tolist()] * 2
+    assert [split.train.tolist() for split in others] == [first.train.tolist()] * 2
 
 
 def test_a_share_of_the_pool_is_part_of_a_larger_one_and_keeps_the_held_out_images(teacher_file, pool_folder, tmp_path):

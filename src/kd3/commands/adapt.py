@@ -19,6 +19,8 @@ from kd3.models.student import Student
 from kd3.models.student_files import load_student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
+from kd3.pool.allowed import as_settings_say
+from kd3.pool.watch import watched
 from kd3.recall.adapt import Adaptation, adapt_by_recall, adapt_to_given
 from kd3.recall.images import known_images, of_pool, read_images
 from kd3.recall.kept import as_trained, keep_adapted, keep_in_summary
@@ -96,6 +98,7 @@ def run(config: AdaptConfig) -> Adapted:
     return _adapt(config)
 
 
+@as_settings_say
 def _adapt(
     config: AdaptConfig,
     *,
@@ -150,5 +153,6 @@ def _adapted(
     check_identity(folder, "pool", pool.content_hash)
     last, count = last_selection(folder), config.count or RECALLED_IMAGES
     among = split_of(folder, pool).train if last is None else last
-    chosen = of_pool(pool, among, count=count, seed=config.seed, known=known)
-    return adapt_by_recall(student, teacher, chosen, compute)
+    with watched(pool):
+        chosen = of_pool(pool, among, count=count, seed=config.seed, known=known)
+        return adapt_by_recall(student, teacher, chosen, compute)

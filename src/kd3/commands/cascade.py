@@ -20,6 +20,7 @@ from kd3.models.student import Student
 from kd3.models.student_files import load_student, save_cascade
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
+from kd3.pool.allowed import as_settings_say
 from kd3.pool.watch import watched
 from kd3.recall.images import ChosenImages, known_images, of_pool, read_images
 from kd3.runs.cascade import in_words, thresholds_in_words
@@ -95,6 +96,7 @@ def run(config: CascadeConfig) -> Found:
     return _cascade(config)
 
 
+@as_settings_say
 def _cascade(
     config: CascadeConfig,
     *,

@@ -24,6 +24,7 @@ from kd3.models.student import Student
 from kd3.models.student_files import load_student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
+from kd3.pool.allowed import as_settings_say
 from kd3.runs.folder import RunFolder, State, read_summary
 from kd3.runs.summary import describe
 from kd3.tracking.trackers import check_installed
@@ -160,6 +161,7 @@ def begin_or_go_on(config: str, out: str) -> None:
         _distill(layered({"out": out}, config=Path(config), where=config), resume=False, live=Live())
 
 
+@as_settings_say
 def _distill(config: DistillConfig, *, resume: bool, live: Live) -> Run:
     folder = RunFolder(Path(config.out))
     state = _state(folder, resume)
@@ -172,6 +174,7 @@ def _distill(config: DistillConfig, *, resume: bool, live: Live) -> Run:
     return Run(folder.path, summary, live.backbone(config.student))
 
 
+@as_settings_say
 def _rehearsed(config: DistillConfig, *, resume: bool, live: Live) -> Rehearsal:
     folder = RunFolder(Path(config.out))
     state = _state(folder, resume)

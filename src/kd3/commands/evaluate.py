@@ -24,7 +24,9 @@ from kd3.models.classifier import load_classifier
 from kd3.models.load_teacher import load_teacher
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
+from kd3.pool.allowed import as_settings_say
 from kd3.pool.class_matching import Matching
+from kd3.pool.reasons import counted
 from kd3.run_report.lost import EXAMPLES, write_page
 from kd3.text import one_line
 
@@ -86,7 +88,7 @@ class Evaluation:
                 f"of these images in the student's pool: {count:,}" if count else "none is in the student's pool"
             )
         if self.skipped:
-            lines.append("left out: " + ", ".join(f"{count} {reason}" for reason, count in self.skipped.items()))
+            lines.append(f"left out: {counted(self.skipped)}")
         if self.page is not None:
             lines.append(f"written: {self.page}")
         return "\n".join(lines)
@@ -146,6 +148,7 @@ def run(config: EvaluateConfig) -> Evaluation:
     return _evaluate(config, None, None)
 
 
+@as_settings_say
 def _evaluate(config: EvaluateConfig, model: Teacher | Student | None, teacher: Any) -> Evaluation:
     compute = resolve(config.device, config.precision)
     model = model or load_classifier(config.model, trust_code=config.trust_code)
@@ -185,12 +188,16 @@ def _evaluate(config: EvaluateConfig, model: Teacher | Student | None, teacher: 
         size=config.batch_size,
         title=f"evaluate {config.model}",
     )
+    against = doubts(tally.confusion.numpy(), data.matching)
+    for words in against:
+        console.warn(words)
     found = _leak(config, data)
     lost = None if answers is None else answers.lost(data.names, examples=EXAMPLES if config.out else 0)
     out = None
     if config.out is not None and lost is not None:
-        out = write_page(Path(config.out), lost, data, model=config.model, teacher=config.teacher or "")
-    return _figures(config, data, tally, compute, found, lost, out)
+        notes = [*against, *([found.warning] if found is not None and found.warning else [])]
+        out = write_page(Path(config.out), lost, data, notes, model=config.model, teacher=config.teacher or "")
+    return _figures(config, data, tally, compute, found, lost, out, against)
 
 
 def _same_teacher(model: Teacher | Student, teacher: Teacher) -> bool:
@@ -226,11 +233,9 @@ def _figures(
     found: Leak | None,
     lost: Lost | None,
     out: Path | None,
+    against: list[str],
 ) -> Evaluation:
     teachers = tally.teacher_top1_percent
-    found_doubts = doubts(tally.confusion.numpy(), data.matching)
-    for words in found_doubts:
-        console.warn(words)
     return Evaluation(
         model=config.model,
         data=config.data,
@@ -246,7 +251,7 @@ def _figures(
         per_class=dict(zip(data.names, tally.per_class_percent(), strict=True)),
         matching=data.matching,
         split=data.split,
-        doubts=found_doubts,
+        doubts=against,
         skipped=dict(data.skipped),
         compute=str(compute),
         leak=None if found is None else found.to_dict(),

@@ -23,6 +23,7 @@ from kd3.models.shrink_plan import architecture_in_words
 from kd3.models.student import Student
 from kd3.models.student_files import DESCRIPTION, adaptation_of, load_student, read_student_description
 from kd3.pool import ImagePool
+from kd3.pool.allowed import as_settings_say
 from kd3.pool.manifest import NAME as MANIFEST
 from kd3.preparation import Preparation
 from kd3.runs.folder import RunFolder, read_summary
@@ -115,6 +116,7 @@ def run(config: ExportConfig) -> Exported:
     return _export(config, None)
 
 
+@as_settings_say
 def _export(config: ExportConfig, module: nn.Module | None) -> Exported:
     out = Path(config.out)
     if not is_vacant(out):

@@ -33,6 +33,7 @@ from kd3.planning.costs import SMALL_SIDE, Cost, costs
 from kd3.planning.outcome import Choice, Plan
 from kd3.planning.pace import Pace, pace_of
 from kd3.pool import ImagePool
+from kd3.pool.allowed import as_settings_say
 from kd3.pool.watch import watched
 from kd3.recall.images import read_images
 from kd3.training.pool_split import split_pool
@@ -68,6 +69,7 @@ def run(config: PlanConfig) -> Plan:
     return _plan(config, None, None)
 
 
+@as_settings_say
 def _plan(config: PlanConfig, teacher: Teacher | None, pool: ImagePool | None) -> Plan:
     compute = resolve(config.device, config.precision)
     teacher = teacher or load_teacher(config.teacher, trust_code=config.trust_code or None)

@@ -14,12 +14,14 @@ from kd3.class_names import are_numbers, nameless
 from kd3.commands.given import MODEL, told
 from kd3.compute import resolve
 from kd3.config.commands import PredictConfig
+from kd3.config.settings import build
 from kd3.errors import KD3Error
 from kd3.measure.cascade import margins
 from kd3.models.classifier import load_classifier
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
 from kd3.pool import Decoded, DecodeSettings, decode_records, list_records
+from kd3.pool.allowed import as_settings_say
 from kd3.pool.sources.names import archive_kind, is_list
 from kd3.text import one_line
 
@@ -61,28 +63,37 @@ class Predictions:
 
 @console.quietable
 def predict(
-    model: str | Path | Teacher | Student,
-    images: Sequence[str | Path],
-    *,
-    top: int = 3,
-    device: str = "auto",
-    trust_code: bool = False,
+    model: str | Path | Teacher | Student, images: str | Path | Sequence[str | Path], **settings: Any
 ) -> Predictions:
     """Classify image files, or all images in folders and archives.
 
     Of a student that `kd3 cascade` looked at, probabilities are scaled by its temperature, and `escalate` says of which
     images the teacher is to be asked.
 
-    `trust_code` runs the code that a model's folder brings or names.
+    `settings` are `quiet=True` and those of `kd3 predict --help`: top, trust_code, trust_entries, private_hosts,
+    device.
 
     Raises:
         KD3Error: the model or an image path is missing, or no image can be used.
     """
-    if isinstance(images, (str, Path)):
-        images = [images]
-    told(model, what="kd3.predict: model", allowed=MODEL, live=(Teacher, Student))
-    compute = resolve(device, "32")
-    classifier = load_classifier(model, trust_code=trust_code) if isinstance(model, (str, Path)) else model
+    given = images if isinstance(images, (list, tuple)) else [images]
+    values = {
+        "model": told(model, what="kd3.predict: model", allowed=MODEL, live=(Teacher, Student)),
+        "images": [told(image, what="kd3.predict: images", allowed="paths") for image in given],
+    }
+    config = build(PredictConfig, {**values, **settings}, where="kd3.predict")
+    return _predict(config, None if isinstance(model, (str, Path)) else model)
+
+
+def run(config: PredictConfig) -> Predictions:
+    """Run the command line's settings."""
+    return _predict(config, None)
+
+
+@as_settings_say
+def _predict(config: PredictConfig, classifier: Teacher | Student | None) -> Predictions:
+    compute = resolve(config.device, "32")
+    classifier = classifier or load_classifier(config.model, trust_code=config.trust_code)
     compute.place(classifier).eval()
     settings = DecodeSettings.to_see(classifier.preparation)
     if are_numbers(classifier.classes):
@@ -93,7 +104,7 @@ def predict(
     if isinstance(classifier, Student):
         temperature, threshold = classifier.temperature, classifier.threshold
     escalate: list[bool] = []
-    records = list_records([str(image) for image in images])
+    records = list_records(config.images)
     for outcome in decode_records(records, settings):
         name = _shown(outcome.record.source, outcome.record.key)
         if not isinstance(outcome.result, Decoded):
@@ -105,19 +116,14 @@ def predict(
         if threshold is not None:
             escalate.append(float(margins(logits)) < threshold)
         probabilities = (logits / temperature).softmax(dim=1)[0]
-        best = probabilities.topk(min(top, len(probabilities)))
+        best = probabilities.topk(min(config.top, len(probabilities)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         found.append((name, [(classifier.classes[label], p) for label, p in pairs]))
     if not found and not unusable:
-        raise KD3Error(f"there is no image in {', '.join(map(str, images))}")
+        raise KD3Error(f"there is no image in {', '.join(config.images)}")
     if not found:
         raise KD3Error(f"no image can be used: {unusable[0][0]}: {_why(*unusable[0][1:])}")
     return Predictions(found, unusable, None if threshold is None else escalate)
-
-
-def run(config: PredictConfig) -> Predictions:
-    """Run the command line's settings."""
-    return predict(config.model, config.images, top=config.top, device=config.device, trust_code=config.trust_code)
 
 
 def _shown(source: str, key: str) -> str:

@@ -18,13 +18,16 @@ from kd3.config.commands import ReportConfig
 from kd3.config.settings import build
 from kd3.errors import KD3Error
 from kd3.measure.cascade_record import answers_of_both, measured
+from kd3.measure.doubts import doubts
 from kd3.measure.labelled import LabelledImages
+from kd3.measure.leak import leak, pool_of_student
 from kd3.measure.lost import Answers, Lost
 from kd3.models.load_teacher import load_teacher
 from kd3.models.student import Student
 from kd3.models.student_files import load_student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
+from kd3.pool.allowed import as_settings_say
 from kd3.pool.watch import watched
 from kd3.run_report.cascade import of_run
 from kd3.run_report.lost import EXAMPLES
@@ -77,6 +80,7 @@ def report(runs: str | Path | Sequence[str | Path], **settings: Any) -> Report:
     return run(build(ReportConfig, {"runs": listed, **values}, where="kd3.report"))
 
 
+@as_settings_say
 def run(config: ReportConfig) -> Report:
     """Run the command line's settings."""
     records = [read_run(path) for path in config.runs]
@@ -120,7 +124,8 @@ def _findings(records: RunRecords, config: ReportConfig, *, alone: bool) -> RunF
     return RunFindings(records, theirs, own, timing, look, lost, kept or cascade, missing)
 
 
-def _lost(student: Student, teacher: Teacher, config: ReportConfig) -> tuple[Lost, LabelledImages]:
+def _lost(student: Student, teacher: Teacher, config: ReportConfig) -> tuple[Lost, LabelledImages, list[str]]:
+    """Return the comparison, what it was made on, and what speaks against it in sentences."""
     assert config.data is not None
     data = LabelledImages(
         config.data,
@@ -128,13 +133,20 @@ def _lost(student: Student, teacher: Teacher, config: ReportConfig) -> tuple[Los
         num_classes=student.num_classes,
         class_names=student.classes,
     )
-    console.say(f"compares teacher and student on {len(data.records):,} labelled images")
+    for line in [f"compares teacher and student on {len(data.records):,} labelled images", *data.matching.lines()]:
+        console.say(line)
     compute = resolve(config.device, "32")
     answers = Answers(student)
     compute.place(student)
     compute.place(teacher)
-    data.tally(student, student.normalise, compute, teacher=teacher, answers=answers, title="labelled images")
-    return answers.lost(student.classes, examples=EXAMPLES), data  # one name for a class in all of the report
+    tally = data.tally(student, student.normalise, compute, teacher=teacher, answers=answers, title="labelled images")
+    notes = doubts(tally.confusion.numpy(), data.matching)
+    pool = pool_of_student(config.runs[0])
+    if pool is not None and (leaked := leak(pool, data).warning):
+        notes.append(leaked)
+    for note in notes:
+        console.warn(note)
+    return answers.lost(student.classes, examples=EXAMPLES), data, notes  # one name for a class in all of the report
 
 
 def _held_out(

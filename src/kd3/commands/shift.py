@@ -19,6 +19,7 @@ from kd3.errors import KD3Error
 from kd3.models.load_teacher import load_teacher
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
+from kd3.pool.allowed import as_settings_say
 from kd3.pool.watch import watched
 from kd3.storage.atomic import write_json, write_text
 
@@ -90,6 +91,7 @@ def run(config: ShiftConfig) -> Shift:
     return _shift(config, None, None)
 
 
+@as_settings_say
 def _shift(config: ShiftConfig, teacher: Teacher | None, pool: ImagePool | None) -> Shift:
     compute = resolve(config.device, config.precision)
     out = _folder(config.out)

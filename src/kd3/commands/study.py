@@ -15,6 +15,7 @@ from kd3 import console
 from kd3.commands.fitting import check_several_classes
 from kd3.compute import Compute, resolve
 from kd3.config.commands import DistillConfig, StudyConfig
+from kd3.config.kinds import READING
 from kd3.config.settings import build
 from kd3.errors import KD3Error
 from kd3.experiments.changed_tests import ChangedTests
@@ -29,9 +30,10 @@ from kd3.experiments.runs import Failure, Layout, check_finished, pending, run_a
 from kd3.experiments.same_runs import made_for
 from kd3.experiments.table import RunResult, as_csv, as_json, lines, markdown, read_run
 from kd3.markdown import code, escaped
-from kd3.models.load_teacher import load_teacher
+from kd3.models.load_teacher import is_named, load_teacher
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
+from kd3.pool.allowed import as_settings_say, is_remote
 from kd3.storage.atomic import replacing, write_json, write_text
 from kd3.storage.lock import exclusive
 
@@ -73,6 +75,7 @@ def study(named: str | Path, out: str | Path, **settings: Any) -> Study:
     return run(build(StudyConfig, {"study": str(named), "out": str(out), **values}, where="kd3.study"))
 
 
+@as_settings_say
 def run(config: StudyConfig) -> Study:
     """Run the command line's settings."""
     named = _with_seeds(read_study(config.study), config)
@@ -230,9 +233,10 @@ def _given_pools(config: StudyConfig) -> dict[str, str]:
 
 def _given_settings(config: StudyConfig) -> dict[str, Any]:
     """Return what the command line says of every run."""
-    given: dict[str, Any] = {"teacher": str(Path(config.teacher).absolute()), "student": config.student, "pool": "-"}
+    given: dict[str, Any] = {"teacher": _absolute(config.teacher), "student": config.student, "pool": "-"}
     if config.eval_data is not None:
-        given["eval_data"] = str(Path(config.eval_data).absolute())
+        given["eval_data"] = _absolute(config.eval_data)
+    given |= {name: True for name in READING if getattr(config, name)}
     train = {name: getattr(config, name) for name in OF_TRAINING if getattr(config, name) is not None}
     if train:
         given["train"] = train
@@ -288,10 +292,18 @@ def _command(config: StudyConfig) -> str:
             value = [_place(path) for path in value]
         elif name in PLACES:
             value = _place(value)
+        if value is True:
+            words.append(f"--{name.replace('_', '-')}")
+            continue
         between = ";" if name == "rows" else ","
         shown = between.join(map(str, value)) if isinstance(value, list) else str(value)
         words += [f"--{name.replace('_', '-')}", shown]
     return shlex.join(words)
+
+
+def _absolute(given: str) -> str:
+    """Return what a run finds from wherever it is started: a whole path, or a URL or a library's name as it is."""
+    return given if is_remote(given) or is_named(given) else str(Path(given).absolute())
 
 
 def _place(given: str) -> str:

@@ -12,7 +12,9 @@ from kd3.config.kinds import (
     WORKERS,
     Engine,
     Precision,
+    PrivateHosts,
     Recall,
+    TrustEntries,
     one_or_many,
     place_or_name,
     split_commas,
@@ -110,6 +112,8 @@ class DistillConfig(Settings):
         description="images that the student will be tested on (folder, archive, ...; repeat it for more): its batch "
         "norms are counted on none that is like one of them",
     )
+    trust_entries: TrustEntries = False
+    private_hosts: PrivateHosts = False
     train: TrainSettings = Field(TrainSettings(), description="training")
     kd3: KD3Options = Field(KD3Options(), description="options of method kd3")
     kd: KDOptions = Field(KDOptions(), description="options of method kd")
@@ -219,6 +223,8 @@ class AdaptConfig(Settings):
     pool: str | None = Field(None, description="the pool, where it is no longer where the run found it")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the choice of images")
     trust_code: bool = Field(False, description=TRUST_CODE)
+    trust_entries: TrustEntries = False
+    private_hosts: PrivateHosts = False
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     workers: int | None = Field(None, ge=0, description=WORKERS)
 
@@ -258,6 +264,8 @@ class CascadeConfig(Settings):
     pool: str | None = Field(None, description="the pool, where it is no longer where the run found it")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the choice of images")
     trust_code: bool = Field(False, description=TRUST_CODE)
+    trust_entries: TrustEntries = False
+    private_hosts: PrivateHosts = False
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     workers: int | None = Field(None, ge=0, description=WORKERS)
 
@@ -276,6 +284,8 @@ class EvaluateConfig(Settings):
         "teacher gets right, calibration",
     )
     trust_code: bool = Field(False, description=TRUST_CODE)
+    trust_entries: TrustEntries = False
+    private_hosts: PrivateHosts = False
     batch_size: int = Field(256, ge=1, description="images per forward pass")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     precision: Precision = Field("32", description="32 by default, so that figures compare across machines")
@@ -311,6 +321,8 @@ class PredictConfig(Settings):
     )
     top: int = Field(3, ge=1, description="classes to show per image")
     trust_code: bool = Field(False, description=TRUST_CODE)
+    trust_entries: TrustEntries = False
+    private_hosts: PrivateHosts = False
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
 
 
@@ -352,6 +364,8 @@ class ExportConfig(Settings):
     calibration_images: Count = Field(512, ge=2, description="images to calibrate 8 bits on: of the last selection")
     teacher: str | None = Field(None, description="teacher description: adds each file's agreement with it")
     trust_code: bool = Field(False, description=TRUST_CODE)
+    trust_entries: TrustEntries = False
+    private_hosts: PrivateHosts = False
     threads: int = Field(1, ge=1, description="threads of each file's timing")
 
     @model_validator(mode="after")
@@ -380,6 +394,8 @@ class ReportConfig(Settings):
     )
     latency: bool = Field(True, description="measure how long teacher and student take on this machine's CPU")
     trust_code: bool = Field(False, description=TRUST_CODE)
+    trust_entries: TrustEntries = False
+    private_hosts: PrivateHosts = False
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N, for looking at the pool")
 
     @model_validator(mode="after")
@@ -436,6 +452,8 @@ class StudyConfig(Settings):
         "NAME=POOL for each that the study names; comma separated",
     )
     eval_data: str | None = Field(None, description="labelled images to report accuracy on; they choose nothing")
+    trust_entries: TrustEntries = False
+    private_hosts: PrivateHosts = False
     images: Count | None = Field(None, ge=1, description="training images of each run (default: the study's)")
     fixed_views: int | None = Field(
         None,

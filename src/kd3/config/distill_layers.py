@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kd3.config.commands import DistillConfig, unused_options
+from kd3.config.kinds import READING
 from kd3.config.methods import METHODS
 from kd3.config.settings import build, merge, read_yaml
 from kd3.errors import KD3Error, unknown_name
@@ -17,7 +18,7 @@ from kd3.runs.places import PLACES, found
 DEFAULT_METHOD = str(DistillConfig.model_fields["method"].default)
 # Where a run goes on and how it is kept: what it learns is the same.
 # What moved is told apart by its content.
-MAY_CHANGE = (*PLACES, "device", "devices", "nodes", "train.checkpoint_minutes", "train.checkpoint_steps")
+MAY_CHANGE = (*PLACES, *READING, "device", "devices", "nodes", "train.checkpoint_minutes", "train.checkpoint_steps")
 
 
 def presets() -> list[str]:

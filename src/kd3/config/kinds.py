@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from kd3.config.settings import parse_count
 
@@ -18,6 +18,23 @@ WORKERS = (
     "decoding processes, in bounded memory and time (default: one a core; 0: this process decodes, and nothing bounds "
     "it: for images of your own)"
 )
+
+# What the lists and tables among a command's images may name. Every command that reads images has both.
+READING = ("trust_entries", "private_hosts")
+TrustEntries = Annotated[
+    bool,
+    Field(
+        description="lists and tables may name files outside their folder, any protocol that fsspec knows, and servers "
+        "of this machine and of private networks; for lists of your own"
+    ),
+]
+PrivateHosts = Annotated[
+    bool,
+    Field(
+        description="lists and tables may name servers of this machine and of private networks (10.0.0.0/8, "
+        "192.168.0.0/16, ...); the servers of the sources themselves always may"
+    ),
+]
 
 
 def split_commas(value: Any) -> Any:

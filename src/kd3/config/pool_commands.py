@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from kd3.config.kinds import TRUST_CODE, WORKERS, Engine, Precision, one_or_many
+from kd3.config.kinds import TRUST_CODE, WORKERS, Engine, Precision, PrivateHosts, TrustEntries, one_or_many
 from kd3.config.settings import Count, Settings
 from kd3.preparation import Fit
 
@@ -59,18 +59,8 @@ class IngestConfig(Settings):
         description="I/N: the I-th of N equal parts of the files and archives alone, for N machines; `kd3 pool merge` "
         "makes one pool of the parts",
     )
-
-    trust_entries: bool = Field(
-        False,
-        description="lists and tables may name files outside their folder, any protocol that fsspec knows, and servers "
-        "of this machine and of private networks; for lists of your own",
-    )
-    private_hosts: bool = Field(
-        False,
-        description="lists and tables may name servers of this machine and of private networks (10.0.0.0/8, "
-        "192.168.0.0/16, ...); the servers of the sources themselves always may",
-    )
-
+    trust_entries: TrustEntries = False
+    private_hosts: PrivateHosts = False
     engine: Engine = Field(
         "local", description="'ray': in parts on a Ray cluster (RAY_ADDRESS), which the machines' shared disk holds"
     )
@@ -164,6 +154,8 @@ class PlanConfig(Settings):
     )
     minutes: float | None = Field(None, gt=0, description="how long the run may take on this machine")
     trust_code: bool = Field(False, description=TRUST_CODE)
+    trust_entries: TrustEntries = False
+    private_hosts: PrivateHosts = False
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N, for the run; latencies are the CPU's")
     precision: Precision = Field("auto", description="of the run: auto, 32, bf16 or 16")
 
@@ -184,6 +176,8 @@ class ShiftConfig(Settings):
     )
     seed: int = Field(0, ge=0, lt=2**31, description="seed of everything random")
     trust_code: bool = Field(False, description=TRUST_CODE)
+    trust_entries: TrustEntries = False
+    private_hosts: PrivateHosts = False
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     precision: Precision = Field("32", description="32 by default, so that figures compare across machines")
     workers: int | None = Field(None, ge=0, description=WORKERS)

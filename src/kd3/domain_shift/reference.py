@@ -17,7 +17,9 @@ from kd3.measure.labelled import LabelledImages
 from kd3.models.teacher import Teacher
 from kd3.pool import Decoded, DecodeSettings, ImagePool, decode_records, list_records
 from kd3.pool.manifest import NAME as MANIFEST
+from kd3.pool.reasons import counted
 from kd3.pool.record import Record
+from kd3.pool.watch import watched
 from kd3.training.pool_batches import PoolBatches
 
 BATCH = 256
@@ -76,7 +78,7 @@ class Reference:
             count += len(images)
             yield images, np.ones(len(images), dtype=bool)
         if count < 2:
-            words = ", ".join(f"{n} {reason}" for reason, n in self.skipped.items())
+            words = counted(self.skipped)
             left_out = f" (left out: {words})" if words else ""
             raise KD3Error(
                 f"the reference {self.source} has {count} usable image{'' if count == 1 else 's'}{left_out}; "
@@ -85,7 +87,8 @@ class Reference:
 
     def _from_pool(self, compute: Compute) -> Iterator[Tensor]:
         assert self._pool is not None
-        yield from PoolBatches(self._pool, compute).iterate(self.chosen, BATCH)
+        with watched(self._pool):
+            yield from PoolBatches(self._pool, compute).iterate(self.chosen, BATCH)
 
     def _from_files(self, compute: Compute) -> Iterator[Tensor]:
         pixels: list[np.ndarray] = []
@@ -122,4 +125,6 @@ def _listed(source: str, teacher: Teacher) -> tuple[list[Record], list[int]]:
         )
     except KD3Error:
         return records, []  # whether any is an image shows when they are read
+    for line in labelled.matching.lines():
+        console.say(line)
     return labelled.records, labelled.labels

@@ -8,6 +8,7 @@ from kd3.domain_shift.comparison import FeatureDistance, FeatureShift
 from kd3.domain_shift.measure import Measurement
 from kd3.domain_shift.opinions import CONFIDENT
 from kd3.markdown import escaped, table
+from kd3.pool.reasons import counted
 from kd3.text import one_line
 
 NAMES = {"frechet": "Fréchet", "sliced_wasserstein": "sliced Wasserstein", "mmd": "MMD (squared)"}
@@ -93,7 +94,7 @@ def _classes(found: Measurement, most: int | None) -> Rows:
 
 
 def _heading(features: FeatureShift) -> str:
-    skipped = ", ".join(f"{count} {reason}" for reason, count in features.skipped.items())
+    skipped = counted(features.skipped)
     left_out = f"; left out: {skipped}" if skipped else ""
     return (
         f"{features.pool_images:,} pool images and {features.reference_images:,} of {features.reference}, "

@@ -16,6 +16,7 @@ import yaml
 
 from kd3.config.commands import DistillConfig
 from kd3.config.distill_layers import differences
+from kd3.config.kinds import READING
 from kd3.config.settings import build, read_yaml
 from kd3.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, KD3Error
 from kd3.experiments.plan import Cell
@@ -85,7 +86,7 @@ def check_finished(layout: Layout, cell: Cell, settings: Mapping[str, Any]) -> b
     wanted = build(DistillConfig, {**settings, "out": str(folder.path)}, where=where)
     stored = {**read_yaml(folder.config, what="configuration of the run"), "out": str(folder.path)}
     found = build(DistillConfig, stored, where=str(folder.config))
-    free = {name for name in MACHINES_CHOICE if getattr(wanted, name) == "auto"}
+    free = {*READING, *(name for name in MACHINES_CHOICE if getattr(wanted, name) == "auto")}
     for name, old, new in differences(found.settled().model_dump(), wanted.settled().model_dump()):
         if name not in free:
             raise KD3Error(

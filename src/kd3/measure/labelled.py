@@ -22,6 +22,7 @@ from kd3.pool.changes import change_images, find_change
 from kd3.pool.class_matching import match_classes
 from kd3.pool.kept_out import KnownImages
 from kd3.pool.labelled_files import labelled_files
+from kd3.pool.reasons import counted
 from kd3.pool.record import Record
 from kd3.preparation import Preparation
 
@@ -112,9 +113,9 @@ class LabelledImages:
         """Refuse at once data of which nothing can be used."""
         outcomes = list(decode_records(self.records[:FIRST], self._settings, workers=0))
         if not any(isinstance(outcome.result, Decoded) for outcome in outcomes):
-            reasons = Counter(o.result.reason for o in outcomes if not isinstance(o.result, Decoded))
-            words = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-            raise KD3Error(f"the first {len(outcomes)} files in {self.source} are no usable images: {words}")
+            reasons = Counter[str](o.result.reason for o in outcomes if not isinstance(o.result, Decoded))
+            first = f"the first {len(outcomes)} files in {self.source}"
+            raise KD3Error(f"{first} are no usable images: {counted(reasons)}")
 
     def _decoded(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         known = KnownImages()
@@ -184,7 +185,7 @@ class LabelledImages:
         model.train(training)
         if tally.count == 0:
             raise KD3Error(
-                f"none of the {len(self.records)} files in {self.source} is a usable image: {dict(self.skipped)}"
+                f"none of the {len(self.records)} files in {self.source} is a usable image: {counted(self.skipped)}"
             )
         return tally
 

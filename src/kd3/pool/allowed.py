@@ -11,10 +11,11 @@ import ipaddress
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 from kd3.pool.record import Unreadable
@@ -29,6 +30,8 @@ TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 _PROTOCOL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)(?:://|::)")
 
 Host = tuple[str | None, int | None]  # name and port, as a URL has them
+Call = ParamSpec("Call")
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,18 @@ def trusting(*, entries: bool = False, private_hosts: bool = False) -> Iterator[
         _set(entries=before.entries, private_hosts=before.private_hosts)
 
 
+def as_settings_say(command: Callable[Call, Answer]) -> Callable[Call, Answer]:
+    """Let a command read what its settings, the first argument, allow lists and tables to name."""
+
+    @wraps(command)
+    def trusted(*arguments: Call.args, **named: Call.kwargs) -> Answer:
+        settings: Any = arguments[0]
+        with trusting(entries=settings.trust_entries, private_hosts=settings.private_hosts):
+            return command(*arguments, **named)
+
+    return trusted
+
+
 def named_by_user(url: str) -> None:
     """Let this process connect to a web server wherever it is: the user has named it."""
     if is_flat(url) and protocol(url) in WEB:  # of others, what looks like a host may be a bucket
@@ -71,9 +86,14 @@ def trust() -> Trust:
     return _trust
 
 
-def may_be_private(url: str) -> bool:
-    """Say whether a URL that is asked for may lead to a private address; one that says so outright was let through."""
-    return _trust.entries or _trust.private_hosts or _host(url) in _trust.of_user or is_private(url)
+def anywhere_allowed() -> bool:
+    """Say whether connections may lead to any private address, as the user says."""
+    return _trust.entries or _trust.private_hosts
+
+
+def trusted_host(url: str) -> str | None:
+    """Return the host of a URL that may be private: one that the user has named, or that was let through outright."""
+    return _host(url)[0] if _host(url) in _trust.of_user or is_private(url) else None
 
 
 def _set(**changes: Any) -> None:
@@ -167,18 +187,26 @@ def is_private_address(address: str) -> bool:
     return not ip.is_global or bool(ip.is_multicast)
 
 
-def guarded_socket(info: tuple[Any, ...]) -> socket.socket:
+def guarded_socket(info: tuple[Any, ...], trusted: str | None = None) -> socket.socket:
     """Return a socket for a connection to one of a host's addresses, unless it leads to a private one.
 
-    Whatever name was asked for or redirected to, this sees the address that is connected to.
+    Whatever name was asked for or redirected to, this sees the address that is connected to. Excepted are the addresses
+    of the host `trusted`, which may redirect to itself and to no other private one.
 
     Raises:
         OSError: it does.
     """
     family, kind, number, _, address = info
-    if is_private_address(str(address[0])):
+    if is_private_address(str(address[0])) and (trusted is None or address[0] not in _addresses(trusted)):
         raise OSError(errno.EACCES, f"{address[0]} is {HERE}")
     return socket.socket(family, kind, number)
+
+
+def _addresses(host: str) -> set[Any]:
+    try:
+        return {info[4][0] for info in socket.getaddrinfo(host, None)}
+    except OSError:
+        return set()
 
 
 def _host(url: str) -> Host:

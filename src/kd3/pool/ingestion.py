@@ -14,7 +14,7 @@ from kd3 import console
 from kd3.config.pool_commands import IngestConfig
 from kd3.config.settings import build
 from kd3.errors import KD3Error
-from kd3.pool.allowed import is_remote, trusting
+from kd3.pool.allowed import as_settings_say, is_remote
 from kd3.pool.counting import count_in_background
 from kd3.pool.course import Course, Place
 from kd3.pool.decode import DecodeSettings, Rejected
@@ -64,13 +64,9 @@ def ingest(
     return ingest_with(build(IngestConfig, values, where="kd3.ingest"))
 
 
+@as_settings_say
 def ingest_with(config: IngestConfig, *, part_bytes: int = PART_BYTES) -> ImagePool:
     """Make a pool as the settings say; see `ingest`."""
-    with trusting(entries=config.trust_entries, private_hosts=config.private_hosts):
-        return _ingest(config, part_bytes)
-
-
-def _ingest(config: IngestConfig, part_bytes: int) -> ImagePool:
     folder = Path(config.out)
     try:
         if (folder / NAME).is_file():
@@ -248,9 +244,14 @@ def _finish(state: IngestState, folder: Path, config: IngestConfig, keep_out: Se
 def _nothing_usable(state: IngestState, config: IngestConfig) -> str:
     rejected = state.rejected_counts()
     where = ", ".join(map(shown, config.sources))
+    reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
+    kept_out = state.left_out()[2]
+    if kept_out:
+        of = ", ".join(map(shown, config.keep_out))
+        why = f"{kept_out:,} are images of --keep-out {of}, or near copies of such"
+        return f"no image of {where} is left: {why}" + (f"; {reasons}" if rejected else "")
     if not rejected:
         return f"{where} holds no file that could be an image"
-    reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
     examples = ", ".join(
         f"{key} ({reason}: {detail})" if detail else f"{key} ({reason})"
         for key, reason, detail in state.first_rejected(3)

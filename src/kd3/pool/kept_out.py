@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from kd3.pool.decode import Decoded, DecodeSettings
 from kd3.pool.decoding import decode_records
 from kd3.pool.near_copies import Looks, NearCopies
 from kd3.pool.perceptual_hash import looks, perceptual_hashes
-from kd3.pool.reasons import SIDECAR
+from kd3.pool.reasons import counted
 from kd3.pool.sources import list_records
 from kd3.pool.sources.names import shown
 from kd3.preparation import Fit
@@ -103,7 +104,7 @@ def read_known(source: str, *, image_size: int, fit: Fit, workers: int | None) -
     records = list_records([source])
     settings = DecodeSettings(image_size, fit, min_side=1)  # a test image counts, however small it is
     waiting: list[tuple[str, str, Decoded]] = []
-    unusable = 0
+    unusable: Counter[str] = Counter()
 
     def take() -> None:
         if waiting:
@@ -117,14 +118,15 @@ def read_known(source: str, *, image_size: int, fit: Fit, workers: int | None) -
             result = outcome.result
             if isinstance(result, Decoded):
                 waiting.append((outcome.record.source, outcome.record.key, result))
-            elif result.reason != SIDECAR:
-                unusable += 1
+            else:
+                unusable[result.reason] += 1
             if len(waiting) == BATCH:
                 take()
             bar.advance()
         take()
+    why = counted(unusable)
     if not len(known):
-        raise KD3Error(f"--keep-out {shown(source)} holds no image that can be read")
-    if unusable:
-        console.warn(f"{unusable:,} files in --keep-out {shown(source)} are no usable images; they keep nothing out")
+        raise KD3Error(f"--keep-out {shown(source)} holds no image that can be read" + (f": {why}" if why else ""))
+    if why:
+        console.warn(f"files in --keep-out {shown(source)} are no usable images and keep nothing out: {why}")
     return known

@@ -1,5 +1,6 @@
 """Why a file of a crawl is not in the pool: a closed list, so that counts by reason mean something."""
 
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 Reason = Literal[
@@ -26,3 +27,17 @@ Reason = Literal[
 ]
 REASONS: tuple[str, ...] = get_args(Reason)
 SIDECAR: Literal["sidecar"] = "sidecar"
+REMEDIES = {"not allowed": "--trust-entries or --private-hosts allows it"}
+
+
+def counted(left_out: Mapping[str, int]) -> str:
+    """Return files by reason in words, with what can be done where a flag decides.
+
+    >>> counted({"truncated": 2, "not allowed": 1, "sidecar": 4})
+    '2 truncated, 1 not allowed (--trust-entries or --private-hosts allows it)'
+    """
+    return ", ".join(
+        f"{count:,} {reason}" + (f" ({REMEDIES[reason]})" if reason in REMEDIES else "")
+        for reason, count in left_out.items()
+        if count and reason != SIDECAR
+    )

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, BinaryIO, TypeVar, cast
 
 from kd3.errors import KD3Error
-from kd3.pool.allowed import HERE, HOSTS_FLAG, guarded_socket, is_flat, may_be_private, protocol
+from kd3.pool.allowed import HERE, HOSTS_FLAG, anywhere_allowed, guarded_socket, is_flat, protocol, trusted_host
 from kd3.pool.record import FILE_LIMIT, Unreadable, too_large
 from kd3.pool.without_secrets import HIDDEN, secrets_of, without_secrets, written
 from kd3.version import __version__
@@ -69,14 +70,18 @@ def _http_options(url: str) -> dict[str, Any]:
     # Ranges of what was compressed on the way would be ranges of something else.
     headers = {"Accept-Encoding": "identity", "User-Agent": f"kd3/{__version__}"}
     options = {"client_kwargs": {"timeout": timeout}, "headers": headers}
-    # Where a URL may lead to a private address, so may what it redirects to.
-    return options if may_be_private(url) else {**options, "get_client": _guarded_client}
+    return options if anywhere_allowed() else {**options, "get_client": _guarded_client(trusted_host(url))}
 
 
-async def _guarded_client(**options: Any) -> Any:
-    import aiohttp
+@cache  # fsspec keeps connections open for calls with the same options
+def _guarded_client(host: str | None) -> Callable[..., Any]:
+    async def client(**options: Any) -> Any:
+        import aiohttp
 
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=guarded_socket), **options)
+        guarded = partial(guarded_socket, trusted=host)
+        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=guarded), **options)
+
+    return client
 
 
 def patiently(url: str, attempt: Callable[[], T], waits: Sequence[float]) -> T:

@@ -20,7 +20,8 @@ from kd3.pool.decode import Rejected
 from kd3.pool.kept_out import KnownImages, read_known
 from kd3.pool.manifest import NAME as MANIFEST
 from kd3.pool.perceptual_hash import looks, perceptual_hashes
-from kd3.pool.reasons import SIDECAR
+from kd3.pool.reasons import counted
+from kd3.pool.watch import watched
 from kd3.preparation import Preparation
 from kd3.training.randomness import seed_for
 
@@ -105,7 +106,8 @@ def read_images(
                 f"the pool {source} was made by --fit {pool.preparation.fit}, but the student is given pictures by "
                 f"{preparation.fit}: these are others than it will see"
             )
-        return of_pool(pool, np.arange(len(pool)), count=limit, seed=seed, known=known, use=use)
+        with watched(pool):
+            return of_pool(pool, np.arange(len(pool)), count=limit, seed=seed, known=known, use=use)
     records = list(list_records([source]))
     order = np.random.default_rng(seed_for(seed, "recall")).permutation(len(records))
     rejected: Counter[str] = Counter()
@@ -118,7 +120,7 @@ def read_images(
         for outcome in outcomes:
             result = outcome.result
             if isinstance(result, Rejected):
-                rejected[result.reason] += result.reason != SIDECAR
+                rejected[result.reason] += 1
             elif _is_known(result, known):
                 left_out += 1
             else:
@@ -153,9 +155,8 @@ def _check_enough(
 ) -> None:
     if count >= LEAST_RECALLED:
         return
-    reasons = [f"{number:,} {reason}" for reason, number in (rejected or {}).items() if number]
-    reasons += [f"{left_out:,} like a test image"] if left_out else []
-    words = f" (left out: {', '.join(reasons)})" if reasons else ""
+    reasons = counted({**(rejected or {}), "like a test image": left_out})
+    words = f" (left out: {reasons})" if reasons else ""
     raise KD3Error(
         f"{where} has {count} usable image{'' if count == 1 else 's'}{words}; at least {LEAST_RECALLED} are needed to "
         f"{use}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ EXAMPLES = 8  # images of a class
 LEAST_IN_BIN = 10  # images: of fewer, how often a network is right says nothing
 
 
-def section(lost: Lost, data: LabelledImages) -> dict[str, Any]:
-    """Return the section as the template takes it."""
+def section(lost: Lost, data: LabelledImages, notes: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the section as the template takes it; `notes` say what speaks against the figures."""
     total, rows = lost.total, lost.classes
     caption = "Percent right and difference in points, with 95 % intervals; the difference is paired. "
     if len(rows) > MOST_CLASSES:
@@ -36,6 +37,7 @@ def section(lost: Lost, data: LabelledImages) -> dict[str, Any]:
         words += f" (as trained, without its temperature, {errors[AS_TRAINED]:.1f} %)"
     return {
         "lead": total_in_words(lost),
+        "notes": list(notes),
         "worst": worst_in_words(lost),
         "caption": caption + OF_EACH_CLASS,
         "rows": [_row(total, span, name="all images"), *(_row(one, span) for one in rows)],
@@ -50,7 +52,9 @@ def section(lost: Lost, data: LabelledImages) -> dict[str, Any]:
     }
 
 
-def write_page(out: Path, lost: Lost, data: LabelledImages, *, model: str, teacher: str) -> Path:
+def write_page(
+    out: Path, lost: Lost, data: LabelledImages, notes: Sequence[str] = (), *, model: str, teacher: str
+) -> Path:
     """Write a page with this section only, and return where it is.
 
     Raises:
@@ -60,7 +64,7 @@ def write_page(out: Path, lost: Lost, data: LabelledImages, *, model: str, teach
         "lost_page.html",
         title="What was lost",
         subtitle=f"{_last(model)} beside its teacher {_last(teacher)} on {_last(data.source)}",
-        lost=section(lost, data),
+        lost=section(lost, data, notes),
     )
     try:
         write_text(out, text)

@@ -32,7 +32,7 @@ class RunFindings:
     student: Cost | None = None
     timing: str = ""  # on what the times were taken, in words
     look: PoolLook | None = None
-    lost: tuple[Lost, LabelledImages] | None = None  # beside the teacher, on labelled images
+    lost: tuple[Lost, LabelledImages, list[str]] | None = None  # on labelled images, and what speaks against these
     cascade: Mapping[str, Any] | None = None  # when the teacher is to be asked: the record with its curve
     missing: list[str] = field(default_factory=list)  # what could not be shown, in words
 

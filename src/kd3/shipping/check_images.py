@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from kd3.config.yaml_text import load_yaml
 from kd3.errors import KD3Error
 from kd3.pool import Decoded, DecodeSettings, ImagePool, decode_records, list_records
 from kd3.pool.manifest import NAME as MANIFEST
+from kd3.pool.reasons import counted
 from kd3.pool.watch import watched
 from kd3.preparation import Preparation
 from kd3.runs.folder import RunFolder
@@ -78,11 +80,12 @@ def images_of(source: str, preparation: Preparation, *, compare: int, calibrate:
     if (Path(source) / MANIFEST).is_file():
         pool = ImagePool.open(source)
         _check(pool, preparation, source)
-        images = _read(pool, _drawn(np.arange(len(pool)), compare + calibrate))
+        images, why = _read(pool, _drawn(np.arange(len(pool)), compare + calibrate)), ""
     else:
-        images = _decoded(source, preparation, compare + calibrate)
+        images, left_out = _decoded(source, preparation, compare + calibrate)
+        why = f" (left out: {left_out})" if left_out else ""
     if len(images) < 3:
-        raise KD3Error(f"{source} holds {len(images)} usable images; at least 3 are needed to check an export")
+        raise KD3Error(f"{source} holds {len(images)} usable images{why}; at least 3 are needed to check an export")
     compared = max(2, min(compare, round(len(images) * compare / (compare + calibrate))))
     return CheckImages(images[:compared], images[compared:], f"images of {source}")
 
@@ -105,15 +108,20 @@ def _check(pool: ImagePool, preparation: Preparation, where: str) -> None:
         )
 
 
-def _decoded(source: str, preparation: Preparation, count: int) -> Tensor:
+def _decoded(source: str, preparation: Preparation, count: int) -> tuple[Tensor, str]:
+    """Return images, and what was left out on the way in words."""
     found: list[np.ndarray] = []
+    left_out: Counter[str] = Counter()
     size = preparation.size
     for outcome in decode_records(list_records([source]), DecodeSettings.to_see(preparation), workers=0):
         if isinstance(outcome.result, Decoded):
             found.append(outcome.result.pixels)
+        else:
+            left_out[outcome.result.reason] += 1
         if len(found) == count:
             break
-    return torch.from_numpy(np.stack(found)) if found else torch.empty(0, 3, size, size, dtype=torch.uint8)
+    images = torch.from_numpy(np.stack(found)) if found else torch.empty(0, 3, size, size, dtype=torch.uint8)
+    return images, counted(left_out)
 
 
 def _read(pool: ImagePool, index: np.ndarray) -> Tensor:

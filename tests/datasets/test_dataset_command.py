@@ -124,7 +124,7 @@ def test_the_same_command_again_has_nothing_to_do_and_another_name_is_refused(do
     assert "train.zip   40 images of 4 classes" in again.stdout
     assert (tmp_path / "a" / "train.zip").stat().st_mtime_ns == before
     other = dataset("cifar10", *words)
-    assert "holds cifar100, not cifar10" in other.stderr
+    assert "holds cifar100, not cifar10; choose another folder" in other.stderr
     assert (tmp_path / "a" / "train.zip").is_file()
 
 

@@ -75,10 +75,10 @@ def study(named: str | Path, out: str | Path, **settings: Any) -> Study:
 
 def run(config: StudyConfig) -> Study:
     """Run the command line's settings."""
-    named = _with_seeds(read_study(config.study), config)
+    named = with_seeds(read_study(config.study), config)
     given = {name: ImagePool.open(Path(path).absolute()) for name, path in _given_pools(config).items()}
-    everything = plan(named, _given_settings(config), list(given))
-    planned = plan(named, _given_settings(config), list(given), only=config.rows)
+    everything = plan(named, given_settings(config), list(given))
+    planned = plan(named, given_settings(config), list(given), only=config.rows)
     for row in planned.left_out:
         console.warn(f"row {row!r} is left out: it needs a pool that was not given (--original or --other)")
     if config.dry_run:
@@ -166,7 +166,7 @@ class _Writer:
         table = lines(results, planned.rows)
         machines = list(dict.fromkeys(result.machine for result in results))
         about = (
-            f"{len(results)} of {len(self.cells)} runs, {results[0].images if results else 0:,} training images each, "
+            f"{len(results)} of {len(self.cells)} runs, {_budget(planned, config, results)} each, "
             f"{config.jobs} at a time. Command: {code(_command(config))}. "
             f"Made on: {escaped('; '.join(machines)) or 'nothing yet'}."
         )
@@ -228,7 +228,7 @@ def _given_pools(config: StudyConfig) -> dict[str, str]:
     return found
 
 
-def _given_settings(config: StudyConfig) -> dict[str, Any]:
+def given_settings(config: StudyConfig) -> dict[str, Any]:
     """Return what the command line says of every run."""
     given: dict[str, Any] = {"teacher": str(Path(config.teacher).absolute()), "student": config.student, "pool": "-"}
     if config.eval_data is not None:
@@ -239,7 +239,8 @@ def _given_settings(config: StudyConfig) -> dict[str, Any]:
     return {**given, "device": config.device, "precision": config.precision}
 
 
-def _with_seeds(study: StudyFile, config: StudyConfig) -> StudyFile:
+def with_seeds(study: StudyFile, config: StudyConfig) -> StudyFile:
+    """Return a study with the command line's seeds, if there are any, in every row."""
     if not config.seeds:
         return study
     rows = [row.model_copy(update={"seeds": None, "seeds_at_ends": None}) for row in study.rows]
@@ -257,13 +258,18 @@ def _make(layout: Layout) -> None:
 
 
 def _announcement(planned: Plan, config: StudyConfig, makers: Mapping[str, Cell]) -> str:
-    images = config.images or planned.study.images
     same = len(planned.cells) - len({makers[cell.name].name for cell in planned.cells})
     once = f" ({same} the same as others, which are made once)" if same else ""
     return (
-        f"study {planned.study.title!r}: {len(planned.rows)} rows, {len(planned.cells)} runs{once} of {images:,} "
-        f"training images, {len(planned.recipes)} pools to make"
+        f"study {planned.study.title!r}: {len(planned.rows)} rows, {len(planned.cells)} runs{once} of "
+        f"{_budget(planned, config)}, {len(planned.recipes)} pools to make"
     )
+
+
+def _budget(planned: Plan, config: StudyConfig, results: Sequence[RunResult] = ()) -> str:
+    if planned.study.epochs is not None and config.images is None:
+        return f"{planned.study.epochs:g} epochs"
+    return f"{results[0].images if results else config.images or planned.study.images:,} training images"
 
 
 def _told(failures: Sequence[Failure], count: int, layout: Layout) -> str:

@@ -22,6 +22,7 @@ from kd3.config.commands import (
 )
 from kd3.config.datasets import DATASETS
 from kd3.config.methods import METHODS
+from kd3.config.paper import TABLES, ReproduceConfig
 from kd3.config.pool_commands import DatasetConfig, IngestConfig, PlanConfig, PoolConfig, SelectConfig, ShiftConfig
 from kd3.config.settings import Settings
 from kd3.config.studies import studies
@@ -292,6 +293,27 @@ Many runs on one pool go faster with --fixed-views 8: they share the teacher's f
 
 studies: """
         + ", ".join(studies()),
+        json=True,
+    ),
+    "reproduce": Command(
+        ReproduceConfig,
+        "kd3.commands.reproduce:run",
+        ("table",),
+        "kd3 reproduce TABLE --out DIR [--data DATA] [--budget paper] [--plan] [options]",
+        """\
+examples:
+  kd3 reproduce table1 --plan --out table1
+  kd3 reproduce table1 --out table1 --only mnist,cifar10
+  kd3 reproduce pairs --out pairs --only cifar10-wrn_40_2-wrn_16_2 --budget paper --teachers checkpoints/
+
+tables:
+"""
+        + "\n".join(f"  {name:<7} {entry.title}: {len(entry.pairs)} pairs" for name, entry in TABLES.items())
+        + """
+
+DATA holds the data sets that kd3 dataset has made, under their names. A teacher that is not given is trained on the
+original data first. Each pair is a study below DIR, as kd3 study runs it: finished runs are never repeated, and the
+same command goes on after an interruption. DIR/table.md has the published figures beside. More: docs/paper.md""",
         json=True,
     ),
     "schema": Command(

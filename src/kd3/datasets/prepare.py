@@ -28,8 +28,8 @@ from kd3.storage.versioned import read_versioned
 from kd3.storage.whole_folder import is_vacant, whole_folder
 
 FORMAT, VERSION = "kd3-dataset", 1
-ABOUT = "dataset.json"
-POOL, BATCHES = "pool", "batches"  # in the folder of a data set; batches only of a crawl that came in zips
+ABOUT = "dataset.json"  # in the folder of a data set
+POOL, BATCHES = "pool", "batches"  # beside it; batches only of a crawl that came in zips
 BATCH = re.compile(r"train_data_batch_\d+")
 COPY = 1 << 20  # bytes
 AS_THEY_ARE = (b"\x89PNG", b"\xff\xd8")  # how files begin that go into the zips unchanged
@@ -107,9 +107,7 @@ def prepare(
         if checked:
             check(dataset, archives, files)
         _write(name, dataset, archives, files, out, checked=checked)
-    about = read_versioned(out / ABOUT, format_name=FORMAT, version=VERSION)
-    if about.get("name") != name:
-        raise KD3Error(f"{out} holds {about.get('name')}, not {name}; choose another --out")
+    about = _about(name, out)
     sources = [out / f"{TRAIN}.zip"] if not dataset.is_crawl else [Path(about["source"] or out / BATCHES)]
     try:
         pool = ingest(sources, out / POOL, image_size=dataset.side, limit=limit, workers=workers)
@@ -120,6 +118,25 @@ def prepare(
             shutil.rmtree(out)
         raise
     return Prepared(name, out, about["classes"], about[TRAIN], about[TEST], pool)
+
+
+def prepared(name: str, folder: Path) -> Prepared:
+    """Return a data set that was made ready before.
+
+    Raises:
+        KD3Error: it was not, or not to its end; the message says by which command.
+    """
+    if not (folder / ABOUT).is_file():
+        raise KD3Error(f"{folder} holds no data set; make it by: kd3 dataset {name} FILES --out {folder}")
+    about = _about(name, folder)
+    return Prepared(name, folder, about["classes"], about[TRAIN], about[TEST], ImagePool.open(folder / POOL))
+
+
+def _about(name: str, folder: Path) -> dict[str, Any]:
+    about = read_versioned(folder / ABOUT, format_name=FORMAT, version=VERSION)
+    if about.get("name") != name:
+        raise KD3Error(f"{folder} holds {about.get('name')}, not {name}; choose another folder")
+    return about
 
 
 def bytes_needed(dataset: DataSet, *, download: bool = False, limit: int | None = None) -> int:

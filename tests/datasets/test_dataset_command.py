@@ -98,6 +98,19 @@ def test_mnist_is_read_unpacked_too(tmp_path):
     assert [label for split, label, _ in found[0] if split == "test"][:12] == [*"012345678901"]
 
 
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_folders_of_classes_of_ones_own_take_their_place(name, tmp_path):
+    for split, count in (("train", 6), ("test", 2)):
+        for label in ("3", "10"):
+            (tmp_path / "own" / split / label).mkdir(parents=True)
+            for number, image in enumerate(made.pictures(count, 24, seed=len(split + label))):
+                (tmp_path / "own" / split / label / f"{number}.png").write_bytes(made.encoded(image, "PNG"))
+    done = dataset(name, tmp_path / "own", "--out", tmp_path / "a", "--no-check", "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert (said["train"], said["test"], said["classes"]) == (12, 4, ["3", "10"])
+
+
 @pytest.mark.parametrize(("name", "images"), [("imagenet32", 120), ("imagenet64", 80)])
 def test_a_crawl_in_zips_of_batches_becomes_a_pool(name, images, downloads, tmp_path):
     done = dataset(name, downloads, "--out", tmp_path / "a", "--no-check")

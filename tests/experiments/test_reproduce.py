@@ -107,10 +107,15 @@ def test_a_plan_tells_runs_images_hours_and_disk_and_writes_nothing(data, tmp_pa
     assert told["runs"] == 6
     assert set(told["disk"]) == {"runs", "teachers' logits"}
     assert not (tmp_path / "out").exists()
+    other = ["--crawl", data / "cifar10" / "pool"]
+    plan_of = json.loads(
+        reproduce("table1", data, tmp_path / "out", *words, *other, "--budget", "paper", "--json").stdout
+    )
+    assert {row["row"]: row["images"] for row in plan_of["pairs"][0]["rows"]}["KD3"] == 240 * 50
     text = reproduce("table1", tmp_path / "nowhere", tmp_path / "out", *words, "--seeds", "0").stdout
     assert "1 runs of       200,000 images" in text
     assert "crawl  not there yet; taken to have 600,000 images" in text
-    assert "imagenet32 3.7" in text
+    assert "imagenet32 5.8" in text
 
 
 # What is wrong, in one sentence, before anything is written.

@@ -17,7 +17,7 @@ from kd3.config.parser import build_parser
 
 # Settings that are files or folders; for others a shell would offer what cannot be right.
 PATHS = {"teacher", "pool", "out", "data", "eval_data", "config", "images", "model", "run", "sources", "original"}
-PATHS |= {"files", "teachers", "reference", "student", "study", "known", "other"}
+PATHS |= {"files", "teachers", "crawl", "reference", "student", "study", "known", "other"}
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from kd3.config.paper import CRAWLS, TABLES, Pair, ReproduceConfig
 from kd3.config.settings import build
 from kd3.config.training import DEFAULT_IMAGES
 from kd3.console import clock
-from kd3.datasets.prepare import ABOUT, POOL, TEST, bytes_needed, free_at
+from kd3.datasets.layouts import TEST
+from kd3.datasets.prepare import ABOUT, POOL, bytes_needed, free_at
 from kd3.errors import KD3Error
 from kd3.experiments.plan import Cell, Plan, plan, read_study
 from kd3.methods.base import Method
@@ -37,7 +38,7 @@ from kd3.training.scan import score
 
 ASSUMED = 600_000  # images of a crawl that is not there yet: the paper's
 CLASSES = {"cifar100": 100, "tinyimagenet": 200}  # of the others 10
-NOISE = 128  # images, on which steps are measured
+NOISE = 1024  # images, on which steps are measured
 ON_CPU = 16  # images of a measured step; a GPU takes the whole batch
 STEPS, SECONDS = 3, 5.0
 WEIGHT = 4  # bytes
@@ -127,12 +128,19 @@ def study_config(pair: Pair, config: ReproduceConfig, teacher: str) -> StudyConf
         "out": str(Path(config.out) / pair.name),
         "teacher": teacher,
         "student": f"kd3:{pair.student}",
-        "pool": str(data / CRAWLS[DATASETS[pair.dataset].side] / POOL),
+        "pool": str(_crawl(pair, config)),
         "original": str(data / pair.dataset / POOL),
         "eval_data": str(data / pair.dataset / f"{TEST}.zip"),
+        "flip": None if DATASETS[pair.dataset].flip else False,
         **config.model_dump(include={"images", "seeds", "rows", "jobs", "device", "precision"}, exclude_none=True),
     }
     return build(StudyConfig, values, where="kd3 reproduce")
+
+
+def data_sets(pairs: list[Pair], config: ReproduceConfig) -> list[str]:
+    """Return the names of the data sets of a table, crawls among them unless there is another one."""
+    crawls = [] if config.crawl else [CRAWLS[DATASETS[pair.dataset].side] for pair in pairs]
+    return list(dict.fromkeys([*(pair.dataset for pair in pairs), *crawls]))
 
 
 def check_disk(pairs: list[Pair], config: ReproduceConfig) -> dict[str, int]:
@@ -172,7 +180,7 @@ def plan_table(pairs: list[Pair], config: ReproduceConfig, compute: Compute) -> 
 
 def _disk(pairs: list[Pair], config: ReproduceConfig) -> Iterator[tuple[str, int]]:
     data = Path(config.data)
-    for name in dict.fromkeys(name for pair in pairs for name in (pair.dataset, _crawl(pair))):
+    for name in data_sets(pairs, config):
         if not (data / name / ABOUT).is_file():
             yield name, bytes_needed(DATASETS[name], limit=ASSUMED if DATASETS[name].is_crawl else None)
     runs = logits = 0
@@ -202,9 +210,9 @@ def _planned(pair: Pair, config: ReproduceConfig, compute: Compute) -> PlannedPa
         rows.append(PlannedRow(row, len(cells), images, len(cells) * seconds / 3600))
     teacher_hours = 0.0
     if config.teachers is None:
-        images = config.epochs_of_teachers * _original_images(pair, config)
+        learned = config.epochs_of_teachers * _original_images(pair, config)
         # Forward and back costs about three times forward.
-        teacher_hours = 3 * images * next(iter(paces.values())).teacher / 3600
+        teacher_hours = 3 * learned * next(iter(paces.values())).teacher / 3600
     return PlannedPair(pair.name, rows, teacher_hours)
 
 
@@ -221,7 +229,7 @@ class _Pace:
 def _measured(settings: DistillConfig, teacher: Teacher, noise: ImagePool, compute: Compute) -> _Pace:
     method, backbone = method_of(settings, teacher, None, noise, resumed=False)
     train = settings.train.settled(inherited=backbone.inheritance is not None)
-    batch = min(train.batch, NOISE, ON_CPU if compute.device.type == "cpu" else NOISE)
+    batch = min(train.batch, ON_CPU if compute.device.type == "cpu" else NOISE)
     few = train.model_copy(update={"batch_size": batch, "images": DEFAULT_IMAGES, "epochs": None, "epoch_of": "pool"})
     pace = pace_of(method, noise, np.arange(len(noise)), few, compute, steps=STEPS, seconds=SECONDS)
     options = settings.method_options
@@ -274,8 +282,9 @@ def _classes(pair: Pair) -> int:
     return CLASSES.get(pair.dataset, 10)
 
 
-def _crawl(pair: Pair) -> str:
-    return CRAWLS[DATASETS[pair.dataset].side]
+def _crawl(pair: Pair, config: ReproduceConfig) -> Path:
+    """Return the pool of the crawl."""
+    return Path(config.crawl or Path(config.data) / CRAWLS[DATASETS[pair.dataset].side] / POOL)
 
 
 def _pool_images(cell: Cell, planned: Plan, pair: Pair, config: ReproduceConfig) -> int:
@@ -290,7 +299,7 @@ def _pool_images(cell: Cell, planned: Plan, pair: Pair, config: ReproduceConfig)
 
 def _crawl_images(pair: Pair, config: ReproduceConfig) -> tuple[int, bool]:
     """Return the images of the crawl, and whether that is a guess."""
-    folder = Path(config.data) / _crawl(pair) / POOL
+    folder = _crawl(pair, config)
     return (read_manifest(folder).images, False) if (folder / NAME).is_file() else (ASSUMED, True)
 
 

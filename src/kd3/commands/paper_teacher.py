@@ -14,13 +14,13 @@ from kd3 import console
 from kd3.commands.distill import begin_or_go_on
 from kd3.config.datasets import DATASETS
 from kd3.config.paper import Pair, ReproduceConfig
-from kd3.datasets.prepare import POOL, TEST, Prepared
+from kd3.datasets.layouts import TEST
+from kd3.datasets.prepare import POOL, Prepared
 from kd3.errors import KD3Error
 from kd3.models.arch import build_arch
 from kd3.pool import ImagePool
 from kd3.storage.atomic import replacing, write_text
 
-FLIPPED = {"mnist": False}  # data sets in which left and right matter
 CHUNK = 1000  # images
 # The recipe of the paper's teachers (their authors' code); its steps are of 240 epochs.
 RECIPE = {"optimizer": "sgd", "lr": 0.05, "nesterov": False, "batch_size": 64, "augmentation": "crop"}
@@ -64,7 +64,7 @@ def teacher_of(pair: Pair, data: Prepared, config: ReproduceConfig) -> Path:
         "device": config.device,
         "precision": config.precision,
         # One look, at the end: the teacher that gives names and scale has no opinion to agree with.
-        "train": {**RECIPE, "epochs": config.epochs_of_teachers, "looks": 1, "flip": FLIPPED.get(pair.dataset, True)},
+        "train": {**RECIPE, "epochs": config.epochs_of_teachers, "looks": 1, "flip": DATASETS[pair.dataset].flip},
     }
     settings["train"]["schedule"] = "step" if config.budget == "paper" else "cosine"
     write_text(folder / "settings.yaml", yaml.safe_dump(settings, sort_keys=False))

@@ -11,11 +11,11 @@ from typing import Any
 
 from kd3 import console, markdown
 from kd3.commands import study
-from kd3.commands.paper_plan import PaperPlan, check_disk, plan_table, study_config
+from kd3.commands.paper_plan import PaperPlan, check_disk, data_sets, plan_table, study_config
 from kd3.commands.paper_teacher import check_given, teacher_of
 from kd3.compute import resolve
 from kd3.config.datasets import DATASETS
-from kd3.config.paper import CRAWLS, TABLES, Pair, ReproduceConfig, chosen
+from kd3.config.paper import TABLES, Pair, ReproduceConfig, chosen
 from kd3.datasets.prepare import prepared
 from kd3.experiments.table import Spread
 from kd3.storage.atomic import write_json, write_text
@@ -56,7 +56,7 @@ def run(config: ReproduceConfig) -> Reproduced | PaperPlan:
     if config.plan:
         return plan_table(pairs, config, compute)
     check_given(pairs, config)
-    data = {name: prepared(name, Path(config.data) / name) for name in _data_sets(pairs)}
+    data = {name: prepared(name, Path(config.data) / name) for name in data_sets(pairs, config)}
     check_disk(pairs, config)
     done: dict[str, Any] = {}
     table = Reproduced(Path(config.out), "", {})
@@ -67,10 +67,6 @@ def run(config: ReproduceConfig) -> Reproduced | PaperPlan:
         done[pair.name] = _outcome(pair, result)
         table = _written(config, pairs, done)
     return table
-
-
-def _data_sets(pairs: list[Pair]) -> list[str]:
-    return list(dict.fromkeys(name for pair in pairs for name in (pair.dataset, CRAWLS[DATASETS[pair.dataset].side])))
 
 
 def _outcome(pair: Pair, result: study.Study) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from kd3.storage.atomic import replacing, write_json, write_text
 from kd3.storage.lock import exclusive
 
 PLACES = ("out", "teacher", "pool", "original", "eval_data")
-OF_TRAINING = ("images", "fixed_views", "looks")  # what the command line may say of every run's training
+OF_TRAINING = ("images", "fixed_views", "looks", "flip")  # what the command line may say of every run's training
 TABLE, CSV, JSON, FIGURE = "table.md", "table.csv", "results.json", "figure.png"
 
 
@@ -63,7 +63,7 @@ def study(named: str | Path, out: str | Path, **settings: Any) -> Study:
     """Run a study and return its table; finished runs are never repeated.
 
     `settings` are `quiet=True` and those of `kd3 study --help`: teacher, student, pool, original, other, eval_data,
-    images, fixed_views, looks, seeds, rows, known, jobs, devices, device, precision.
+    images, fixed_views, looks, flip, seeds, rows, known, jobs, devices, device, precision.
 
     Raises:
         KD3Error: something in the study is wrong, and no run has begun; or runs failed, and the table holds the others.

@@ -29,6 +29,7 @@ class DataSet:
     train: int  # images; of a crawl all that there are
     test: int = 0  # images; 0: a crawl, of which there is no test set
     grey: bool = False
+    flip: bool = True  # a mirrored image is one of the same class
     layout: str = ""  # a key of `kd3.datasets.layouts.LAYOUTS`
     unpacked: Mapping[str, str] = field(default_factory=dict)  # md5 of files of the unpacked archive, by name
 
@@ -57,6 +58,7 @@ DATASETS: Mapping[str, DataSet] = {
         train=60_000,
         test=10_000,
         grey=True,
+        flip=False,
         layout="idx",
     ),
     "cifar10": DataSet(

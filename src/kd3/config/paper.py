@@ -111,6 +111,10 @@ class ReproduceConfig(Settings):
     data: str = Field(
         "data", description="folder with what `kd3 dataset` has made, one folder for each data set's name"
     )
+    crawl: str | None = Field(
+        None,
+        description="pool of another crawl (default: the paper's, DATA/imagenet32 or, of TinyImageNet, imagenet64)",
+    )
     only: Annotated[list[str], BeforeValidator(split_commas)] = Field(
         [], description="only these data sets or pairs (cifar10, or cifar10-resnet34-resnet18), comma separated"
     )

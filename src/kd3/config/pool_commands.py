@@ -105,7 +105,7 @@ class DatasetConfig(Settings):
     name: str = Field(description=f"one of: {', '.join(DATASETS)}")
     files: str = Field(
         description="the archive as its authors publish it, the folder that it lies in, or the folder that it was "
-        "unpacked to; of imagenet32 also a pickle with an array of its images"
+        "unpacked to; train/CLASS and test/CLASS of your own with --no-check; of imagenet32 also a pickle of its images"
     )
     out: str = Field(description="folder for train.zip, test.zip and pool/; of a crawl for pool/")
     download: bool = Field(False, description="fetch what is missing in the folder FILES from its authors' servers")

@@ -83,7 +83,8 @@ def prepare(
 
     Args:
         name: a key of `DATASETS`.
-        files: the published archive, the folder that it lies in, or the folder that it was unpacked to.
+        files: the published archive, the folder that it lies in, or the folder that it was unpacked to; or a folder
+            with `train/CLASS` and `test/CLASS` of any images in its place.
         download: fetch what is missing in the folder `files`.
         checked: compare checksums and numbers of images with the published ones.
         limit: of a crawl, take so many images.
@@ -178,7 +179,9 @@ def _write(name: str, dataset: DataSet, archives: list[Path], files: Path, out: 
         else:
             # Of MNIST the files belong together; of the others there is one archive, or what it was unpacked to.
             place = archives[0] if len(archives) == 1 else files
-            counts, classes = _pack(LAYOUTS[dataset.layout](place), place, folder)
+            has_folders = (place / TRAIN).is_dir() and (place / TEST).is_dir() and dataset.layout != "tinyimagenet"
+            layout = LAYOUTS["folders" if has_folders else dataset.layout]
+            counts, classes = _pack(layout(place), place, folder)
             published = {TRAIN: dataset.train, TEST: dataset.test}
             _check_counts(dataset, place, counts, published if checked else {})
             about |= {"classes": in_order(classes), **counts}

@@ -118,6 +118,19 @@ def test_a_plan_tells_runs_images_hours_and_disk_and_writes_nothing(data, tmp_pa
     assert "imagenet32 5.8" in text
 
 
+@pytest.mark.parametrize("budget", ["ours", "paper"])
+@pytest.mark.parametrize("table", TABLES)
+def test_every_row_of_every_study_takes_its_steps(table, budget, tmp_path, monkeypatch):
+    """On the digits, whose networks are small; a plan measures a few steps of each row."""
+    monkeypatch.setitem(TABLES, table, replace(TABLES[table], pairs=tuple(chosen("table1", ["mnist"]))))
+    done = reproduce(table, tmp_path, tmp_path / "out", "--plan", "--budget", budget, "--seeds", "0", "--json")
+    assert done.returncode == 0, done.stderr
+    (pair,) = json.loads(done.stdout)["pairs"]
+    found = read_study(TABLES[table].studies[budget])
+    assert [row["row"] for row in pair["rows"]] == plan(found, GIVEN, ["crawl", "original"]).rows
+    assert all(row["hours"] > 0 for row in pair["rows"])
+
+
 # What is wrong, in one sentence, before anything is written.
 
 

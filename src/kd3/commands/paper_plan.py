@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from kd3 import console
 from kd3.commands.distill_job import method_of
@@ -231,19 +232,22 @@ def _measured(settings: DistillConfig, teacher: Teacher, noise: ImagePool, compu
     train = settings.train.settled(inherited=backbone.inheritance is not None)
     batch = min(train.batch, ON_CPU if compute.device.type == "cpu" else NOISE)
     few = train.model_copy(update={"batch_size": batch, "images": DEFAULT_IMAGES, "epochs": None, "epoch_of": "pool"})
+    # Scored first: a few steps on noise, without a rise of the learning rate, may end in values that are not finite.
+    student, teachers = (_scoring(network, method, noise, compute) for network in (method.student, method.teacher))
     pace = pace_of(method, noise, np.arange(len(noise)), few, compute, steps=STEPS, seconds=SECONDS)
     options = settings.method_options
     is_scored = isinstance(options, KD3Options) and options.selection == "dynamic"
     return _Pace(
         1 / pace.images_per_second,
-        _scoring(method.student, method, noise, compute),
-        _scoring(method.teacher, method, noise, compute),
+        student,
+        teachers,
         method.passes_per_selection if is_scored else 0.0,
     )
 
 
-def _scoring(network: Any, method: Method, noise: ImagePool, compute: Compute) -> float:
+def _scoring(network: nn.Module, method: Method, noise: ImagePool, compute: Compute) -> float:
     places = np.arange(min(ON_CPU, len(noise)))
+    compute.place(network)
     began = idle_seconds(compute.device)
     score(network, PoolBatches(noise, compute), places, method.student.normalise, compute)
     return (idle_seconds(compute.device) - began) / len(places)

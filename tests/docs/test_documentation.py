@@ -80,9 +80,11 @@ def place(crawl, labelled, teacher_file, tmp_path_factory):
     return folder
 
 
-# All pages with commands in blocks but the table of results, whose study is the README's with more pools and seeds, and
-# the page of several processes and clusters, which tests/training/test_ranks.py and tests/cluster start.
-RUN_WHOLE = [page for page in PAGES if list(command_lines(page)) and page.stem not in ("peers", "scale", "table1")]
+# All pages with commands in blocks but the table of results, whose study is the README's with more pools and seeds, the
+# page of several processes and clusters, which tests/training/test_ranks.py and tests/cluster start, and that of the
+# paper, whose commands tests/datasets and tests/experiments run on archives of their own.
+NOT_WHOLE = ("peers", "scale", "table1", "paper")
+RUN_WHOLE = [page for page in PAGES if list(command_lines(page)) and page.stem not in NOT_WHOLE]
 SMALL = {
     "distill": ["--images", "640", "--student", "kd3:resnet8"],
     "study": ["--images", "320", "--student", "kd3:resnet8", "--rows", "KD3"],

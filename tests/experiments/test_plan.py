@@ -126,6 +126,42 @@ def test_the_studies_that_come_with_kd3_are_sound(name):
     assert len({cell.name for cell in result.cells}) == len(result.cells)
 
 
+def test_a_preset_gives_a_row_all_but_its_budget():
+    rows = [
+        {"name": "paper", "settings": {"preset": "paper", "kd3": {"threshold": 0.5}}},
+        {"name": "KD", "settings": {"method": "kd"}},
+    ]
+    common = {"train": {"lr": 0.2}, "kd3": {"balance": 0.5}}
+    paper, kd = planned(
+        common=common, rows=rows, given={**GIVEN, "precision": "auto", "train": {"images": 5000}}
+    ).cells[:2]
+    assert paper.settings["method"] == "kd3"
+    assert paper.settings["kd3"]["threshold"] == 0.5
+    assert paper.settings["kd3"]["balance"] == 0.5
+    assert (paper.settings["train"]["lr"], kd.settings["train"]["lr"]) == (0.05, 0.2)
+    assert paper.settings["train"]["images"] == 5000
+    assert paper.settings["precision"] == "32"
+    assert "epochs" not in paper.settings["train"]
+    with pytest.raises(KD3Error, match="unknown preset 'papr'"):
+        planned(rows=[{"name": "a", "settings": {"preset": "papr"}}])
+
+
+def test_a_budget_in_epochs_is_that_of_all_rows_unless_images_are_given():
+    rows = [{"name": "paper", "settings": {"preset": "paper"}}, {"name": "KD", "settings": {"method": "kd"}}]
+    found = build(StudyFile, {"title": "-", "epochs": 240, "rows": rows}, where="test")
+    for cell in plan(found, GIVEN, ALL_POOLS).cells:
+        assert cell.settings["train"]["epochs"] == 240
+        assert build(DistillConfig, merge({"out": "-"}, cell.settings), where="test").train.images is None
+    for cell in plan(found, {**GIVEN, "train": {"images": 5000, "looks": 3}}, ALL_POOLS).cells:
+        train = build(DistillConfig, merge({"out": "-"}, cell.settings), where="test").train
+        assert (train.images, train.epochs, train.looks) == (5000, None, 3)
+    with pytest.raises(KD3Error, match="give the budget as images or as epochs, not both"):
+        build(StudyFile, {"title": "-", "epochs": 240, "images": 100, "rows": rows}, where="test")
+    own = [{"name": "a", "settings": {"train": {"epochs": 2}}}]
+    with pytest.raises(KD3Error, match="has a budget of its own"):
+        plan(build(StudyFile, {"title": "-", "epochs": 240, "rows": own}, where="test"), GIVEN, ALL_POOLS)
+
+
 def test_an_unknown_study_is_refused_with_the_nearest():
     with pytest.raises(KD3Error, match="did you mean 'table1'"):
         read_study("tabel1")

@@ -10,13 +10,14 @@ from pydantic.fields import FieldInfo
 
 from kd3.config.command_table import COMMANDS
 from kd3.config.commands import CompletionConfig
+from kd3.config.datasets import DATASETS
 from kd3.config.distill_layers import presets
 from kd3.config.methods import METHODS
 from kd3.config.parser import build_parser
 
 # Settings that are files or folders; for others a shell would offer what cannot be right.
 PATHS = {"teacher", "pool", "out", "data", "eval_data", "config", "images", "model", "run", "sources", "original"}
-PATHS |= {"reference", "student", "study", "known", "other"}
+PATHS |= {"files", "teachers", "crawl", "reference", "student", "study", "known", "other"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def _commands(parser: argparse.ArgumentParser) -> list[tuple[str, argparse.Argum
 
 def _choices(action: argparse.Action, field: FieldInfo | None) -> list[str] | None:
     """Return what an argument may be; the settings check it, so that argparse itself is not told."""
-    named = {"method": list(METHODS), "preset": presets()}
+    named = {"method": list(METHODS), "preset": presets(), "name": list(DATASETS)}
     if action.dest in named:
         return named[action.dest]
     if field is not None and get_origin(field.annotation) is Literal:

@@ -79,10 +79,11 @@ def read_job(config: DistillConfig, compute: Compute, state: State, live: Live) 
     teacher = live.teacher or load_teacher(config.teacher)
     pool = live.pool or ImagePool.open(config.pool)
     teacher = fitted(teacher, pool)
-    if state == "absent" and (doubt := normalisation_on(teacher, pool, compute, split_of(config, pool).train).warning):
-        console.warn(doubt)
-    if state == "absent" and (narrow := one_class(teacher, pool, compute)) is not None:
-        console.warn(narrow)
+    if state == "absent" and config.method != "labels":  # which asks no teacher
+        if doubt := normalisation_on(teacher, pool, compute, split_of(config, pool).train).warning:
+            console.warn(doubt)
+        if (narrow := one_class(teacher, pool, compute)) is not None:
+            console.warn(narrow)
     if state == "absent" and are_numbers(teacher.classes):
         console.say(nameless(teacher.classes))
     data = _labelled(config, teacher)
@@ -90,7 +91,7 @@ def read_job(config: DistillConfig, compute: Compute, state: State, live: Live) 
         console.warn(leaked)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(config.seed, "initial weights"))
-        method, backbone = _method(config, teacher, live.student, pool, resumed=state == "interrupted")
+        method, backbone = method_of(config, teacher, live.student, pool, resumed=state == "interrupted")
     _check_batch(config.train.settled(inherited=backbone.inheritance is not None), config, pool, compute)
     labels = None
     if method.needs_labels:
@@ -154,7 +155,7 @@ def split_of(config: DistillConfig, pool: ImagePool) -> PoolSplit:
     return split_pool(pool, config.train.holdout, share=config.train.share)
 
 
-def _method(
+def method_of(
     config: DistillConfig, teacher: Teacher, student: nn.Module | None, pool: ImagePool, *, resumed: bool
 ) -> tuple[Method, Backbone]:
     """Return the method with its student, and what the student was built from."""

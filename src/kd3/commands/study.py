@@ -38,7 +38,7 @@ from kd3.storage.atomic import replacing, write_json, write_text
 from kd3.storage.lock import exclusive
 
 PLACES = ("out", "teacher", "pool", "original", "eval_data")
-OF_TRAINING = ("images", "fixed_views", "looks")  # what the command line may say of every run's training
+OF_TRAINING = ("images", "fixed_views", "looks", "flip")  # what the command line may say of every run's training
 TABLE, CSV, JSON, FIGURE = "table.md", "table.csv", "results.json", "figure.png"
 
 
@@ -65,7 +65,7 @@ def study(named: str | Path, out: str | Path, **settings: Any) -> Study:
     """Run a study and return its table; finished runs are never repeated.
 
     `settings` are `quiet=True` and those of `kd3 study --help`: teacher, student, pool, original, other, eval_data,
-    images, fixed_views, looks, seeds, rows, known, jobs, devices, device, precision.
+    images, fixed_views, looks, flip, seeds, rows, known, jobs, devices, device, precision.
 
     Raises:
         KD3Error: something in the study is wrong, and no run has begun; or runs failed, and the table holds the others.
@@ -78,10 +78,10 @@ def study(named: str | Path, out: str | Path, **settings: Any) -> Study:
 @as_settings_say
 def run(config: StudyConfig) -> Study:
     """Run the command line's settings."""
-    named = _with_seeds(read_study(config.study), config)
+    named = with_seeds(read_study(config.study), config)
     given = {name: ImagePool.open(Path(path).absolute()) for name, path in _given_pools(config).items()}
-    everything = plan(named, _given_settings(config), list(given))
-    planned = plan(named, _given_settings(config), list(given), only=config.rows)
+    everything = plan(named, given_settings(config), list(given))
+    planned = plan(named, given_settings(config), list(given), only=config.rows)
     for row in planned.left_out:
         console.warn(f"row {row!r} is left out: it needs a pool that was not given (--original or --other)")
     if config.dry_run:
@@ -169,7 +169,7 @@ class _Writer:
         table = lines(results, planned.rows)
         machines = list(dict.fromkeys(result.machine for result in results))
         about = (
-            f"{len(results)} of {len(self.cells)} runs, {results[0].images if results else 0:,} training images each, "
+            f"{len(results)} of {len(self.cells)} runs, {_budget(planned, config, results)} each, "
             f"{config.jobs} at a time. Command: {code(_command(config))}. "
             f"Made on: {escaped('; '.join(machines)) or 'nothing yet'}."
         )
@@ -231,7 +231,7 @@ def _given_pools(config: StudyConfig) -> dict[str, str]:
     return found
 
 
-def _given_settings(config: StudyConfig) -> dict[str, Any]:
+def given_settings(config: StudyConfig) -> dict[str, Any]:
     """Return what the command line says of every run."""
     given: dict[str, Any] = {"teacher": _absolute(config.teacher), "student": config.student, "pool": "-"}
     if config.eval_data is not None:
@@ -243,7 +243,8 @@ def _given_settings(config: StudyConfig) -> dict[str, Any]:
     return {**given, "device": config.device, "precision": config.precision}
 
 
-def _with_seeds(study: StudyFile, config: StudyConfig) -> StudyFile:
+def with_seeds(study: StudyFile, config: StudyConfig) -> StudyFile:
+    """Return a study with the command line's seeds, if there are any, in every row."""
     if not config.seeds:
         return study
     rows = [row.model_copy(update={"seeds": None, "seeds_at_ends": None}) for row in study.rows]
@@ -261,13 +262,18 @@ def _make(layout: Layout) -> None:
 
 
 def _announcement(planned: Plan, config: StudyConfig, makers: Mapping[str, Cell]) -> str:
-    images = config.images or planned.study.images
     same = len(planned.cells) - len({makers[cell.name].name for cell in planned.cells})
     once = f" ({same} the same as others, which are made once)" if same else ""
     return (
-        f"study {planned.study.title!r}: {len(planned.rows)} rows, {len(planned.cells)} runs{once} of {images:,} "
-        f"training images, {len(planned.recipes)} pools to make"
+        f"study {planned.study.title!r}: {len(planned.rows)} rows, {len(planned.cells)} runs{once} of "
+        f"{_budget(planned, config)}, {len(planned.recipes)} pools to make"
     )
+
+
+def _budget(planned: Plan, config: StudyConfig, results: Sequence[RunResult] = ()) -> str:
+    if planned.study.epochs is not None and config.images is None:
+        return f"{planned.study.epochs:g} epochs"
+    return f"{results[0].images if results else config.images or planned.study.images:,} training images"
 
 
 def _told(failures: Sequence[Failure], count: int, layout: Layout) -> str:

@@ -20,8 +20,10 @@ from kd3.config.commands import (
     SchemaConfig,
     StudyConfig,
 )
+from kd3.config.datasets import DATASETS
 from kd3.config.methods import METHODS
-from kd3.config.pool_commands import IngestConfig, PlanConfig, PoolConfig, SelectConfig, ShiftConfig
+from kd3.config.paper import TABLES, ReproduceConfig
+from kd3.config.pool_commands import DatasetConfig, IngestConfig, PlanConfig, PoolConfig, SelectConfig, ShiftConfig
 from kd3.config.settings import Settings
 from kd3.config.studies import studies
 
@@ -90,6 +92,27 @@ examples:
 
 A crawl on N machines: each runs `kd3 ingest SOURCE... --out partI --shard I/N`; merged in order, the parts give the
 content hash of an ingest of the whole.""",
+        json=True,
+    ),
+    "dataset": Command(
+        DatasetConfig,
+        "kd3.commands.dataset:run",
+        ("name", "files"),
+        "kd3 dataset NAME FILES --out DIR [--download] [options]",
+        """\
+examples:
+  kd3 dataset cifar10 downloads/cifar-10-python.tar.gz --out data/cifar10
+  kd3 dataset mnist downloads/ --download --out data/mnist
+  kd3 dataset imagenet32 downloads/ --limit 600k --out data/imagenet32
+
+data sets:
+"""
+        + "\n".join(f"  {name:<13} {', '.join(file.name for file in entry.files)}" for name, entry in DATASETS.items())
+        + """
+
+FILES may be the archive, its folder, or what it was unpacked to. Checksums are compared where they are known; what is
+damaged, half or another file leaves nothing behind. An interrupted download goes on where it was.
+More: docs/paper.md""",
         json=True,
     ),
     "distill": Command(
@@ -270,6 +293,27 @@ Many runs on one pool go faster with --fixed-views 8: they share the teacher's f
 
 studies: """
         + ", ".join(studies()),
+        json=True,
+    ),
+    "reproduce": Command(
+        ReproduceConfig,
+        "kd3.commands.reproduce:run",
+        ("table",),
+        "kd3 reproduce TABLE --out DIR [--data DATA] [--budget paper] [--plan] [options]",
+        """\
+examples:
+  kd3 reproduce table1 --plan --out table1
+  kd3 reproduce table1 --out table1 --only mnist,cifar10
+  kd3 reproduce pairs --out pairs --only cifar10-wrn_40_2-wrn_16_2 --budget paper --teachers checkpoints/
+
+tables:
+"""
+        + "\n".join(f"  {name:<7} {entry.title}: {len(entry.pairs)} pairs" for name, entry in TABLES.items())
+        + """
+
+DATA holds the data sets that kd3 dataset has made, under their names. A teacher that is not given is trained on the
+original data first. Each pair is a study below DIR, as kd3 study runs it: finished runs are never repeated, and the
+same command goes on after an interruption. DIR/table.md has the published figures beside. More: docs/paper.md""",
         json=True,
     ),
     "schema": Command(

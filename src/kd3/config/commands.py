@@ -462,6 +462,7 @@ class StudyConfig(Settings):
         description="as for kd3 distill: runs on one pool then share the teacher's features (default: the study's)",
     )
     looks: int | None = Field(None, ge=1, description="as for kd3 distill (default: the study's)")
+    flip: bool | None = Field(None, description="true or false, as for kd3 distill (default: the study's)")
     seeds: Annotated[list[int], BeforeValidator(split_commas)] = Field(
         [], description="seeds of every row, comma separated (default: the study's)"
     )

@@ -6,8 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from kd3.config.datasets import DATASETS
 from kd3.config.kinds import TRUST_CODE, WORKERS, Engine, Precision, PrivateHosts, TrustEntries, one_or_many
 from kd3.config.settings import Count, Settings
+from kd3.errors import unknown_name
 from kd3.preparation import Fit
 
 
@@ -85,6 +87,30 @@ class IngestConfig(Settings):
             return None
         number, _, of = self.shard.partition("/")
         return int(number), int(of)
+
+
+class DatasetConfig(Settings):
+    """Make a published data set ready: a pool, a training set for a teacher, a test set."""
+
+    name: str = Field(description=f"one of: {', '.join(DATASETS)}")
+    files: str = Field(
+        description="the archive as its authors publish it, the folder that it lies in, or the folder that it was "
+        "unpacked to; train/CLASS and test/CLASS of your own with --no-check; of imagenet32 also a pickle of its images"
+    )
+    out: str = Field(description="folder for train.zip, test.zip and pool/; of a crawl for pool/")
+    download: bool = Field(False, description="fetch what is missing in the folder FILES from its authors' servers")
+    check: bool = Field(
+        True, description="compare checksums, and the numbers of images, with those of the published files"
+    )
+    limit: Count | None = Field(None, ge=1, description="of a crawl: take so many images (the paper: 600k)")
+    workers: int | None = Field(None, ge=0, description=WORKERS)
+
+    @field_validator("name")
+    @classmethod
+    def _known_data_set(cls, name: str) -> str:
+        if name not in DATASETS:
+            raise ValueError(str(unknown_name("data set", name, DATASETS)))
+        return name
 
 
 class PoolConfig(Settings):

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from kd3.config.commands import DistillConfig
-from kd3.config.distill_layers import DEFAULT_METHOD, of_method
+from kd3.config.distill_layers import DEFAULT_METHOD, of_method, preset_values
 from kd3.config.settings import Count, Settings, build, merge, read_yaml
 from kd3.config.studies import studies
 from kd3.errors import KD3Error, unknown_name
@@ -39,7 +39,7 @@ class Row(Settings):
     """A line of the table: settings, a pool, seeds. With `vary` or `vary_pool`, one line for each value."""
 
     name: str = Field(min_length=1)
-    settings: dict[str, Any] = Field({})
+    settings: dict[str, Any] = Field({}, description="as in `kd3 distill --config`; a preset gives all but the budget")
     pool: str | PoolRecipe = CRAWL
     seeds: list[int] | None = None
     seeds_at_ends: list[int] | None = Field(None, description="of the first and the last value of `vary`")
@@ -63,6 +63,7 @@ class StudyFile(Settings):
     title: str
     about: str = ""
     images: Count = Field(200_000, ge=1, description="training images of each run: the same for all")
+    epochs: float | None = Field(None, gt=0, description="the budget in epochs instead, as papers give it")
     seeds: list[int] = Field([0, 1, 2], min_length=1)
     common: dict[str, Any] = Field({}, description="settings of every run, as in `kd3 distill --config`")
     given: list[str] = Field(
@@ -81,6 +82,12 @@ class StudyFile(Settings):
         for name in self.pools:
             if name in self.given_names:
                 raise ValueError(f"{name!r} is the name of a pool that the user gives; call it otherwise")
+        return self
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> StudyFile:
+        if self.epochs is not None and "images" in self.model_fields_set:
+            raise ValueError("give the budget as images or as epochs, not both")
         return self
 
     @property
@@ -203,26 +210,39 @@ def _lines(row: Row, recipes: dict[str, PoolRecipe]) -> Iterator[Row]:
 
 
 def _settings(study: StudyFile, line: Row, given: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    # Options in `common` are for the rows of their method; those of a row itself must be its method's.
-    method = str(merge(study.common, given, line.settings).get("method", DEFAULT_METHOD))
-    common = of_method(study.common, method)
-    values = merge(common, {"train": {"images": study.images}}, given, line.settings, {"seed": seed})
-    train = values.get("train", {})
-    wanted = build(
-        StudyFile, {"title": "-", "rows": [{"name": "-"}], "images": _budget(study, given)}, where="study"
-    ).images
+    own = {name: value for name, value in line.settings.items() if name != "preset"}
+    # The default of a flag is nothing that is asked for: a preset has a precision of its own.
+    given = {name: value for name, value in given.items() if (name, value) != ("precision", "auto")}
+    preset = preset_values(str(line.settings["preset"])) if "preset" in line.settings else {}
+    # Options in `common` and of a preset are for the rows of their method; those of a row itself must be its method's.
+    method = str(merge(study.common, preset, given, own).get("method", DEFAULT_METHOD))
+    common, preset = of_method(study.common, method), _without_budget(of_method(preset, method))
+    budget = _budget(study, given)
+    values = merge(common, {"train": budget}, preset, _without_budget(given), own, {"seed": seed})
     place = {"teacher": "-", "student": "-", "pool": "-", "out": "-"}
+    wanted = build(DistillConfig, merge(place, {"train": {"batch_size": 2, **budget}}), where="study").train
     config = build(DistillConfig, merge(place, values), where=f"row {line.name!r} of the study")
-    if config.train.images != wanted or train.get("epochs") is not None:
+    if (config.train.images, config.train.epochs) != (wanted.images, wanted.epochs):
         raise KD3Error(
-            f"row {line.name!r} of the study has a budget of its own; rows are compared at an equal number of training "
-            f"images, which is set once, as 'images' of the study or by --images"
+            f"row {line.name!r} of the study has a budget of its own; rows are compared at an equal one, which is set "
+            f"once, as 'images' or 'epochs' of the study or by --images"
         )
     return values
 
 
-def _budget(study: StudyFile, given: Mapping[str, Any]) -> Any:
-    return given.get("train", {}).get("images", study.images)
+def _budget(study: StudyFile, given: Mapping[str, Any]) -> dict[str, Any]:
+    images = given.get("train", {}).get("images")
+    if images is None and study.epochs is not None:
+        return {"epochs": study.epochs}
+    return {"images": study.images if images is None else images}
+
+
+def _without_budget(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings without how many images or epochs are trained on."""
+    train = values.get("train")
+    if not isinstance(train, Mapping):
+        return dict(values)
+    return {**values, "train": {name: value for name, value in train.items() if name not in ("images", "epochs")}}
 
 
 def _check_names(lines: Sequence[Row], only: Sequence[str]) -> None:

@@ -92,14 +92,19 @@ def build_arch(
     Raises:
         KD3Error: no such network, file, module or function, or the user's own code failed.
     """
-    network = _built(arch, num_classes, arch_args, relative_to, input_size)
+    network = _built(arch, num_classes, arch_args, relative_to, input_size, channels)
     if any(map(nn.parameter.is_lazy, chain(network.parameters(), network.buffers()))):
         _settle_lazy_layers(network, arch, input_size, channels)
     return network
 
 
 def _built(
-    arch: str, num_classes: int, arch_args: Mapping[str, Any] | None, relative_to: Path | None, input_size: int | None
+    arch: str,
+    num_classes: int,
+    arch_args: Mapping[str, Any] | None,
+    relative_to: Path | None,
+    input_size: int | None,
+    channels: int,
 ) -> nn.Module:
     reference = parse_arch(arch)
     arguments = dict(arch_args or {})
@@ -107,6 +112,8 @@ def _built(
         raise KD3Error(f"arch {arch!r}: num_classes is a setting of its own; take it out of arch_args")
     if reference.source in SOURCES:
         source = SOURCES[reference.source].load()
+        if reference.source == "kd3" and reference.target in ZOO and ZOO[reference.target].is_for_any_channels:
+            arguments.setdefault("channels", channels)
         folder = relative_to or Path()
         return source.build(reference.target, num_classes, arguments, input_size=input_size, folder=folder)
     if reference.source == "module":

@@ -1,4 +1,4 @@
-"""How fast a run would go here: twenty of its steps, measured."""
+"""How fast a run would go here: a few of its steps, measured."""
 
 from __future__ import annotations
 
@@ -35,15 +35,26 @@ class Pace:
         return self.batch / self.seconds
 
 
-def pace_of(method: Method, pool: ImagePool, places: np.ndarray, settings: TrainSettings, compute: Compute) -> Pace:
+def pace_of(
+    method: Method,
+    pool: ImagePool,
+    places: np.ndarray,
+    settings: TrainSettings,
+    compute: Compute,
+    *,
+    steps: int = STEPS,
+    seconds: float = SECONDS,
+) -> Pace:
     """Return how long a step of a method takes; the method's student is changed by it.
 
-    `places` are the positions in the pool of the images to train on. Steps of a slow network are fewer than twenty.
+    `places` are the positions in the pool of the images to train on. Steps of a slow network are fewer than `steps`:
+    none is begun after so many `seconds`. A method that needs labels learns made ones.
     """
     batch = min(settings.batch, len(places))
-    learner = Learner(method, settings, seed=0, total_steps=STEPS + WARM_UP, compute=compute)
+    labels = torch.zeros(len(pool), dtype=torch.int64) if method.needs_labels else None
+    learner = Learner(method, settings, seed=0, total_steps=steps + WARM_UP, compute=compute, labels=labels)
     batches = PoolBatches(pool, compute)
-    order = np.resize(places, batch * (STEPS + WARM_UP))
+    order = np.resize(places, batch * (steps + WARM_UP))
     method.train()
     times: list[float] = []
     began = idle_seconds(compute.device)
@@ -52,7 +63,7 @@ def pace_of(method: Method, pool: ImagePool, places: np.ndarray, settings: Train
             start = idle_seconds(compute.device)
             learner.step(number, images, torch.from_numpy(order[number * batch : (number + 1) * batch]))
             times.append(idle_seconds(compute.device) - start)
-            if len(times) > WARM_UP and idle_seconds(compute.device) - began > SECONDS:
+            if len(times) > WARM_UP and idle_seconds(compute.device) - began > seconds:
                 break
     counted = times[WARM_UP:]
     return Pace(len(counted), batch, statistics.median(counted))

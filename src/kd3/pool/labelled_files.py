@@ -24,6 +24,7 @@ from kd3.pool.sources.names import archive_kind, words_of
 FOLDERS = "class folders"
 NO_LABEL = "without a label"
 BESIDE = "beside the class folders"
+IMAGES = "images"  # a folder in a class folder, or of a split without classes
 TEST, VALIDATION, TRAIN = "test", "validation", "train"
 _SPLITS = {
     **dict.fromkeys(("test", "testing", "t10k", "eval"), TEST),
@@ -107,10 +108,14 @@ def _of_cifar(members: list[Record]) -> Iterator[Record]:
 def class_folder(key: str) -> tuple[str, str]:
     """Return the class folder of a key and the path above it; archives on the way are none.
 
-    >>> class_folder("shards/0.tar/ship/7.png"), class_folder("0.tar/7.png")
-    (('ship', 'shards'), ('', ''))
+    A folder `images` in it, as TinyImageNet's training classes have one, is passed by.
+
+    >>> class_folder("shards/0.tar/ship/7.png"), class_folder("0.tar/7.png"), class_folder("train/n014/images/7.png")
+    (('ship', 'shards'), ('', ''), ('n014', 'train'))
     """
     parts = [part for part in key.split("/")[:-1] if archive_kind(part) is None]
+    if len(parts) > 1 and parts[-1] == IMAGES and parts[-2].lower() not in _SPLITS:
+        parts.pop()
     return (class_name(parts[-1]), "/".join(parts[:-1])) if parts else ("", "")
 
 

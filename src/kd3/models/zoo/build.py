@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def build(name: str, *, num_classes: int, **arch_args: Any) -> nn.Module:
     """Return a freshly initialised classifier of the zoo.
 
-    It takes normalised floats (B, 3, H, W), H and W from 16 px, and gives logits (B, num_classes).
+    It takes normalised floats (B, 3, H, W), H and W from 16 px, and gives logits (B, num_classes); LeNet-5 takes
+    (B, 1, H, W) unless `channels` says 3, from 32 px.
 
     Raises:
         KD3Error: there is no such name, or the network takes no such argument or value.

@@ -15,6 +15,7 @@ class ZooEntry:
     parameters: int  # with 10 classes and default arguments
     summary: str
     fixed: Mapping[str, Any] = field(default_factory=dict)  # what the name says; the user cannot change it
+    is_for_any_channels: bool = False  # it is built with as many as the images have, argument `channels`
 
 
 def _resnet(depth: int, parameters: int) -> ZooEntry:
@@ -27,9 +28,9 @@ def _resnet_cifar(depth: int, parameters: int) -> ZooEntry:
     return ZooEntry("kd3.models.zoo.resnet_cifar:ResNetCifar", parameters, summary, {"depth": depth})
 
 
-def _resnet_x4(depth: int, parameters: int) -> ZooEntry:
-    summary = f"ResNet-{depth} for CIFAR, four times as wide, 32 to 256 channels"
-    return ZooEntry("kd3.models.zoo.resnet_x4:ResNetX4", parameters, summary, {"depth": depth})
+def _resnet_x(depth: int, width: int, parameters: int) -> ZooEntry:
+    summary = f"ResNet-{depth} for CIFAR, {width} times as wide, {16 * width} to {64 * width} channels"
+    return ZooEntry("kd3.models.zoo.resnet_x4:ResNetX4", parameters, summary, {"depth": depth, "width": width})
 
 
 def _wide_resnet(depth: int, width: int, parameters: int) -> ZooEntry:
@@ -43,27 +44,46 @@ def _vgg(depth: int, parameters: int) -> ZooEntry:
     return ZooEntry("kd3.models.zoo.vgg:VGG", parameters, summary, {"depth": depth})
 
 
+def _lenet(share: str, filters: tuple[int, ...], parameters: int) -> ZooEntry:
+    summary = f"{share} for digits of 32 px, {filters[0]} to {filters[2]} channels; grey or RGB as its images are"
+    fixed = {"filters": filters}
+    return ZooEntry("kd3.models.zoo.lenet:LeNet5", parameters, summary, fixed, is_for_any_channels=True)
+
+
 ZOO: Mapping[str, ZooEntry] = {
     "resnet8": _resnet_cifar(8, 75_290),
     "resnet14": _resnet_cifar(14, 172_506),
     "resnet20": _resnet_cifar(20, 269_722),
     "resnet32": _resnet_cifar(32, 464_154),
+    "resnet38": _resnet_cifar(38, 561_370),
     "resnet44": _resnet_cifar(44, 658_586),
     "resnet56": _resnet_cifar(56, 853_018),
     "resnet110": _resnet_cifar(110, 1_727_962),
+    "resnet116": _resnet_cifar(116, 1_825_178),
     "resnet18": _resnet(18, 11_173_962),
     "resnet34": _resnet(34, 21_282_122),
     "resnet50": _resnet(50, 23_520_842),
-    "resnet8x4": _resnet_x4(8, 1_210_410),
-    "resnet32x4": _resnet_x4(32, 7_410_730),
+    "resnet8x4": _resnet_x(8, 4, 1_210_410),
+    "resnet14x4": _resnet_x(14, 4, 2_760_490),
+    "resnet20x4": _resnet_x(20, 4, 4_310_570),
+    "resnet32x4": _resnet_x(32, 4, 7_410_730),
+    "resnet38x4": _resnet_x(38, 4, 8_960_810),
+    "resnet14x2": _resnet_x(14, 2, 692_122),
+    "resnet38x2": _resnet_x(38, 2, 2_243_994),
+    "resnet110x2": _resnet_x(110, 2, 6_899_610),
     "wrn_16_1": _wide_resnet(16, 1, 175_066),
     "wrn_16_2": _wide_resnet(16, 2, 691_674),
+    "wrn_28_1": _wide_resnet(28, 1, 369_498),
+    "wrn_28_2": _wide_resnet(28, 2, 1_467_610),
     "wrn_40_1": _wide_resnet(40, 1, 563_930),
     "wrn_40_2": _wide_resnet(40, 2, 2_243_546),
     "vgg8": _vgg(8, 3_918_858),
     "vgg11": _vgg(11, 9_231_114),
     "vgg13": _vgg(13, 9_416_010),
     "vgg16": _vgg(16, 14_728_266),
+    "vgg19": _vgg(19, 20_040_522),
+    "lenet5": _lenet("LeNet-5", (6, 16, 120, 84), 61_706),
+    "lenet5_half": _lenet("half of LeNet-5", (3, 8, 60, 42), 15_738),
     "mobilenet_v2": ZooEntry(
         "kd3.models.zoo.mobilenet_v2:MobileNetV2",
         2_296_922,

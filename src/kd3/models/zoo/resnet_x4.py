@@ -1,4 +1,4 @@
-"""ResNet-8x4 and ResNet-32x4: the CIFAR ResNets with wider stages, the usual pair in distillation papers."""
+"""ResNet-8x4, ResNet-32x4, ResNet-110x2, ...: the CIFAR ResNets with wider stages, as distillation papers have them."""
 
 from __future__ import annotations
 
@@ -32,25 +32,26 @@ class DownsampleBlock(nn.Module):
 
 
 class ResNetX4(nn.Module):
-    """A stem of 32 channels and three stages of 64, 128 and 256 at 1, 1/2 and 1/4 size.
+    """A stem of 16 or 32 channels and three stages of 16, 32 and 64 channels times the width at 1, 1/2 and 1/4 size.
 
     Shapes: (B, 3, H, W) -> (B, num_classes). Feature map: the output of `layer3`. The depth is
-    6n + 2, n blocks a stage.
+    6n + 2, n blocks a stage. Only a width of 4 widens the stem, too.
 
     Source: the architecture of He et al. (arXiv 1512.03385), section 4.2, widened as in Tian et al.,
-    Contrastive Representation Distillation (arXiv 1910.10699); parameters are named as in their
-    repository, RepDistiller.
+    Contrastive Representation Distillation (arXiv 1910.10699) and Chen et al., SimKD (arXiv 2203.14001);
+    parameters are named as in their repositories.
     """
 
-    def __init__(self, *, num_classes: int, depth: int) -> None:
+    def __init__(self, *, num_classes: int, depth: int, width: int) -> None:
         super().__init__()
         blocks = (depth - 2) // 6
-        self.conv1 = convolution(3, 32, 3)
-        self.bn1 = nn.BatchNorm2d(32)
-        self.layer1 = _stage(32, 64, blocks, stride=1)
-        self.layer2 = _stage(64, 128, blocks, stride=2)
-        self.layer3 = _stage(128, 256, blocks, stride=2)
-        self.fc = nn.Linear(256, num_classes)
+        stem = 32 if width == 4 else 16
+        self.conv1 = convolution(3, stem, 3)
+        self.bn1 = nn.BatchNorm2d(stem)
+        self.layer1 = _stage(stem, 16 * width, blocks, stride=1)
+        self.layer2 = _stage(16 * width, 32 * width, blocks, stride=2)
+        self.layer3 = _stage(32 * width, 64 * width, blocks, stride=2)
+        self.fc = nn.Linear(64 * width, num_classes)
         initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:

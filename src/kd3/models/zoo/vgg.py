@@ -1,4 +1,4 @@
-"""VGG-8/11/13/16 with batch norm and global average pooling in place of the two hidden linear layers."""
+"""VGG-8/11/13/16/19 with batch norm and global average pooling in place of the two hidden linear layers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from torch.nn import functional
 from kd3.models.zoo.blocks import initialise
 
 _CHANNELS = (64, 128, 256, 512, 512)
-_CONVOLUTIONS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3)}
+_CONVOLUTIONS = {
+    8: (1, 1, 1, 1, 1),
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
 # From this side on the fourth max pooling is used: the last map is 4 x 4 at 32 px and at 64 px.
 _FOURTH_POOLING_FROM = 64
 
@@ -19,8 +25,8 @@ class VGG(nn.Module):
 
     Shapes: (B, 3, H, W) -> (B, num_classes). Feature map: the output of `relu`.
 
-    Source: Simonyan and Zisserman (arXiv 1409.1556), table 1, columns A (11), B (13) and D (16), with
-    batch norm; VGG-8 and the head are from RepDistiller (Tian et al., arXiv 1910.10699), whose names
+    Source: Simonyan and Zisserman (arXiv 1409.1556), table 1, columns A (11), B (13), D (16) and E (19),
+    with batch norm; VGG-8 and the head are from RepDistiller (Tian et al., arXiv 1910.10699), whose names
     the parameters have. Differs from the released code: its fourth pooling is for 64 px alone, here
     for 64 px and more.
     """

@@ -20,7 +20,7 @@ Images = Callable[[Layout, int], Iterator[Location]]
 class NamedArray:
     """An array that is still where it was found."""
 
-    name: str  # "" where it is the only one
+    name: str  # "" where it is the only one; "train/data" in a dictionary of dictionaries
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     fortran: bool
@@ -46,7 +46,7 @@ def array_records(arrays: Sequence[NamedArray], source: str, prefix: str) -> Ite
     fit = [_layout(array) for array in arrays]
     if all(isinstance(found, NoImages) for found in fit):
         raise NoImages(
-            "; ".join(_told(array, found) for array, found in zip(arrays, fit, strict=True)) or "it is empty"
+            "; ".join(_told(array, found) for array, found in zip(arrays, fit, strict=True)) or "no array is in it"
         )
     alone = sum(not isinstance(found, NoImages) for found in fit) == 1
     for array, found in zip(arrays, fit, strict=True):
@@ -69,7 +69,7 @@ def array_count(arrays: Sequence[NamedArray]) -> int:
 
 def _layout(array: NamedArray) -> tuple[int, Layout] | NoImages:
     try:
-        return images_in(array.name, array.shape, array.dtype, fortran=array.fortran)
+        return images_in(array.name.rpartition("/")[2], array.shape, array.dtype, fortran=array.fortran)
     except NoImages as problem:
         return problem
 

@@ -146,12 +146,19 @@ def _text_names(path: str, name: str) -> list[str]:
 
 
 def _arrays(path: str, file: BinaryIO, found: Any) -> list[NamedArray]:
-    named = found.items() if isinstance(found, dict) else [("", found)]
     return [
-        NamedArray(_text(name), array.shape, array.dtype, array.fortran, partial(_images, path, file, array))
-        for name, array in named
-        if isinstance(array, Array)
+        NamedArray(name, array.shape, array.dtype, array.fortran, partial(_images, path, file, array))
+        for name, array in _named_arrays(found)
     ]
+
+
+def _named_arrays(found: Any) -> Iterator[tuple[str, Array]]:
+    """Yield arrays by name: the value, those of a dictionary, and those of dictionaries in it as `train/data`."""
+    for name, value in found.items() if isinstance(found, dict) else [("", found)]:
+        # No deeper: what a few bytes can nest without an end is never walked through.
+        for inner, array in value.items() if isinstance(value, dict) else [(None, value)]:
+            if isinstance(array, Array):
+                yield _text(name) if inner is None else f"{_text(name)}/{_text(inner)}", array
 
 
 def _images(path: str, file: BinaryIO, array: Array, layout: Layout, count: int) -> Iterator[Location]:

@@ -4,6 +4,8 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 TORCH = torch==2.13.0
+# The index of the builds that fit this machine, as pytorch.org's "Get Started" page names it; empty is pip's default.
+TORCH_INDEX ?=
 FUZZED = decode pickle tar npy npz zip list batch teacher study distill checkpoint student parquet arrow
 TORCHVISION = torchvision==0.28.0
 # What builds of torch for CUDA bring; who wants one gets them with it.
@@ -11,10 +13,10 @@ OF_CUDA = triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia
   nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
   nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
 
-.PHONY: help setup demo test test-slow coverage mutants chaos fuzz bench gpu lint docs dist lock audit format clean
+.PHONY: help setup demo test test-slow coverage mutants chaos fuzz bench gpu lint docs dist release-check lock audit format clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make the virtual environment with everything pinned
 
@@ -23,8 +25,8 @@ setup: $(READY)  ## make the virtual environment with everything pinned
 $(READY): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --no-deps $(TORCHVISION)
+	$(BIN)/python -m pip install --quiet $(TORCH) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	$(BIN)/python -m pip install --quiet --no-deps $(TORCHVISION) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $(READY)
 
@@ -69,9 +71,12 @@ docs: $(READY)  ## the documentation as a site in ./site, warnings being errors
 dist: $(READY)  ## a wheel in ./dist; the same commit gives the same bytes
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --wheel --no-isolation
 
+release-check: dist  ## the wheel alone in an empty environment of each Python found of 3.10 to 3.13: version, methods, demo
+	.ci/release-check dist/kd3-$$($(BIN)/python -c 'import kd3; print(kd3.__version__)')-py3-none-any.whl
+
 lock:  ## pin every dependency anew, with hashes, for all Pythons that are supported (needs uv)
 	echo $(TORCH) > .torch.txt
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 --generate-hashes --constraint .torch.txt \
+	uv pip compile pyproject.toml --extra ci --universal --python-version 3.10 --generate-hashes --constraint .torch.txt \
 	  --output-file requirements.lock --no-annotate --custom-compile-command "make lock" --quiet \
 	  $(foreach name,torch torchvision $(OF_CUDA),--no-emit-package $(name))
 	rm .torch.txt

@@ -1,4 +1,4 @@
-"""Names of classes: when two are the same, and in whose order a list of them is. Free of torch."""
+"""Names of classes: equality and order. Free of torch."""
 
 from __future__ import annotations
 

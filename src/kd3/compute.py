@@ -1,4 +1,4 @@
-"""Where to compute and how precisely, decided once."""
+"""Device and precision, decided once."""
 
 from __future__ import annotations
 

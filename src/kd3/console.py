@@ -1,4 +1,4 @@
-"""All that kd3 writes for people: messages and progress on standard error, results on standard output.
+"""All output of kd3 for people: messages and progress on standard error, results on standard output.
 
 Nothing else writes to a terminal; here every text goes through `kd3.text`, since names and messages come from crawls.
 On a terminal progress is a live bar; in a log file it is a plain line every few seconds, so that a run in the

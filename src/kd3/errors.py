@@ -1,4 +1,4 @@
-"""The one error that a user can mend, the sentences it is made of, and the statuses that a process ends with."""
+"""The one error that a user can correct, its sentences, and the exit statuses of a process."""
 
 from __future__ import annotations
 

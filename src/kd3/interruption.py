@@ -1,4 +1,4 @@
-"""Being asked to stop: by Ctrl-C, by a scheduler (SIGTERM), before a SLURM job is requeued (SIGUSR1)."""
+"""Requests to stop: Ctrl-C, a scheduler (SIGTERM), a SLURM job before its requeue (SIGUSR1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a picture becomes the square that a network sees: one record, kept by pools and students. Free of torch."""
+"""Preparation of a picture for a network: one record, kept by pools and students. Free of torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes that train one student: who has which part of a batch, and what they tell each other."""
+"""Several processes that train one student: their parts of a batch, and their communication."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hand pieces of work to a Ray cluster. Whatever process or machine dies, its piece is begun again elsewhere.
+"""Send pieces of work to a Ray cluster. If a process or machine dies, its piece starts again elsewhere.
 
 A piece is a call of a function that goes on from what an earlier, killed call has left on the disk, which all
 machines share. So nothing but names travels, and a lost worker costs what it had not yet saved.

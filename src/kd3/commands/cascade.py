@@ -1,4 +1,4 @@
-"""`kd3 cascade`: a finished run in, the threshold below which its student asks the teacher out."""
+"""`kd3 cascade`: from a finished run to the threshold below which its student asks the teacher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kd3 completion`: a script with which a shell completes commands, flags, choices and files."""
+"""`kd3 completion`: a script that makes a shell complete commands, flags, choices and files."""
 
 from __future__ import annotations
 

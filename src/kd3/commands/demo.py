@@ -1,4 +1,4 @@
-"""`kd3 demo`: the whole job on data made on this machine, through the commands that a user types."""
+"""`kd3 demo`: the whole job on generated data, through the commands that a user types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a distillation is made of: teacher, pool, student and whatever else its settings name, read and checked."""
+"""The parts of a distillation, read and checked: teacher, pool, student and the rest of its settings."""
 
 from __future__ import annotations
 

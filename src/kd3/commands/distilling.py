@@ -1,4 +1,4 @@
-"""The work of one distillation, in one process or in several that do it together."""
+"""The work of one distillation, in one process or in several together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kd3 export`: a run in, files that run without kd3 out, compared with the student before they are left there."""
+"""`kd3 export`: from a run to files that run without kd3, each checked against the student."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes on with a finished run needs of it: its settings, and the teacher and the pool that it had."""
+"""Settings, teacher and pool of a finished run, for the commands that continue from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a teacher, a student and a pool belong together."""
+"""Checks that a teacher, a student and a pool belong together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kd3 inspect`: what was found in a teacher."""
+"""`kd3 inspect`: the parts of a teacher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kd3 plan`: teacher and pool in, which student to take and what a run costs, before it is begun."""
+"""`kd3 plan`: from teacher and pool to a recommended student and the cost of a run, before it begins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kd3 pool`: look at pools, verify them, make pools of pools."""
+"""`kd3 pool`: describe pools, verify them, make pools from pools."""
 
 from __future__ import annotations
 

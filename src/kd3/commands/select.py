@@ -1,4 +1,4 @@
-"""`kd3 select`: teacher and pool in, which images KD3 keeps and why out. Nothing is trained."""
+"""`kd3 select`: from teacher and pool to the images that KD3 keeps, with reasons. Nothing is trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kd3 shift`: a teacher and a pool in, how far the one is from what the other was trained on."""
+"""`kd3 shift`: the distance of a pool from its teacher's training data."""
 
 from __future__ import annotations
 

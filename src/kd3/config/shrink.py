@@ -1,4 +1,4 @@
-"""`shrink:0.3`: a student that is its teacher made smaller, as people write it. Free of torch."""
+"""`shrink:0.3`: the notation for a student that is its teacher made smaller. Free of torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""YAML as people write it, read as data: of bounded size, without names that stand twice."""
+"""Common YAML read as data: of bounded size, without repeated names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that the demo starts from, written below one folder."""
+"""All data of the demo, written below one folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files that every real crawl holds besides plain pictures: broken ones, and unusual but good ones."""
+"""Files of a real crawl besides plain pictures: broken ones, and unusual but good ones."""
 
 from __future__ import annotations
 

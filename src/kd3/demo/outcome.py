@@ -1,4 +1,4 @@
-"""What the demo's KD3 run kept and refused at its end, in figures and in a picture."""
+"""The final selection of the demo's KD3 run, in figures and in a picture."""
 
 from __future__ import annotations
 

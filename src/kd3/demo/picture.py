@@ -1,4 +1,4 @@
-"""The demo's one picture: what was kept and what was refused for each class, and what came of it."""
+"""The demo's one picture: kept and refused images of each class, and the resulting accuracy."""
 
 from __future__ import annotations
 

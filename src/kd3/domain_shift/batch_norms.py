@@ -1,4 +1,4 @@
-"""The teacher's batch norms remember its training data: how far are a pool's statistics from theirs?"""
+"""Distance of a pool's statistics from those in the teacher's batch norms, which remember its training data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two pictures: how far each layer is, and how well each class is covered. Needs matplotlib, the extra `plots`."""
+"""Two pictures: distance by layer, and coverage by class. Needs matplotlib, the extra `plots`."""
 
 from __future__ import annotations
 

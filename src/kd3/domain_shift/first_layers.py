@@ -1,4 +1,4 @@
-"""Is this the network whose weights these are? One with the same names and other layers between them loads as well.
+"""Check that weights belong to this network: one with the same names and other layers between them loads as well.
 
 Every batch norm remembers what entered it in training. In the right network, with each batch norm made to see the
 mean and variance that it remembers, what enters the next one is as remembered, too, whatever the images are like: a

@@ -1,4 +1,4 @@
-"""What a student is likely to reach on a pool, from how far the pool is: a curve through runs that were made.
+"""Forecast of a student's accuracy from the distance of its pool: a curve through earlier runs.
 
 The curve and its pools are in `calibration.json`, made by `python -m benchmarks.shift_calibration`. With d the pool's
 mean batch-norm distance, K the classes and C those that the teacher's predictions spread over (exp of their entropy):

@@ -1,4 +1,4 @@
-"""One pass of the teacher over images: batch-norm statistics, opinions, and features of some."""
+"""One pass of the teacher over images: batch-norm statistics, predictions, and features of some."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole measurement: the pool, the reference if there is one, what both mean."""
+"""The whole measurement: the pool, the reference if there is one, and the verdict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a teacher makes of many images: how sure it is, and of which classes."""
+"""Predictions of a teacher over many images: its confidence, and the predicted classes."""
 
 from __future__ import annotations
 

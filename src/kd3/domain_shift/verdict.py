@@ -1,4 +1,4 @@
-"""What the figures mean for a distillation, in words. All rules are here."""
+"""Meaning of the figures for a distillation, in words. All rules are here."""
 
 from __future__ import annotations
 

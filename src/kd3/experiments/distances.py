@@ -1,4 +1,4 @@
-"""How far each pool of a study is from the training data, and whether that foretells what a student reaches."""
+"""Distance of each pool of a study from the training data, and its correlation with the students' accuracy."""
 
 from __future__ import annotations
 

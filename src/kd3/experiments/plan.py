@@ -1,4 +1,4 @@
-"""What a study asks: from its file to the runs that answer it. Free of torch."""
+"""Plan of a study: from its file to its runs. Free of torch."""
 
 from __future__ import annotations
 

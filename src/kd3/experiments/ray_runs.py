@@ -1,4 +1,4 @@
-"""Take the runs of a study on a Ray cluster."""
+"""Run a study on a Ray cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs that were made elsewhere or earlier, as a study's results.json tells of them."""
+"""Runs made elsewhere or earlier, from a study's results.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Take the runs of a study, several at a time, each an ordinary `kd3 distill` in a process of its own."""
+"""Run a study, several runs at a time, each an ordinary `kd3 distill` in its own process."""
 
 from __future__ import annotations
 

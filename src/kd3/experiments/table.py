@@ -1,4 +1,4 @@
-"""From finished runs to a line for each row: means and standard deviations over the seeds."""
+"""From finished runs to one line per row: means and standard deviations over the seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which channels of a network belong together, and which of them matter most: for students that are narrower."""
+"""Groups of channels that belong together, and their importance: for narrower students."""
 
 from __future__ import annotations
 

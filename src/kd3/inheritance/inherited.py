@@ -1,4 +1,4 @@
-"""Give a student its teacher's weights, or say why it starts at random."""
+"""Give a student its teacher's weights, or report why it starts at random."""
 
 from __future__ import annotations
 

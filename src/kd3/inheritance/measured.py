@@ -1,4 +1,4 @@
-"""How much each block of a teacher matters, measured on images without labels."""
+"""Importance of each block of a teacher, measured on images without labels."""
 
 from __future__ import annotations
 

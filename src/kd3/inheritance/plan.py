@@ -1,4 +1,4 @@
-"""Part by part: where a student's weights come from in its teacher."""
+"""Origin of a student's weights in its teacher, part by part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which channels a narrower network keeps, found by Torch-Pruning; it is needed here and nowhere else.
+"""Channels that a narrower network keeps, chosen by Torch-Pruning, which only this module imports.
 
 Source: DepGraph (arXiv 2301.12900), https://github.com/VainF/Torch-Pruning.
 """

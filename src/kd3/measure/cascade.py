@@ -1,4 +1,4 @@
-"""When a student's answer is not to be trusted: a threshold below which the teacher is asked, and what it promises.
+"""Threshold below which a cascade asks the teacher, and its promise.
 
 The student answers where its margin, the largest logit less the second, reaches the threshold; else the teacher does,
 who agrees with itself. The cascade thus disagrees with the teacher exactly on images that the student keeps and gets

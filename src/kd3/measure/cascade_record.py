@@ -1,4 +1,4 @@
-"""From images to what is kept of a cascade: the shares for each agreement, the curve, the temperature."""
+"""From images to the record of a cascade: the share for each agreement, the curve, the temperature."""
 
 from __future__ import annotations
 

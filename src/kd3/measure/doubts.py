@@ -1,4 +1,4 @@
-"""Whether an accuracy says more of labels that were mixed up than of the model."""
+"""Signs that an accuracy reflects mixed-up labels rather than the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labelled images for evaluation: class folders, or data that carry labels; `pool/labelled_files` says which."""
+"""Labelled images for evaluation: class folders, or data with labels, read by `pool/labelled_files`."""
 
 from __future__ import annotations
 

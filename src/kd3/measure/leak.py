@@ -1,4 +1,4 @@
-"""Whether a student is tested on images that it learned from."""
+"""Check whether a student is tested on images of its own pool."""
 
 from __future__ import annotations
 

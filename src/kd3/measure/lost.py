@@ -1,4 +1,4 @@
-"""What was lost: teacher and student on the same labelled images, in total and for each class."""
+"""Loss of accuracy: teacher and student on the same labelled images, in total and by class."""
 
 from __future__ import annotations
 

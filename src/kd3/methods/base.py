@@ -1,4 +1,4 @@
-"""What a distillation method is: a student to train, what to train it on, and the loss of a step."""
+"""Definition of a distillation method: a student to train, its training images, and the loss of a step."""
 
 from __future__ import annotations
 

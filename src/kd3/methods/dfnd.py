@@ -1,4 +1,4 @@
-"""DFND: distil on the images that the teacher is surest of, and model the mistakes that it makes on them.
+"""DFND: distil on the images of which the teacher is surest, and model its mistakes on them.
 
 Source: Chen et al., Learning Student Networks in the Wild (CVPR 2021), and its public code for the constants: the n
 images with the smallest cross-entropy between the teacher's logits and their own argmax; temperature distillation on

@@ -1,4 +1,4 @@
-"""SimKD: the student learns to speak the teacher's features, and the teacher's classifier does the rest.
+"""SimKD: the student learns the teacher's features, and the teacher's classifier does the rest.
 
 Source: Chen et al., Knowledge Distillation with the Reused Teacher Classifier (arXiv 2203.14001), equation 2: the mean
 square between projected and teacher features, no other term. Ours, and the default: that mean square as a share of

@@ -1,4 +1,4 @@
-"""Build a network that somebody else described, in no more memory than its weights on disk account for."""
+"""Build a network from another person's description, in no more memory than its weights on disk account for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a network must be called where `network(images)` is not enough, kept on it as hooks: it is never wrapped.
+"""Calls of networks that need more than `network(images)`, kept on them as hooks: they are never wrapped.
 
 `soundness` finds it by trying. Copies of the network keep it; a student's folder tells it.
 """

@@ -1,4 +1,4 @@
-"""Load weights from checkpoints as people have them, and say in one sentence what was done."""
+"""Load weights from common checkpoint layouts, and report the steps in one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which names of networks run somebody's code: of a folder that somebody else made none is followed without consent.
+"""Network names that run code: those from another person's folder need consent.
 
 A description that its user names as a file is the user's own word, and so is an architecture on the command line. A
 folder (a student, a run, a downloaded teacher) may be anybody's.

@@ -1,4 +1,4 @@
-"""Let a user's file import what lies beside it, as if it were run as a script."""
+"""Let a user's file import its neighbours, as if it ran as a script."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The running statistics of batch norms: of which images a network remembers mean and variance for its evaluation."""
+"""Running statistics of batch norms: the choice of images that a network remembers for its evaluation."""
 
 from __future__ import annotations
 

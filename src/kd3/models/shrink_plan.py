@@ -1,4 +1,4 @@
-"""What a smaller network keeps of a larger one. Free of torch."""
+"""Plan of a smaller network: the parts that it keeps of a larger one. Free of torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a classifier takes, and what its logits mean: a student has its teacher's."""
+"""Input size, normalisation and class names: a student has its teacher's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What any classifier must do: give logits, the same ones for the same image, whatever lies beside it in the batch.
+"""Requirements of any classifier: it gives logits, the same for the same image whatever the batch.
 
 Found by running it as every command will: with the channels last, in batches of one and more. Running it also sees
 into files whose training mode was frozen when they were saved.

@@ -1,4 +1,4 @@
-"""What `config.json` of a student's folder must say, checked before anything is built from it. Free of torch."""
+"""Contents of `config.json` in a student's folder, checked before anything is built from them. Free of torch."""
 
 from __future__ import annotations
 

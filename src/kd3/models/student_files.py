@@ -1,4 +1,4 @@
-"""A student on disk: weights as safetensors and a small description, loadable alone."""
+"""A student on disk: weights as safetensors and a small description, loadable without other files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What to do with what was measured: which student, method and budget. Each rule names the page that it rests on."""
+"""Advice from measurements: student, method and budget. Each rule names its page."""
 
 from __future__ import annotations
 

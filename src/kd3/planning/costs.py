@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-adds, disk, memory, and time on this machine's CPU."""
+"""Costs of a network: parameters, multiply-adds, disk, memory, and time on this machine's CPU."""
 
 from __future__ import annotations
 

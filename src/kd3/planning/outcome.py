@@ -1,4 +1,4 @@
-"""What `kd3 plan` found, and how it is told."""
+"""Results of `kd3 plan`, and their text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast a run would go here: twenty of its steps, measured."""
+"""Speed of a run on this machine: twenty of its steps, measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a crawl may name. Rows of tables and entries of lists come from strangers: they are data, and no orders.
+"""Names that a crawl may use. Rows of tables and entries of lists come from strangers: they are data, not orders.
 
 A source that the user names is the user's own word, and may be anything that fsspec opens. What stands in it may be a
 file below its folder, or a URL of one of `PROTOCOLS`, which never stand for a chain of file systems.

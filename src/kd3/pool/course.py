@@ -1,4 +1,4 @@
-"""The way through the sources: which archive a count of files has come to, so that work can go on from there."""
+"""Progress through the sources: the archive that a count of files has reached, so work can continue from there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the bytes of any image to RGB pixels of one size, or the reason why not."""
+"""From the bytes of any image to RGB pixels of one size, or to a reason for refusal."""
 
 from __future__ import annotations
 

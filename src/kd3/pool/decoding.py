@@ -1,4 +1,4 @@
-"""Decode many files in worker processes, in order, in constant memory; a deadly file costs itself alone."""
+"""Decode many files in worker processes, in order, in constant memory; a deadly file costs only itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which images a derived pool takes from its sources, drawn so that small shares lie within large ones."""
+"""Choice of images for a derived pool, drawn so that small shares lie within large ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of which a part is missing or changed, where the decoder says nothing and fills the rest with something.
+"""Incomplete or damaged files for which the decoder reports nothing and fills the gap.
 
 A JPEG that was cut and closed by an end mark (servers and proxies do so) is grey from there on; a PNG whose
 compressed pixels were overwritten, as by a download that broke off, ends in noise or black.

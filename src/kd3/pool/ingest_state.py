@@ -1,4 +1,4 @@
-"""What an ingest has done so far, on disk: it may be killed at any moment and goes on from here."""
+"""Progress of an ingest, on disk: it may be killed at any moment and continues from here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fill a pool from a crawl: whatever happens, it can be run again and goes on."""
+"""Fill a pool from a crawl: after any interruption, it can be run again and continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images that a pool must not hold, since a student is to be tested on them."""
+"""Images that a pool must not hold, because a student will be tested on them."""
 
 from __future__ import annotations
 

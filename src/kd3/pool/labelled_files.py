@@ -1,4 +1,4 @@
-"""The images of a source and the label of each, from what is there: the one place where labels are read.
+"""Images of a source with their labels: the one place that reads labels.
 
 In this order: rows that carry a label (a column of a table, CIFAR's batches, idx, a list), `.cls` and `.json` files, a
 table of file and label beside the images, class folders. Archives and splits are no class folders.

@@ -1,4 +1,4 @@
-"""What a pool says of itself."""
+"""Manifest of a pool."""
 
 from __future__ import annotations
 

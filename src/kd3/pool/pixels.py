@@ -1,4 +1,4 @@
-"""Arrays of images: which shapes are some, and one image of an array as the bytes of a lossless file."""
+"""Arrays of images: their shapes, and one image of an array as the bytes of a lossless file."""
 
 from __future__ import annotations
 

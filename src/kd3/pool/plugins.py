@@ -1,4 +1,4 @@
-"""Kinds of pictures that Pillow reads with a plug-in only: known by their first bytes, read where it is installed."""
+"""Picture formats that Pillow reads only with a plug-in: recognised by their first bytes, read if it is installed."""
 
 from __future__ import annotations
 

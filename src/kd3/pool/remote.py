@@ -1,4 +1,4 @@
-"""Files that lie elsewhere, read through fsspec: s3://, gs://, hf://, https:// and whatever else it knows."""
+"""Remote files, read through fsspec: s3://, gs://, hf://, https:// and its other protocols."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an ingest leaves out although it can be read: images to test on, and near copies of what the pool has."""
+"""Readable images that an ingest leaves out: test images, and near copies of images in the pool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read a pool through and say what is damaged."""
+"""Read a whole pool and report damage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the pixels of a pool are still those that were written: looked at once, beside the work on them."""
+"""Check that the pixels of a pool are still those that were written: once, beside the work on them."""
 
 from __future__ import annotations
 

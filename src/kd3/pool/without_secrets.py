@@ -1,4 +1,4 @@
-"""What may be written down of a URL: scheme, host, port and path. All else may open a door, and is left out.
+"""Parts of a URL that may be written down: scheme, host, port and path. All else may be secret and is left out.
 
 URLs that differ in what is left out stay two: a digest of it is kept, of 32 bits, but for what is known to be a secret
 or to change with every signature. So a list can be gone through again with renewed signatures.

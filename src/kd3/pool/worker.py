@@ -1,4 +1,4 @@
-"""The side of a decoding process: a chunk of places comes in, its pixels go back in one piece."""
+"""The decoding process: a chunk of file positions comes in, its pixels go back in one piece."""
 
 from __future__ import annotations
 

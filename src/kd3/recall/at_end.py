@@ -1,4 +1,4 @@
-"""Recall at the end of a distillation: whether, on which images, and what the run says of it."""
+"""Recall at the end of a distillation: the decision, the images, and the record in the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The images that statistics are counted on or recalled from: of a pool, or given ones that nobody labelled."""
+"""Images for counting statistics or for recall: from a pool, or given ones without labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recalled images: crawl images whose pixels are moved until the teacher sees the statistics of its lost data."""
+"""Recalled images: crawl images whose pixels are changed until the teacher sees the statistics of its lost data."""
 
 from __future__ import annotations
 

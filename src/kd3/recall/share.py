@@ -1,4 +1,4 @@
-"""How much of the counted statistics a student takes: chosen by its agreement with the teacher, without labels."""
+"""Share of the counted statistics that a student takes: chosen by its agreement with the teacher, without labels."""
 
 from __future__ import annotations
 

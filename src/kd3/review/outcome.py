@@ -1,4 +1,4 @@
-"""What a selection decided of each image, and why."""
+"""Decision of a selection for each image, and its reason."""
 
 from __future__ import annotations
 

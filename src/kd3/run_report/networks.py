@@ -1,4 +1,4 @@
-"""What teacher and student cost: parameters, multiply-adds, time on this machine."""
+"""Costs of teacher and student: parameters, multiply-adds, time on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what is known of runs to the text of a page."""
+"""Text of a page, from the facts about its runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What teacher and student make of some of a run's pool: pictures to look at, a map, and how far the pool is."""
+"""Predictions of teacher and student on some of a run's pool: pictures, a map, and the distance of the pool."""
 
 from __future__ import annotations
 

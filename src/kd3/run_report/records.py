@@ -1,4 +1,4 @@
-"""What a run wrote down of itself, read once."""
+"""Records of a run, read once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of a report that follow from a run's records alone."""
+"""Sections of a report that follow from a run's records only."""
 
 from __future__ import annotations
 

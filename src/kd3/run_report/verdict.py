@@ -1,4 +1,4 @@
-"""The first thing that a report says: is this student any good, and what should be looked at."""
+"""First statement of a report: the quality of the student, and the points to check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layout of a run folder, and who may write into it."""
+"""Layout of a run folder, and the right to write into it."""
 
 from __future__ import annotations
 

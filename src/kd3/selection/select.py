@@ -1,4 +1,4 @@
-"""Keep the images that the networks are sure of, and never starve a class in silence."""
+"""Keep the images of which the networks are sure, and never starve a class in silence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model card: what was exported, of what, how good it is where that was measured, how to load it."""
+"""The model card: exported files, their origin, measured quality, and loading instructions."""
 
 from __future__ import annotations
 

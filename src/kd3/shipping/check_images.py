@@ -1,4 +1,4 @@
-"""The images that an export is compared, calibrated and measured on: web images, since there are no others."""
+"""Images for comparing, calibrating and measuring an export: web images, since there are no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run two forms of a student on the same images: how far apart they are, and how fast each is."""
+"""Run two formats of a student on the same images: their difference, and the speed of each."""
 
 from __future__ import annotations
 

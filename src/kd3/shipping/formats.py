@@ -1,4 +1,4 @@
-"""The forms a student is written in: how each is written, and how it is run again to be compared."""
+"""Export formats of a student: writing each, and running it again for the comparison."""
 
 from __future__ import annotations
 

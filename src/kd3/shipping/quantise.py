@@ -1,4 +1,4 @@
-"""An ONNX student in 8 bits, calibrated on web images: four ways, of which the one that agrees best is kept."""
+"""An ONNX student in 8 bits, calibrated on web images: the best of four variants by agreement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A full disk, whoever notices it and however they say so."""
+"""Convert out-of-space errors to KD3Error, whichever library raises them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file is that is not what its name or place says, told by its first bytes, so that people know what to do."""
+"""Recognise unexpected files by their first bytes, so that messages can name a remedy."""
 
 from __future__ import annotations
 

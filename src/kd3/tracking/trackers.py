@@ -1,4 +1,4 @@
-"""Trackers of a run: each takes the events as they happen; one that fails is given up, the run goes on."""
+"""Trackers of a run: each receives the events as they happen; a failing one is dropped, and the run continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run must remember to go on as if nothing had happened."""
+"""State that lets a run continue as if nothing had happened."""
 
 from __future__ import annotations
 

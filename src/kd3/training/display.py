@@ -1,4 +1,4 @@
-"""What a terminal shows of a run: how far it is, its losses, its agreement, and what is kept of each class."""
+"""Terminal display of a run: progress, losses, agreement, and kept images by class."""
 
 from __future__ import annotations
 

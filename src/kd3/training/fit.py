@@ -1,4 +1,4 @@
-"""The training loop: select, learn, look how far the student agrees with the teacher, repeat."""
+"""The training loop: select, train, evaluate the student's agreement with the teacher, repeat."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much memory a training takes, told from a small batch before it begins."""
+"""Memory of a training, estimated from a small batch before it begins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong in a training that does not stop, in words; each said once a run."""
+"""Problems of a training that do not stop it, in words; each reported once per run."""
 
 from __future__ import annotations
 

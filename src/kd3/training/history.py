@@ -1,4 +1,4 @@
-"""The history of a training as it is written, with warnings of what goes wrong."""
+"""The history of a training as it is written, with warnings of problems."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every file of teacher outputs beside a pool has in common: its name, its room, and whether it is believed."""
+"""Common part of all files of teacher outputs beside a pool: naming, preallocation, validation."""
 
 from __future__ import annotations
 

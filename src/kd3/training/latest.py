@@ -1,4 +1,4 @@
-"""What was last predicted of each training image, and in which round: a few bytes an image."""
+"""Last prediction and round of each training image: a few bytes per image."""
 
 from __future__ import annotations
 

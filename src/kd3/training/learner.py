@@ -1,4 +1,4 @@
-"""One training step: a batch of raw images in, the method's optimiser moved."""
+"""One training step: a batch of raw images in, the method's optimizer moved."""
 
 from __future__ import annotations
 

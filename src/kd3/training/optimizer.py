@@ -1,4 +1,4 @@
-"""The optimiser that the settings ask for."""
+"""The optimizer of the settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches of a pool on the device: held there where it fits, else read ahead by threads."""
+"""Batches of a pool on the device: held there if it fits, else read ahead by threads."""
 
 from __future__ import annotations
 

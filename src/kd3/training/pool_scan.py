@@ -1,4 +1,4 @@
-"""Both networks' opinions of the training part of the pool, for one selection."""
+"""Predictions of both networks on the training part of the pool, for one selection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training leaves in its run folder while it goes on. Of several ranks the first alone writes."""
+"""Files that a training writes into its run folder. Of several ranks only the first writes."""
 
 from __future__ import annotations
 

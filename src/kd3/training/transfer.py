@@ -1,4 +1,4 @@
-"""Tensors to an accelerator and back, for which the host does not wait."""
+"""Copies of tensors to an accelerator and back, without a wait of the host."""
 
 from __future__ import annotations
 

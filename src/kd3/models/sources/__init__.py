@@ -1,4 +1,4 @@
-"""Where networks come from by name: `prefix:NAME`. A library of models is one file and one entry here."""
+"""Sources of networks by name: `prefix:NAME`. A library of models is one file and one entry here."""
 
 from __future__ import annotations
 

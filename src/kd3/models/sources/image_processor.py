@@ -1,4 +1,4 @@
-"""What a model of transformers does to its images first, read from its `preprocessor_config.json`.
+"""Image preparation of a transformers model, read from its `preprocessor_config.json`.
 
 The library's own image processors need torchvision or come for one framework; the file says what they do.
 """

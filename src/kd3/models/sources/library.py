@@ -1,4 +1,4 @@
-"""What the libraries of models have in common: they may be missing or broken, and they go to the network."""
+"""Common part of the model libraries: they may be missing or broken, and they access the network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`torch-export:FILE`: a network that was saved by `torch.export.save`. Loading one may run code: it holds pickles."""
+"""`torch-export:FILE`: a network saved by `torch.export.save`. Loading one may run code: it holds pickles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`torchscript:FILE`: a network that was saved by `torch.jit.save`. Loading one runs the code in it."""
+"""`torchscript:FILE`: a network saved by `torch.jit.save`. Loading one runs the code in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where crawled files come from: folders, tars, zips, tables, arrays, lists, URLs. A new kind is a file and an entry.
+"""Sources of crawled files: folders, tars, zips, tables, arrays, lists, URLs. A new kind is a file and an entry.
 
 The rule for names: every regular file is tried, whatever its extension says, since crawls lie
 about it. Skipped without a look are hidden files and sidecars (`names.SIDECAR_SUFFIXES`). Archives in a

@@ -1,4 +1,4 @@
-"""What all readers of containers need: a file to read from, here or elsewhere, and one row for its damage."""
+"""Common part of all container readers: a file to read, here or remote, and one row for its damage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of images: which column holds them, and what a row of it stands for."""
+"""Tables of images: the column that holds them, and the meaning of a row."""
 
 from __future__ import annotations
 

@@ -91,12 +91,12 @@ def fault() -> None:
 
 
 def result(text: str) -> None:
-    """Print what a command found, in words, on standard output."""
+    """Print a command's result in words on standard output."""
     _put(sys.stdout, clean(text))
 
 
 def json_result(values: Any) -> None:
-    """Print what a command found as JSON on standard output."""
+    """Print a command's result as JSON on standard output."""
     _put(sys.stdout, clean_json(json.dumps(values, indent=2, ensure_ascii=False)))
 
 

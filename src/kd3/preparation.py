@@ -16,7 +16,7 @@ IN_WORDS = {"crop": "the shorter side to size, then the centre", "squash": "the 
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """What is done to a picture, by `kd3.pool.pictures.read_picture`: for pools, tests, predictions and exports."""
+    """Treatment of a picture by `kd3.pool.pictures.read_picture`: for pools, tests, predictions and exports."""
 
     size: int  # side of the square, in pixels
     fit: Fit = "crop"

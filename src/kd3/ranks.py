@@ -47,7 +47,7 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes and talks."""
+        """True in the process that writes and prints."""
         return self.rank == 0
 
     def part(self, total: int) -> slice:
@@ -104,7 +104,7 @@ class Ranks:
 
     @contextmanager
     def connected(self) -> Iterator[None]:
-        """Say what a broken connection means: the other side has ended.
+        """Convert a broken connection to its meaning: the other side has ended.
 
         Raises:
             KD3Error: it has.
@@ -162,7 +162,7 @@ class _Sum(torch.autograd.Function):
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather; a part's gradient is the sum of what all ranks have for it."""
+    """All-gather; a part's gradient is the sum over all ranks."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor, ranks: Ranks) -> Tensor:

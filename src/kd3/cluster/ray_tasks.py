@@ -33,7 +33,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Done:
-    """What became of a piece."""
+    """Outcome of a piece."""
 
     name: str
     problem: str | None = None  # in words; None where it was done
@@ -74,7 +74,7 @@ def has_gpus(ray: Any) -> bool:
 
 
 def do_all(ray: Any, pieces: Sequence[Piece], *, gpus: int = 0) -> Iterator[Done]:
-    """Yield pieces as they are done, each on one core and so many GPUs, as many at a time as there is room for."""
+    """Yield pieces as they finish, each on one core and the given GPUs, as many at a time as fit."""
     task = ray.remote(_do).options(num_cpus=1, num_gpus=gpus, max_retries=LOST_WORKERS)
     under_way = {task.remote(piece, os.getcwd()): piece for piece in pieces}
     try:

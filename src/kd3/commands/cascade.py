@@ -31,7 +31,7 @@ from kd3.storage.lock import exclusive
 
 @dataclass(frozen=True)
 class Found:
-    """When a run's student is to ask its teacher."""
+    """Threshold below which a run's student asks its teacher."""
 
     folder: Path
     record: dict[str, Any]  # as it lies in the student's description

@@ -58,7 +58,7 @@ def _commands(parser: argparse.ArgumentParser) -> list[tuple[str, argparse.Argum
 
 
 def _choices(action: argparse.Action, field: FieldInfo | None) -> list[str] | None:
-    """Return what an argument may be; the settings check it, so that argparse itself is not told."""
+    """Return the choices of an argument; the settings check them, not argparse."""
     named = {"method": list(METHODS), "preset": presets()}
     if action.dest in named:
         return named[action.dest]

@@ -34,7 +34,7 @@ NAMES = {"teacher": "teacher", "kd": "plain KD", "kd3": "KD3"}
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo ends with."""
+    """Result of the demo."""
 
     folder: Path
     teacher: Path  # its description

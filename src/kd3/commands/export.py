@@ -56,7 +56,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and how it compares."""
+    """Written files, and their comparison with the student."""
 
     folder: Path
     files: list[Written]
@@ -212,7 +212,7 @@ def _images(config: ExportConfig, run_folder: RunFolder | None, preparation: Pre
     if config.images is not None:
         found = images_of(config.images, preparation, **counts)
         if config.images == NOISE:
-            console.warn("the export is compared on noise; on images it may differ more, or say other classes")
+            console.warn("the export is compared on noise; on images it may differ more, or predict other classes")
         return found
     if run_folder is None:
         raise KD3Error(

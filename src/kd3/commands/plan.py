@@ -43,7 +43,7 @@ LOOKED_AT, LOOKED_AT_LARGE = 1000, 128  # images of the pool
 
 @console.quietable
 def plan(teacher: str | Path | Teacher, pool: str | Path | ImagePool, **settings: Any) -> Plan:
-    """Say before a run which student to take, what the run costs here and what to expect of it.
+    """Compare students before a run: cost, duration here and expected accuracy.
 
     `settings` are `quiet=True` and those of `kd3 plan --help`: deployment, minutes, trust_code, device, precision.
 
@@ -132,7 +132,7 @@ def _plan(config: PlanConfig, teacher: Teacher | None, pool: ImagePool | None) -
 
 
 def _look(teacher: Teacher, pool: ImagePool, compute: Compute) -> tuple[Measurement, float]:
-    """Return what the teacher makes of some of the pool, and the seconds that it takes for an image."""
+    """Return the teacher's view of some of the pool, and its seconds per image."""
     count = LOOKED_AT if pool.image_size <= SMALL_SIDE else LOOKED_AT_LARGE
     places = np.sort(np.random.default_rng(0).permutation(len(pool))[:count])
     drawn = ImagePool.from_array(pool.read(places))

@@ -19,7 +19,7 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Pools:
-    """What was found out about pools, or the pool that was made."""
+    """Facts about pools, or the new pool."""
 
     pools: list[ImagePool]
     note: str = ""

@@ -149,7 +149,7 @@ def _student(path: str, *, trust_code: bool) -> Student:
 def _about(
     config: SelectConfig, teacher: Teacher, student: Student | None, pool: ImagePool, compute: Compute
 ) -> dict[str, Any]:
-    """Return what a selection is made of; equal settings and hashes make an equal one."""
+    """Return the inputs of a selection; equal settings and hashes make an equal one."""
     return {
         "kd3": __version__,
         "settings": {

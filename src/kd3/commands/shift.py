@@ -25,7 +25,7 @@ from kd3.storage.atomic import write_json, write_text
 
 @dataclass(frozen=True)
 class Shift:
-    """What `kd3 shift` found; `measurement` holds every figure."""
+    """Result of `kd3 shift`; `measurement` holds every figure."""
 
     teacher: str
     pool: str
@@ -60,7 +60,7 @@ def shift(
     reference: str | Path | None = None,
     **settings: Any,
 ) -> Shift:
-    """Measure how far a pool is from what a teacher was trained on.
+    """Measure how far a pool is from a teacher's training data.
 
     `settings` are `quiet=True` and those of `kd3 shift --help`: out, limit, seed, trust_code, device, precision,
     workers.

@@ -148,7 +148,7 @@ def _run(
 
 @dataclass(frozen=True)
 class _Writer:
-    """Writes what is known by now, as often as it is asked."""
+    """Writes the results so far, on each call."""
 
     planned: Plan
     config: StudyConfig
@@ -229,7 +229,7 @@ def _given_pools(config: StudyConfig) -> dict[str, str]:
 
 
 def _given_settings(config: StudyConfig) -> dict[str, Any]:
-    """Return what the command line says of every run."""
+    """Return the command line's settings for every run."""
     given: dict[str, Any] = {"teacher": str(Path(config.teacher).absolute()), "student": config.student, "pool": "-"}
     if config.eval_data is not None:
         given["eval_data"] = str(Path(config.eval_data).absolute())

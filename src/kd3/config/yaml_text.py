@@ -17,7 +17,7 @@ DEEPEST = 100  # lists and mappings in each other
 
 
 def load_yaml(path: Path, *, what: str) -> Any:
-    """Return what a YAML file holds: mappings, lists, text, numbers, dates, None.
+    """Return the contents of a YAML file: mappings, lists, text, numbers, dates, None.
 
     Raises:
         KD3Error: it cannot be read, is not YAML, has a name twice in one mapping, or is too large, too deep, or grows

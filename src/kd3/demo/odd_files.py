@@ -20,7 +20,7 @@ _NOTE = "Pictures found by searching for digits, letters and signs.\n"
 
 @dataclass(frozen=True)
 class OddFile:
-    """A file's name and bytes, and what it shows; None where no picture can be read from it."""
+    """A file's name, bytes and content; None if no picture can be read from it."""
 
     name: str
     content: bytes

@@ -13,7 +13,7 @@ DIGITS = set("0123456789")
 
 
 def truth_of_selection(pool_folder: Path, run: Path, truth_file: Path) -> tuple[float, float]:
-    """Return the percentage of real digits in the pool, and in what the last selection kept."""
+    """Return the percentage of real digits in the pool, and in the last selection."""
     from kd3.pool import ImagePool
 
     truth = read_truth(truth_file)

@@ -35,7 +35,7 @@ _BAR_COLOURS = {"plain": "#9aa5b1", "accent": _KEPT_COLOUR}
 
 @dataclass(frozen=True)
 class ClassRow:
-    """What the last selection did with the images taken for one class."""
+    """The last selection's decisions on the images of one predicted class."""
 
     name: str
     kept: np.ndarray  # uint8 (n, 3, H, W): examples; the first `IMAGES_SHOWN` are drawn

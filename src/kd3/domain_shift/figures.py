@@ -87,7 +87,7 @@ def _classes(found: Measurement) -> Figure:
 
 
 def _page(width: float, height: float) -> tuple[Figure, Any]:
-    """Return an empty figure of so many inches, and its axes."""
+    """Return an empty figure of a size in inches, and its axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")

@@ -20,7 +20,7 @@ from kd3.models.teacher import Teacher
 
 @dataclass(frozen=True)
 class Look:
-    """What one pass gave."""
+    """Results of one pass."""
 
     watch: OpinionWatch
     batch_norms: BatchNormShift | None  # None: the teacher has no batch norm that remembers

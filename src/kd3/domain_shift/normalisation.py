@@ -43,7 +43,7 @@ COLOURS = "the colours in the order B, G, R"
 
 @dataclass(frozen=True)
 class Reading:
-    """What a teacher makes of images under one setting."""
+    """Statistics of a teacher on images under one setting."""
 
     setting: str
     distance: float | None  # of the batch norms, as `kd3 shift` tells it; None without any

@@ -33,7 +33,7 @@ class Space(NamedTuple):
 
 
 class LayerSpaces(NamedTuple):
-    """Where a layer reads and writes; a norm does both in one place."""
+    """Channels that a layer reads and writes; a norm does both in one place."""
 
     reads: int
     writes: int

@@ -71,7 +71,7 @@ def narrowed(network: nn.Module, images: Tensor, *, most: float) -> tuple[dict[s
 
 
 def _history(pruning: Any, network: nn.Module, images: Tensor, most: float) -> History:
-    """Return what to leave out to come to `most` multiply-adds."""
+    """Return the channels to remove to reach `most` multiply-adds."""
     narrow = copy_of(network).cpu().eval().requires_grad_(True)
     heads = output_layers(narrow, images.shape[-1])
     ignored = [narrow.get_submodule(path) for path in (*heads, *_stiff(pruning, network, images))]

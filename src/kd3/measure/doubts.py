@@ -18,7 +18,7 @@ SHOWN = 4
 
 
 def doubts(confusion: np.ndarray, matching: Matching) -> list[str]:
-    """Return what speaks against the order of the classes, in sentences; nothing where nothing does.
+    """Return sentences that speak against the order of the classes, if any.
 
     Args:
         confusion: counts (K, K), [label, prediction].

@@ -36,7 +36,7 @@ class Scan(Protocol):
         """Yield the teacher's logits of plain views in order, (n, K) at a time, computed once for a pool and kept."""
 
     def predictions(self, teacher_weight: float) -> Predictions:
-        """Return what teacher_weight * z_T + (1 - teacher_weight) * z_S says of each image's plain view now."""
+        """Return predictions of teacher_weight * z_T + (1 - teacher_weight) * z_S for each image's plain view now."""
 
     def typicality(self) -> Tensor:
         """Return how far each image is from the lost data in the teacher's batch norms: (N,), 0 is the same."""
@@ -50,7 +50,7 @@ class Scan(Protocol):
 
 
 class StepResult(NamedTuple):
-    """The loss of one batch and what it is made of."""
+    """The loss of one batch and its terms."""
 
     loss: Tensor  # (), to be differentiated
     terms: Mapping[str, Tensor]  # named, weighted parts of the loss; they sum to it
@@ -96,7 +96,7 @@ class Method(nn.Module, abc.ABC):
         return []
 
     def compares_images(self) -> str | None:
-        """Return what of the loss depends on several images at once, in words, with the way out; None: nothing."""
+        """Return the terms of the loss that compare images, in words, with a remedy; None: there are none."""
         return None
 
     @abc.abstractmethod

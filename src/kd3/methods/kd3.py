@@ -104,7 +104,7 @@ class KD3(Method):
         return hidden_matrices(self, besides=[*self.student.output_layers(), *outer])
 
     def compares_images(self) -> str | None:
-        """Return what of the loss depends on several images at once; None: nothing."""
+        """Return the terms of the loss that compare images; None: there are none."""
         options = self.options
         if options.contrastive != "none":
             return "the images are contrasted with each other; use --kd3.contrastive none"

@@ -44,7 +44,7 @@ class SimKD(Method):
         return cls(options, teacher, student)
 
     def compares_images(self) -> str | None:
-        """Return what of the loss depends on several images at once; None: nothing."""
+        """Return the terms of the loss that compare images; None: there are none."""
         if self.options.alignment_scale == "relative":
             return "the features' mean energy divides the alignment; use --simkd.alignment-scale raw"
         return None

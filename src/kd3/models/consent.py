@@ -31,7 +31,7 @@ def runs_code(arch: str) -> bool:
 
 
 def check_student_arch(arch: str, arch_args: Mapping[str, Any], folder: Path, *, trust_code: bool) -> None:
-    """Refuse what a student's folder may not name: code without consent, and files outside it in any case.
+    """Refuse forbidden names in a student's folder: code without consent, and in any case files outside it.
 
     Raises:
         KD3Error: it names such; the sentence says what, and how to allow code.

@@ -15,7 +15,7 @@ _LEVELS_UP = 4  # in which a package is looked for
 
 @contextmanager
 def importing_from(folder: Path) -> Iterator[None]:
-    """Let `import` find what lies in a folder."""
+    """Let `import` find the modules in a folder."""
     for name, module in list(sys.modules.items()):
         # An earlier file's neighbour of the same name, in another folder, would be taken for ours.
         mark = getattr(module, "__dict__", {}).get(_FOLDER_MARK, folder)

@@ -11,7 +11,7 @@ from kd3.config.settings import Settings
 
 
 class ShrinkPlan(Settings):
-    """What a smaller network keeps of a larger one; part of a student's `config.json`."""
+    """Parts that a smaller network keeps of a larger one; part of a student's `config.json`."""
 
     model_config = ConfigDict(extra="ignore")
 

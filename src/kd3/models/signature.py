@@ -20,5 +20,5 @@ class Signature:
 
     @property
     def preparation(self) -> Preparation:
-        """How a picture becomes the input."""
+        """Preparation of a picture for the input."""
         return Preparation(self.input_size, self.fit)

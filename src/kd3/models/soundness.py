@@ -238,7 +238,7 @@ def _same(found: Tensor, expected: Tensor) -> bool:
 
 
 def _refuse_probabilities(network: nn.Module, images: Tensor, logits: Tensor, calling: Calling, what: str) -> None:
-    """Refuse what softmax or sigmoid made: softmax of it would be nearly even."""
+    """Refuse outputs of softmax or sigmoid: their softmax would be nearly even."""
     ones = torch.ones(len(logits), device=logits.device)
     if not calling.one_logit and bool((logits >= 0).all()) and torch.allclose(logits.sum(1), ones, atol=1e-3):
         raise KD3Error(

@@ -21,7 +21,7 @@ class _Part(Settings):
 
 
 class HeadDescription(_Part):
-    """Where the backbone's classifier and features are."""
+    """Places of the backbone's classifier and features."""
 
     classifier: str
     features: str | None
@@ -40,7 +40,7 @@ class ClassifierDescription(_Part):
 
 
 class CallingDescription(_Part):
-    """How the network is called; see `kd3.models.calling.Calling`."""
+    """Calling convention of the network; see `kd3.models.calling.Calling`."""
 
     channels: Literal[1, 3] = 3
     grey_thrice: bool = False

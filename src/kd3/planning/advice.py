@@ -60,7 +60,7 @@ def budget_for(affordable: int | None) -> tuple[int, Advice]:
 
 
 def for_the_crawl(found: Measurement, *, has_deployment: bool) -> list[Advice]:
-    """Return what the distance of the crawl calls for."""
+    """Return advice that follows from the distance of the crawl."""
     level = found.verdict.level
     page = "docs/results/inherit-fit-recall.md"
     advice = []

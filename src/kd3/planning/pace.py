@@ -23,7 +23,7 @@ WARM_UP = 2  # steps that are not counted
 
 @dataclass(frozen=True)
 class Pace:
-    """What was measured."""
+    """Measurements of the steps."""
 
     steps: int
     batch: int  # images

@@ -33,7 +33,7 @@ Host = tuple[str | None, int | None]  # name and port, as a URL has them
 
 @dataclass(frozen=True)
 class Trust:
-    """What more than usual may be named and connected to."""
+    """Permissions beyond the default for names and connections."""
 
     entries: bool = False  # rows and lists may name whatever they like
     private_hosts: bool = False  # and those of the private network
@@ -67,7 +67,7 @@ def trust_for_good(trust: Trust) -> None:
 
 
 def trust() -> Trust:
-    """Return what this process trusts, for those that it starts."""
+    """Return the permissions of this process, for those that it starts."""
     return _trust
 
 
@@ -91,7 +91,7 @@ def is_remote(path: str) -> bool:
 
 
 def protocol(url: str) -> str:
-    """Return what stands before the first "://" or "::", in small letters."""
+    """Return the text before the first "://" or "::", in lower case."""
     match = _PROTOCOL.match(url)
     assert match is not None
     return match[1].lower()

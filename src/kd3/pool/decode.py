@@ -27,7 +27,7 @@ DEFAULT_MAX_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class DecodeSettings:
-    """What becomes of an image."""
+    """Treatment of an image."""
 
     image_size: int
     fit: Fit = "crop"

@@ -138,7 +138,7 @@ def _fill(
         if begun is None:
             state.begin(ingest_request(config))
         elif state.files:
-            console.say(f"pool {folder}: going on after {state.files:,} files")
+            console.say(f"pool {folder}: continuing after {state.files:,} files")
         _consume(state, config, found, again=begun is not None)
         if state.images == 0:
             message = _nothing_usable(state, config)

@@ -33,7 +33,7 @@ class Found:
 
 
 class KnownImages:
-    """Images in memory by what tells copies of them: 300 bytes and a name each."""
+    """Fingerprints of images, which recognise their copies: 300 bytes and a name each."""
 
     def __init__(self) -> None:
         self.names: list[tuple[str, str]] = []  # source and key
@@ -126,5 +126,5 @@ def read_known(source: str, *, image_size: int, fit: Fit, workers: int | None) -
     if not len(known):
         raise KD3Error(f"--keep-out {shown(source)} holds no image that can be read")
     if unusable:
-        console.warn(f"{unusable:,} files in --keep-out {shown(source)} are no usable images; they keep nothing out")
+        console.warn(f"{unusable:,} files in --keep-out {shown(source)} are not usable images; they exclude nothing")
     return known

@@ -115,7 +115,7 @@ def class_folder(key: str) -> tuple[str, str]:
 
 
 def _labels(source: str, images: Sequence[Record], sidecars: Sequence[Record]) -> tuple[list[Label | None], str]:
-    """Return the label of each image, and what says so."""
+    """Return the label of each image, and its source."""
     if any(record.label is not None for record in images):
         return [record.label for record in images], "labels in the data"
     by_sample = labels_by_sample(sidecars)

@@ -9,7 +9,7 @@ from PIL import Image
 
 
 class Plugin(NamedTuple):
-    """What reads a kind of pictures."""
+    """Plug-in for a kind of pictures."""
 
     name: str  # of the kind, as Pillow has it once it can read it
     module: str

@@ -114,7 +114,7 @@ def _status(problem: Exception) -> int | None:
 
 
 def told(problem: Exception, url: str) -> str:
-    """Return what went wrong with a URL, in few words and without secrets."""
+    """Return the error of a URL, in few words and without secrets."""
     status = _status(problem)
     if status is not None:
         return f"HTTP status {status} {getattr(problem, 'message', '') or ''}".rstrip()[:LONGEST]

@@ -38,7 +38,7 @@ class Watch:
             self._thread.start()
 
     def check(self) -> None:
-        """Raise what was found so far.
+        """Raise an error found so far.
 
         Raises:
             KD3Error: a part is not what was written.

@@ -103,7 +103,7 @@ def _split(rest: str) -> tuple[str, str, str]:
 
 
 def _digest(parameters: str, behind: str, *, has_fragment: bool) -> str:
-    """Return the digest of what is left out and is no secret; empty where nothing is."""
+    """Return the digest of the omitted parts that are not secret; empty if there are none."""
     query, _, fragment = behind.partition("#")
     fields = [field for field in re.split("[&;?]", f"{parameters}&{query}") if field]
     names = [re.sub(r"[-_.]", "", unquote(unquote(field.partition("=")[0]))).lower() for field in fields]

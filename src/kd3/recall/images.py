@@ -102,8 +102,8 @@ def read_images(
             raise KD3Error(f"the student takes images of {size} pixels, but those of {source} have {pool.image_size}")
         if pool.preparation.fit != preparation.fit:
             console.warn(
-                f"the pool {source} was made by --fit {pool.preparation.fit}, but the student is given pictures by "
-                f"{preparation.fit}: these are others than it will see"
+                f"the pool {source} was made by --fit {pool.preparation.fit}, but the student gets pictures by "
+                f"{preparation.fit}: these differ from those that it will see"
             )
         return of_pool(pool, np.arange(len(pool)), count=limit, seed=seed, known=known, use=use)
     records = list(list_records([source]))

@@ -16,7 +16,7 @@ SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 @dataclass(frozen=True)
 class Judged:
-    """What each share is worth on images that it was not counted on."""
+    """Value of each share on images that it was not counted on."""
 
     shares: Sequence[float]  # ascending from 0
     same: Tensor  # (shares, N) bool: student and teacher say the same class

@@ -60,7 +60,7 @@ class Outcome:
 
 
 def outcome(predictions: Predictions, selection: Selection, classes: Sequence[str]) -> Outcome:
-    """Return what a selection by thresholds decided of the images that it was made from.
+    """Return the decisions of a selection by thresholds on its images.
 
     An image above its class's threshold is "confident", whatever else it was kept for.
     """

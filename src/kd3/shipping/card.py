@@ -216,7 +216,7 @@ class Card:
 
 
 def _accuracy(value: float, images: int | None) -> str:
-    """Return an accuracy with what its number of images leaves open, where that is known."""
+    """Return an accuracy with the interval of its number of images, if that is known."""
     if not images:
         return f"{value:.1f} %"
     found = share(round(value * images / 100), images)

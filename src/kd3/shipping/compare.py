@@ -21,7 +21,7 @@ Runner = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Parity:
-    """How far a form's logits are from the student's own."""
+    """Difference between a file's logits and the student's own."""
 
     images: int
     largest_difference: float

@@ -26,7 +26,7 @@ Runner = Callable[[Tensor], Tensor]  # what the module takes (B, 3, S, S) -> log
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported."""
+    """Input of an export."""
 
     module: Deployable
     student_folder: Path

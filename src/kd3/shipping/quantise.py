@@ -36,7 +36,7 @@ VARIANTS = tuple(Variant(per_channel, ends) for per_channel in (True, False) for
 
 @dataclass(frozen=True)
 class Tried:
-    """A variant, and on how many images it says what the float student says, in percent."""
+    """A variant, and its agreement with the float student, in percent."""
 
     variant: Variant
     to_choose: float  # on the half that chose

@@ -21,7 +21,7 @@ def archive_by_contents(first: bytes) -> str | None:
 
 
 def stand_in(first: bytes) -> str | None:
-    """Return what stands in a file's place, in words; None where it may be the file itself."""
+    """Return a description of a stand-in for a file; None if it may be the file itself."""
     if first.startswith(LFS):
         return "a Git LFS pointer, which stands for the file: git lfs pull fetches it"
     return None

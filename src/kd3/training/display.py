@@ -53,7 +53,7 @@ def _is_live() -> bool:
 
 
 class _Lines:
-    """A log file: the progress lines alone."""
+    """A log file: only the progress lines."""
 
     def __init__(self, bar: console.Progress) -> None:
         self._bar = bar

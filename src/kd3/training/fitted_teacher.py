@@ -177,7 +177,7 @@ def _made(
 
 
 def _spread(positions: np.ndarray, count: int) -> np.ndarray:
-    """Return so many positions in random order, always the same ones."""
+    """Return `count` positions in random order, always the same ones."""
     order = torch.randperm(len(positions), generator=generator_for(torch.device("cpu"), 0, "counted images"))
     chosen: np.ndarray = positions[order[:count].numpy()]
     return chosen

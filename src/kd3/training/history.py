@@ -34,7 +34,7 @@ class History:
         return self._metrics.size
 
     def tell(self, event: str, **values: Any) -> None:
-        """Write an event, and warn of what it shows to be wrong."""
+        """Write an event, and warn of the problems that it shows."""
         self._metrics.write(event, **values)
         for words in self._health.notes(event, values):
             self.warn(words, **values)

@@ -126,7 +126,7 @@ class Learner:
         return self._generator.manual_seed(seed_for(self.seed, "step", number))
 
     def state(self) -> dict[str, Any]:
-        """Return what the optimiser must remember, and with float16 the scale of the loss."""
+        """Return the state of the optimizer, and with float16 the scale of the loss."""
         return {"optimizer": self.optimizer.state_dict(), "scale": self.fabric.strategy.precision.state_dict()}
 
     def load(self, state: dict[str, Any]) -> None:
@@ -149,7 +149,7 @@ class Learner:
     def _views(
         self, number: int, images: Tensor, positions: Tensor | None, generator: torch.Generator
     ) -> tuple[Tensor, ModelOutput | None]:
-        """Return normalised views, and what the teacher says of them where that is kept."""
+        """Return normalised views, and the teacher's outputs on them if these are stored."""
         normalise = self.method.student.normalise
         if self.fixed is None:
             how, flip = self.settings.augmentation, self.settings.flip

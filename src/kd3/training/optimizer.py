@@ -34,11 +34,11 @@ class Beside(torch.optim.Optimizer):
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what both must remember."""
+        """Return the state of both."""
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what both remembered.
+        """Take over the state of both.
 
         Raises:
             KeyError, ValueError: it is another optimiser's, or of other parameters.

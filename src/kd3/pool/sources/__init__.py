@@ -52,7 +52,7 @@ class Archive(NamedTuple):
 
 
 class Reader(NamedTuple):
-    """How a kind of archive is read."""
+    """Reader of a kind of archive."""
 
     members: Callable[..., Iterator[Record]]  # (path, source, prefix, *, limit: bytes that it may unpack to)
     count: Callable[[str], int]
@@ -264,7 +264,7 @@ def _placed(path: str, source: str, key: str) -> Record | Archive:
 
 
 def _in_place(path: str, source: str, key: str) -> Record | Archive:
-    """Return what a file in a folder is: sidecars are known by their names, archives come before them."""
+    """Return the kind of a file in a folder: sidecars are known by their names, archives come before them."""
     if is_hidden(key) or (is_sidecar(key) and archive_kind(path) is None):
         location = Remote(path) if is_remote(path) else InFile(path)
         return Record(source, key, sidecar(location) if may_hold_labels(key) else Unusable(SIDECAR))

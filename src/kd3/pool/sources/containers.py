@@ -22,7 +22,7 @@ LABELS_LIMIT = 16 << 20  # bytes: a table of a million names and labels
 
 
 class UnsafePickle(Exception):
-    """A pickle that asks for code; the message names what for."""
+    """A pickle that asks for code; the message names it."""
 
 
 def first_bytes(path: str) -> bytes:

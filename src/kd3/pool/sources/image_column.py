@@ -36,7 +36,7 @@ class ImageColumn:
         return [self.name, *self.notes, *([self.label] if self.label else [])]
 
     def rows(self, batch: Any, path: str) -> Iterator[tuple[Location, Label | None]]:
-        """Yield what each row of a record batch of the file `path` stands for, and its label."""
+        """Yield the record and the label of each row of a record batch of the file `path`."""
         batch = batch.select(self.columns)
         batch.validate(full=True)  # offsets that point elsewhere would end this process
         column = batch.column(self.name)

@@ -33,7 +33,7 @@ _PAX_RECORD = re.compile(rb"([1-9][0-9]{0,4}) (path|mtime|atime|ctime)=([^\n\0]*
 
 
 class Member(NamedTuple):
-    """What an ordinary header says."""
+    """Contents of an ordinary header."""
 
     name: str
     is_folder: bool

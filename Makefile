@@ -1,4 +1,4 @@
-# Everything runs in a virtual environment of its own; the first target that needs it makes it.
+# Everything runs in its own virtual environment; the first target that needs it makes it.
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
@@ -8,7 +8,7 @@ TORCH = torch==2.13.0
 TORCH_INDEX ?=
 FUZZED = decode pickle tar npy npz zip list batch teacher study distill checkpoint student parquet arrow
 TORCHVISION = torchvision==0.28.0
-# What builds of torch for CUDA bring; who wants one gets them with it.
+# Dependencies of CUDA builds of torch, which install them by themselves.
 OF_CUDA = triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
   nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
   nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
@@ -20,8 +20,8 @@ help:  ## show this list
 
 setup: $(READY)  ## make the virtual environment with everything pinned
 
-# Every package of the lock is checked against its hash. torch is pinned by version alone: which build fits (CPU, which
-# CUDA) is the machine's matter, and each has a hash of its own.
+# Every package of the lock is checked against its hash. torch is pinned only by version: the build (CPU or CUDA) depends
+# on the machine, and each has its own hash.
 $(READY): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements.lock
@@ -30,7 +30,7 @@ $(READY): pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $(READY)
 
-demo: $(READY)  ## the whole job on data made here: no download, no GPU, a few minutes
+demo: $(READY)  ## the whole job on generated data: no download, no GPU, a few minutes
 	$(BIN)/kd3 demo --out demo
 
 test: $(READY)  ## the tests, in parallel
@@ -39,42 +39,42 @@ test: $(READY)  ## the tests, in parallel
 test-slow: $(READY)  ## the slow tests
 	$(BIN)/python -m pytest -m slow
 
-coverage: $(READY)  ## the tests, and which branches of src they take: at least nine of ten
+coverage: $(READY)  ## the tests, with their coverage of src: at least nine of ten branches
 	$(BIN)/python -m pytest -n auto -m "not slow" --cov --cov-report=term-missing:skip-covered --cov-report=xml
 
-mutants: $(READY)  ## break losses, selection, shift, shipping, measure, decoding, heads line by line and see whether a test notices (needs mutmut)
+mutants: $(READY)  ## break losses, selection, shift, shipping, measure, decoding and heads line by line and run the tests (needs mutmut)
 	$(BIN)/python -m mutmut run && $(BIN)/python -m mutmut results
 
-chaos: $(READY)  ## kill every kind of work at random moments, 200 times and more; look whether it ends the same
+chaos: $(READY)  ## kill every kind of work at random moments, 200 times and more, and check that it ends the same
 	KD3_KILLS=80 $(BIN)/python -m pytest -s tests/chaos
 
-fuzz: $(READY)  ## break images, containers, checkpoints, pools, settings 20,000 times; by coverage too, if atheris is there
+fuzz: $(READY)  ## break images, containers, checkpoints, pools, settings 20,000 times; guided by coverage, if atheris is installed
 	KD3_FUZZ=10000 $(BIN)/python -m pytest -s --timeout 900 tests/fuzz
 	for target in $$($(BIN)/python -c "import atheris" 2>/dev/null && echo $(FUZZED)); do \
 	  $(BIN)/python tests/fuzz/coverage_guided.py $$target -max_total_time=60 || exit 1; done
 
-bench: $(READY)  ## how fast, beside the common way and the bare bound: ten minutes (BENCH=--quick: two)
+bench: $(READY)  ## speed, beside the common way and the bare bound: ten minutes (BENCH=--quick: two)
 	$(BIN)/python -m benchmarks $(BENCH)
 
-gpu: $(READY)  ## is kd3 right and fast on this machine's GPU: under nine minutes, one JSON and one page (GPU=--pretend: on the CPU)
+gpu: $(READY)  ## correctness and speed on this machine's GPU: under nine minutes, one JSON and one page (GPU=--pretend: on the CPU)
 	$(BIN)/python -m benchmarks.gpu $(GPU)
 
-lint: $(READY)  ## style, types, and which room may import which
+lint: $(READY)  ## style, types, and import contracts
 	$(BIN)/ruff check src tests benchmarks examples docs
 	$(BIN)/ruff format --check src tests benchmarks examples docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: $(READY)  ## the documentation as a site in ./site, warnings being errors
+docs: $(READY)  ## the documentation as a site in ./site; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir site
 
 dist: $(READY)  ## a wheel in ./dist; the same commit gives the same bytes
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --wheel --no-isolation
 
-release-check: dist  ## the wheel alone in an empty environment of each Python found of 3.10 to 3.13: version, methods, demo
+release-check: dist  ## the wheel in an empty environment of each Python found of 3.10 to 3.13: version, methods, demo
 	.ci/release-check dist/kd3-$$($(BIN)/python -c 'import kd3; print(kd3.__version__)')-py3-none-any.whl
 
-lock:  ## pin every dependency anew, with hashes, for all Pythons that are supported (needs uv)
+lock:  ## pin every dependency again, with hashes, for all supported Pythons (needs uv)
 	echo $(TORCH) > .torch.txt
 	uv pip compile pyproject.toml --extra ci --universal --python-version 3.10 --generate-hashes --constraint .torch.txt \
 	  --output-file requirements.lock --no-annotate --custom-compile-command "make lock" --quiet \
@@ -89,5 +89,5 @@ format: $(READY)  ## put the code into its style
 	$(BIN)/ruff check --fix src tests benchmarks examples docs
 	$(BIN)/ruff format src tests benchmarks examples docs
 
-clean:  ## remove the environment and what demo made
+clean:  ## remove the environment, the demo and the site
 	rm -rf $(VENV) demo site

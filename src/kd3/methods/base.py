@@ -85,14 +85,14 @@ class Method(nn.Module, abc.ABC):
         return 1.0
 
     def hidden_matrices(self) -> list[Tensor]:
-        """Return the weights that an optimiser for hidden matrices may move: see `kd3.models.hidden_matrices`.
+        """Return the weights that an optimizer for hidden matrices may move: see `kd3.models.hidden_matrices`.
 
         Not among them: the layers that make the student's logits, and what a method holds as a bare parameter.
         """
         return hidden_matrices(self, besides=self.student.output_layers())
 
     def moved_by_adam(self) -> list[Tensor]:
-        """Return the parameters that Adam moves, by its own rate, whatever the optimiser of the others is."""
+        """Return the parameters that Adam moves, by its own rate, whatever the optimizer of the others is."""
         return []
 
     def compares_images(self) -> str | None:

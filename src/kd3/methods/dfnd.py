@@ -46,7 +46,7 @@ class DFND(Method):
         return cls(options, teacher, own_head(backbone, teacher.signature(), name=backbone_name))
 
     def moved_by_adam(self) -> list[Tensor]:
-        """Return Q: an optimiser of matrices would make its rows say one or two classes after a few steps."""
+        """Return Q: an optimizer of matrices would make its rows say one or two classes after a few steps."""
         return [self.mistakes]
 
     def select(self, scan: Scan, progress: float, *, at_least: int) -> Selection:

@@ -99,7 +99,7 @@ class KD3(Method):
         return self.options.select_every
 
     def hidden_matrices(self) -> list[Tensor]:
-        """Return the weights that an optimiser for hidden matrices may move; the contrastive embedding is none."""
+        """Return the weights that an optimizer for hidden matrices may move; the contrastive embedding is none."""
         outer = [self.embedding] if self.embedding is not None else []
         return hidden_matrices(self, besides=[*self.student.output_layers(), *outer])
 

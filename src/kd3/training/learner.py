@@ -32,7 +32,7 @@ class Learner:
 
     Args:
         method: what is trained; it and its teacher are placed on the device.
-        settings: optimiser, schedule, augmentation.
+        settings: optimizer, schedule, augmentation.
         seed: of everything random; a step draws by its number, not by what was before.
         total_steps: the budget, over which the learning rate moves.
         fixed: the views to draw from, and the teacher's features of them; None: a new view each time.
@@ -105,7 +105,7 @@ class Learner:
         labels: Tensor | None,
         generator: torch.Generator | None = None,
     ) -> StepResult:
-        """Forward, backward, and the optimiser's step: the same operations each time, none of which is waited for."""
+        """Forward, backward, and the optimizer's step: the same operations each time, none of which is waited for."""
         generator = generator or self._generator
         assert generator is not None
         self.optimizer.zero_grad(set_to_none=True)
@@ -133,7 +133,7 @@ class Learner:
         """Take over a state.
 
         Raises:
-            KeyError, ValueError: it is another optimiser's.
+            KeyError, ValueError: it is another optimizer's.
         """
         self.optimizer.load_state_dict(state["optimizer"])
         hold_rates(self.optimizer, None if self._graph is None else self.compute.device)

@@ -18,7 +18,7 @@ from kd3.errors import KD3Error, ToldByAnotherError
 
 Value = TypeVar("Value")
 
-BROKEN = ("gloo", "nccl", "connection", "peer", "socket", "store")  # in messages of a connection that is
+BROKEN = ("gloo", "nccl", "connection", "peer", "socket", "store")  # substrings of errors that mean a lost peer
 LONGEST_SILENCE = timedelta(hours=2)  # while one rank evaluates or writes and the others wait
 GO_ON = "--resume goes on from the last checkpoint"
 LAST_WORDS = 0.5  # seconds; a thread that only waits for Python's lock needs about none

@@ -55,7 +55,7 @@ class Course:
 
 
 def _after(members: Iterator[Record], count: int) -> Iterator[Record]:
-    """Yield the records behind the first ones; where there are not that many, what the last says of the damage."""
+    """Skip `count` records and yield the others; if the archive is shorter, yield its final error record."""
     number, last = 0, None
     for number, last in enumerate(members, 1):
         if number > count:

@@ -13,7 +13,7 @@ OF_CUDA = triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia
   nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
   nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
 
-.PHONY: help setup demo test test-slow coverage mutants chaos fuzz bench gpu lint docs dist release-check lock audit format clean
+.PHONY: help setup demo test test-slow coverage mutants chaos fuzz bench gpu same lint docs dist release-check lock audit format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ bench: $(READY)  ## speed, beside the common way and the bare bound: ten minutes
 
 gpu: $(READY)  ## correctness and speed on this machine's GPU: under nine minutes, one JSON and one page (GPU=--pretend: on the CPU)
 	$(BIN)/python -m benchmarks.gpu $(GPU)
+
+same: $(READY)  ## check that this checkout and REF (default: HEAD) train the same students, bit for bit: two minutes
+	$(BIN)/python -m benchmarks.same --ref $(or $(REF),HEAD)
 
 lint: $(READY)  ## style, types, and import contracts
 	$(BIN)/ruff check src tests benchmarks examples docs

@@ -126,7 +126,7 @@ def run(bench: Bench) -> Result:
         with tempfile.TemporaryDirectory(dir=bench.work) as folder:
             done = kd3.distill(
                 teacher, "kd3:resnet8", pool, Path(folder) / "run", images=images, batch_size=64, holdout=100,
-                device=device, precision="32", tf32=False, quiet=True,
+                device=device, precision="32", tf32=False, quiet=True, kd3={"selection": "dynamic"},
             )  # fmt: skip
             selected.append(set(np.load(Path(folder) / "run" / "selections" / "00001.npy").tolist()))
             told[name] = {"agreement": done.agreement, "images a second": done.summary["images_per_second"]}

@@ -20,7 +20,7 @@ def distill(pool: str, out: str) -> dict[str, float]:
     torch.manual_seed(0)
     teacher = kd3.Teacher(TinyNet(8), mean=[0.5] * 3, std=[0.25] * 3, input_size=SIZE)
     start = time.perf_counter()
-    options: dict[str, Any] = {"images": 2560, "device": "cpu", "precision": "32"}
+    options: dict[str, Any] = {"images": 2560, "device": "cpu", "precision": "32", "kd3": {"selection": "dynamic"}}
     run = kd3.distill(teacher, TinyNet(), kd3.ImagePool.open(pool), out, **options)
     return {"images": run.summary["pool_images"], "seconds": time.perf_counter() - start}
 

@@ -120,7 +120,8 @@ def scoring(context: Context) -> dict[str, Any]:
 def epoch(context: Context) -> dict[str, Any]:
     """A whole epoch with its selection in a real run, beside bare steps before and after it."""
     compute, pool = context.compute, context.pool
-    method = _method(context, KD3Options())
+    dynamic = {"selection": "dynamic"}
+    method = _method(context, KD3Options(**dynamic))
     compute.place(method)
     compute.place(method.teacher)
     bare = bare_step(method, compute, batch=context.pair.batch, size=pool.image_size, views=1)
@@ -131,7 +132,7 @@ def epoch(context: Context) -> dict[str, Any]:
         before = _bounds(bare, forward, context)
         out = context.work / f"epoch{number}"
         images = int(len(pool) * (1.2 if context.quick else 1.7))
-        options: dict[str, Any] = {"device": str(compute.device), "precision": compute.precision}
+        options: dict[str, Any] = {"device": str(compute.device), "precision": compute.precision, "kd3": dynamic}
         options["batch_size"] = context.pair.batch
         teacher, name = context.material.teacher, f"kd3:{context.pair.student}"
         kd3.distill(teacher, name, pool, out, images=images, seed=number, **options)

@@ -149,9 +149,18 @@ def history(run):
 @pytest.mark.parametrize(
     "more",
     [
-        ["--kd3.threshold", "0.7"],
+        ["--kd3.selection", "dynamic", "--kd3.threshold", "0.7"],
         pytest.param(
-            ["--kd3.contrastive", "mixdistribution", "--fixed-views", "2", "--kd3.scoring", "training"],
+            [
+                "--kd3.contrastive",
+                "mixdistribution",
+                "--fixed-views",
+                "2",
+                "--kd3.selection",
+                "dynamic",
+                "--kd3.scoring",
+                "training",
+            ],
             marks=pytest.mark.slow,
         ),
         pytest.param(["--method", "dfnd", "--optimizer", "sgd"], marks=pytest.mark.slow),

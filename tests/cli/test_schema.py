@@ -56,7 +56,15 @@ def test_every_default_fits():
 VALUES = [
     *({"train": {"images": count}} for count in ("200k", 5000, "1e6", "ten", 0)),
     *({"train": values} for values in ({"lr": -1}, {"lr": "fast"}, {"schedule": "cosine"}, {"schedule": "cosin"})),
-    *({"kd3": values} for values in ({"threshold": 1.5}, {"threshold": 1}, {"selection": "none"}, {"flips": True})),
+    *(
+        {"kd3": values}
+        for values in (
+            {"threshold": 1.5},
+            {"selection": "dynamic", "threshold": 1},
+            {"selection": "none"},
+            {"flips": True},
+        )
+    ),
     *({"seed": -1}, {"seed": 1.5}, {"sead": 1}),
 ]
 

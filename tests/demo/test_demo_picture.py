@@ -15,13 +15,13 @@ LARGEST_FILE = 600_000  # bytes, of noise, which nothing can pack; real thumbnai
 
 def rows(classes: int, examples: int, side: int = 32) -> list[ClassRow]:
     images = np.random.default_rng(0).integers(0, 256, (examples, 3, side, side), dtype=np.uint8)
-    return [ClassRow(str(name), images, examples, images[:0], 0) for name in range(classes)]
+    return [ClassRow(str(name), images[:0], images, examples) for name in range(classes)]
 
 
 def test_the_picture_is_a_png_that_fits_a_page(tmp_path: Path) -> None:
     path = tmp_path / "new" / "demo.png"
     bars = [Bar("teacher", 99.0), Bar("KD3", 93.0, emphasis=True)]
-    draw(path, title="Title", subtitle="and more", rows=rows(10, 12), bars=bars)
+    draw(path, title="Title", subtitle="and more", rows=rows(10, 14), bars=bars)
     with Image.open(path) as image:
         assert image.format == "PNG"
         assert 1300 < image.width < 1500
@@ -33,7 +33,7 @@ def test_the_picture_is_a_png_that_fits_a_page(tmp_path: Path) -> None:
 def test_thumbnails_lie_where_the_rows_are(tmp_path: Path, side: int) -> None:
     red = np.zeros((1, 3, side, side), dtype=np.uint8)
     red[:, 0] = 252
-    row = ClassRow("0", red, 1, red, 1)
+    row = ClassRow("0", red, red, 1)
     draw(tmp_path / "p.png", title="", subtitle="", rows=[row], bars=[])
     pixels = np.asarray(Image.open(tmp_path / "p.png").convert("RGB"))
     assert (pixels == (252, 0, 0)).all(axis=2).sum() == 2 * 64 * 64

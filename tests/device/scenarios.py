@@ -42,7 +42,7 @@ STEPS = {
     "kd3": ("kd3", {}, {}),
     "kd3 sgd": ("kd3", {}, {"optimizer": "sgd"}),
     "kd3 paper": ("kd3", PAPER["kd3"], PAPER["train"]),
-    "kd3 training": ("kd3", {"scoring": "training"}, {}),
+    "kd3 training": ("kd3", {"selection": "dynamic", "scoring": "training"}, {}),
     "kd3 resized-crop": ("kd3", {}, {"augmentation": "resized-crop"}),
     "kd3 none": ("kd3", {}, {"augmentation": "none"}),
     "kd3 mixup": ("kd3", {}, {"mixup": 1.0}),

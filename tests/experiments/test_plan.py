@@ -27,24 +27,24 @@ def test_the_first_seed_of_every_row_comes_before_the_second_of_any():
 
 def test_settings_lie_over_one_another_rows_on_top():
     cells = planned(
-        common={"method": "kd3", "kd3": {"threshold": 0.8, "temperature": 2}},
-        rows=[{"name": "a", "settings": {"kd3": {"threshold": 0.5}}}],
+        common={"method": "kd3", "kd3": {"logit_weight": 0.8, "temperature": 2}},
+        rows=[{"name": "a", "settings": {"kd3": {"logit_weight": 0.5}}}],
         given={**GIVEN, "train": {"images": 64}},
     ).cells
-    assert cells[0].settings["kd3"] == {"threshold": 0.5, "temperature": 2}
+    assert cells[0].settings["kd3"] == {"logit_weight": 0.5, "temperature": 2}
     assert cells[0].settings["train"]["images"] == 64
     assert [cell.settings["seed"] for cell in cells] == [0, 1]
 
 
 def test_a_dial_makes_a_row_of_each_value_with_more_seeds_at_its_ends():
-    row = {"name": "tau", "vary": {"kd3.threshold": [0.1, 0.5, 0.9]}, "seeds": [0], "seeds_at_ends": [0, 1, 2]}
+    row = {"name": "weight", "vary": {"kd3.logit_weight": [0.1, 0.5, 0.9]}, "seeds": [0], "seeds_at_ends": [0, 1, 2]}
     result = planned(rows=[row])
-    assert result.rows == ["tau, threshold 0.1", "tau, threshold 0.5", "tau, threshold 0.9"]
+    assert result.rows == ["weight, logit_weight 0.1", "weight, logit_weight 0.5", "weight, logit_weight 0.9"]
     counts = {name: sum(cell.row == name for cell in result.cells) for name in result.rows}
     assert list(counts.values()) == [3, 1, 3]
     assert {cell.x for cell in result.cells} == {0.1, 0.5, 0.9}
-    assert {cell.series for cell in result.cells} == {"tau"}
-    assert result.cells[1].settings["kd3"]["threshold"] == 0.5
+    assert {cell.series for cell in result.cells} == {"weight"}
+    assert result.cells[1].settings["kd3"]["logit_weight"] == 0.5
 
 
 def test_a_dial_on_the_pool_makes_pools():
@@ -87,7 +87,8 @@ def test_rows_that_need_a_pool_that_was_not_given_are_left_out():
 
 
 def test_rows_can_be_chosen_by_name_or_series():
-    rows = [{"name": "a"}, {"name": "tau", "vary": {"kd3.threshold": [0.1, 0.5]}}]
+    tau = {"settings": {"kd3": {"selection": "dynamic"}}, "vary": {"kd3.threshold": [0.1, 0.5]}}
+    rows = [{"name": "a"}, {"name": "tau", **tau}]
     assert planned(rows=rows, only=["a"]).rows == ["a"]
     assert planned(rows=rows, only=["tau"]).rows == ["tau, threshold 0.1", "tau, threshold 0.5"]
     with pytest.raises(KD3Error, match="did you mean 'tau'"):

@@ -13,7 +13,7 @@ from kd3.selection.predictions import predict
 
 PAPER = KD3Options(
     alignment_weight=1, alignment_scale="raw", logit_weight=0, contrastive="mixdistribution",
-    contrastive_weight=0.001, teacher_weight="paper", scoring="fresh",
+    contrastive_weight=0.001, selection="dynamic", teacher_weight="paper", scoring="fresh",
 )  # fmt: skip
 
 
@@ -196,7 +196,7 @@ def test_selection_blends_both_networks_as_the_schedule_says(teacher, images):
 
 
 def test_selection_can_take_what_the_steps_predicted(teacher, images):
-    method = make("kd3", KD3Options(scoring="training", refreshed=0.1), teacher, images)
+    method = make("kd3", KD3Options(selection="dynamic", scoring="training", refreshed=0.1), teacher, images)
     scan = Opinions(torch.randn(40, 3), torch.randn(40, 3))
     method.select(scan, 0.3, at_least=1)
     weight = teacher_weight(0.3, "smooth")

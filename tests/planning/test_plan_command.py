@@ -95,14 +95,13 @@ def test_minutes_that_are_too_few_for_a_step_are_refused(teacher, pool_folder):
 
 
 def test_minutes_buy_images_and_the_time_of_these_is_no_longer():
-    run = _Run(Pace(20, 64, seconds=0.5), each=0.002, images=30_000, kept=0.5)
+    run = _Run(Pace(20, 64, seconds=0.5))
     for minutes in (5, 30, 300):
         images = run.affordable(minutes, cost(0.3), TEACHER)
         assert 0.85 * minutes * 60 < run.seconds(images, cost(0.3), cost(0.3), TEACHER) <= minutes * 60
     smaller = run.seconds(60_000, cost(0.1, speed=8), cost(0.3), TEACHER)
     assert smaller < run.seconds(60_000, cost(0.3), cost(0.3), TEACHER)
-    # Without a selection nothing is scored before the first step.
-    assert _Run(Pace(20, 64, 0.5), 0.002, 30_000, None).seconds(64, cost(0.3), cost(0.3), TEACHER) == 0.5
+    assert run.seconds(64, cost(0.3), cost(0.3), TEACHER) == 0.5
 
 
 def test_the_student_to_begin_with_is_of_the_size_of_our_results_and_faster():

@@ -42,7 +42,7 @@ def runs(opinionated, pool_folder, labelled, tmp_path_factory):
     """A run with selections and accuracy, and another of plain KD."""
     folder = tmp_path_factory.mktemp("reported")
     common = {"batch_size": 16, "holdout": 12, "warmup_steps": 5, "device": "cpu", "precision": "32"}
-    selecting = {"images": 640, "eval_data": str(labelled), "kd3": {"threshold": 0.6}}
+    selecting = {"images": 640, "eval_data": str(labelled), "kd3": {"selection": "dynamic", "threshold": 0.6}}
     for name, more in {"a": selecting, "b": {"method": "kd", "seed": 1, "images": 160}}.items():
         kd3.distill(opinionated, "kd3:resnet8", pool_folder, folder / name, **common, **more)
     return folder

@@ -182,7 +182,8 @@ CONTRAST = ["--kd3.contrastive", "mixdistribution", "--kd3.contrastive-fraction"
 
 def test_two_processes_learn_what_one_learns(teacher_file, large_pool, tmp_path):
     # Counted: kept apart, one image of 335 lies so near its class's threshold that the last digit decides.
-    more = [*GENTLE, *CONTRAST, "--kd3.scoring", "training", "--kd3.mixed-statistics", "counted"]
+    more = [*GENTLE, *CONTRAST, "--kd3.selection", "dynamic", "--kd3.scoring", "training"]
+    more += ["--kd3.mixed-statistics", "counted"]
     # From a random start: a student that inherits this teacher whole has gradients of the size of their roundings.
     more += ["--init", "random", "--teacher-statistics", "lost", "--recall", "off"]
     shutil.copytree(large_pool, tmp_path / "pool")

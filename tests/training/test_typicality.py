@@ -9,7 +9,7 @@ import kd3
 from kd3.compute import Compute
 from kd3.errors import KD3Error
 from kd3.training.pool_batches import PoolBatches
-from kd3.training.typicality import Distances, typicality
+from kd3.training.typicality import Distances, find_outliers, typicality
 
 CPU = Compute(torch.device("cpu"), "32")
 SIZES = {"mean": [0.5] * 3, "std": [0.25] * 3, "input_size": 16}
@@ -106,3 +106,37 @@ def test_a_teacher_without_batch_norms_cannot_tell(pool_folder, tmp_path):
             **SMALL,
         )  # fmt: skip
     assert not (tmp_path / "r").exists()
+
+
+def dirty_pool(clean=20, rubbish=100):
+    flat = torch.arange(rubbish)[:, None, None, None].expand(-1, 3, 16, 16).to(torch.uint8)
+    return kd3.ImagePool.from_array(torch.cat([images(0, clean), flat]).numpy())
+
+
+@pytest.mark.parametrize("teacher", ["resnet"], indirect=True)
+def test_flat_colours_are_outliers_and_a_darker_crawl_has_none(teacher):
+    dirty = find_outliers(teacher, PoolBatches(dirty_pool(), CPU), np.arange(120), CPU)
+    assert not dirty[:20].any()
+    assert dirty[20:].all()
+    darker = kd3.ImagePool.from_array(images(-60, 120).numpy())
+    assert not find_outliers(teacher, PoolBatches(darker, CPU), np.arange(120), CPU).any()
+
+
+def test_a_teacher_without_batch_norms_finds_no_outliers():
+    network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+    found = find_outliers(kd3.Teacher(network, **SIZES), PoolBatches(dirty_pool(), CPU), np.arange(120), CPU)
+    assert found.shape == (120,)
+    assert not found.any()
+
+
+@pytest.mark.parametrize("teacher", ["resnet"], indirect=True)
+def test_a_run_learns_from_the_images_of_a_dirty_pool_that_are_no_outliers(teacher, tmp_path):
+    options = {**SMALL, "images": 64, "batch_size": 8, "holdout": 20}
+    done = kd3.distill(teacher, "kd3:resnet8", dirty_pool(), tmp_path / "r", **options)
+    kept = np.load(sorted((done.folder / "selections").iterdir())[-1])
+    assert 8 <= len(kept) <= 20
+    assert kept.max() < 20
+    everything = kd3.distill(
+        teacher, "kd3:resnet8", dirty_pool(), tmp_path / "all", kd3={"selection": "none"}, **options
+    )
+    assert len(np.load(sorted((everything.folder / "selections").iterdir())[-1])) == 108

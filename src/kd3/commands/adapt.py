@@ -26,6 +26,7 @@ from kd3.recall.picture import Pairs
 from kd3.runs.folder import RunFolder
 from kd3.storage.full_disk import full_disk_told
 from kd3.storage.lock import exclusive
+from kd3.training.records import last_selection
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,7 @@ def _adapted(
         )
     pool = pool or pool_of(folder, given=config.pool, instead="--images")
     check_identity(folder, "pool", pool.content_hash)
-    among, count = split_of(folder, pool).train, config.count or RECALLED_IMAGES
+    last, count = last_selection(folder), config.count or RECALLED_IMAGES
+    among = split_of(folder, pool).train if last is None else last
     chosen = of_pool(pool, among, count=count, seed=config.seed, known=known)
     return adapt_by_recall(student, teacher, chosen, compute)

@@ -18,7 +18,7 @@ from kd3.console import clock
 from kd3.demo.data import make_lost_data_and_crawl
 from kd3.demo.digits import IMAGE_SIZE
 from kd3.demo.extras import check_extras
-from kd3.demo.outcome import draw_selection, truth_of_selection
+from kd3.demo.outcome import draw_outcome, share_of_digits
 from kd3.demo.teacher import ARCH as TEACHER
 from kd3.demo.teacher import train_teacher
 from kd3.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, KD3Error
@@ -41,7 +41,6 @@ class DemoResult:
     figures: dict[str, dict[str, Any]]  # of teacher, kd3, kd: the evaluation on the put-away digits
     agreement_on_web: dict[str, float]  # of kd3, kd: with the teacher on held-out web images, percent
     digits_in_pool: float  # percent of the pool that really shows a digit
-    digits_kept: float  # percent of the last selection
     images: int  # of each run
     seconds: float
 
@@ -61,9 +60,9 @@ class DemoResult:
             words = "" if agreement is None or name == "teacher" else f"{agreement:.1f} %"
             lines.append(f"  {NAMES[name]:<20} {self.figures[name]['top1']:>7.1f} %  {words:>20}")
         lines += [
-            f"of the crawl {self.digits_in_pool:.0f} % are digits, of KD3's last selection {self.digits_kept:.0f} %",
+            f"{self.digits_in_pool:.0f} % of the crawl are digits, in other fonts, colours and sizes",
             f"the budget of {self.images:,} images is short: it shows who learns faster; with 20k plain KD catches up",
-            f"picture: {self.folder / 'selection.png'}",
+            f"picture: {self.folder / 'picture.png'}",
             f"all of it took {clock(self.seconds)}; one seed, so differences of a few points mean nothing",
             "before a run of your own, kd3 plan says which student to take, what it costs and what to expect; here:",
             f"  {shlex.join(['kd3', 'plan', '--teacher', str(self.teacher), '--pool', str(self.folder / 'pool')])}",
@@ -99,21 +98,20 @@ def run(config: DemoConfig) -> DemoResult:
     console.say("4. how good they are, on the digits that were put away")
     models = {"teacher": teacher, **{method: folder / "runs" / method for method in METHODS}}
     figures = {name: _evaluate(model, data.lost_test, teacher) for name, model in models.items()}
-    in_pool, kept = truth_of_selection(pool, folder / "runs" / "kd3", data.crawl.truth_file)
     result = DemoResult(
         folder=folder,
         teacher=teacher,
         figures=figures,
         agreement_on_web={m: read_summary(folder / "runs" / m)["agreement"] for m in METHODS},
-        digits_in_pool=in_pool,
-        digits_kept=kept,
+        digits_in_pool=share_of_digits(pool, data.crawl.truth_file),
         images=config.images,
         seconds=time.monotonic() - start,
     )
-    draw_selection(
-        folder / "selection.png",
-        pool,
-        folder / "runs" / "kd3",
+    draw_outcome(
+        folder / "picture.png",
+        pool_folder=pool,
+        run=folder / "runs" / "kd3",
+        lost_test=data.lost_test,
         accuracies={NAMES[name]: figures[name]["top1"] for name in ("teacher", "kd", "kd3")},
     )
     write_json(folder / MARKER, result.to_dict())

@@ -44,9 +44,10 @@ from kd3.training.fitted_teacher import FittedTeacher, fit_teacher
 from kd3.training.learner import can_be_recorded
 from kd3.training.pool_batches import PoolBatches
 from kd3.training.pool_scan import KeptLogits
+from kd3.training.records import last_selection
 from kd3.training.scan import agreement, score
 from kd3.training.teacher_logits import logits_of_part, teacher_logits
-from kd3.training.typicality import typicality
+from kd3.training.typicality import find_outliers, typicality
 
 
 def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> dict[str, Any]:
@@ -111,6 +112,7 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
             labels=job.labels,
             # By the user's own teacher: a fitted one remembers the crawl.
             typicality=cache(lambda: typicality(job.teacher, batches, split.train, compute)),
+            outliers=cache(lambda: find_outliers(job.teacher, batches, split.train, compute)),
             listeners=track,
         )
         try:
@@ -261,12 +263,12 @@ def _finish(
 def _adapted(config: DistillConfig, folder: RunFolder, job: Job, live: Live, compute: Compute) -> dict[str, Any] | None:
     """Adapt the student in the run folder, as `kd3 adapt` would; return the record."""
     student = load_student(folder.student, module=live.backbone(config.student), trust_code=True)
-    precise = replace(compute, precision="32")
+    precise, trained_on = replace(compute, precision="32"), last_selection(folder)
     adapted = adapt_student(
         student,
         job.teacher,
         job.pool,
-        split_of(config, job.pool).train,
+        split_of(config, job.pool).train if trained_on is None else trained_on,
         precise,
         images=config.recall or "off",
         given=job.deployment,

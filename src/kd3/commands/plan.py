@@ -30,7 +30,6 @@ from kd3.models.teacher import Teacher
 from kd3.planning.advice import best_student, budget_for, for_the_crawl, method_for
 from kd3.planning.candidates import Candidate, candidates
 from kd3.planning.costs import SMALL_SIDE, Cost, costs
-from kd3.planning.idle_clock import idle_seconds
 from kd3.planning.outcome import Choice, Plan
 from kd3.planning.pace import Pace, pace_of
 from kd3.pool import ImagePool
@@ -80,7 +79,7 @@ def _plan(config: PlanConfig, teacher: Teacher | None, pool: ImagePool | None) -
         compute.place(teacher)
         if doubt := normalisation_on(teacher, pool, compute, split.train).warning:
             console.warn(doubt)
-        found, each = _look(teacher, pool, compute)
+        found = _look(teacher, pool, compute)
         deployment = None if config.deployment is None else _deployment(config.deployment, teacher, found, compute)
         sample = sample_of(pool, split, teacher).cpu()
         teacher = teacher.cpu()
@@ -98,7 +97,7 @@ def _plan(config: PlanConfig, teacher: Teacher | None, pool: ImagePool | None) -
             if measured is not None
             else Pace(0, settings.batch, 0.0)
         )
-    run_of = _Run(pace, each, len(split.train), found.kept.share if method == "kd3" else None)
+    run_of = _Run(pace)
     affordable = None
     if config.minutes is not None and measured is not None:
         affordable = run_of.affordable(config.minutes, cost[measured.name], whole)
@@ -131,14 +130,12 @@ def _plan(config: PlanConfig, teacher: Teacher | None, pool: ImagePool | None) -
     )
 
 
-def _look(teacher: Teacher, pool: ImagePool, compute: Compute) -> tuple[Measurement, float]:
-    """Return the teacher's view of some of the pool, and its seconds per image."""
+def _look(teacher: Teacher, pool: ImagePool, compute: Compute) -> Measurement:
+    """Return the shift of some of the pool."""
     count = LOOKED_AT if pool.image_size <= SMALL_SIDE else LOOKED_AT_LARGE
     places = np.sort(np.random.default_rng(0).permutation(len(pool))[:count])
     drawn = ImagePool.from_array(pool.read(places))
-    began = idle_seconds(compute.device)
-    found = measure(teacher, drawn, None, compute, limit=0, seed=0, sample_of=len(pool))
-    return found, (idle_seconds(compute.device) - began) / len(places)
+    return measure(teacher, drawn, None, compute, limit=0, seed=0, sample_of=len(pool))
 
 
 def _deployment(source: str, teacher: Teacher, found: Measurement, compute: Compute) -> str:
@@ -180,15 +177,12 @@ def _pace(
 class _Run:
     """How long runs are, of a candidate that was measured and of others by their latency."""
 
-    def __init__(self, pace: Pace, each: float, images: int, kept: float | None) -> None:
-        self.pace, self.each, self.pool = pace, each, images  # each: seconds of the teacher for an image
-        # Images that a selection keeps, where the method selects.
-        self.kept = None if kept is None else max(pace.batch, kept * images)
+    def __init__(self, pace: Pace) -> None:
+        self.pace = pace
 
     def seconds(self, images: int, cost: Cost, measured: Cost, teacher: Cost) -> float:
-        """Return the seconds of a run: its steps, and the pool scored by the teacher once and by the student anew."""
-        per_image, begin = self._parts(cost, measured, teacher)
-        return begin + images * per_image
+        """Return the seconds of a run."""
+        return images * self._per_image(cost, measured, teacher)
 
     def affordable(self, minutes: float, measured: Cost, teacher: Cost) -> int:
         """Return the training images of the measured candidate for which so many minutes suffice.
@@ -196,26 +190,21 @@ class _Run:
         Raises:
             KD3Error: not even for one step.
         """
-        per_image, begin = self._parts(measured, measured, teacher)
-        images = int((60 * minutes - begin) / per_image)
+        per_image = self._per_image(measured, measured, teacher)
+        images = int(60 * minutes / per_image)
         if images < self.pace.batch:
-            least = (begin + self.pace.batch * per_image) / 60
+            least = self.pace.batch * per_image / 60
             raise KD3Error(
-                f"--minutes {minutes:g} are too few for one step of {self.pace.batch} images on this machine; with the "
-                f"pool scored first it takes about {least:.2g} minutes"
+                f"--minutes {minutes:g} are too few for one step of {self.pace.batch} images on this machine; it takes "
+                f"about {least:.2g} minutes"
             )
         unit = int(10 ** max(0, len(str(images)) - 2))
         return images // unit * unit
 
-    def _parts(self, cost: Cost, measured: Cost, teacher: Cost) -> tuple[float, float]:
-        """Return the seconds of a training image, and those before the first."""
+    def _per_image(self, cost: Cost, measured: Cost, teacher: Cost) -> float:
         # A step is the teacher forward, and the student forward and back, which costs about three times forward.
         work = (teacher.many + 3 * cost.many) / (teacher.many + 3 * measured.many)
-        per_image = work * self.pace.seconds / self.pace.batch
-        if self.kept is None:
-            return per_image, 0.0
-        scan = self.pool * self.each * cost.many / teacher.many
-        return per_image + scan / (KD3Options().select_every * self.kept), self.pool * self.each + scan
+        return work * self.pace.seconds / self.pace.batch
 
 
 def _forecast(found: Measurement, pool_images: int, images: int) -> Forecast | None:

@@ -17,11 +17,12 @@ from kd3.config.settings import Settings
 class KD3Options(Settings):
     """The parts of KD3 and their strengths."""
 
-    selection: Literal["dynamic", "teacher-only", "typical", "none"] = Field(
-        "dynamic",
-        description="training images: 'dynamic' (paper) lets teacher and student choose before each round, "
-        "'teacher-only' lets the teacher choose, 'typical' takes those nearest to the lost data's "
-        "statistics in the teacher's batch norms, 'none' takes all",
+    selection: Literal["auto", "dynamic", "teacher-only", "typical", "none"] = Field(
+        "auto",
+        description="training images: 'auto' takes all, but drops images that look like nothing the teacher was "
+        "trained on if a pool is full of them; 'none' takes all; 'dynamic' (paper) lets teacher and student choose "
+        "before each round, 'teacher-only' lets the teacher choose, 'typical' takes those nearest to the lost data's "
+        "statistics in the teacher's batch norms",
     )
     share: float = Field(
         0.5,
@@ -118,6 +119,14 @@ class KD3Options(Settings):
     )
 
     @model_validator(mode="after")
+    def _selection_that_uses_them(self) -> KD3Options:
+        if self.selection not in ("dynamic", "teacher-only"):
+            for name in ("threshold", "teacher_weight", "scoring", "refreshed"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} belongs to selection 'dynamic', and selection is '{self.selection}'")
+        return self
+
+    @model_validator(mode="after")
     def _classifier_that_learns(self) -> KD3Options:
         if self.logit_weight == 0 and self.classifier == "own":
             raise ValueError("classifier 'own' learns from the logit term alone; give logit_weight more than 0")
@@ -186,7 +195,8 @@ class MethodEntry:
 
 METHODS: dict[str, MethodEntry] = {
     "kd3": MethodEntry(
-        "dynamic selection, shared classifier, weighted alignment; --preset paper adds MixDistribution contrast",
+        "inherited weights, shared classifier, aligned features; --preset paper adds dynamic selection and "
+        "MixDistribution contrast",
         "arXiv 2307.11469",
         KD3Options,
         "kd3.methods.kd3:KD3",

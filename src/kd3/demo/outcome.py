@@ -1,29 +1,29 @@
-"""The final selection of the demo's KD3 run, in figures and in a picture."""
+"""The demo's result: how much of the crawl shows digits, and a picture of the lost images beside the web images."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from kd3.demo.crawl import read_truth
-from kd3.demo.picture import IMAGES_SHOWN, Bar, ClassRow, draw
+from kd3.demo.picture import LOST_SHOWN, WEB_SHOWN, Bar, ClassRow, draw
 
 DIGITS = set("0123456789")
 
 
-def truth_of_selection(pool_folder: Path, run: Path, truth_file: Path) -> tuple[float, float]:
-    """Return the percentage of real digits in the pool, and in the last selection."""
+def share_of_digits(pool_folder: Path, truth_file: Path) -> float:
+    """Return the percentage of the pool's images that show a digit."""
     from kd3.pool import ImagePool
 
     truth = read_truth(truth_file)
     shows = [truth.get(digest, "") in DIGITS for digest in ImagePool.open(pool_folder).index()["sha256"].to_pylist()]
-    is_digit = np.array(shows)
-    return 100 * float(is_digit.mean()), 100 * float(is_digit[_last_selection(run)].mean())
+    return 100 * float(np.mean(shows))
 
 
-def draw_selection(path: Path, pool_folder: Path, run: Path, *, accuracies: dict[str, float]) -> None:
-    """Draw, for each class that the student sees in the pool, images that were kept and refused."""
+def draw_outcome(path: Path, *, pool_folder: Path, run: Path, lost_test: Path, accuracies: dict[str, float]) -> None:
+    """Draw, for each class, lost images and the web images that the student takes for the class."""
     from kd3.compute import resolve
     from kd3.models.student_files import load_student
     from kd3.pool import ImagePool
@@ -37,23 +37,22 @@ def draw_selection(path: Path, pool_folder: Path, run: Path, *, accuracies: dict
     compute = resolve("cpu", "32")
     logits = score(student, PoolBatches(pool, compute), train, student.normalise, compute)
     predicted = logits.argmax(1).numpy()
-    kept = np.isin(train, _last_selection(run))
     draw_from = np.random.default_rng(0)
     rows = []
     for label, name in enumerate(student.classes):
-        places = {state: train[(predicted == label) & (kept == state)] for state in (True, False)}
-        shown = {s: pool.read(draw_from.permutation(p)[:IMAGES_SHOWN]) for s, p in places.items()}
-        rows.append(ClassRow(name, shown[True], len(places[True]), shown[False], len(places[False])))
+        places = train[predicted == label]
+        web = pool.read(draw_from.permutation(places)[:WEB_SHOWN])
+        rows.append(ClassRow(name, _examples(lost_test / name), web, len(places)))
     draw(
         path,
-        title="What KD3 learns from, and what it leaves aside",
-        subtitle="The last selection from the crawl, by the class that the student sees in an image",
+        title="From web images to the lost task",
+        subtitle="The student never saw the images on the left. It learned from those on the right.",
         rows=rows,
         bars=[Bar(name, value, emphasis="KD3" in name) for name, value in accuracies.items()],
     )
 
 
-def _last_selection(run: Path) -> np.ndarray:
-    """Return the pool positions that the last round kept."""
-    kept: np.ndarray = np.load(sorted((run / "selections").glob("*.npy"))[-1])
-    return kept
+def _examples(folder: Path) -> np.ndarray:
+    """Return the first lost images of a class: (n, 3, H, W) uint8."""
+    files = sorted(folder.iterdir())[:LOST_SHOWN]
+    return np.stack([np.asarray(Image.open(file).convert("RGB")).transpose(2, 0, 1) for file in files])

@@ -1,4 +1,4 @@
-"""The demo's one picture: kept and refused images of each class, and the resulting accuracy."""
+"""The demo's one picture: the lost images and the web images of each class, and the accuracies."""
 
 from __future__ import annotations
 
@@ -13,35 +13,33 @@ from PIL import Image, ImageOps
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-IMAGES_SHOWN = 9  # per class, on either side
+LOST_SHOWN, WEB_SHOWN = 4, 14  # images of each class
 
 # All measures are in pixels of the finished picture, from its upper left corner.
 _DPI = 100
 _TILE, _GAP = 64, 3  # twice the side of a 32-pixel image: nothing is smeared
 _PITCH = _TILE + _GAP
-_BLOCK = IMAGES_SHOWN * _PITCH - _GAP
 _MARGIN = 28
 _NAME_COLUMN, _COUNT_COLUMN = 56, 70
-_KEPT_LEFT = _MARGIN + _NAME_COLUMN + _COUNT_COLUMN
-_REFUSED_LEFT = _KEPT_LEFT + _BLOCK + 14 + _COUNT_COLUMN
-_WIDTH = _REFUSED_LEFT + _BLOCK + _MARGIN
+_LOST_LEFT = _MARGIN + _NAME_COLUMN
+_WEB_LEFT = _LOST_LEFT + LOST_SHOWN * _PITCH + 14 + _COUNT_COLUMN
+_WIDTH = _WEB_LEFT + WEB_SHOWN * _PITCH - _GAP + _MARGIN
 _ROWS_TOP = 138
 _BAR, _BAR_PITCH, _PERCENT_COLUMN = 22, 34, 80
 
 _INK, _FAINT, _PAPER, _EMPTY = "#1d2733", "#6b7785", "#ffffff", "#f1f3f5"
-_KEPT_COLOUR, _REFUSED_COLOUR = "#0b7a6f", "#b4481e"
-_BAR_COLOURS = {"plain": "#9aa5b1", "accent": _KEPT_COLOUR}
+_LOST_COLOUR, _WEB_COLOUR = "#b4481e", "#0b7a6f"
+_BAR_COLOURS = {"plain": "#9aa5b1", "accent": _WEB_COLOUR}
 
 
 @dataclass(frozen=True)
 class ClassRow:
-    """The last selection's decisions on the images of one predicted class."""
+    """The images of one class."""
 
     name: str
-    kept: np.ndarray  # uint8 (n, 3, H, W): examples; the first `IMAGES_SHOWN` are drawn
-    kept_count: int  # of all, not of the examples
-    refused: np.ndarray  # uint8 (n, 3, H, W)
-    refused_count: int
+    lost: np.ndarray  # uint8 (n, 3, H, W): examples; the first `LOST_SHOWN` are drawn
+    web: np.ndarray  # uint8 (n, 3, H, W): examples; the first `WEB_SHOWN` are drawn
+    web_count: int  # of all web images that the student takes for this class
 
 
 @dataclass(frozen=True)
@@ -110,24 +108,19 @@ class _Page:
 
 
 def _draw_headings(page: _Page, rows: Sequence[ClassRow]) -> None:
-    kept, refused = sum(row.kept_count for row in rows), sum(row.refused_count for row in rows)
     y = _ROWS_TOP - 24
-    page.text(_MARGIN, y, "taken for", size=10.5, color=_FAINT)
-    page.text(_KEPT_LEFT, y, f"kept to learn from: {kept:,}", size=13.5, weight="bold", color=_KEPT_COLOUR)
-    page.text(_REFUSED_LEFT, y, f"refused: {refused:,}", size=13.5, weight="bold", color=_REFUSED_COLOUR)
+    web = sum(row.web_count for row in rows)
+    page.text(_LOST_LEFT, y, "the lost images", size=13.5, weight="bold", color=_LOST_COLOUR)
+    page.text(_WEB_LEFT, y, f"web images taken for this class: {web:,}", size=13.5, weight="bold", color=_WEB_COLOUR)
 
 
 def _draw_row(page: _Page, top: int, row: ClassRow) -> None:
     middle = top + _TILE / 2
     page.text(_MARGIN, middle, row.name, size=20 if len(row.name) <= 2 else 11, weight="bold")
-    sides = (
-        (_KEPT_LEFT, row.kept, row.kept_count, _KEPT_COLOUR),
-        (_REFUSED_LEFT, row.refused, row.refused_count, _REFUSED_COLOUR),
-    )
-    for left, images, count, colour in sides:
-        page.text(left - 12, middle, f"{count:,}", size=12, ha="right", color=colour)
-        page.box(left, top, _BLOCK, _TILE, _EMPTY)
-        for place, image in enumerate(images[:IMAGES_SHOWN]):
+    page.text(_WEB_LEFT - 12, middle, f"{row.web_count:,}", size=12, ha="right", color=_WEB_COLOUR)
+    for left, images, shown in ((_LOST_LEFT, row.lost, LOST_SHOWN), (_WEB_LEFT, row.web, WEB_SHOWN)):
+        page.box(left, top, shown * _PITCH - _GAP, _TILE, _EMPTY)
+        for place, image in enumerate(images[:shown]):
             page.pixels(left + place * _PITCH, top, _tile(image))
 
 
@@ -141,7 +134,7 @@ def _tile(image: np.ndarray) -> np.ndarray:
 
 
 def _draw_bars(page: _Page, top: int, bars: Sequence[Bar]) -> None:
-    left = _KEPT_LEFT
+    left = _LOST_LEFT + 60
     full = _WIDTH - _MARGIN - _PERCENT_COLUMN - left  # the length of 100 %
     page.text(_MARGIN, top, "accuracy on the put-away test digits", size=13.5, weight="bold")
     for number, bar in enumerate(bars):

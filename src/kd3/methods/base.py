@@ -41,6 +41,9 @@ class Scan(Protocol):
     def typicality(self) -> Tensor:
         """Return how far each image is from the lost data in the teacher's batch norms: (N,), 0 is the same."""
 
+    def outliers(self) -> Tensor:
+        """Return which images look like nothing the teacher was trained on: (N,) bool; none in a clean pool."""
+
     def latest_predictions(self, teacher_weight: float, *, refreshed: float) -> Predictions:
         """Return what was last said of each image: in a step (`StepResult.predictions`) or in a scan.
 

@@ -37,6 +37,7 @@ from kd3.models.student import Student, own_head
 from kd3.models.teacher import Teacher
 from kd3.selection.balance import class_balance
 from kd3.selection.blend import blend_logits, teacher_weight
+from kd3.selection.outliers import select_inliers
 from kd3.selection.predictions import Predictions, predict
 from kd3.selection.select import Selection, select_confident, select_everything
 from kd3.selection.surest import self_cross_entropy
@@ -131,6 +132,8 @@ class KD3(Method):
         options = self.options
         if options.selection == "none":
             return select_everything(scan.count), None
+        if options.selection == "auto":
+            return select_inliers(scan.outliers(), at_least=at_least), None
         if options.selection == "typical":
             predictions = scan.predictions(1.0)
             typical = select_typical(scan.typicality(), predictions, share=options.share, at_least=at_least)
@@ -155,7 +158,7 @@ class KD3(Method):
         return self._entropy
 
     def _predict(self, teacher_logits: Tensor, student_logits: Tensor) -> Predictions | None:
-        if self.options.selection in ("none", "typical") or self.options.scoring == "fresh":
+        if self.options.selection not in ("dynamic", "teacher-only") or self.options.scoring == "fresh":
             return None
         with torch.no_grad():
             return predict(blend_logits(teacher_logits.float(), student_logits.detach().float(), self.alpha))

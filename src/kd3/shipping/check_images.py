@@ -20,6 +20,7 @@ from kd3.preparation import Preparation
 from kd3.runs.folder import RunFolder
 from kd3.runs.places import find
 from kd3.training.pool_split import split_pool
+from kd3.training.records import last_selection
 
 NOISE = "none"
 
@@ -51,8 +52,8 @@ def images_of_run(run: RunFolder, preparation: Preparation, *, compare: int, cal
     _check(pool, preparation, str(place))
     train = config.get("train") or {}
     split = split_pool(pool, int(train.get("holdout", 1000)), share=float(train.get("share", 1.0)))
-    selections = sorted(run.selections.glob("*.npy"))
-    selected = np.load(selections[-1]) if selections else split.train
+    last = last_selection(run)
+    selected = split.train if last is None else last
     compared = _first(split.holdout, compare)
     if len(compared) < compare:
         compared = np.concatenate([compared, _first(np.setdiff1d(split.train, selected), compare - len(compared))])

@@ -74,10 +74,11 @@ class Fit:
         evaluate: Evaluate | None = None,
         labels: Tensor | None = None,
         typicality: Callable[[], Tensor] | None = None,
+        outliers: Callable[[], Tensor] | None = None,
         listeners: Callable[[int], Sequence[Listener]] = lambda images: (),
     ) -> None:
         self.method, self.batches, self.split = method, batches, split
-        self.teacher_logits, self.typicality = teacher_logits, typicality
+        self.teacher_logits, self.typicality, self.outliers = teacher_logits, typicality, outliers
         self.settings, self.seed, self.compute, self.folder = settings, seed, compute, folder
         self.evaluate, self.listeners, self.ranks = evaluate, listeners, compute.ranks
         self.budget = Budget(settings, len(split.train), compute.ranks.count)
@@ -188,6 +189,7 @@ class Fit:
             self.latest,
             self.foldable,
             typicality=self.typicality,
+            outliers=self.outliers,
         )
 
     def _round(self, bar: display.Display, stop: StopRequest) -> None:

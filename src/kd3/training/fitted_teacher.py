@@ -26,9 +26,10 @@ from kd3.training.kept_outputs import name_for
 from kd3.training.pool_batches import PoolBatches
 from kd3.training.randomness import generator_for
 from kd3.training.scan import scored
+from kd3.training.typicality import find_outliers
 
 FOLDER = "teacher_statistics"
-VERSION = 1
+VERSION = 2  # of pools of which much is rubbish, by the rest
 COUNTED_IMAGES, COUNT_BATCH = 2000, 250
 ASKED_IMAGES = 1000  # on which answers are judged
 GRID = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -78,9 +79,10 @@ def fit_teacher(
 ) -> FittedTeacher:
     """Return the teacher fitted to the pool's training images.
 
-    The crawl's statistics are counted once on 2,000 images spread over `positions` and kept beside the pool; `auto`
-    takes the share b of the grid 0, 0.2, ..., 1 whose answers on 1,000 of them hold the most information,
-    I(b) = H(mean p) - mean H(p) (see `information`), the smallest of those that are within rounding of each other.
+    The crawl's statistics are counted once on 2,000 images spread over `positions`, without those that look like
+    nothing in the lost data where a pool is full of them, and kept beside the pool. `auto` takes the share b of the
+    grid 0, 0.2, ..., 1 whose answers on 1,000 of them hold the most information, I(b) = H(mean p) - mean H(p) (see
+    `information`), the smallest of those that are within rounding of each other.
     `kept` is the run's own copy of the statistics, by which a resumed run learns from the very same teacher. Of
     several ranks the first one counts.
 
@@ -148,6 +150,7 @@ def _made(
             return statistics, told
     alone = Compute(compute.device, compute.precision)  # the other ranks do not take part
     chosen = _spread(positions, COUNTED_IMAGES)
+    chosen = chosen[~find_outliers(teacher, batches, chosen, alone).numpy()]
     with console.progress("statistics of the crawl", len(chosen), "images") as bar:
 
         def images() -> Iterator[Tensor]:

@@ -33,7 +33,7 @@ class PoolScan:
     `teacher_logits` returns those of the pool, by position in it; `positions` are the training images in it;
     `foldable` are batch norms of the student that a scan may merge away; without a student only the
     teacher can be asked. `title` names the progress of the student's scans; None hides it. `typicality` returns
-    the training images' distances to the lost data, for who asks for them.
+    the training images' distances to the lost data, and `outliers` which of them look like nothing in it.
     """
 
     def __init__(
@@ -47,11 +47,12 @@ class PoolScan:
         foldable: list[Pair] | None = None,
         title: str | None = None,
         typicality: Callable[[], Tensor] | None = None,
+        outliers: Callable[[], Tensor] | None = None,
     ) -> None:
         self.student, self.batches, self.positions = student, batches, positions
         self._teacher_logits, self.compute, self.latest = teacher_logits, compute, latest
         self.foldable, self.title = foldable or [], title
-        self._typicality = typicality
+        self._typicality, self._outliers = typicality, outliers
 
     @property
     def count(self) -> int:
@@ -66,6 +67,11 @@ class PoolScan:
         """Return the distance of each image to the lost data, (N,) float32, on the CPU."""
         assert self._typicality is not None
         return self._typicality()
+
+    def outliers(self) -> Tensor:
+        """Return which images look like nothing in the lost data, (N,) bool, on the CPU."""
+        assert self._outliers is not None
+        return self._outliers()
 
     def predictions(self, teacher_weight: float) -> Predictions:
         """Return the predictions of the blend of both networks' logits for each image now."""

@@ -158,3 +158,12 @@ class Records:
 
     def _place(self) -> dict[str, float]:
         return {"step": self.at.step, "images": self.at.images, "seconds": round(self.at.seconds, 2)}
+
+
+def last_selection(folder: RunFolder) -> np.ndarray | None:
+    """Return the pool positions that a run's last round trained on, (M,) ascending; None before the first round."""
+    files = sorted(folder.selections.glob("*.npy"))
+    if not files:
+        return None
+    positions: np.ndarray = np.load(files[-1])
+    return positions

@@ -8,29 +8,56 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kd3 import console
 from kd3.compute import Compute
 from kd3.models.batch_norm_statistics import remembering_norms
 from kd3.models.head import evaluating, probe_images
 from kd3.models.teacher import Teacher
+from kd3.selection.outliers import is_mixture, outlying
 from kd3.training.pool_batches import PoolBatches
+from kd3.training.randomness import generator_for
 from kd3.training.scan import scored
 
+ASKED_IMAGES = 1000  # of a pool, on whether it is a mixture
 
-def typicality(teacher: Teacher, batches: PoolBatches, positions: np.ndarray, compute: Compute) -> Tensor:
+
+def typicality(
+    teacher: Teacher, batches: PoolBatches, positions: np.ndarray, compute: Compute, *, every_norm: bool = False
+) -> Tensor:
     """Return the distance of pool images to the lost data's statistics: (N,) float32 on the CPU, 0 is the same.
 
     Where the teacher's feature map is the output of a batch norm (before or after a ReLU), it is that of the pooled
     features: the mean over channels of (mu_i - m)^2 / v, with mu_i the image's mean over pixels of what enters that
-    batch norm, m and v its running mean and variance. Else it is the mean over all batch norms of the
-    mean over channels of ((mu_i - m)^2 + (s_i - sqrt(v))^2) / v, with s_i the image's deviation over pixels.
+    batch norm, m and v its running mean and variance. Else, or with `every_norm`, it is the mean over all batch norms
+    of the mean over channels of ((mu_i - m)^2 + (s_i - sqrt(v))^2) / v, with s_i the image's deviation over pixels.
 
     One pass of the teacher over plain views; four bytes an image are kept.
     """
-    network = Distances(teacher)
+    network = Distances(teacher, every_norm=every_norm)
     parts = scored(
         network, batches, positions, teacher.normalise, compute, title="teacher looks how typical the images are"
     )
     return torch.cat([part[:, 0].cpu() for part in parts]) if len(positions) else torch.empty(0)
+
+
+def find_outliers(teacher: Teacher, batches: PoolBatches, positions: np.ndarray, compute: Compute) -> Tensor:
+    """Return which images of a pool look like nothing the teacher was trained on: (N,) bool, on the CPU.
+
+    A thousand of them tell whether the pool is a mixture at all (see `kd3.selection.outliers`); only then are the
+    distances of all measured. No image is one where the teacher has no batch norms that remember its training data.
+    """
+    none = torch.zeros(len(positions), dtype=torch.bool)
+    if len(positions) == 0 or not remembering_norms(teacher.module):
+        return none
+    generator = generator_for(torch.device("cpu"), 0, "outliers")
+    asked = torch.randperm(len(positions), generator=generator)[:ASKED_IMAGES].sort().values.numpy()
+    if not is_mixture(typicality(teacher, batches, positions[asked], compute, every_norm=True)):
+        return none
+    found = outlying(typicality(teacher, batches, positions, compute, every_norm=True))
+    console.say(
+        f"{int(found.sum()):,} of {len(found):,} images are left out: they look like nothing the teacher was trained on"
+    )
+    return found
 
 
 class Distances(nn.Module):
@@ -39,11 +66,11 @@ class Distances(nn.Module):
     The teacher has batch norms with running statistics.
     """
 
-    def __init__(self, teacher: Teacher) -> None:
+    def __init__(self, teacher: Teacher, *, every_norm: bool = False) -> None:
         super().__init__()
         self.network = teacher.module
         norms = remembering_norms(teacher.module)
-        last = _at_the_features(teacher, norms)
+        last = None if every_norm else _at_the_features(teacher, norms)
         self.with_deviations = last is None
         self.norms = norms if last is None else {last: norms[last]}
 

@@ -1,0 +1,31 @@
+"""Whether two versions of kd3 train the same students."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from benchmarks.same import RUNS, differences, digests
+
+
+def run_folder(path: Path, *, loss: float = 0.5, seconds: float = 1.0, weight: bytes = b"w") -> Path:
+    (path / "selections").mkdir(parents=True)
+    (path / "student").mkdir()
+    np.save(path / "selections" / "00001.npy", np.arange(3))
+    (path / "student" / "model.safetensors").write_bytes(weight)
+    event = {"event": "train", "loss": loss, "seconds": seconds, "images_per_second": 1 / seconds}
+    (path / "metrics.jsonl").write_text(json.dumps(event) + "\n")
+    return path
+
+
+def test_a_slower_run_of_the_same_student_is_the_same(tmp_path):
+    assert digests(run_folder(tmp_path / "a")) == digests(run_folder(tmp_path / "b", seconds=7.0))
+
+
+def test_another_loss_or_weight_is_named(tmp_path):
+    same = digests(run_folder(tmp_path / "a"))
+    found = dict.fromkeys(RUNS, same)
+    other = {**found, "kd": digests(run_folder(tmp_path / "b", loss=0.6, weight=b"x"))}
+    assert differences(found, found) == []
+    assert differences(found, other) == ["kd: metrics.jsonl, model.safetensors"]

@@ -1,34 +1,36 @@
-# Everything runs in a virtual environment of its own; the first target that needs it makes it.
+# Everything runs in its own virtual environment; the first target that needs it makes it.
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 TORCH = torch==2.13.0
+# The index of the builds that fit this machine, as pytorch.org's "Get Started" page names it; empty is pip's default.
+TORCH_INDEX ?=
 FUZZED = decode pickle tar npy npz zip list batch teacher study distill checkpoint student parquet arrow
 TORCHVISION = torchvision==0.28.0
-# What builds of torch for CUDA bring; who wants one gets them with it.
+# Dependencies of CUDA builds of torch, which install them by themselves.
 OF_CUDA = triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
   nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
   nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
 
-.PHONY: help setup demo test test-slow coverage mutants chaos fuzz bench gpu same lint docs dist lock audit format clean
+.PHONY: help setup demo test test-slow coverage mutants chaos fuzz bench gpu same lint docs dist release-check lock audit format clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make the virtual environment with everything pinned
 
-# Every package of the lock is checked against its hash. torch is pinned by version alone: which build fits (CPU, which
-# CUDA) is the machine's matter, and each has a hash of its own.
+# Every package of the lock is checked against its hash. torch is pinned only by version: the build (CPU or CUDA) depends
+# on the machine, and each has its own hash.
 $(READY): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --no-deps $(TORCHVISION)
+	$(BIN)/python -m pip install --quiet $(TORCH) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	$(BIN)/python -m pip install --quiet --no-deps $(TORCHVISION) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $(READY)
 
-demo: $(READY)  ## the whole job on data made here: no download, no GPU, a few minutes
+demo: $(READY)  ## the whole job on generated data: no download, no GPU, a few minutes
 	$(BIN)/kd3 demo --out demo
 
 test: $(READY)  ## the tests, in parallel
@@ -37,44 +39,47 @@ test: $(READY)  ## the tests, in parallel
 test-slow: $(READY)  ## the slow tests
 	$(BIN)/python -m pytest -m slow
 
-coverage: $(READY)  ## the tests, and which branches of src they take: at least nine of ten
+coverage: $(READY)  ## the tests, with their coverage of src: at least nine of ten branches
 	$(BIN)/python -m pytest -n auto -m "not slow" --cov --cov-report=term-missing:skip-covered --cov-report=xml
 
-mutants: $(READY)  ## break losses, selection, shift, shipping, measure, decoding, heads line by line and see whether a test notices (needs mutmut)
+mutants: $(READY)  ## break losses, selection, shift, shipping, measure, decoding and heads line by line and run the tests (needs mutmut)
 	$(BIN)/python -m mutmut run && $(BIN)/python -m mutmut results
 
-chaos: $(READY)  ## kill every kind of work at random moments, 200 times and more; look whether it ends the same
+chaos: $(READY)  ## kill every kind of work at random moments, 200 times and more, and check that it ends the same
 	KD3_KILLS=80 $(BIN)/python -m pytest -s tests/chaos
 
-fuzz: $(READY)  ## break images, containers, checkpoints, pools, settings 20,000 times; by coverage too, if atheris is there
+fuzz: $(READY)  ## break images, containers, checkpoints, pools, settings 20,000 times; guided by coverage, if atheris is installed
 	KD3_FUZZ=10000 $(BIN)/python -m pytest -s --timeout 900 tests/fuzz
 	for target in $$($(BIN)/python -c "import atheris" 2>/dev/null && echo $(FUZZED)); do \
 	  $(BIN)/python tests/fuzz/coverage_guided.py $$target -max_total_time=60 || exit 1; done
 
-bench: $(READY)  ## how fast, beside the common way and the bare bound: ten minutes (BENCH=--quick: two)
+bench: $(READY)  ## speed, beside the common way and the bare bound: ten minutes (BENCH=--quick: two)
 	$(BIN)/python -m benchmarks $(BENCH)
 
-gpu: $(READY)  ## is kd3 right and fast on this machine's GPU: under nine minutes, one JSON and one page (GPU=--pretend: on the CPU)
+gpu: $(READY)  ## correctness and speed on this machine's GPU: under nine minutes, one JSON and one page (GPU=--pretend: on the CPU)
 	$(BIN)/python -m benchmarks.gpu $(GPU)
 
-same: $(READY)  ## do this checkout and REF (default: HEAD) train the same students, bit for bit? two minutes
+same: $(READY)  ## check that this checkout and REF (default: HEAD) train the same students, bit for bit: two minutes
 	$(BIN)/python -m benchmarks.same --ref $(or $(REF),HEAD)
 
-lint: $(READY)  ## style, types, and which room may import which
+lint: $(READY)  ## style, types, and import contracts
 	$(BIN)/ruff check src tests benchmarks examples docs
 	$(BIN)/ruff format --check src tests benchmarks examples docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: $(READY)  ## the documentation as a site in ./site, warnings being errors
+docs: $(READY)  ## the documentation as a site in ./site; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir site
 
 dist: $(READY)  ## a wheel in ./dist; the same commit gives the same bytes
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --wheel --no-isolation
 
-lock:  ## pin every dependency anew, with hashes, for all Pythons that are supported (needs uv)
+release-check: dist  ## the wheel in an empty environment of each Python found of 3.10 to 3.13: version, methods, demo
+	.ci/release-check dist/kd3-$$($(BIN)/python -c 'import kd3; print(kd3.__version__)')-py3-none-any.whl
+
+lock:  ## pin every dependency again, with hashes, for all supported Pythons (needs uv)
 	echo $(TORCH) > .torch.txt
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 --generate-hashes --constraint .torch.txt \
+	uv pip compile pyproject.toml --extra ci --universal --python-version 3.10 --generate-hashes --constraint .torch.txt \
 	  --output-file requirements.lock --no-annotate --custom-compile-command "make lock" --quiet \
 	  $(foreach name,torch torchvision $(OF_CUDA),--no-emit-package $(name))
 	rm .torch.txt
@@ -87,5 +92,5 @@ format: $(READY)  ## put the code into its style
 	$(BIN)/ruff check --fix src tests benchmarks examples docs
 	$(BIN)/ruff format src tests benchmarks examples docs
 
-clean:  ## remove the environment and what demo made
+clean:  ## remove the environment, the demo and the site
 	rm -rf $(VENV) demo site

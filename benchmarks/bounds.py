@@ -1,4 +1,4 @@
-"""The least that the same mathematics can cost here: networks and optimiser alone, on tensors already in place."""
+"""The least that the same mathematics can cost here: networks and optimizer alone, on tensors already in place."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def bare_step(method: Method, compute: Compute, *, batch: int, size: int, views:
     """Return a call that takes a training step without data, augmentation, selection or the losses' fine print.
 
     Teacher forward, `views` student forwards with their backward, projector and classifier on the
-    first, the optimiser: the very modules, precision and layout of the method that is measured.
+    first, the optimizer: the very modules, precision and layout of the method that is measured.
     """
     student, teacher = method.student, method.teacher
     images = [

@@ -27,7 +27,7 @@ def commands_page() -> str:
     """Return every command's `--help`."""
     parser = build_parser()
     (subparsers,) = (action.choices for action in parser._actions if hasattr(action, "choices") and action.choices)
-    parts = ["# Commands", "", "What `kd3 COMMAND --help` prints.", ""]
+    parts = ["# Commands", "", "Output of `kd3 COMMAND --help`; for `kd3 distill`, of `--help all`.", ""]
     for name in COMMANDS:
         parts += [f"## kd3 {name}", "", "```text", subparsers[name].format_help().rstrip(), "```", ""]
     return "\n".join(parts)
@@ -38,9 +38,9 @@ def settings_page() -> str:
     parts = [
         "# Settings",
         "",
-        "Made from the settings classes, which check files, flags and Python alike. In a file for `--config` a setting "
-        "stands under its name, those of a group under the group's: `train: {lr: 0.05}`, `kd3: {threshold: 0.9}`. From "
-        "Python `lr=0.05`, `kd3={'threshold': 0.9}`.",
+        "This page is generated from the settings classes, which check files, flags and Python arguments. A `--config` "
+        "file has each setting under its name, and settings of a group under the group: `train: {lr: 0.05}`, "
+        "`kd3: {threshold: 0.9}`. In Python: `lr=0.05`, `kd3={'threshold': 0.9}`.",
         "",
     ]
     for name, command in COMMANDS.items():
@@ -62,7 +62,7 @@ def _table(model: type[pydantic.BaseModel], prefix: str, positional: tuple[str, 
             continue
         flag = name.upper() if name in positional else f"--{prefix}{name}".replace("_", "-")
         if typing.get_origin(field.annotation) is dict:
-            flag = f"{name} (in a file alone)"
+            flag = f"{name} (only in a file)"
         limits = _limits(field.metadata)
         kind = _kind(field.annotation) + (f", {limits}" if limits else "")
         default = "required" if field.is_required() else _default(field.default)

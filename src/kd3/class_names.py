@@ -1,4 +1,4 @@
-"""Names of classes: when two are the same, and in whose order a list of them is. Free of torch."""
+"""Names of classes: equality and order. Free of torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def are_numbers(classes: Sequence[str]) -> bool:
 
 def nameless(classes: Sequence[str]) -> str:
     """Return how to name classes that have numbers only, to be said where they are first used."""
-    return f"the classes are known by their numbers, 0 to {len(classes) - 1}; if they have names, {HOW_TO_NAME}"
+    return f"the classes have only numbers, 0 to {len(classes) - 1}; if they have names, {HOW_TO_NAME}"
 
 
 def places(wanted: Sequence[str], given: Sequence[str], *, whose: str, other: str) -> list[int]:

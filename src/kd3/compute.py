@@ -1,4 +1,4 @@
-"""Where to compute and how precisely, decided once."""
+"""Device and precision, decided once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Compute:
         return self.launched or self.new_fabric(devices=index)
 
     def new_fabric(self, *, devices: Any, nodes: int = 1, strategy: Any = "auto") -> Fabric:
-        """Return an engine for so many devices."""
+        """Return an engine for the given number of devices."""
         # Its notes on the precision repeat ours.
         logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)

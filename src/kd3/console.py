@@ -1,4 +1,4 @@
-"""All that kd3 writes for people: messages and progress on standard error, results on standard output.
+"""All output of kd3 for people: messages and progress on standard error, results on standard output.
 
 Nothing else writes to a terminal; here every text goes through `kd3.text`, since names and messages come from crawls.
 On a terminal progress is a live bar; in a log file it is a plain line every few seconds, so that a run in the
@@ -91,12 +91,12 @@ def fault() -> None:
 
 
 def result(text: str) -> None:
-    """Print what a command found, in words, on standard output."""
+    """Print a command's result in words on standard output."""
     _put(sys.stdout, clean(text))
 
 
 def json_result(values: Any) -> None:
-    """Print what a command found as JSON on standard output."""
+    """Print a command's result as JSON on standard output."""
     _put(sys.stdout, clean_json(json.dumps(values, indent=2, ensure_ascii=False)))
 
 

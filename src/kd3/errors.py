@@ -1,4 +1,4 @@
-"""The one error that a user can mend, the sentences it is made of, and the statuses that a process ends with."""
+"""The one error that a user can correct, its sentences, and the exit statuses of a process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EXIT_INTERRUPTED = 130
 
 
 class KD3Error(Exception):
-    """Something in the input is wrong and the user can mend it.
+    """Something in the input is wrong and the user can correct it.
 
     The message is one sentence: what is wrong, where, and what is allowed. The command line
     prints it without a traceback and exits with status 2.
@@ -20,7 +20,7 @@ class KD3Error(Exception):
 
 
 class ToldByAnotherError(KD3Error):
-    """Of several processes that work together another tells what is wrong, or that it was stopped."""
+    """Another of several cooperating processes reports the error or the stop."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], *, where: str | None = None) -> KD3Error:

@@ -1,4 +1,4 @@
-"""Being asked to stop: by Ctrl-C, by a scheduler (SIGTERM), before a SLURM job is requeued (SIGUSR1)."""
+"""Requests to stop: Ctrl-C, a scheduler (SIGTERM), a SLURM job before its requeue (SIGUSR1)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class StopRequest:
             raise Stopped
 
     def interruption(self, words: str) -> KeyboardInterrupt:
-        """Return what ends the process."""
+        """Return the exception that ends the process."""
         return Terminated(words) if self.by_machine else KeyboardInterrupt(words)
 
 
@@ -127,7 +127,7 @@ def stopping_between_steps() -> Iterator[StopRequest]:
             raise stop.interruption("interrupted inside a step")
         if not stop.requested:
             stop.requested, stop.by_machine, asked_at = True, number in BY_MACHINE, time.monotonic()
-            console.say("stopping after this step, with a checkpoint; once more stops at once")
+            console.say("stopping after this step, with a checkpoint; a second signal stops at once")
 
     with _handled((signal.SIGINT, *BY_MACHINE), ask), unhurried():
         yield stop

@@ -66,7 +66,7 @@ def launched(compute: Compute, *, devices: int, nodes: int) -> Iterator[Compute]
 
 
 def check_launch(compute: Compute, *, devices: int, nodes: int) -> None:
-    """Refuse what `launched` would refuse before it starts a process.
+    """Make the checks of `launched` without starting a process.
 
     Raises:
         KD3Error: there are not so many devices, or this program cannot be started once more.
@@ -79,7 +79,7 @@ def check_launch(compute: Compute, *, devices: int, nodes: int) -> None:
 
 @contextmanager
 def _told(devices: int, nodes: int) -> Iterator[None]:
-    """Say what is waited for, where and for how long: at once where it is other machines, else after a while."""
+    """Report each wait, its place and its limit: at once for other machines, else after a while."""
     over = threading.Event()
     where = f"{os.environ.get('MASTER_ADDR', '127.0.0.1')}:{os.environ.get('MASTER_PORT', 'a free port')}"
     if "SLURM_NTASKS" in os.environ:

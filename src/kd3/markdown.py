@@ -1,4 +1,4 @@
-"""Markdown from values that come from elsewhere: whatever they hold, they are text on the page."""
+"""Markdown from external values, which always stay text on the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory that there is not enough of, in words: what needed how much, and what makes it less."""
+"""Out-of-memory errors in words: the requested amount, and remedies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a picture becomes the square that a network sees: one record, kept by pools and students. Free of torch."""
+"""Preparation of a picture for a network: one record, kept by pools and students. Free of torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IN_WORDS = {"crop": "the shorter side to size, then the centre", "squash": "the 
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """What is done to a picture, by `kd3.pool.pictures.read_picture`: for pools, tests, predictions and exports."""
+    """Treatment of a picture by `kd3.pool.pictures.read_picture`: for pools, tests, predictions and exports."""
 
     size: int  # side of the square, in pixels
     fit: Fit = "crop"

@@ -1,4 +1,4 @@
-"""Which of the processes that train one student has ended, or no longer says anything."""
+"""Detection of ended or silent processes among those that train one student."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes that train one student: who has which part of a batch, and what they tell each other."""
+"""Several processes that train one student: their parts of a batch, and their communication."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kd3.errors import KD3Error, ToldByAnotherError
 
 Value = TypeVar("Value")
 
-BROKEN = ("gloo", "nccl", "connection", "peer", "socket", "store")  # in messages of a connection that is
+BROKEN = ("gloo", "nccl", "connection", "peer", "socket", "store")  # substrings of errors that mean a lost peer
 LONGEST_SILENCE = timedelta(hours=2)  # while one rank evaluates or writes and the others wait
 GO_ON = "--resume goes on from the last checkpoint"
 LAST_WORDS = 0.5  # seconds; a thread that only waits for Python's lock needs about none
@@ -47,7 +47,7 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes and talks."""
+        """True in the process that writes and prints."""
         return self.rank == 0
 
     def part(self, total: int) -> slice:
@@ -104,7 +104,7 @@ class Ranks:
 
     @contextmanager
     def connected(self) -> Iterator[None]:
-        """Say what a broken connection means: the other side has ended.
+        """Convert a broken connection to its meaning: the other side has ended.
 
         Raises:
             KD3Error: it has.
@@ -162,7 +162,7 @@ class _Sum(torch.autograd.Function):
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather; a part's gradient is the sum of what all ranks have for it."""
+    """All-gather; a part's gradient is the sum over all ranks."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor, ranks: Ranks) -> Tensor:

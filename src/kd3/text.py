@@ -1,4 +1,4 @@
-"""Text from elsewhere, made fit to be seen: names, messages and values may hold what commands a terminal."""
+"""External text made safe to show: names, messages and values may hold terminal commands."""
 
 from __future__ import annotations
 

@@ -1,3 +1,3 @@
-"""The version of this package, below everything that tells it."""
+"""The version of this package, at the bottom of its import graph."""
 
 __version__ = "0.1.0"

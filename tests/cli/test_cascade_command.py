@@ -125,7 +125,7 @@ def test_of_another_student_the_record_is_not_used(cascaded, tmp_path, monkeypat
     monkeypatch.setattr("kd3.recall.share.Judged.choose", lambda self: 1.0)
     assert here("adapt", tmp_path / "run", "--count", 40).returncode == 0
     done = here("predict", tmp_path / "run", cascaded[0].parent, "--json")
-    assert "is of other weights and is not used; run kd3 cascade again" in done.stderr
+    assert "is of other weights and is ignored; run kd3 cascade again" in done.stderr
     assert kd3.load_student(tmp_path / "run").threshold is None
     page = kd3.report(tmp_path / "run", images=0, latency=False).path.read_text()
     assert "When to ask the teacher" not in page

@@ -15,7 +15,7 @@ from kd3.shipping.card import Card
 from named_colours import picture, pictures, teacher
 
 SMALL = {"images": 64, "batch_size": 16, "holdout": 12, "precision": "32", "device": "cpu", "warmup_steps": 2}
-HINT = "the classes are known by their numbers, 0 to 3; if they have names, list them as 'classes: [...]'"
+HINT = "the classes have only numbers, 0 to 3; if they have names, list them as 'classes: [...]'"
 
 
 @pytest.fixture(scope="module")

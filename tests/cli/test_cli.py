@@ -124,9 +124,22 @@ def test_help_takes_less_than_half_a_second():
 
 
 def test_help_teaches():
-    done = kd3("distill", "--help")
+    done = kd3("distill", "--help", "all")
     for words in ("--kd3.threshold", "--lr", "--preset", "paper", "examples:", "(default: 64;", "methods:"):
         assert words in done.stdout
+
+
+def test_help_of_distill_is_short_and_has_more_by_topic():
+    short, training, method = (kd3("distill", "--help", *topic).stdout for topic in ([], ["training"], ["simkd"]))
+    assert len(short.splitlines()) < 100
+    assert all(word in short for word in ("--teacher", "--preset", "--dry-run", "--help training", "examples:"))
+    assert "--lr" in training
+    assert "--simkd.projector" in method
+    assert "--simkd.projector" not in short + training
+    assert "--lr" not in short + method
+    wrong = kd3("distill", "--help", "trainin")
+    assert wrong.returncode == 2
+    assert "did you mean 'training'?" in wrong.stderr
 
 
 def test_help_of_ingest_tells_of_every_kind_of_source():

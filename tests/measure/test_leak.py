@@ -85,7 +85,7 @@ def test_another_pool_in_its_place_is_not_taken_for_it(places, tmp_path, capsys)
     (other / "config.yaml").write_text(yaml.safe_dump({"pool": str(places / "pool")}))
     (other / "origin.json").write_text(json.dumps({"pool": "0" * 64}))
     assert pool_of_student(other) is None
-    assert "whether the student learned from these images is not known" in capsys.readouterr().err
+    assert "it is unknown whether the student trained on these images" in capsys.readouterr().err
 
 
 def test_copies_are_told_among_pictures_that_were_made_alike(tmp_path):

@@ -78,7 +78,7 @@ def test_next_run_gives_the_pool_of_an_uninterrupted_one(
 ) -> None:
     out, _ = killed
     resumed = kd3.ingest(shard, out, image_size=16, workers=2)
-    assert "going on after" in capsys.readouterr().err
+    assert "continuing after" in capsys.readouterr().err
     whole = kd3.ingest(shard, tmp_path / "whole", image_size=16, workers=0)
     assert resumed.content_hash == whole.content_hash
     assert resumed.index().equals(whole.index())

@@ -157,7 +157,7 @@ def test_a_tracker_that_fails_is_given_up_and_the_run_goes_on(tmp_path, monkeypa
     assert curves(tmp_path) == EXPECTED
     warned = capsys.readouterr().err
     assert warned.splitlines() == [
-        "warning: wandb is no longer told of this run, which goes on: ConnectionError: server is down"
+        "warning: wandb is no longer told of this run, which continues: ConnectionError: server is down"
     ]
 
 

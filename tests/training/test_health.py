@@ -37,20 +37,20 @@ def test_a_selection_that_keeps_hardly_anything():
 def test_agreement_of_chance_after_a_tenth_of_the_budget(agreement, images, warned):
     notes = health().notes("evaluation", look(agreement, images))
     assert bool(notes) == warned
-    assert not warned or "no more than chance (33.3 %)" in notes[0]
+    assert not warned or "no more than chance (33.3%)" in notes[0]
 
 
 def test_agreement_that_falls_at_two_looks_in_a_row():
     follow = health()
     said = [follow.notes("evaluation", look(value)) for value in (60, 70, 64, 66, 64, 63, 62)]
     assert [bool(notes) for notes in said] == [False, False, False, False, False, True, False]
-    assert "fallen from 70.0 % to 63.0 %" in said[5][0]
+    assert "fallen from 70.0% to 63.0%" in said[5][0]
 
 
 def test_a_student_of_one_word():
     assert health().notes("evaluation", look(60, commonest=0.97, teachers_share_of_it=0.9)) == []
     (words,) = health().notes("evaluation", look(60, commonest=0.97, teachers_share_of_it=0.5))
-    assert "says one class of 97 % of the held-out images, where the teacher says it of 50 %" in words
+    assert "predicts one class for 97% of the held-out images (teacher: 50%)" in words
 
 
 def test_each_thing_is_said_once_in_a_run_and_not_again_after_a_resume(tmp_path, capsys):
@@ -81,4 +81,4 @@ def test_a_resumed_run_remembers_how_good_it_was(tmp_path):
     again = History(path, health(), size=first.size, listeners=[])
     again.tell("evaluation", step=2, images=600, seconds=1.0, agreement=60.0)
     (event,) = read_metrics(path, "warning")
-    assert "fallen from 70.0 %" in event["words"]
+    assert "fallen from 70.0%" in event["words"]

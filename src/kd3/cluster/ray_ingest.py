@@ -1,4 +1,4 @@
-"""Ingest a crawl on a Ray cluster: parts, each by one worker, and then one pool of them."""
+"""Ingest a crawl on a Ray cluster: one part per worker, and then one pool of all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hand pieces of work to a Ray cluster. Whatever process or machine dies, its piece is begun again elsewhere.
+"""Send pieces of work to a Ray cluster. If a process or machine dies, its piece starts again elsewhere.
 
 A piece is a call of a function that goes on from what an earlier, killed call has left on the disk, which all
 machines share. So nothing but names travels, and a lost worker costs what it had not yet saved.
@@ -33,7 +33,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Done:
-    """What became of a piece."""
+    """Outcome of a piece."""
 
     name: str
     problem: str | None = None  # in words; None where it was done
@@ -74,7 +74,7 @@ def has_gpus(ray: Any) -> bool:
 
 
 def do_all(ray: Any, pieces: Sequence[Piece], *, gpus: int = 0) -> Iterator[Done]:
-    """Yield pieces as they are done, each on one core and so many GPUs, as many at a time as there is room for."""
+    """Yield pieces as they finish, each on one core and the given GPUs, as many at a time as fit."""
     task = ray.remote(_do).options(num_cpus=1, num_gpus=gpus, max_retries=LOST_WORKERS)
     under_way = {task.remote(piece, os.getcwd()): piece for piece in pieces}
     try:

@@ -1,1 +1,1 @@
-"""One file a command: settings in, a result out. Nothing here prints a result or exits."""
+"""One file per command: settings in, a result out. Nothing here prints a result or exits."""

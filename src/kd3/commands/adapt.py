@@ -1,4 +1,4 @@
-"""`kd3 adapt`: a finished run in, its student with batch-norm statistics like those of the lost data out."""
+"""`kd3 adapt`: give a finished run's student batch-norm statistics like those of the lost data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The network that will be the student: a new one, a live one, or the teacher made smaller; with its first weights."""
+"""The student's network with its first weights: a new one, a live one, or the teacher made smaller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kd3 cascade`: a finished run in, the threshold below which its student asks the teacher out."""
+"""`kd3 cascade`: from a finished run to the threshold below which its student asks the teacher."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from kd3.storage.lock import exclusive
 
 @dataclass(frozen=True)
 class Found:
-    """When a run's student is to ask its teacher."""
+    """Threshold below which a run's student asks its teacher."""
 
     folder: Path
     record: dict[str, Any]  # as it lies in the student's description

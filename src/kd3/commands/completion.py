@@ -1,4 +1,4 @@
-"""`kd3 completion`: a script with which a shell completes commands, flags, choices and files."""
+"""`kd3 completion`: a script that makes a shell complete commands, flags, choices and files."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _commands(parser: argparse.ArgumentParser) -> list[tuple[str, argparse.Argum
 
 
 def _choices(action: argparse.Action, field: FieldInfo | None) -> list[str] | None:
-    """Return what an argument may be; the settings check it, so that argparse itself is not told."""
+    """Return the choices of an argument; the settings check them, not argparse."""
     named = {"method": list(METHODS), "preset": presets(), "name": list(DATASETS)}
     if action.dest in named:
         return named[action.dest]

@@ -1,4 +1,4 @@
-"""`kd3 demo`: the whole job on data made on this machine, through the commands that a user types."""
+"""`kd3 demo`: the whole job on generated data, through the commands that a user types."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NAMES = {"teacher": "teacher", "kd": "plain KD", "kd3": "KD3"}
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo ends with."""
+    """Result of the demo."""
 
     folder: Path
     teacher: Path  # its description

@@ -1,4 +1,4 @@
-"""What a distillation is made of: teacher, pool, student and whatever else its settings name, read and checked."""
+"""The parts of a distillation, read and checked: teacher, pool, student and the rest of its settings."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from kd3.training.randomness import seed_for
 
 @dataclass(frozen=True)
 class Live:
-    """What a caller gave as objects rather than by name."""
+    """Live objects of a caller, instead of names."""
 
     teacher: Teacher | None = None
     student: nn.Module | None = None
@@ -58,7 +58,7 @@ class Live:
 
 @dataclass(frozen=True)
 class Job:
-    """What there is once everything was read and checked."""
+    """The parts of a distillation, read and checked."""
 
     teacher: Teacher
     pool: ImagePool
@@ -71,7 +71,7 @@ class Job:
 
 
 def read_job(config: DistillConfig, compute: Compute, state: State, live: Live) -> Job:
-    """Read teacher, pool and student, and refuse or warn of what does not fit. Nothing is written.
+    """Read teacher, pool and student, and refuse or warn of misfits. Nothing is written.
 
     Raises:
         KD3Error: something does not fit, or cannot be read.
@@ -119,8 +119,8 @@ def _warn_of_kept_out(pool: ImagePool, kept_out: list[KnownImages]) -> None:
     found = {place for known in kept_out for place in overlap(pool, known)}
     if found:
         console.warn(
-            f"{len(found):,} of the pool's {len(pool):,} images are like one of --keep-out, and are learned from all "
-            f"the same: kd3 ingest --keep-out keeps them out of a pool"
+            f"{len(found):,} of the pool's {len(pool):,} images are like one of --keep-out, but the student still "
+            f"trains on them: kd3 ingest --keep-out drops them from a pool"
         )
 
 
@@ -158,7 +158,7 @@ def split_of(config: DistillConfig, pool: ImagePool) -> PoolSplit:
 def method_of(
     config: DistillConfig, teacher: Teacher, student: nn.Module | None, pool: ImagePool, *, resumed: bool
 ) -> tuple[Method, Backbone]:
-    """Return the method with its student, and what the student was built from."""
+    """Return the method with its student, and the origin of the student."""
     sample = sample_of(pool, split_of(config, pool), teacher)
     backbone = backbone_for(config, teacher, student, sample, resumed=resumed)
     options = config.method_options

@@ -1,4 +1,4 @@
-"""The work of one distillation, in one process or in several that do it together."""
+"""The work of one distillation, in one process or in several together."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def _announcement(config: DistillConfig, job: Job, compute: Compute) -> str:
 
 
 def _kernels(train: TrainSettings, compute: Compute) -> str:
-    """Return in words what a GPU may do with the numbers, and how it is told."""
+    """Return the numeric modes of a GPU in words, with their flags."""
     if compute.device.type != "cuda":
         return ""
     said = {"TF32": train.tf32, "deterministic": train.deterministic, "CUDA graph": can_be_recorded(train, compute)}

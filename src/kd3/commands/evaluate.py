@@ -215,7 +215,7 @@ def _leak(config: EvaluateConfig, data: LabelledImages) -> Leak | None:
         return None
     if pool.preparation.fit != data.preparation.fit:
         console.warn(
-            f"the student's pool {pool.path} was made by --fit {pool.preparation.fit}, but the student is given "
+            f"the student's pool {pool.path} was made by --fit {pool.preparation.fit}, but the student gets "
             f"pictures by {data.preparation.fit}; an earlier kd3 wrote its config.json: add "
             f'"preparation": {{"fit": "{pool.preparation.fit}"}} there'
         )

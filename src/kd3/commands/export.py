@@ -1,4 +1,4 @@
-"""`kd3 export`: a run in, files that run without kd3 out, compared with the student before they are left there."""
+"""`kd3 export`: from a run to files that run without kd3, each checked against the student."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and how it compares."""
+    """Written files, and their comparison with the student."""
 
     folder: Path
     files: list[Written]
@@ -214,7 +214,7 @@ def _images(config: ExportConfig, run_folder: RunFolder | None, preparation: Pre
     if config.images is not None:
         found = images_of(config.images, preparation, **counts)
         if config.images == NOISE:
-            console.warn("the export is compared on noise; on images it may differ more, or say other classes")
+            console.warn("the export is compared on noise; on images it may differ more, or predict other classes")
         return found
     if run_folder is None:
         raise KD3Error(

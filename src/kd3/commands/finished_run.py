@@ -1,4 +1,4 @@
-"""What goes on with a finished run needs of it: its settings, and the teacher and the pool that it had."""
+"""Settings, teacher and pool of a finished run, for the commands that continue from it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kd3.training.pool_split import PoolSplit, split_pool
 
 
 def check_finished(folder: RunFolder) -> None:
-    """Refuse what is no run folder, or a run that is not finished."""
+    """Refuse a folder that is not a run, or a run that is not finished."""
     if not folder.config.is_file():
         raise KD3Error(f"{folder.path} is no run folder; give one that `kd3 distill --out` made")
     if not folder.summary.is_file():

@@ -1,4 +1,4 @@
-"""Whether a teacher, a student and a pool belong together."""
+"""Checks that a teacher, a student and a pool belong together."""
 
 from __future__ import annotations
 
@@ -108,8 +108,8 @@ def one_class(teacher: Teacher, pool: ImagePool, compute: Compute) -> str | None
         return None
     return (
         f"the teacher takes all {len(pool):,} images of the pool {pool.path or ''} for one class, "
-        f"{teacher.classes[first]!r}, which is all that a student would learn to say; crawl images of the other "
-        f"classes too, or see with kd3 inspect whether the teacher's mean and std are right"
+        f"{teacher.classes[first]!r}, so a student would learn only this class; crawl images of the other "
+        f"classes too, or check the teacher's mean and std with kd3 inspect"
     )
 
 

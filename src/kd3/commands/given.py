@@ -1,4 +1,4 @@
-"""What a command of the Python interface was given: a path or a name, or a live object that it takes."""
+"""Arguments of the Python interface: a path or a name, or a live object."""
 
 from __future__ import annotations
 

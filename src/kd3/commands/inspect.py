@@ -1,4 +1,4 @@
-"""`kd3 inspect`: what was found in a teacher."""
+"""`kd3 inspect`: the parts of a teacher."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ HOLDOUT = int(TrainSettings.model_fields["holdout"].default)
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a teacher is made of, and whether its head can be shared."""
+    """The parts of a teacher, and the answer whether its head can be shared."""
 
     teacher: str
     arch: str
@@ -165,7 +165,7 @@ class Inspection:
 def inspect(
     path: str | Path, *, pool: str | Path | ImagePool | None = None, student: str | nn.Module | None = None
 ) -> Inspection:
-    """Return a description of the teacher, and of what a student can inherit from it.
+    """Return a description of the teacher, and of the parts that a student can inherit from it.
 
     Args:
         path: as for `kd3.load_teacher`.

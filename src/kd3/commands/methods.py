@@ -1,4 +1,4 @@
-"""`kd3 methods`: what there is to choose from."""
+"""`kd3 methods`: the list of methods."""
 
 from __future__ import annotations
 

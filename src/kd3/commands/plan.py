@@ -1,4 +1,4 @@
-"""`kd3 plan`: teacher and pool in, which student to take and what a run costs, before it is begun."""
+"""`kd3 plan`: from teacher and pool to a recommended student and the cost of a run, before it begins."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LOOKED_AT, LOOKED_AT_LARGE = 1000, 128  # images of the pool
 
 @console.quietable
 def plan(teacher: str | Path | Teacher, pool: str | Path | ImagePool, **settings: Any) -> Plan:
-    """Say before a run which student to take, what the run costs here and what to expect of it.
+    """Compare students before a run: cost, duration here and expected accuracy.
 
     `settings` are `quiet=True` and those of `kd3 plan --help`: deployment, minutes, trust_code, device, precision.
 

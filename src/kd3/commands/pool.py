@@ -1,4 +1,4 @@
-"""`kd3 pool`: look at pools, verify them, make pools of pools."""
+"""`kd3 pool`: describe pools, verify them, make pools from pools."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Pools:
-    """What was found out about pools, or the pool that was made."""
+    """Facts about pools, or the new pool."""
 
     pools: list[ImagePool]
     note: str = ""

@@ -28,7 +28,7 @@ VALUE = 4  # bytes of a weight
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a run would be."""
+    """Description of a planned run."""
 
     folder: Path
     values: dict[str, Any]
@@ -64,7 +64,7 @@ class Rehearsal:
 
 
 def rehearse(config: DistillConfig, compute: Compute, state: State, live: Live) -> Rehearsal:
-    """Read and check whatever a run reads and checks, and say what it would be.
+    """Read and check everything that a run reads and checks, and describe it.
 
     Raises:
         KD3Error: as the run itself, before its first step.

@@ -152,14 +152,14 @@ def _lost(student: Student, teacher: Teacher, config: ReportConfig) -> tuple[Los
 def _held_out(
     records: RunRecords, student: Student, teacher: Teacher, pool: ImagePool, compute: Compute, *, images: int
 ) -> dict[str, Any]:
-    """Return what `kd3 cascade` would find on held-out images; nothing is chosen or kept."""
+    """Return the results of `kd3 cascade` on held-out images; nothing is chosen or kept."""
     held_out = split_of(records.folder, pool).holdout[:images]
     logits, answers = answers_of_both(student, teacher, torch.from_numpy(pool.read(held_out)), compute)
     return {**measured(logits, answers), "of": "held out", "where": Path(str(pool.path)).name}
 
 
 def _or_missing(load: Any, what: str, missing: list[str]) -> Any:
-    """Return what can be loaded; else None, and note why."""
+    """Return the loaded object; on failure None, and note the reason."""
     try:
         return load()
     except KD3Error as problem:

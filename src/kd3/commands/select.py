@@ -1,4 +1,4 @@
-"""`kd3 select`: teacher and pool in, which images KD3 keeps and why out. Nothing is trained."""
+"""`kd3 select`: from teacher and pool to the images that KD3 keeps, with reasons. Nothing is trained."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def _student(path: str, *, trust_code: bool) -> Student:
 def _about(
     config: SelectConfig, teacher: Teacher, student: Student | None, pool: ImagePool, compute: Compute
 ) -> dict[str, Any]:
-    """Return what a selection is made of; equal settings and hashes make an equal one."""
+    """Return the inputs of a selection; equal settings and hashes make an equal one."""
     return {
         "kd3": __version__,
         "settings": {

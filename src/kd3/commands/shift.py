@@ -1,4 +1,4 @@
-"""`kd3 shift`: a teacher and a pool in, how far the one is from what the other was trained on."""
+"""`kd3 shift`: the distance of a pool from its teacher's training data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from kd3.storage.atomic import write_json, write_text
 
 @dataclass(frozen=True)
 class Shift:
-    """What `kd3 shift` found; `measurement` holds every figure."""
+    """Result of `kd3 shift`; `measurement` holds every figure."""
 
     teacher: str
     pool: str
@@ -61,7 +61,7 @@ def shift(
     reference: str | Path | None = None,
     **settings: Any,
 ) -> Shift:
-    """Measure how far a pool is from what a teacher was trained on.
+    """Measure how far a pool is from a teacher's training data.
 
     `settings` are `quiet=True` and those of `kd3 shift --help`: out, limit, seed, trust_code, device, precision,
     workers.

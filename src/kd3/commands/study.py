@@ -151,7 +151,7 @@ def _run(
 
 @dataclass(frozen=True)
 class _Writer:
-    """Writes what is known by now, as often as it is asked."""
+    """Writes the results so far, on each call."""
 
     planned: Plan
     config: StudyConfig
@@ -232,7 +232,7 @@ def _given_pools(config: StudyConfig) -> dict[str, str]:
 
 
 def given_settings(config: StudyConfig) -> dict[str, Any]:
-    """Return what the command line says of every run."""
+    """Return the command line's settings for every run."""
     given: dict[str, Any] = {"teacher": _absolute(config.teacher), "student": config.student, "pool": "-"}
     if config.eval_data is not None:
         given["eval_data"] = _absolute(config.eval_data)

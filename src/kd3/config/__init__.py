@@ -1,1 +1,1 @@
-"""Settings: one definition of each, from which flags, YAML keys, checks and documentation follow."""
+"""Settings: each defined once, as the source of flags, YAML keys, checks and documentation."""

@@ -1,4 +1,4 @@
-"""The commands of the command line: settings, code and the words of `--help`. Free of torch."""
+"""Commands of the command line: settings, code and texts of `--help`. Free of torch."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Command:
 
     @property
     def summary(self) -> str:
-        """One line on what it does."""
+        """One-line description."""
         return (self.settings.__doc__ or "").splitlines()[0].rstrip(".")
 
 
@@ -60,19 +60,19 @@ examples:
   kd3 ingest 's3://bucket/crawl/{00000..00099}.tar' hf://datasets/USER/NAME/data/ --out pool --image-size 224
 
 sources:
-  FOLDER .tar .tgz .zip  every file is tried, whatever its name says (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, ...);
+  FOLDER .tar .tgz .zip  every file is tried, whatever its suffix (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, ...);
                          hidden files and sidecars (.json .txt .csv .xml ...) are skipped
   .parquet .arrow        a column of bytes, or of {bytes, path}: img2dataset, Hugging Face datasets, save_to_disk
-  .npy .npz              uint8 (N, H, W, 3), (N, 3, H, W) or (N, H, W); also of 1 or 4 channels
+  .npy .npz              uint8 (N, H, W, 3), (N, 3, H, W) or (N, H, W); 1 or 4 channels also work
   data_batch_1 ...       CIFAR (python, binary) and ImageNet-16/32/64 batches; code in a pickle is never run
   ...-idx3-ubyte[.gz]    MNIST and its kin
-  .txt .lst .csv .tsv    as a source itself: a path or URL a line, or in a column named path, file, url, ...;
-                         relative ones lie beside the list
-  PROTOCOL://...         a file, an archive, a glob or a folder (of a web server with a slash at its end). https works
+  .txt .lst .csv .tsv    as a source itself: one path or URL per line, or in a column named path, file, url, ...;
+                         relative paths start at the list's folder
+  PROTOCOL://...         a file, an archive, a glob or a folder (on a web server with a slash at its end). https works
                          at once, others need pip install 'kd3[s3]', 'kd3[gcs]' or 'kd3[hf]'. Credentials come from
-                         where these libraries look for them and are never written to the pool
+                         these libraries' usual places and are never written to the pool
 
-What cannot be used, damaged archives and dead links too, is counted by reason and listed in POOL/rejected.csv.
+Unusable files, damaged archives and dead links are counted by reason and listed in POOL/rejected.csv.
 Run the same command again to continue after an interruption. More: docs/sources.md""",
         json=True,
     ),
@@ -90,8 +90,8 @@ examples:
   kd3 pool filter pool --keep selection/kept.jsonl --out clean
   kd3 pool filter pool --drop unwanted.txt --out clean
 
-A crawl on N machines: each runs `kd3 ingest SOURCE... --out partI --shard I/N`; merged in order, the parts give the
-content hash of an ingest of the whole.""",
+For a crawl on N machines, each runs `kd3 ingest SOURCE... --out partI --shard I/N`. Merged in order, the parts give the
+content hash of one ingest of the whole.""",
         json=True,
     ),
     "dataset": Command(
@@ -119,7 +119,7 @@ More: docs/paper.md""",
         DistillConfig,
         "kd3.commands.distill:run",
         (),
-        "kd3 distill --teacher TEACHER --student ARCH --pool POOL --out RUN [options]",
+        "kd3 distill --teacher TEACHER --student ARCH --pool POOL --out RUN [--images N] [options]",
         """\
 examples:
   kd3 distill --teacher teacher.yaml --student kd3:resnet20 --pool pool --out runs/a
@@ -128,8 +128,12 @@ examples:
   kd3 distill --config run.yaml --out runs/c --dry-run
   kd3 distill --resume --out runs/a
 
-The file of --config holds the same names as the flags: those of the training under 'train:', those
-of a method under its name. Flags win over the file, the file over --preset.
+The --config file uses the names of the flags: training options under 'train:', options of a method
+under its name. Flags override the file, and the file overrides --preset.
+
+more options:
+  kd3 distill --help training   budget, batch size, learning rates, schedule, augmentation, views, checkpoints
+  kd3 distill --help METHOD     options of a method, such as --kd3.threshold; 'all' shows everything
 
 methods:
 """
@@ -147,11 +151,11 @@ examples:
   kd3 adapt runs/a --images camera/ --keep-out test/
   kd3 adapt runs/a --teacher teacher.yaml --pool pool --count 200
 
-A student normalises by the statistics of the crawl. Without --images a few images of the crawl are moved until the
-teacher sees in them the statistics that it remembers of the lost data, and the student's batch norms are counted on
-these; with --images, on yours. No label is read. How much of the new statistics is taken follows from the student's
-agreement with the teacher; none is taken where that does not rise.
-RUN/student is the adapted student then, RUN/student-as-trained the other; every adaptation starts from that one.""",
+A trained student normalises by the statistics of the crawl. Without --images, kd3 changes a few images of the crawl
+until the teacher sees in them the statistics that it remembers of the lost data, and counts the student's batch norms
+on these. With --images it counts them on yours. No label is read. The student's agreement with the teacher decides how
+much of the new statistics is taken; none is taken unless it rises.
+RUN/student is then the adapted student, and RUN/student-as-trained the original, the start of every adaptation.""",
         json=True,
     ),
     "cascade": Command(
@@ -164,11 +168,11 @@ examples:
   kd3 cascade runs/a
   kd3 cascade runs/a --agreement 99 --deployment camera/ --keep-out test/
 
-A cascade lets the student answer where it is sure enough and the teacher where it is not. No label is read: student and
-teacher are compared on images that the student did not learn from. The threshold and the student's temperature go into
-RUN/student/config.json; kd3 predict, kd3 export and the predict.py that it writes use both. The promise is of images
-like these: held-out images of a crawl promise nothing of images that look different; --deployment takes yours.
-RUN/cascade.json has the curve, which kd3 report draws. After kd3 adapt, run it again.""",
+In a cascade the student answers if it is sure enough, and the teacher otherwise. No label is read: kd3 compares student
+and teacher on images that the student did not train on. RUN/student/config.json gets the threshold and the student's
+temperature. kd3 predict, kd3 export and the exported predict.py use both. The promise holds for images like those
+compared: held-out images of a crawl promise nothing about images that look different; --deployment takes yours.
+RUN/cascade.json has the curve, which kd3 report draws. After kd3 adapt, run kd3 cascade again.""",
         json=True,
     ),
     "evaluate": Command(
@@ -215,8 +219,8 @@ examples:
   kd3 report runs/a runs/b runs/c --out comparison.html
   kd3 report runs/a --images 0 --no-latency
 
-One run: the verdict, what it cost, losses, selection, images kept, refused and disagreed on, how far the pool is, how
-to load and repeat it. Several: the comparison. The file needs no network and nothing beside it; open it in any
+For one run: verdict, cost, losses, selection, images kept, refused and disagreed on, distance of the pool, and how to
+load and repeat the run. For several runs: a comparison. The file needs no network and no other file. Open it in any
 browser, send it, or print it.""",
         json=True,
     ),
@@ -231,10 +235,9 @@ examples:
   kd3 export runs/a --out shipped --format onnx,torch-export,torchscript,safetensors --int8
   kd3 export runs/a/student --out shipped --images photos/
 
-Batch norms are folded. Each file is run on web images and compared with the student before it is left there;
-what differs is refused. DIR/README.md is a model card with what was measured and how to load the files, DIR/predict.py
-classifies an image without kd3.
-Needs the extra for ONNX: pip install 'kd3[export]'""",
+Batch norms are folded. Each file is run on web images and checked against the student; a file that differs is refused.
+DIR/README.md is a model card with measurements and loading instructions. DIR/predict.py classifies an image without
+kd3. ONNX needs an extra: pip install 'kd3[export]'""",
         json=True,
     ),
     "inspect": Command(
@@ -252,15 +255,15 @@ examples:
 teacher.yaml:
   arch: kd3:resnet56          # or timm:NAME, torchvision:NAME, hf:NAME_OR_FOLDER, torchscript:FILE,
                               # torch-export:FILE, path/to/net.py:build, package.module:build
-  weights: resnet56.pt        # relative to this file; .pt .pth .th .safetensors; or pretrained: the library's own
+  weights: resnet56.pt        # relative to this file; .pt .pth .th .safetensors; or pretrained, the library's own
   num_classes: 10
   mean: [0.485, 0.456, 0.406] # of RGB in [0, 1]; one value, as in [0.1307], for a teacher of grey images
   std: [0.229, 0.224, 0.225]
   input_size: 32
   classes: [airplane, automobile, ...]   # optional
-  output: 1                   # optional: which of several outputs holds the logits
-  weights_key: state_dict_ema # optional: which of several state dicts in the file of weights
-  prefix: student.            # optional: which of several networks in it""",
+  output: 1                   # optional: the output that holds the logits
+  weights_key: state_dict_ema # optional: one of several state dicts in the weights file
+  prefix: student.            # optional: one of several networks in it""",
         json=True,
     ),
     "methods": Command(
@@ -272,7 +275,7 @@ teacher.yaml:
 example:
   kd3 methods --json
 
-Options of a method: kd3 distill --help.""",
+Options of a method: kd3 distill --help METHOD.""",
         json=True,
     ),
     "study": Command(
@@ -286,10 +289,10 @@ examples:
   kd3 study components --out parts --teacher teacher.yaml --student kd3:resnet20 --pool pool --seeds 0 --images 60k
   kd3 study my.yaml --out mine --teacher teacher.yaml --student kd3:resnet20 --pool pool --dry-run
 
-Every run is an ordinary run folder under DIR/runs. Finished ones are never repeated: run the same command
-again after an interruption, or with more --seeds. DIR/table.md, table.csv, results.json and figure.png follow as
-runs finish. To add seeds or rows on another machine or day, bring results.json along: --known results.json.
-Many runs on one pool go faster with --fixed-views 8: they share the teacher's features, on the pool's disk.
+Every run has an ordinary run folder under DIR/runs. Finished runs are never repeated: run the same command again after
+an interruption, or with more --seeds. DIR/table.md, table.csv, results.json and figure.png are updated as runs finish.
+To add seeds or rows on another machine or day, pass the earlier results.json: --known results.json.
+Many runs on one pool are faster with --fixed-views 8: they share the teacher's features, on the pool's disk.
 
 studies: """
         + ", ".join(studies()),
@@ -325,7 +328,7 @@ same command goes on after an interruption. DIR/table.md has the published figur
 example:
   kd3 schema teacher > teacher.schema.json
 
-Then, in the first line of teacher.yaml, for editors with a YAML language server (VS Code, Neovim, ...):
+Then write this in the first line of teacher.yaml, for editors with a YAML language server (VS Code, Neovim, ...):
   # yaml-language-server: $schema=./teacher.schema.json""",
     ),
     "completion": Command(
@@ -348,7 +351,7 @@ examples:
 example:
   kd3 demo --out demo
 
-Needs the extra: pip install 'kd3[demo]'""",
+It needs an extra: pip install 'kd3[demo]'""",
     ),
     "select": Command(
         SelectConfig,
@@ -360,15 +363,15 @@ examples:
   kd3 select --teacher teacher.yaml --pool pool --out kept
   kd3 select --teacher teacher.yaml --pool pool --out kept-b --student runs/a --threshold 0.9
 
-Nothing is trained; the teacher's logits are kept beside the pool, for the next time. DIR then holds:
+Nothing is trained. The teacher's logits are stored beside the pool for the next time. DIR then holds:
   selection.parquet  each image: source, key, class, confidence, threshold, kept, reason
   kept.jsonl         source and key of each kept image, as JSON
-  selection.json     settings, totals, and each class's figures
+  selection.json     settings, totals, and figures by class
   grids/             CLASS-kept.png and CLASS-refused.png, from the most confident down, and overview.png
 
-To copy what is kept of crawled folders:
+To copy the kept files of crawled folders:
   jq -rj 'join("/") + "\\u0000"' DIR/kept.jsonl | xargs -0 cp --parents -t clean/
-Files that are the same byte for byte stand there once; the others are in POOL/duplicates.csv.""",
+Files that are equal byte for byte appear once; POOL/duplicates.csv lists the others.""",
         json=True,
     ),
     "plan": Command(
@@ -381,8 +384,8 @@ examples:
   kd3 plan --teacher teacher.yaml --pool pool
   kd3 plan --teacher teacher.yaml --pool pool --minutes 30 --deployment camera/
 
-Nothing is written. It looks at 1,000 images of the pool, times each candidate on one thread of this machine's CPU,
-and takes twenty steps of a run. Times are those of an otherwise idle machine.""",
+Nothing is written. The command examines 1,000 images of the pool, times each candidate on one thread of this machine's
+CPU, and takes twenty steps of a run. Times assume an otherwise idle machine.""",
         json=True,
     ),
     "shift": Command(
@@ -395,9 +398,9 @@ examples:
   kd3 shift --teacher teacher.yaml --pool pool
   kd3 shift --teacher teacher.yaml --pool pool --reference saved.zip --out shift
 
-Without a reference the teacher alone is asked: what its batch norms remember of the training data,
-how sure it is of the pool, and of which classes. A reference adds distances in its feature space.
-Figures need the extra: pip install 'kd3[plots]'""",
+Without a reference kd3 uses only the teacher: the training statistics in its batch norms, its confidence on the pool,
+and its predicted classes. A reference adds distances in its feature space.
+Figures need an extra: pip install 'kd3[plots]'""",
         json=True,
     ),
 }

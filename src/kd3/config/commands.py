@@ -1,4 +1,4 @@
-"""What each command is told: one settings class a command. Free of torch."""
+"""Settings of the commands: one class per command. Free of torch."""
 
 from __future__ import annotations
 
@@ -26,16 +26,13 @@ from kd3.config.shrink import is_shrunk
 from kd3.config.training import TrainSettings
 from kd3.errors import unknown_name
 
-KEEP_OUT = (
-    "images that the student will be tested on (folder, archive, ...; repeat it for more): what is like one of them is "
-    "not used"
-)
+KEEP_OUT = "test images of the student (folder, archive, ...; repeat it for more): images like one of them are not used"
 CASCADE_IMAGES = 2000  # of a deployment
-RECALLED_IMAGES, GIVEN_IMAGES = 64, 500  # that statistics are counted on, unless the user says how many
+RECALLED_IMAGES, GIVEN_IMAGES = 64, 500  # defaults for the images that statistics are counted on
 
 
 def unused_options(method: str, chosen: str) -> str:
-    """Say that a method's options are given and another one is chosen."""
+    """Return the message for options of a method that is not chosen."""
     return f"options of method {method!r} have no effect with method {chosen!r}; leave them out, or choose {method!r}"
 
 
@@ -48,69 +45,71 @@ class DistillConfig(Settings):
     )
     student: str = Field(
         description="student architecture: kd3:resnet20, timm:NAME, torchvision:NAME, hf:NAME_OR_FOLDER, "
-        "path/to/net.py:build, package.module:build, or shrink:0.3, the teacher with that share of its multiply-adds "
-        "(shrink:depth:0.3: by leaving out blocks only, shrink:width:0.3: channels only)"
+        "path/to/net.py:build, package.module:build; or shrink:0.3, the teacher with that share of "
+        "its multiply-adds (shrink:depth:0.3 and shrink:width:0.3 remove only blocks or only "
+        "channels)"
     )
     student_args: dict[str, Any] = Field({}, description="arguments of the student's builder (YAML only)")
     student_output: Annotated[int | str | None, BeforeValidator(place_or_name)] = Field(
         None,
-        description="which of the student's outputs holds its logits, by place (0, 1, ...) or name (default: the first "
-        "with a value for each class)",
+        description="place (0, 1, ...) or name of the student output that holds the logits (default: the first "
+        "with one value per class)",
     )
     pool: str = Field(description="pool made by `kd3 ingest`")
-    out: str = Field(description="folder of the run")
+    out: str = Field(description="run folder")
     method: str = Field("kd3", description="one of: " + ", ".join(METHODS))
     eval_data: str | None = Field(
         None,
-        description="labelled images to report accuracy on, with each look at the held-out images; they choose nothing",
+        description="labelled images for an accuracy report at each evaluation; they choose nothing",
     )
     track: Annotated[list[Literal["tensorboard", "wandb", "mlflow", "none"]], BeforeValidator(split_commas)] = Field(
         ["tensorboard"],
-        description="where curves go, too: tensorboard (files in the run folder), wandb, mlflow, by commas; or 'none'",
+        description="additional outputs for curves, separated by commas: tensorboard (files in the run folder), "
+        "wandb, mlflow; or 'none'",
     )
     init: Literal["auto", "inherit", "random"] = Field(
         "auto",
-        description="the student's first weights: 'inherit' takes them from the teacher wherever a part fits, 'random' "
-        "does not; 'auto' inherits with method kd3, if anything fits, and starts the other methods at random, as "
-        "published",
+        description="the student's first weights: 'inherit' takes them from the teacher wherever a part fits, "
+        "'random' does not; 'auto' inherits with method kd3, if anything fits, and starts the other "
+        "methods at random, as published",
     )
     inherit_blocks: Literal["even", "change", "recovery"] | None = Field(
         None,
-        description="which of the teacher's blocks a shallower student inherits: 'even' spacing, those that 'change' "
-        "their input most, or those whose removal allows the least 'recovery' (PRACTISE) (default: even; of a shrunk "
-        "teacher: recovery)",
+        description="blocks that a shallower student inherits: 'even' spacing, those that 'change' their input "
+        "most, or those whose removal allows the least 'recovery' (PRACTISE) (default: even; for a "
+        "shrunk teacher: recovery)",
     )
     teacher_statistics: Literal["lost", "crawl", "blend", "auto"] | None = Field(
         None,
-        description="batch-norm statistics of the teacher that the student learns from: 'lost' its own, 'crawl' "
-        "those of the pool, 'blend' a mixture (--teacher-blend), 'auto' the mixture that makes its answers on the pool "
-        "most informative (default: auto with method kd3, lost with the others)",
+        description="batch-norm statistics of the teacher during training: 'lost' its own, 'crawl' the pool's, "
+        "'blend' a mixture (--teacher-blend), 'auto' the most informative mixture (default: auto with "
+        "method kd3, lost with the others)",
     )
     teacher_blend: float | None = Field(
         None, ge=0, le=1, description="with teacher_statistics 'blend': the pool's share b in the statistics"
     )
-    seed: int = Field(0, ge=0, lt=2**31, description="seed of everything random")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of all random numbers")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    devices: int = Field(1, ge=1, description="processes on this machine, a GPU each; batches are divided among them")
-    nodes: int = Field(1, ge=1, description="machines, with so many processes each; see docs/scale.md")
+    devices: int = Field(1, ge=1, description="processes on this machine, one per GPU; batches are divided among them")
+    nodes: int = Field(1, ge=1, description="machines, each with that many processes; see docs/scale.md")
     precision: Precision = Field(
-        "auto", description="auto takes bfloat16 where the hardware has it, else 32; 16 needs a GPU"
+        "auto", description="auto means bfloat16 if the hardware supports it, else 32; 16 needs a GPU"
     )
     recall: Recall | None = Field(
         None,
-        description="images to recall from the teacher at the end, on which the student's batch norms are counted "
-        f"again: a number, 'off', or 'auto', {RECALLED_IMAGES} where both networks have batch norms (default: auto "
-        "with method kd3, off with the others)",
+        description="images to recall from the teacher at the end, for the student's batch norms: a number, "
+        f"'off', or 'auto', {RECALLED_IMAGES} if both networks have batch norms (default: auto with "
+        "method kd3, off with the others)",
     )
     deployment: str | None = Field(
         None,
-        description="unlabelled images from where the student will work (a pool, or what kd3 ingest reads), to take "
-        f"in place of recalled ones: {GIVEN_IMAGES} at most, or as many as recall says",
+        description="unlabelled images from the place where the student will work (a pool, or any source of kd3 "
+        f"ingest), used instead of recalled images: at most {GIVEN_IMAGES}, or the number of --recall",
     )
     keep_out: Annotated[list[str], BeforeValidator(one_or_many)] = Field(
         [],
-        description="images that the student will be tested on (folder, archive, ...; repeat it for more): its batch "
-        "norms are counted on none that is like one of them",
+        description="test images of the student (folder, archive, ...; repeat it for more): the student's batch "
+        "norms are counted on no image like one of them",
     )
     trust_entries: TrustEntries = False
     private_hosts: PrivateHosts = False
@@ -165,10 +164,10 @@ class DistillConfig(Settings):
         return self
 
     def settled(self) -> DistillConfig:
-        """Return the settings with every choice made that follows from the method alone.
+        """Return the settings with every choice resolved that follows from the method.
 
-        KD3 inherits, fits its teacher and recalls; the others run as published, unless asked. A shrunk teacher inherits
-        with any method.
+        By default KD3 inherits, fits its teacher and recalls, and the others run as published. A shrunk teacher
+        inherits with any method.
         """
         ours = self.method == "kd3"
         shrunk = is_shrunk(self.student)
@@ -190,7 +189,7 @@ class DistillConfig(Settings):
 
     @property
     def trackers(self) -> list[str]:
-        """The trackers asked for."""
+        """The requested trackers."""
         return [name for name in dict.fromkeys(self.track) if name != "none"]
 
     @property
@@ -201,26 +200,26 @@ class DistillConfig(Settings):
 
 
 class AdaptConfig(Settings):
-    """Count a finished student's batch norms again, on images recalled from the teacher or on images of yours."""
+    """Count a finished student's batch norms again, on images recalled from the teacher or on your own."""
 
     run: str = Field(description="folder of a finished run")
     images: str | None = Field(
         None,
-        description="unlabelled images from where the student will work: a pool, a folder, an archive, or what else "
-        "kd3 ingest reads (default: images recalled from the teacher)",
+        description="unlabelled images from the place where the student will work: a pool, a folder, an archive, "
+        "or any other source of kd3 ingest (default: images recalled from the teacher)",
     )
     count: Count | None = Field(
         None,
         ge=LEAST_RECALLED,
-        description=f"images to recall (default: {RECALLED_IMAGES}), or to take of --images where there are more "
-        f"(default: {GIVEN_IMAGES})",
+        description=f"images to recall (default: {RECALLED_IMAGES}), or the most to take of --images (default: "
+        f"{GIVEN_IMAGES})",
     )
     keep_out: list[str] = Field(
         [],
         description=KEEP_OUT,
     )
-    teacher: str | None = Field(None, description="the teacher, where it is no longer where the run found it")
-    pool: str | None = Field(None, description="the pool, where it is no longer where the run found it")
+    teacher: str | None = Field(None, description="the teacher, if it has moved since the run")
+    pool: str | None = Field(None, description="the pool, if it has moved since the run")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the choice of images")
     trust_code: bool = Field(False, description=TRUST_CODE)
     trust_entries: TrustEntries = False
@@ -230,38 +229,39 @@ class AdaptConfig(Settings):
 
 
 class CascadeConfig(Settings):
-    """Find out when a student is to ask its teacher: a threshold, and how often it is asked."""
+    """Find the threshold below which a student should ask its teacher, and how often it asks."""
 
     run: str = Field(description="folder of a finished run")
     agreement: float = Field(
         98.0,
         gt=0,
         lt=100,
-        description="percentage of images on which the cascade of student and teacher is to give the teacher's class; "
-        "95, 98 and 99 are looked at too",
+        description="target percentage of images on which student and teacher together give the teacher's class; "
+        "95, 98 and 99 are reported too",
     )
     confidence: float = Field(
         95.0,
         ge=50,
         lt=100,
-        description="how sure the promise is, in percent: how often such a threshold keeps it, over samples of images",
+        description="confidence of the promise, in percent: the share of samples of images in which such a "
+        "threshold keeps it",
     )
     deployment: str | None = Field(
         None,
-        description="unlabelled images from where the student will work: a pool, a folder, an archive, or what else "
-        "kd3 ingest reads (default: those that the run held out of its pool)",
+        description="unlabelled images from the place where the student will work: a pool, a folder, an archive, "
+        "or any other source of kd3 ingest (default: the images that the run held out of its pool)",
     )
     count: Count | None = Field(
         None,
         ge=LEAST_RECALLED,
-        description=f"images to take at most (default: all held-out ones, or {CASCADE_IMAGES:,} of --deployment)",
+        description=f"most images to take (default: all held-out ones, or {CASCADE_IMAGES:,} of --deployment)",
     )
     keep_out: list[str] = Field(
         [],
         description=KEEP_OUT,
     )
-    teacher: str | None = Field(None, description="the teacher, where it is no longer where the run found it")
-    pool: str | None = Field(None, description="the pool, where it is no longer where the run found it")
+    teacher: str | None = Field(None, description="the teacher, if it has moved since the run")
+    pool: str | None = Field(None, description="the pool, if it has moved since the run")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the choice of images")
     trust_code: bool = Field(False, description=TRUST_CODE)
     trust_entries: TrustEntries = False
@@ -274,14 +274,14 @@ class EvaluateConfig(Settings):
     """Measure a model on labelled images, and its agreement with the teacher."""
 
     model: str = Field(description="run folder, student/ folder, or teacher description")
-    data: str = Field(description="one folder of images per class, or data that carry labels; see docs/labels.md")
+    data: str = Field(description="one folder of images per class, or labelled data; see docs/labels.md")
     teacher: str | None = Field(
         None, description="teacher description: adds its accuracy, the difference and the agreement"
     )
     out: str | None = Field(
         None,
-        description="with --teacher: an HTML file of what was lost: both networks by class, images that only the "
-        "teacher gets right, calibration",
+        description="with --teacher: an HTML file about the lost accuracy: both networks by class, images that "
+        "only the teacher gets right, calibration",
     )
     trust_code: bool = Field(False, description=TRUST_CODE)
     trust_entries: TrustEntries = False
@@ -290,7 +290,7 @@ class EvaluateConfig(Settings):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     precision: Precision = Field("32", description="32 by default, so that figures compare across machines")
     leak_check: bool = Field(
-        True, description="of a run's student: look whether its pool holds these images, and warn where it does"
+        True, description="for a run's student: check whether its pool holds these images, and warn if it does"
     )
     workers: int | None = Field(None, ge=0, description=WORKERS)
 
@@ -302,13 +302,13 @@ class EvaluateConfig(Settings):
 
 
 class ClassesConfig(Settings):
-    """Show the names of a student's classes, or give it names, without training again."""
+    """Show or set the class names of a student, without training again."""
 
     model: str = Field(description="finished run, or a student/ folder")
     names: str | None = Field(
         None,
-        description="names in the order of the logits: a teacher description with 'classes', a text file with one a "
-        "line, or the names themselves with commas between them",
+        description="names in the order of the logits: a teacher description with 'classes', a text file with one "
+        "name per line, or the names separated by commas",
     )
 
 
@@ -327,46 +327,49 @@ class PredictConfig(Settings):
 
 
 class ExportConfig(Settings):
-    """Write a student in forms that run without kd3, each compared with it first."""
+    """Write a student in formats that run without kd3, each checked against the student."""
 
     run: str = Field(description="finished run, or a student/ folder")
     out: str = Field(description="folder to write; must be absent or empty")
     format: Annotated[
         list[Literal["onnx", "torch-export", "torchscript", "safetensors"]], BeforeValidator(split_commas)
-    ] = Field(["onnx"], min_length=1, description="onnx, torch-export, torchscript, safetensors; several by commas")
+    ] = Field(
+        ["onnx"], min_length=1, description="onnx, torch-export, torchscript, safetensors; several separated by commas"
+    )
     preprocessing: Literal["inside", "outside"] = Field(
         "inside",
-        description="'inside': the graph takes uint8 RGB and normalises itself, so that nobody can do it wrong; "
-        "'outside': it takes normalised floats",
+        description="'inside': the graph takes uint8 RGB and normalises it, which rules out mistakes; 'outside': "
+        "it takes normalised floats",
     )
     opset: int | None = Field(
         None,
         ge=11,
         le=30,
-        description="version of ONNX's operators (default: 17 with IR 8, which onnxruntime reads since 1.12, or what "
-        "the network needs)",
+        description="version of ONNX's operators (default: 17 with IR 8, readable by onnxruntime since 1.12, or "
+        "the version that the network needs)",
     )
     int8: bool = Field(
-        False, description="an ONNX file in 8 bits too, calibrated on web images; the best of four ways by agreement"
+        False,
+        description="also write an ONNX file in 8 bits, calibrated on web images; the best of four ways by agreement",
     )
     min_agreement: float = Field(
         95.0,
         ge=0,
         le=100,
-        description="write nothing if the 8-bit file says what the student says on less than this percentage of images",
+        description="write nothing if the 8-bit file agrees with the student on less than this percentage of images",
     )
     images: str | None = Field(
         None,
-        description="pool, or images of any kind that kd3 ingest reads, to compare on (default: held-out images of the "
-        "run's pool); 'none': on noise",
+        description="images for the comparison: a pool, or any source of kd3 ingest (default: held-out images of "
+        "the run's pool); 'none': noise",
     )
-    check_images: Count = Field(1000, ge=2, description="images to compare on")
-    calibration_images: Count = Field(512, ge=2, description="images to calibrate 8 bits on: of the last selection")
+    check_images: Count = Field(1000, ge=2, description="number of images for the comparison")
+    calibration_images: Count = Field(512, ge=2, description="images of the last selection that calibrate 8 bits")
     teacher: str | None = Field(None, description="teacher description: adds each file's agreement with it")
     trust_code: bool = Field(False, description=TRUST_CODE)
     trust_entries: TrustEntries = False
     private_hosts: PrivateHosts = False
-    threads: int = Field(1, ge=1, description="threads of each file's timing")
+    threads: int = Field(1, ge=1, description="CPU threads for the timing of each file")
 
     @model_validator(mode="after")
     def _eight_bits_of_onnx(self) -> ExportConfig:
@@ -376,27 +379,27 @@ class ExportConfig(Settings):
 
 
 class ReportConfig(Settings):
-    """Write one HTML file that tells what a run did, or how several compare."""
+    """Write one HTML file about a run, or a comparison of several."""
 
     runs: Annotated[list[str], BeforeValidator(one_or_many)] = Field(
         min_length=1, description="folders of finished runs"
     )
     out: str | None = Field(None, description="file to write (default: report.html in the folder of the first run)")
-    teacher: str | None = Field(None, description="the teacher, where it is no longer where the run found it")
-    pool: str | None = Field(None, description="the pool, where it is no longer where the run found it")
+    teacher: str | None = Field(None, description="the teacher, if it has moved since the run")
+    pool: str | None = Field(None, description="the pool, if it has moved since the run")
     data: str | None = Field(
         None,
-        description="labelled images, to show what was lost: both networks by class, images that only the teacher gets "
-        "right, calibration (one run only)",
+        description="labelled images for a section on the lost accuracy: both networks by class, images that only "
+        "the teacher gets right, calibration (one run only)",
     )
     images: Count = Field(
-        1000, ge=0, description="pool images to look at with both networks, for pictures, map and shift; 0: none"
+        1000, ge=0, description="pool images for pictures, map and shift, seen by both networks; 0: none"
     )
-    latency: bool = Field(True, description="measure how long teacher and student take on this machine's CPU")
+    latency: bool = Field(True, description="measure the latency of teacher and student on this machine's CPU")
     trust_code: bool = Field(False, description=TRUST_CODE)
     trust_entries: TrustEntries = False
     private_hosts: PrivateHosts = False
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N, for looking at the pool")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N, for the pool images")
 
     @model_validator(mode="after")
     def _data_of_one(self) -> ReportConfig:
@@ -406,16 +409,16 @@ class ReportConfig(Settings):
 
 
 class InspectConfig(Settings):
-    """Show what was found in a teacher: classifier, features, shapes, parameters, normalisation."""
+    """Show a teacher's classifier, features, shapes, parameters and normalisation."""
 
     teacher: str = Field(description="teacher description (YAML), or timm:NAME, torchvision:NAME, hf:NAME_OR_FOLDER")
     pool: str | None = Field(
-        None, description="pool made by `kd3 ingest`: looks whether mean, std and the order of colours fit the teacher"
+        None, description="pool made by `kd3 ingest`: checks whether mean, std and colour order fit the teacher"
     )
     student: str | None = Field(
         None,
-        description="student architecture: shows part by part which weights it would inherit from the teacher; of "
-        "shrink:0.3 what it would leave out",
+        description="student architecture: shows part by part which weights it would inherit from the teacher; "
+        "for shrink:0.3, the removed parts",
     )
 
 
@@ -424,7 +427,7 @@ class MethodsConfig(Settings):
 
 
 class SchemaConfig(Settings):
-    """Print the JSON schema of a file, by which editors complete and check it."""
+    """Print the JSON schema of a file, for completion and checks in editors."""
 
     file: Literal["distill", "teacher", "study"] = Field(
         description="distill: a file for --config; teacher: a teacher's description; study: a study of your own"
@@ -432,7 +435,7 @@ class SchemaConfig(Settings):
 
 
 class CompletionConfig(Settings):
-    """Print what makes a shell complete the commands and flags of kd3."""
+    """Print the shell code that completes the commands and flags of kd3."""
 
     shell: Literal["bash", "zsh", "tcsh"] = Field(description="the shell")
 
@@ -440,18 +443,18 @@ class CompletionConfig(Settings):
 class StudyConfig(Settings):
     """Run a grid of distillations at an equal budget and compare them in a table."""
 
-    study: str = Field(description="name of a study that comes with kd3, or a YAML file of your own")
-    out: str = Field(description="folder of the study; run again to go on")
+    study: str = Field(description="name of a study that comes with kd3, or your own YAML file")
+    out: str = Field(description="folder of the study; run again to continue")
     teacher: str = Field(description="teacher description (YAML)")
     student: str = Field(description="student architecture, as for kd3 distill")
     pool: str = Field(description="pool of the crawl, made by `kd3 ingest`")
-    original: str | None = Field(None, description="pool of the original data, for rows that are bounds")
+    original: str | None = Field(None, description="pool of the original data, for rows that are upper bounds")
     other: Annotated[list[str], BeforeValidator(split_commas)] = Field(
         [],
-        description="pools of other kinds of images (off-topic, another style): POOL, for rows that mix it in, and "
-        "NAME=POOL for each that the study names; comma separated",
+        description="pools of other kinds of images (off-topic, another style): POOL, for rows that mix it in, "
+        "and NAME=POOL for each pool that the study names; separated by commas",
     )
-    eval_data: str | None = Field(None, description="labelled images to report accuracy on; they choose nothing")
+    eval_data: str | None = Field(None, description="labelled images for an accuracy report; they choose nothing")
     trust_entries: TrustEntries = False
     private_hosts: PrivateHosts = False
     images: Count | None = Field(None, ge=1, description="training images of each run (default: the study's)")
@@ -464,34 +467,34 @@ class StudyConfig(Settings):
     looks: int | None = Field(None, ge=1, description="as for kd3 distill (default: the study's)")
     flip: bool | None = Field(None, description="true or false, as for kd3 distill (default: the study's)")
     seeds: Annotated[list[int], BeforeValidator(split_commas)] = Field(
-        [], description="seeds of every row, comma separated (default: the study's)"
+        [], description="seeds of every row, separated by commas (default: the study's)"
     )
     rows: Annotated[list[str], BeforeValidator(split_semicolons)] = Field(
         [], description="only these rows or series, separated by semicolons"
     )
     known: Annotated[list[str], BeforeValidator(split_commas)] = Field(
         [],
-        description="results.json of this study from another machine or an earlier day, comma separated: what was run "
-        "there with the same settings, teacher and pool is not run again",
+        description="results.json of this study from another machine or an earlier day, separated by commas: runs "
+        "with the same settings, teacher and pool are not repeated",
     )
     jobs: int = Field(1, ge=1, description="runs at the same time; they share the devices")
     devices: Annotated[list[str], BeforeValidator(split_commas)] = Field(
-        [], description="devices that take turns, comma separated, such as cuda:0,cuda:1 (default: --device)"
+        [], description="devices that take turns, separated by commas, such as cuda:0,cuda:1 (default: --device)"
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     precision: Precision = Field("auto", description="as for kd3 distill")
     engine: Engine = Field(
         "local",
-        description="'ray': on a Ray cluster (RAY_ADDRESS), a core for each run and, where there is one, a GPU",
+        description="'ray': on a Ray cluster (RAY_ADDRESS), with one core per run and a GPU if there is one",
     )
-    dry_run: bool = Field(False, description="say what would be run, and run nothing")
+    dry_run: bool = Field(False, description="list the runs, and run nothing")
 
 
 class DemoConfig(Settings):
-    """Run the whole job on data made on this machine: no download, no GPU."""
+    """Run the whole job on generated data: no download, no GPU."""
 
     out: str = Field("demo", description="folder for everything the demo makes")
     images: Count = Field(
         6_000, ge=256, description="training images of each of the two runs; with 20k plain KD catches up here"
     )
-    seed: int = Field(0, ge=0, lt=2**31, description="seed of everything random")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of all random numbers")

@@ -1,4 +1,4 @@
-"""From settings classes to command-line flags and back to a mapping."""
+"""Command-line flags made from settings classes, and the way back to a mapping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kinds of settings that several commands have. Free of torch."""
+"""Kinds of settings that several commands share. Free of torch."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from kd3.config.settings import parse_count
 
-Engine = Literal["local", "ray"]  # where pieces of work are done
+Engine = Literal["local", "ray"]  # place of the work
 Precision = Literal["auto", "32", "bf16", "16"]
 TRUST_CODE = (
-    "run the code that the folder of a student or teacher brings or names (net.py:build, package.module:build): only "
-    "of somebody whom you trust"
+    "run the code that the folder of a student or teacher contains or names (net.py:build, package.module:build); only "
+    "for authors whom you trust"
 )
 WORKERS = (
-    "decoding processes, in bounded memory and time (default: one a core; 0: this process decodes, and nothing bounds "
-    "it: for images of your own)"
+    "decoding processes, in bounded memory and time (default: one per core; 0: this process decodes, without bounds: "
+    "for your own images)"
 )
 
 # What the lists and tables among a command's images may name. Every command that reads images has both.
@@ -42,12 +42,12 @@ def split_commas(value: Any) -> Any:
 
 
 def one_or_many(value: Any) -> Any:
-    """Read one value as a list of it: from Python, where `keep_out="test"` is a natural thing to write."""
+    """Read one value as a list of it, since `keep_out="test"` is natural in Python."""
     return [value] if isinstance(value, str) else value
 
 
 def place_or_name(value: Any) -> Any:
-    """Read which of several outputs is meant: text of digits is a place.
+    """Read the place or the name of an output: text of digits is a place.
 
     >>> place_or_name("1"), place_or_name("logits"), place_or_name(None)
     (1, 'logits', None)
@@ -60,7 +60,7 @@ def split_semicolons(value: Any) -> Any:
 
 
 def read_recall(value: Any) -> Any:
-    """Read how many images to recall, or whether any; YAML makes a bare off false.
+    """Read the number of images to recall, auto, or off, which YAML reads as false.
 
     >>> read_recall("auto"), read_recall(False), read_recall("1k")
     ('auto', 'off', 1000)
@@ -78,7 +78,7 @@ def read_recall(value: Any) -> Any:
     raise ValueError(f"must be auto, off, or a number of images that is at least {LEAST_RECALLED}; got {value!r}")
 
 
-LEAST_RECALLED = 16  # one half is counted on while the other judges; fewer than 8 judge nothing
+LEAST_RECALLED = 16  # one half counts, the other half judges; fewer than 8 judge nothing
 Recall = Annotated[
     Literal["auto", "off"] | int,
     BeforeValidator(read_recall),

@@ -1,4 +1,4 @@
-"""The methods by name: their options, one line on each, and where their code is.
+"""The methods by name: options, a summary and the location of the code.
 
 Free of torch, so that `--help` can list them at once. A new method is one entry here, a field of its
 name in `DistillConfig`, and one file in `kd3.methods`.
@@ -19,31 +19,31 @@ class KD3Options(Settings):
 
     selection: Literal["auto", "dynamic", "teacher-only", "typical", "none"] = Field(
         "auto",
-        description="images to learn from: 'auto' takes all, but where a pool is full of images that look like nothing "
-        "the teacher was trained on, it leaves them out; 'none' takes all; 'dynamic' (paper) lets teacher and student "
-        "choose before each round, 'teacher-only' the teacher, 'typical' takes those nearest to the lost data's "
+        description="training images: 'auto' takes all, but drops images that look like nothing the teacher was "
+        "trained on if a pool is full of them; 'none' takes all; 'dynamic' (paper) lets teacher and student choose "
+        "before each round, 'teacher-only' lets the teacher choose, 'typical' takes those nearest to the lost data's "
         "statistics in the teacher's batch norms",
     )
     share: float = Field(
         0.5,
         gt=0,
         le=1,
-        description="of selection 'typical': the part of each class to keep, as the teacher sees classes",
+        description="for selection 'typical': share of each class to keep; the teacher predicts the class",
     )
     drop_surest: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="leave this part of the selected images out, those that the teacher is surest of (paper: 0)",
+        description="drop this share of the selected images, those of which the teacher is surest (paper: 0)",
     )
     classifier: Literal["shared", "own"] = Field(
         "shared",
-        description="'shared' (paper) scores the student by the teacher's frozen classifier, 'own' lets it learn one",
+        description="'shared' (paper) gives the student the teacher's frozen classifier, 'own' trains a new one",
     )
     alignment: Literal["weighted", "plain", "none"] = Field(
         "weighted",
-        description="of features: 'weighted' (paper) weighs each image by how far student and teacher disagree, "
-        "'plain' all alike, 'none' leaves the term out",
+        description="alignment of features: 'weighted' (paper) weights each image by the disagreement of student "
+        "and teacher, 'plain' weights all alike, 'none' drops the term",
     )
     contrastive: Literal["mixdistribution", "none"] = Field(
         "none",
@@ -59,24 +59,24 @@ class KD3Options(Settings):
     )
     scoring: Literal["fresh", "training"] = Field(
         "fresh",
-        description="'fresh' (paper) runs the student over the whole pool before each selection; 'training' scores an "
-        "image by what was predicted of it when it was last trained on: quicker rounds, a slightly weaker student",
+        description="'fresh' (paper) runs the student over the whole pool before each selection; 'training' "
+        "scores an image by the predictions of its last training step: quicker rounds, a slightly "
+        "weaker student",
     )
     refreshed: float = Field(
         0.25,
         ge=0,
         le=1,
-        description="with scoring 'training': part of the images not trained on that is looked at anew each time",
+        description="with scoring 'training': part of the other images that is scanned again each time",
     )
     select_every: float = Field(
-        2.0, gt=0, description="select anew after this many passes over the selected images (paper: 1)"
+        2.0, gt=0, description="passes over the selected images between two selections (paper: 1)"
     )
     balance: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="draw classes that are seldom selected more often: 0 (paper) as often as they are found, 1 all "
-        "classes equally",
+        description="rebalance rare classes: 0 = natural frequency (paper), 1 = all classes equal",
     )
     alignment_weight: float = Field(
         100.0, gt=0, description="weight of the feature alignment (paper: 1, with alignment_scale 'raw')"
@@ -95,7 +95,7 @@ class KD3Options(Settings):
     )
     contrastive_temperature: float = Field(0.3, gt=0, description="temperature of the contrastive term (paper: 0.3)")
     embedding_size: int = Field(128, ge=2, description="length of the contrastive embedding (paper: 128)")
-    embedding_bias: bool = Field(False, description="a bias in the contrastive embedding (paper's preset: true)")
+    embedding_bias: bool = Field(False, description="use a bias in the contrastive embedding (paper's preset: true)")
     beta_parameter: float = Field(
         0.1, gt=0, description="MixDistribution mixes with Beta(b, b); 0.1 mostly keeps or swaps (paper: 0.1)"
     )
@@ -103,18 +103,19 @@ class KD3Options(Settings):
     beta_scale: float = Field(1.0, ge=0, description="MixDistribution: factor on the mixed mean beta (paper: 1)")
     mixed_statistics: Literal["apart", "counted"] = Field(
         "apart",
-        description="the MixDistribution view in the student's batch-norm running statistics: 'apart' leaves them to "
-        "the images as they are, 'counted' (paper's preset) lets the view count as much",
+        description="role of the MixDistribution view in the student's batch-norm running statistics: 'apart' "
+        "excludes it, 'counted' (paper's preset) includes it",
     )
     projector: Literal["auto", "simkd", "correction", "none"] = Field(
         "auto",
-        description="between the student's features and the teacher's classifier: 'simkd' (paper) three convolutions; "
-        "'correction' the features themselves plus such a projector that starts at zero; 'none' (where the channels "
-        "agree) leaves the student a plain network of its architecture; 'auto' takes simkd for a random start, else "
-        "none, or correction for a narrower student",
+        description="projector between the student's features and the teacher's classifier: 'simkd' (paper) has "
+        "three convolutions; 'correction' is the features themselves plus such a projector that "
+        "starts at zero; 'none' (if the channels agree) leaves the student a plain network of its "
+        "architecture; 'auto' takes simkd for a random start, else none, or correction for a narrower "
+        "student",
     )
     projector_width: int | None = Field(
-        None, ge=1, description="channels inside the projector (default: half of the teacher's, as the paper)"
+        None, ge=1, description="channels inside the projector (default: half of the teacher's, as in the paper)"
     )
 
     @model_validator(mode="after")
@@ -138,14 +139,14 @@ class KDOptions(Settings):
     """Temperature distillation on the pool."""
 
     temperature: float = Field(4.0, gt=0, description="temperature of teacher's and student's softmax")
-    share: float = Field(1.0, gt=0, le=1, description="learn from a random part of the pool only, drawn once by --seed")
+    share: float = Field(1.0, gt=0, le=1, description="train on a random part of the pool only, drawn once by --seed")
 
 
 class DFNDOptions(Settings):
-    """The images that the teacher is surest of, and a model of its mistakes on them."""
+    """The images of which the teacher is surest, and a model of its mistakes on them."""
 
     share: float = Field(
-        0.5, gt=0, le=1, description="part of the pool to learn from: the images the teacher is surest of"
+        0.5, gt=0, le=1, description="share of the pool to train on: the images of which the teacher is surest"
     )
     temperature: float = Field(4.0, gt=0, description="temperature of teacher's and student's softmax (paper: 4)")
     noise_weight: float = Field(1.0, ge=0, description="weight of the noise-adapted cross-entropy (paper: 1)")
@@ -153,7 +154,7 @@ class DFNDOptions(Settings):
         None,
         gt=0,
         lt=1,
-        description="the teacher's accuracy, if known (default: its mean confidence on the images it keeps)",
+        description="the teacher's accuracy, if known (default: its mean confidence on the kept images)",
     )
 
 
@@ -167,23 +168,24 @@ class SimKDOptions(Settings):
     )
     projector: Literal["auto", "simkd", "correction", "none"] = Field(
         "simkd",
-        description="between the student's features and the teacher's classifier: 'simkd' (paper) three convolutions; "
-        "'correction' the features themselves plus such a projector that starts at zero; 'none' (where the channels "
-        "agree) leaves the student a plain network of its architecture; 'auto' takes simkd for a random start, else "
-        "none, or correction for a narrower student",
+        description="projector between the student's features and the teacher's classifier: 'simkd' (paper) has "
+        "three convolutions; 'correction' is the features themselves plus such a projector that "
+        "starts at zero; 'none' (if the channels agree) leaves the student a plain network of its "
+        "architecture; 'auto' takes simkd for a random start, else none, or correction for a narrower "
+        "student",
     )
     projector_width: int | None = Field(
-        None, ge=1, description="channels inside the projector (default: half of the teacher's, as the paper)"
+        None, ge=1, description="channels inside the projector (default: half of the teacher's, as in the paper)"
     )
 
 
 class LabelsOptions(Settings):
-    """Cross-entropy on original labels: there is nothing to set."""
+    """Cross-entropy on original labels, without options."""
 
 
 @dataclass(frozen=True)
 class MethodEntry:
-    """A method as the command line knows it."""
+    """A method of the command line."""
 
     summary: str
     source: str
@@ -193,8 +195,8 @@ class MethodEntry:
 
 METHODS: dict[str, MethodEntry] = {
     "kd3": MethodEntry(
-        "the teacher's weights inherited, its classifier shared, its features aligned; with --preset paper dynamic "
-        "selection and MixDistribution contrast",
+        "inherited weights, shared classifier, aligned features; --preset paper adds dynamic selection and "
+        "MixDistribution contrast",
         "arXiv 2307.11469",
         KD3Options,
         "kd3.methods.kd3:KD3",
@@ -206,13 +208,13 @@ METHODS: dict[str, MethodEntry] = {
         "kd3.methods.kd:KD",
     ),
     "dfnd": MethodEntry(
-        "distillation on the images that the teacher is surest of, with a learned model of its mistakes",
+        "distillation on the images of which the teacher is surest, with a learned model of its mistakes",
         "Chen et al., CVPR 2021",
         DFNDOptions,
         "kd3.methods.dfnd:DFND",
     ),
     "simkd": MethodEntry(
-        "the teacher's classifier shared, plain feature alignment, all images",
+        "shared classifier, plain feature alignment, all images",
         "arXiv 2203.14001",
         SimKDOptions,
         "kd3.methods.simkd:SimKD",

@@ -1,4 +1,4 @@
-"""Names in YAML as they are written: `no` is a class, not false, and `010` is not eight."""
+"""Names in YAML exactly as written: `no` is a class, not false, and `010` is not eight."""
 
 from __future__ import annotations
 

@@ -3,13 +3,41 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from kd3.config.command_table import COMMANDS, Command
 from kd3.config.distill_layers import presets
 from kd3.config.flags import add_flags
-from kd3.errors import KD3Error
+from kd3.config.methods import METHODS
+from kd3.errors import KD3Error, unknown_name
 from kd3.version import __version__
+
+# Groups of flags of `kd3 distill` by the word for `--help`.
+TOPICS = {"training": "training", **{name: f"options of method {name}" for name in METHODS}}
+
+
+class TopicHelp(argparse.Action):
+    """`--help` without the groups of TOPICS, `--help TOPIC` with one of them only, `--help all` with everything."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, dest, nargs="?", default=argparse.SUPPRESS, metavar="TOPIC", help=help)
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
+        if values not in (None, "all", *TOPICS):
+            raise unknown_name("topic of --help", values, ["all", *TOPICS])
+        groups = parser._action_groups
+        if values is None:
+            parser._action_groups = [group for group in groups if group.title not in TOPICS.values()]
+        elif values != "all":
+            parser._action_groups = [group for group in groups if group.title == TOPICS[values]]
+            parser.epilog = None
+            if not parser._action_groups or not parser._action_groups[0]._group_actions:
+                parser.epilog = f"method {values} has no options of its own"
+        parser.print_help()
+        parser.exit()
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,12 +54,12 @@ def build_parser() -> Parser:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Turn a trained image classifier whose training data is gone into a small, fast one,\n"
-        "using nothing but images crawled from the web.",
+        "using only images crawled from the web.",
         epilog="the main job:\n"
         "  kd3 ingest crawl/ --out pool --image-size 32\n"
         "  kd3 distill --teacher teacher.yaml --student kd3:resnet20 --pool pool --out runs/a\n"
         "  kd3 evaluate runs/a --data test/ --teacher teacher.yaml\n\n"
-        "'kd3 COMMAND --help' tells of each command; 'kd3 demo' shows it all on data made here.",
+        "'kd3 COMMAND --help' explains a command; 'kd3 demo' runs everything on generated data.",
     )
     parser.add_argument("--version", action="version", version=f"kd3 {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
@@ -48,8 +76,11 @@ def _add_command(commands: Any, name: str, command: Command) -> None:
         description=command.summary + ".",
         epilog=command.examples,
         allow_abbrev=False,
+        add_help=name != "distill",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    if name == "distill":
+        parser.add_argument("-h", "--help", action=TopicHelp, help=f"more help on {', '.join(TOPICS)} or all")
     add_flags(parser, command.settings, command.positional)
     if name == "distill":
         parser.add_argument("--config", metavar="FILE", help="YAML file of settings; flags win over it")
@@ -57,13 +88,13 @@ def _add_command(commands: Any, name: str, command: Command) -> None:
         parser.add_argument(
             "--resume",
             action="store_true",
-            help="continue the interrupted run in --out, with its own settings",
+            help="continue the interrupted run in --out",
         )
         parser.add_argument(
             "--dry-run",
             action="store_true",
-            help="read, check and resolve everything and say what the run would be; train and write nothing",
+            help="check and describe the run; train and write nothing",
         )
     if command.json:
-        parser.add_argument("--json", action="store_true", help="print JSON alone on standard output")
-    parser.add_argument("--quiet", action="store_true", help="no progress, no news; warnings stay")
+        parser.add_argument("--json", action="store_true", help="print only JSON on standard output")
+    parser.add_argument("--quiet", action="store_true", help="hide progress and notes, but not warnings")

@@ -1,4 +1,4 @@
-"""What the commands that make and look at pools are told: one settings class a command. Free of torch."""
+"""Settings of the commands that make and examine pools: one class per command. Free of torch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ class IngestConfig(Settings):
 
     sources: Annotated[list[str], BeforeValidator(one_or_many)] = Field(
         min_length=1,
-        description="folders; tar, zip, parquet, arrow, npy and npz files; CIFAR and ImageNet batches; lists of paths "
-        "(.txt .csv .lst); any of them as a URL, too (https, s3, gs, hf, ...); globs and {00000..00010} braces work",
+        description="folders; tar, zip, parquet, arrow, npy and npz files; CIFAR and ImageNet batches; lists of "
+        "paths (.txt .csv .lst); each also as a URL (https, s3, gs, hf, ...); globs and "
+        "{00000..00010} braces work",
     )
     out: str = Field(description="folder of the pool; made if absent, continued if interrupted")
     image_size: int = Field(
@@ -34,38 +35,37 @@ class IngestConfig(Settings):
     max_seconds: float = Field(
         60.0,
         gt=0,
-        description="give a file up that takes longer to read and decode than this (not with --workers 0), and an "
-        "archive that gives no file in it",
+        description="give up a file that takes longer to read and decode than this (not with --workers 0), and an "
+        "archive that yields no file in this time",
     )
     max_unpacked: Count | None = Field(
         None,
         ge=1,
-        description="bytes that the files of one archive may have; the rest of it is left out (default: 50 times the "
-        "archive's size, and 4 GiB at least)",
+        description="most bytes for the files of one archive; the rest of it is left out (default: 50 times the "
+        "archive's size, and at least 4 GiB)",
     )
     dedup: Literal["exact", "near"] = Field(
         "exact",
-        description="'exact': of files that are the same byte for byte one stays; 'near': also of images that look the "
-        "same, such as re-encoded, rescaled, brightened or slightly cropped copies (the first stays)",
+        description="'exact' keeps one of files that are equal byte for byte; 'near' also keeps one of images "
+        "that look the same, such as re-encoded, rescaled, brightened or slightly cropped copies (the "
+        "first stays)",
     )
     keep_out: Annotated[list[str], BeforeValidator(one_or_many)] = Field(
         [],
-        description="images that the student will be tested on (folder, archive, ... as SOURCE; repeat it for more): "
-        "what is the same as one of them, or a near copy of it, stays out of the pool",
+        description="test images of the student (folder, archive, ... as SOURCE; repeat it for more): these "
+        "images and near copies of them stay out of the pool",
     )
     workers: int | None = Field(None, ge=0, description=WORKERS)
     limit: Count | None = Field(None, ge=1, description="stop after this many files")
     shard: str | None = Field(
         None,
         pattern=r"^[1-9]\d*/[1-9]\d*$",
-        description="I/N: the I-th of N equal parts of the files and archives alone, for N machines; `kd3 pool merge` "
-        "makes one pool of the parts",
+        description="I/N: only the I-th of N equal parts of the files and archives, for N machines; `kd3 pool "
+        "merge` makes one pool of the parts",
     )
     trust_entries: TrustEntries = False
     private_hosts: PrivateHosts = False
-    engine: Engine = Field(
-        "local", description="'ray': in parts on a Ray cluster (RAY_ADDRESS), which the machines' shared disk holds"
-    )
+    engine: Engine = Field("local", description="'ray': in parts on a Ray cluster (RAY_ADDRESS) with a shared disk")
 
     @field_validator("shard")
     @classmethod
@@ -114,43 +114,51 @@ class DatasetConfig(Settings):
 
 
 class PoolConfig(Settings):
-    """Look at pools, verify them, and make pools of pools."""
+    """Describe pools, verify them, and make pools from pools."""
 
     action: Literal["info", "verify", "merge", "sample", "filter"] = Field(
-        description="info: what a pool holds; verify: read all, say what is damaged; merge: one pool of several; "
-        "sample: a random part; filter: without some images"
+        description="info: print the contents of a pool; verify: read everything and report damage; merge: make "
+        "one pool of several; sample: take a random part; filter: drop some images"
     )
     pools: Annotated[list[str], BeforeValidator(one_or_many)] = Field(min_length=1, description="pools")
     out: str | None = Field(None, description="folder of the new pool (merge, sample, filter)")
-    share: float | None = Field(None, gt=0, le=1, description="of sample: the part to take; a small lies in a large")
-    seed: int = Field(0, ge=0, lt=2**31, description="of sample: another one draws others")
+    share: float | None = Field(
+        None, gt=0, le=1, description="for sample: the part to take; a smaller part lies in a larger one"
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="for sample: another seed draws other images")
     keep: str | None = Field(
         None,
-        description="of filter: file with a line an image: kept.jsonl of kd3 select, or keys, or source, tab and key",
+        description="for filter: file with one image per line: kept.jsonl of kd3 select, or keys, or source, tab "
+        "and key",
     )
-    drop: str | None = Field(None, description="of filter: the same, of images to leave out")
+    drop: str | None = Field(None, description="for filter: the same for images to drop")
 
 
 class SelectConfig(Settings):
-    """Show which images of a pool KD3 would learn from, and which it would leave."""
+    """Show which images of a pool KD3 would train on, and which it would refuse."""
 
     teacher: str = Field(description="teacher description (YAML)")
     pool: str = Field(description="pool made by `kd3 ingest`")
     out: str = Field(description="folder for the lists and pictures; must be absent or empty")
     student: str | None = Field(
-        None, description="run folder or student/ folder of the same classes: its opinion is mixed with the teacher's"
+        None,
+        description="run folder or student/ folder of the same classes: its predictions are mixed with the teacher's",
     )
     teacher_weight: float | None = Field(
         None, ge=0, le=1, description="alpha: the teacher's share in the score (default: 1; with a student 0.5)"
     )
     threshold: float = Field(0.95, ge=0, le=1, description="tau: confidence that the commonest class must exceed")
-    at_least: Count = Field(1, ge=1, description="keep this many images; the most confident others fill the gap")
-    images_per_grid: int = Field(64, ge=0, le=1024, description="images on a picture of a class; 0: no such pictures")
-    grid_classes: Count = Field(200, ge=1, description="draw pictures of at most this many classes, the most kept ones")
+    at_least: Count = Field(
+        1, ge=1, description="keep at least this many images; the most confident others fill the gap"
+    )
+    images_per_grid: int = Field(64, ge=0, le=1024, description="images in a picture of a class; 0: no such pictures")
+    grid_classes: Count = Field(
+        200, ge=1, description="draw pictures of at most this many classes, those with the most kept images"
+    )
     trust_code: bool = Field(False, description=TRUST_CODE)
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     precision: Precision = Field(
-        "auto", description="auto takes bfloat16 where the hardware has it, else 32; 16 needs a GPU"
+        "auto", description="auto means bfloat16 if the hardware supports it, else 32; 16 needs a GPU"
     )
 
     @field_validator("teacher_weight")
@@ -169,38 +177,40 @@ class SelectConfig(Settings):
 
 
 class PlanConfig(Settings):
-    """Say before a run which student to take, what the run will cost and what to expect of it."""
+    """Compare students before a run: cost, duration and expected accuracy."""
 
     teacher: str = Field(description="teacher description (YAML), or timm:NAME, torchvision:NAME, hf:NAME_OR_FOLDER")
     pool: str = Field(description="pool made by `kd3 ingest`")
     deployment: str | None = Field(
         None,
-        description="unlabelled images from where the student will work (a pool, or what kd3 ingest reads): how far "
-        "they are from the training data, beside the pool",
+        description="unlabelled images from the place where the student will work (a pool, or any source of kd3 "
+        "ingest): their distance from the training data is shown beside the pool's",
     )
-    minutes: float | None = Field(None, gt=0, description="how long the run may take on this machine")
+    minutes: float | None = Field(None, gt=0, description="time limit of the run on this machine")
     trust_code: bool = Field(False, description=TRUST_CODE)
     trust_entries: TrustEntries = False
     private_hosts: PrivateHosts = False
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N, for the run; latencies are the CPU's")
-    precision: Precision = Field("auto", description="of the run: auto, 32, bf16 or 16")
+    precision: Precision = Field("auto", description="precision of the run: auto, 32, bf16 or 16")
 
 
 class ShiftConfig(Settings):
-    """Measure how far a pool is from what its teacher was trained on."""
+    """Measure how far a pool is from the teacher's training data."""
 
     teacher: str = Field(description="teacher description (YAML)")
     pool: str = Field(description="pool made by `kd3 ingest`")
     reference: str | None = Field(
         None,
-        description="images like the teacher's training data: folder, zip, tar or pool, in class folders or not; a few "
-        "hundred are enough",
+        description="images like the teacher's training data: folder, zip, tar or pool, with or without class "
+        "folders; a few hundred are enough",
     )
-    out: str | None = Field(None, description="folder for shift.json, shift.md and figures (default: none is written)")
+    out: str | None = Field(
+        None, description="folder for shift.json, shift.md and figures (default: nothing is written)"
+    )
     limit: Count = Field(
-        10_000, ge=2, description="images of either side in the feature space; statistics take the whole pool"
+        10_000, ge=2, description="most images of each side in the feature space; statistics use the whole pool"
     )
-    seed: int = Field(0, ge=0, lt=2**31, description="seed of everything random")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of all random numbers")
     trust_code: bool = Field(False, description=TRUST_CODE)
     trust_entries: TrustEntries = False
     private_hosts: PrivateHosts = False

@@ -1,4 +1,4 @@
-"""The base of all settings, and the way from a mapping to a checked object."""
+"""The base of all settings, and the conversion of a mapping to a checked object."""
 
 from __future__ import annotations
 

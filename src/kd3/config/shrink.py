@@ -1,4 +1,4 @@
-"""`shrink:0.3`: a student that is its teacher made smaller, as people write it. Free of torch."""
+"""`shrink:0.3`: the notation for a student that is its teacher made smaller. Free of torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FORMS = "shrink:SHARE, shrink:depth:SHARE or shrink:width:SHARE, where SHARE is 
 
 @dataclass(frozen=True)
 class Shrink:
-    """How much of a teacher a student keeps, and of which kind."""
+    """Share of a teacher that a student keeps, and the kind of parts to remove."""
 
     share: float  # of the teacher's multiply-adds at most, in (0, 1]
     kind: Literal["any", "depth", "width"] = "any"  # any: blocks first, channels for what is left
@@ -23,7 +23,7 @@ class Shrink:
 
 
 def parse_shrink(student: str) -> Shrink | None:
-    """Return what `shrink:...` asks for; None for any other architecture.
+    """Return the meaning of `shrink:...`; None for any other architecture.
 
     >>> parse_shrink("shrink:0.3"), parse_shrink("kd3:resnet20")
     (Shrink(share=0.3, kind='any'), None)

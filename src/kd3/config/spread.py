@@ -1,4 +1,4 @@
-"""Python's keyword arguments as the nested mapping that a configuration file would be."""
+"""Python's keyword arguments as the nested mapping of a configuration file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a student is trained: budget, optimiser, schedule, augmentation. Free of torch."""
+"""Settings of training: budget, optimizer, schedule, augmentation. Free of torch."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from kd3.config.settings import Count, Settings
 DEFAULT_IMAGES = 200_000
 RANDOM_RATES = {"lr": 0.1, "matrix_lr": 0.3}
 INHERITED_RATES = {"lr": 0.05, "matrix_lr": 0.025}
-SHORT_INHERITED_RATES = {"lr": 0.05, "matrix_lr": 0.1}  # of a budget below SHORT: small steps would not get far
+SHORT_INHERITED_RATES = {"lr": 0.05, "matrix_lr": 0.1}  # for a budget below SHORT: small steps would not get far
 SHORT = 12_800  # images; 100 steps of 128
 RANDOM_BATCH, INHERITED_BATCH = 64, 128
 
 
 class TrainSettings(Settings):
-    """The training loop: budget, optimiser, schedule, augmentation."""
+    """The training loop: budget, optimizer, schedule, augmentation."""
 
     images: Count | None = Field(
         None,
@@ -33,25 +33,27 @@ class TrainSettings(Settings):
     )
     epoch_of: Literal["pool", "selected"] = Field(
         "pool",
-        description="of --epochs: an epoch is as many images as the 'pool' has to train on, or (paper's preset) one "
-        "pass over those 'selected' at the time, its last, smaller batch included: a run that selects less is shorter",
+        description="meaning of --epochs: an epoch has as many images as the 'pool' has for training, or (paper's "
+        "preset) is one pass over the 'selected' images, including the last, smaller batch, so a run "
+        "that selects less is shorter",
     )
     batch_size: int | None = Field(
         None,
         ge=2,
-        description="images per step; small ones learn more from few images (default: 64; 128 for a student that "
-        "inherits its weights and has 12,800 images or more)",
+        description="images per step; small batches learn more from few images (default: 64; 128 for a student "
+        "that inherits its weights and has 12,800 images or more)",
     )
     micro_batch: int | None = Field(
         None,
         ge=1,
-        description="take a batch in parts of so many images, one after the other, to need less memory; refused where "
-        "that would train another student: with batch norms, or losses that compare images",
+        description="process a batch in parts of this many images, one after the other, to save memory; refused "
+        "if that would train a different student: with batch norms, or losses that compare images",
     )
     optimizer: Literal["muon", "sgd"] = Field(
         "muon",
-        description="'muon' gives hidden convolutions and linear layers orthogonal steps and leaves the rest (the "
-        "student's own classifier, embeddings, tables of positions, batch norms) to SGD; 'sgd' (paper) is SGD for all",
+        description="'muon' gives hidden convolutions and linear layers orthogonal steps and trains the rest (the "
+        "student's own classifier, embeddings, tables of positions, batch norms) with SGD; 'sgd' "
+        "(paper) trains everything with SGD",
     )
     lr: float | None = Field(
         None,
@@ -62,54 +64,60 @@ class TrainSettings(Settings):
     matrix_lr: float | None = Field(
         None,
         gt=0,
-        description="of muon: peak learning rate of the weights that it moves (default: 0.3; for a student that "
-        "inherits its weights 0.025, or 0.1 below 12,800 images)",
+        description="peak learning rate of Muon (default: 0.3; for a student that inherits its weights 0.025, or "
+        "0.1 below 12,800 images)",
     )
-    matrix_momentum: float = Field(0.95, ge=0, lt=1, description="of muon: momentum of the weights that it moves")
-    nesterov: bool = Field(True, description="Nesterov's form of momentum")
+    matrix_momentum: float = Field(0.95, ge=0, lt=1, description="momentum of Muon")
+    nesterov: bool = Field(True, description="Nesterov momentum")
     weight_decay: float = Field(5e-4, ge=0, description="weight decay")
     schedule: Literal["cosine", "step"] = Field(
         "cosine", description="'cosine' falls to 0 over the budget; 'step' divides by 10 at each milestone"
     )
     milestones: Annotated[list[float], BeforeValidator(split_commas)] = Field(
-        [0.625, 0.75, 0.875], description="of 'step': parts of the budget, comma separated"
+        [0.625, 0.75, 0.875], description="for 'step': parts of the budget, separated by commas"
     )
     warmup_steps: int = Field(50, ge=0, description="steps over which the learning rate rises from 0")
     augmentation: Literal["crop", "resized-crop", "none"] = Field(
         "crop",
         description="'crop' shifts by up to an eighth of the side; 'resized-crop' (paper) zooms in",
     )
-    flip: bool = Field(True, description="mirror half of the images; switch it off where left and right matter")
+    flip: bool = Field(True, description="mirror half of the images; switch it off if left and right matter")
     mixup: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="part of the batches in which every image is mixed with another of the batch, by a share drawn "
-        "evenly from 0 to 1; the teacher sees the same mixtures",
+        description="part of the batches in which every image is mixed with another of the batch, with a uniform "
+        "share from 0 to 1; the teacher sees the same mixtures",
     )
     fixed_views: int = Field(
         0,
         ge=0,
         le=1000,
-        description="draw each image's views from this many fixed ones and keep the teacher's features of them beside "
-        "the pool, so that it runs once for each: much disk, fewer teacher passes; 0: a new view each time",
+        description="draw each image's views from this many fixed ones and store the teacher's features of them "
+        "beside the pool, so the teacher runs once per view: more disk, fewer teacher passes; 0: a "
+        "new view each time",
     )
     random_weights: Literal["he", "torch"] = Field(
         "he",
-        description="how the convolutions of a student of the zoo (kd3:) and of the projector are drawn: 'he' normal "
-        "by He et al., 'torch' (paper's preset) uniform as PyTorch does; networks of other libraries keep their way",
+        description="initialisation of the convolutions of a zoo student (kd3:) and of the projector: 'he' normal "
+        "(He et al.), 'torch' (paper's preset) uniform, PyTorch's default; networks of other "
+        "libraries keep their own",
     )
     looks: int = Field(
-        50, ge=1, description="look at the held-out images (and --eval-data) after rounds, this many times at most"
+        50, ge=1, description="most evaluations on the held-out images (and --eval-data); they follow rounds"
     )
     share: float = Field(
-        1.0, gt=0, le=1, description="learn from this random part of the pool alone; the held-out images stay the same"
+        1.0, gt=0, le=1, description="train on this random part of the pool only; the held-out images stay the same"
     )
-    holdout: int = Field(1000, ge=2, description="pool images never trained on, for the agreement with the teacher")
+    holdout: int = Field(
+        1000,
+        ge=2,
+        description="pool images never used for training; the agreement with the teacher is measured on them",
+    )
     fold_batch_norms: bool = Field(
         False,
-        description="merge batch norms into convolutions where networks only run forward (teacher, scoring): up to a "
-        "tenth faster on a CPU, with other rounding",
+        description="merge batch norms into convolutions if a network only runs forward (teacher, scoring): up to "
+        "a tenth faster on a CPU, with different rounding",
     )
     compile_teacher: bool = Field(
         False,
@@ -117,25 +125,25 @@ class TrainSettings(Settings):
     )
     cuda_graph: Literal["auto", "off"] = Field(
         "auto",
-        description="on a GPU: 'auto' records a step once and launches it as one CUDA graph, where one process trains "
-        "in bf16 or float32; 'off' launches its operations one by one",
+        description="on a GPU: 'auto' records a step once and launches it as one CUDA graph, if one process "
+        "trains in bf16 or float32; 'off' launches its operations one by one",
     )
-    tf32: bool = Field(True, description="on a GPU: products of float32 matrices may be rounded to TF32")
+    tf32: bool = Field(True, description="on a GPU: allow TF32 rounding in products of float32 matrices")
     deterministic: bool = Field(
-        False, description="on a GPU: only kernels that give the same bits each time, which are slower"
+        False, description="on a GPU: use only kernels that give the same bits each time, which are slower"
     )
     checkpoint_minutes: float = Field(5.0, gt=0, description="save a checkpoint at least this often")
     checkpoint_steps: int | None = Field(
-        None, ge=1, description="save one after so many steps, too (default: by the clock alone)"
+        None, ge=1, description="also save a checkpoint after this many steps (default: by the clock only)"
     )
     batch_norm: Literal["sync", "local"] = Field(
         "sync",
-        description="of several processes: 'sync' normalises by the batch of all, as one process would; 'local' by "
-        "each part, with less to tell each other",
+        description="with several processes: 'sync' normalises by the whole batch, as one process would; 'local' "
+        "by each part, with less communication",
     )
 
     def settled(self, *, inherited: bool) -> TrainSettings:
-        """Return the settings with the learning rates and the batch size that were left open."""
+        """Return the settings with unset learning rates and batch size filled in."""
         short = self.epochs is None and (self.images or DEFAULT_IMAGES) < SHORT
         rates = SHORT_INHERITED_RATES if short else INHERITED_RATES
         settled: dict[str, float] = {**(rates if inherited else RANDOM_RATES)}
@@ -144,17 +152,17 @@ class TrainSettings(Settings):
 
     @property
     def batch(self) -> int:
-        """Images per step; a random start's, where nobody has settled it."""
+        """Images per step; that of a random start if unresolved."""
         return self.batch_size or RANDOM_BATCH
 
     @property
     def peak(self) -> float:
-        """The peak learning rate of SGD; a random start's, where nobody has settled it."""
+        """The peak learning rate of SGD; that of a random start if unresolved."""
         return self.lr or RANDOM_RATES["lr"]
 
     @property
     def matrix_peak(self) -> float:
-        """The peak learning rate of Muon's weights; a random start's, where nobody has settled it."""
+        """The peak learning rate of Muon's weights; that of a random start if unresolved."""
         return self.matrix_lr or RANDOM_RATES["matrix_lr"]
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""YAML as people write it, read as data: of bounded size, without names that stand twice."""
+"""Common YAML read as data: of bounded size, without repeated names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEEPEST = 100  # lists and mappings in each other
 
 
 def load_yaml(path: Path, *, what: str) -> Any:
-    """Return what a YAML file holds: mappings, lists, text, numbers, dates, None.
+    """Return the contents of a YAML file: mappings, lists, text, numbers, dates, None.
 
     Raises:
         KD3Error: it cannot be read, is not YAML, has a name twice in one mapping, or is too large, too deep, or grows

@@ -1,4 +1,4 @@
-"""What lies behind a character on the web: plain colour, gradient, photograph."""
+"""Backgrounds of characters on the web: plain colour, gradient, photograph."""
 
 from __future__ import annotations
 

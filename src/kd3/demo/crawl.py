@@ -27,7 +27,7 @@ _FORMATS = {"jpg": 0.60, "png": 0.25, "webp": 0.10, "gif": 0.05}
 
 @dataclass(frozen=True)
 class Crawl:
-    """Where the crawl lies and what is in it."""
+    """Location and contents of the crawl."""
 
     sources: list[str]  # what `kd3 ingest` is given: folders of sites, then the shards
     truth_file: Path  # outside of the crawl: file, sha256, truth
@@ -37,7 +37,7 @@ class Crawl:
 
 @dataclass
 class _Ledger:
-    """What each readable file really shows."""
+    """True content of each readable file."""
 
     rows: list[tuple[str, str, str]] = field(default_factory=list)
     files: int = 0
@@ -80,7 +80,7 @@ def write_crawl(folder: Path, *, images: int, seed: int) -> Crawl:
 
 
 def read_truth(path: Path) -> dict[str, str]:
-    """Return what each readable file of the crawl shows, by the file's SHA-256 in hexadecimal.
+    """Return the content of each readable file of the crawl, by the file's SHA-256 in hexadecimal.
 
     A pool's index holds the same digest, so that images are found again whatever they are called.
     """

@@ -1,4 +1,4 @@
-"""Everything that the demo starts from, written below one folder."""
+"""All data of the demo, written below one folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CRAWLED_IMAGES = 6_000
 
 @dataclass(frozen=True)
 class DemoData:
-    """Where the lost data and the crawl lie."""
+    """Locations of the lost data and the crawl."""
 
     lost_train: Path  # what the teacher is trained on; nothing else may look at it
     lost_test: Path  # put away until the end

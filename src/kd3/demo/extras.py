@@ -10,7 +10,7 @@ _LIBRARIES = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
 
 
 def check_extras() -> None:
-    """Say what to install before the demo has written a file.
+    """Name missing packages before the demo has written a file.
 
     Raises:
         KD3Error: scikit-learn or matplotlib is not installed.

@@ -24,7 +24,7 @@ _DRAWN_HEIGHT = 72  # font size in pixels: a little above the largest glyph of t
 
 @dataclass(frozen=True)
 class Typefaces:
-    """Which fonts can draw a character."""
+    """Fonts that can draw a character."""
 
     fonts_of: dict[str, tuple[Path, ...]]  # character -> font files, in a stable order
 
@@ -68,7 +68,7 @@ def draw_glyph(character: str, font: Path) -> Image.Image:
 
 @dataclass(frozen=True)
 class Placement:
-    """How a glyph lies in its picture."""
+    """Placement of a glyph in its picture."""
 
     height: float  # of the glyph, as a part of the picture's shorter side
     turn: float  # degrees

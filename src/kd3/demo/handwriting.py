@@ -1,4 +1,4 @@
-"""How much handwriting varies: the augmentation of the demo's teacher. Needs torch."""
+"""Variation of handwriting: the augmentation of the demo's teacher. Needs torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files that every real crawl holds besides plain pictures: broken ones, and unusual but good ones."""
+"""Files of a real crawl besides plain pictures: broken ones, and unusual but good ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NOTE = "Pictures found by searching for digits, letters and signs.\n"
 
 @dataclass(frozen=True)
 class OddFile:
-    """A file's name and bytes, and what it shows; None where no picture can be read from it."""
+    """A file's name, bytes and content; None if no picture can be read from it."""
 
     name: str
     content: bytes

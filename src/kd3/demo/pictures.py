@@ -1,4 +1,4 @@
-"""One picture of the crawl: a digit in some look, or something that is no digit."""
+"""One picture of the crawl: a digit in some style, or something that is not a digit."""
 
 from __future__ import annotations
 

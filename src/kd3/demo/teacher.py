@@ -1,4 +1,4 @@
-"""Train the demo's teacher on the data that is lost afterwards."""
+"""Train the demo's teacher on the data that are lost afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a pool is from what its teacher was trained on: with the teacher alone, or with some of the original images.
+"""Distance of a pool from the teacher's training data: from the teacher only, or with some original images.
 
 The package is not called `shift`, since `kd3.shift` is the function.
 """

@@ -1,4 +1,4 @@
-"""The teacher's batch norms remember its training data: how far are a pool's statistics from theirs?"""
+"""Distance of a pool's statistics from those in the teacher's batch norms, which remember its training data."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class LayerShift:
 
 
 class BatchNormWatch:
-    """Collects mean and variance of what enters a network's batch norms, in constant memory.
+    """Collects mean and variance of the inputs of a network's batch norms, in constant memory.
 
     Only those that keep running statistics are watched; a network without any is watched in vain,
     and `layers` is empty. A module that runs several times an image counts each time.
@@ -87,7 +87,7 @@ class BatchNormWatch:
 
 @dataclass(frozen=True)
 class BatchNormShift:
-    """All batch norms of a teacher, and what they say together."""
+    """All batch norms of a teacher, and their summary."""
 
     layers: list[LayerShift]
     mean: float  # over layers

@@ -1,4 +1,4 @@
-"""How uncertain a distance is, from images drawn again and again."""
+"""Uncertainty of a distance, from resampled images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pool's features beside a reference's: three distances with their uncertainty, and one a class."""
+"""A pool's features compared with a reference's: three distances with their uncertainty, and one per class."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def frechet_gaussians(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray,
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
-    """Return the symmetric square root of a positive semidefinite matrix; what rounding made negative is 0."""
+    """Return the symmetric square root of a positive semidefinite matrix; negative rounding errors count as 0."""
     values, vectors = linalg.eigh(covariance)
     root: np.ndarray = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
     return root

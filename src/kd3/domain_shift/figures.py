@@ -1,4 +1,4 @@
-"""Two pictures: how far each layer is, and how well each class is covered. Needs matplotlib, the extra `plots`."""
+"""Two pictures: distance by layer, and coverage by class. Needs matplotlib, the extra `plots`."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _classes(found: Measurement) -> Figure:
 
 
 def _page(width: float, height: float) -> tuple[Figure, Any]:
-    """Return an empty figure of so many inches, and its axes."""
+    """Return an empty figure of a size in inches, and its axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")

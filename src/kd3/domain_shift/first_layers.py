@@ -1,4 +1,4 @@
-"""Is this the network whose weights these are? One with the same names and other layers between them loads as well.
+"""Check that weights belong to this network: one with the same names and other layers between them loads as well.
 
 Every batch norm remembers what entered it in training. In the right network, with each batch norm made to see the
 mean and variance that it remembers, what enters the next one is as remembered, too, whatever the images are like: a
@@ -30,7 +30,7 @@ class _Enough(Exception):
 
 @dataclass(frozen=True)
 class FirstLayers:
-    """How far the inputs of a network's first batch norms are from what these remember."""
+    """Distance of the inputs of a network's first batch norms from their running statistics."""
 
     distances: dict[str, float]  # by module path, in the order of execution; 0 is the same; see `batch_norms`
 
@@ -76,7 +76,7 @@ def _has_learnt(norm: nn.Module) -> bool:
 
 
 def _fitted(name: str, found: dict[str, float]) -> Any:
-    """Return a hook that notes how far an input is from what a batch norm remembers, and moves it there."""
+    """Return a hook that notes the distance of an input from a batch norm's running statistics, and moves it there."""
 
     def hook(norm: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if len(found) == LAYERS:

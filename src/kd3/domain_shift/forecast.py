@@ -1,4 +1,4 @@
-"""What a student is likely to reach on a pool, from how far the pool is: a curve through runs that were made.
+"""Forecast of a student's accuracy from the distance of its pool: a curve through earlier runs.
 
 The curve and its pools are in `calibration.json`, made by `python -m benchmarks.shift_calibration`. With d the pool's
 mean batch-norm distance, K the classes and C those that the teacher's predictions spread over (exp of their entropy):
@@ -24,7 +24,7 @@ BUDGET = 200_000  # training images of `kd3 distill` where none are asked for
 
 @dataclass(frozen=True)
 class Calibration:
-    """The weights of the curve, how far runs were from it, and what it was fitted to."""
+    """Weights of the curve, distances of runs from it, and the data of its fit."""
 
     zero: float
     distance: float
@@ -56,7 +56,7 @@ def forecast(
     trained: int = BUDGET,
     calibration: Calibration | None = None,
 ) -> Forecast:
-    """Return what a student is likely to reach.
+    """Return the expected accuracy of a student.
 
     Args:
         distance: the mean over batch norms of `BatchNormShift`, at least 0.

@@ -1,4 +1,4 @@
-"""One pass of the teacher over images: batch-norm statistics, opinions, and features of some."""
+"""One pass of the teacher over images: batch-norm statistics, predictions, and features of some."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kd3.models.teacher import Teacher
 
 @dataclass(frozen=True)
 class Look:
-    """What one pass gave."""
+    """Results of one pass."""
 
     watch: OpinionWatch
     batch_norms: BatchNormShift | None  # None: the teacher has no batch norm that remembers

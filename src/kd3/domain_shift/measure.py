@@ -1,4 +1,4 @@
-"""The whole measurement: the pool, the reference if there is one, what both mean."""
+"""The whole measurement: the pool, the reference if there is one, and the verdict."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def measure(
     seed: int,
     sample_of: int | None = None,
 ) -> Measurement:
-    """Return how far a pool is from what a teacher, placed on the device, was trained on.
+    """Return how far a pool is from the training data of a teacher, which is on the device.
 
     All images count for statistics and opinions, at most `limit` of either side for features.
     `sample_of` is the size of the pool that `pool` was drawn from, where it was.

@@ -1,4 +1,4 @@
-"""Is the teacher given its images as it was trained on them? A wrong mean, std or order of colours raises no error.
+"""Check that the teacher gets images as in its training: a wrong mean, std or colour order raises no error.
 
 What tells is not the teacher's confidence: fed with values from 0 to 255 a network is *certain* of everything. Its
 batch norms know what their inputs looked like in training; the setting under which a pool's come nearest to that is
@@ -43,7 +43,7 @@ COLOURS = "the colours in the order B, G, R"
 
 @dataclass(frozen=True)
 class Reading:
-    """What a teacher makes of images under one setting."""
+    """Statistics of a teacher on images under one setting."""
 
     setting: str
     distance: float | None  # of the batch norms, as `kd3 shift` tells it; None without any

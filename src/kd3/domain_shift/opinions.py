@@ -1,4 +1,4 @@
-"""What a teacher makes of many images: how sure it is, and of which classes."""
+"""Predictions of a teacher over many images: its confidence, and the predicted classes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Opinions:
 
 @dataclass(frozen=True)
 class Kept:
-    """What KD3's selection would keep of a pool while it asks the teacher alone (alpha = 1)."""
+    """Images of a pool that KD3's selection keeps with the teacher only (alpha = 1)."""
 
     share: float  # of all images, in [0, 1]
     per_class: list[int]
@@ -88,7 +88,7 @@ class OpinionWatch:
 def kept_by_selection(
     predictions: Predictions, classes: list[str], teacher_logits: Callable[[], Iterable[Tensor]]
 ) -> Kept:
-    """Return what KD3 would keep at the start, when the teacher alone is asked.
+    """Return the images that KD3 would keep at the start, when only the teacher decides.
 
     `teacher_logits` gives the logits of the same images again, (n, K) at a time; called only where
     the thresholds leave a class without an image.

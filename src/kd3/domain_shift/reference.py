@@ -1,4 +1,4 @@
-"""Images of the kind the teacher was trained on, from files or from a pool; few are enough."""
+"""Images like the teacher's training data, from files or from a pool; few are enough."""
 
 from __future__ import annotations
 

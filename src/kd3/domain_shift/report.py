@@ -21,7 +21,7 @@ Rows = list[list[str]]
 
 
 def text(found: Measurement, title: str) -> str:
-    """Return what was found for a terminal."""
+    """Return the results for a terminal."""
     told = [title, found.verdict.sentence, *(f"  - {reason}" for reason in found.verdict.reasons)]
     parts = [*map(one_line, told), ""]
     parts += [_plain(_figures(found)), "", _plain(_classes(found, _CLASSES_SHOWN))]
@@ -31,7 +31,7 @@ def text(found: Measurement, title: str) -> str:
 
 
 def markdown(found: Measurement, title: str, pictures: Sequence[str]) -> str:
-    """Return what was found as a page; `pictures` are file names beside it."""
+    """Return the results as a page; `pictures` are file names beside it."""
     reasons = "\n".join(f"- {escaped(reason)}" for reason in found.verdict.reasons)
     parts = [f"# {escaped(title)}", escaped(found.verdict.sentence), reasons]
     parts += [_table(_figures(found)), "## Classes", _table(_classes(found, None))]

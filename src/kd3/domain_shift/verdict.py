@@ -1,4 +1,4 @@
-"""What the figures mean for a distillation, in words. All rules are here."""
+"""Meaning of the figures for a distillation, in words. All rules are here."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def judge(
     *,
     pool_images: int | None = None,
 ) -> Verdict:
-    """Return what the figures say together.
+    """Return the verdict of all figures.
 
     The level follows what the shift is expected to cost (`forecast`): "near" below a twentieth of the student's
     accuracy, "far" from a fifth on or where the pool is farther than any that was tried, else "shifted". It follows the

@@ -1,4 +1,4 @@
-"""Students' accuracy on labelled images that were changed, kept beside the runs."""
+"""Accuracy of students on changed labelled images, stored beside the runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far each pool of a study is from the training data, and whether that foretells what a student reaches."""
+"""Distance of each pool of a study from the training data, and its correlation with the students' accuracy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FEWEST_POOLS = 4  # three points lie in order too often by chance
 
 @dataclass(frozen=True)
 class PoolDistance:
-    """What `kd3 shift` says of a pool without any reference."""
+    """Figures of `kd3 shift` for a pool without a reference."""
 
     batch_norms_last: float  # scale-free squared 2-Wasserstein distance, mean of the last layers
     batch_norms_mean: float  # of all layers
@@ -104,7 +104,7 @@ def correlations(results: Sequence[RunResult], distances: Mapping[str, PoolDista
 
 
 def page(distances: Mapping[str, PoolDistance], found: Sequence[Correlation]) -> list[str]:
-    """Return Markdown paragraphs: the distances, and what they foretell."""
+    """Return Markdown paragraphs: the distances, and their correlation with accuracy."""
     if not distances:
         return []
     names = [field.name.replace("_", " ") for field in fields(PoolDistance)]

@@ -1,4 +1,4 @@
-"""A study's figure: accuracy over its dial, or a point for each row."""
+"""A study's figure: accuracy over its dial, or one point per row."""
 
 from __future__ import annotations
 

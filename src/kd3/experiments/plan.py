@@ -1,4 +1,4 @@
-"""What a study asks: from its file to the runs that answer it. Free of torch."""
+"""Plan of a study: from its file to its runs. Free of torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GIVEN = ("crawl", "original", "other")  # pools that the user may give to any st
 
 
 class PoolRecipe(Settings):
-    """How a pool of the study is made from another one; see `kd3.pool.derive_pool`."""
+    """Derivation of a pool of the study from another one; see `kd3.pool.derive_pool`."""
 
     source: str = Field(CRAWL, description="the pool it is made from")
     share: float = Field(1.0, gt=0, le=1)

@@ -1,4 +1,4 @@
-"""The pools of a study: those that were given, and those that are made from them."""
+"""Pools of a study: given ones, and others derived from them."""
 
 from __future__ import annotations
 

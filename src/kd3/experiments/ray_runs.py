@@ -1,4 +1,4 @@
-"""Take the runs of a study on a Ray cluster."""
+"""Run a study on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def run_all_on_ray(
     device: str,
     finished: Callable[[Cell], None],
 ) -> list[Failure]:
-    """Run what is not finished, as many at a time as the cluster has room for, and return what failed.
+    """Run all unfinished runs, as many at a time as fit on the cluster, and return the failures.
 
     A run whose worker is lost goes on from its last checkpoint elsewhere; the study's folder is on a disk that all
     machines share. `finished` is told of each success.

@@ -1,4 +1,4 @@
-"""Runs that were made elsewhere or earlier, as a study's results.json tells of them."""
+"""Runs made elsewhere or earlier, from a study's results.json."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Records:
         return [result for result, _ in self._known]
 
     def distance(self, teacher: str, pool: str) -> PoolDistance | None:
-        """Return how far the pool of this content hash was found to be from what this teacher was trained on."""
+        """Return the recorded distance of the pool of this content hash from this teacher's training data."""
         return self.distances.get((teacher, pool))
 
     def find(self, cell: Cell, wanted: DistillConfig, *, teacher: str, pool: str) -> tuple[RunResult | None, str]:

@@ -1,4 +1,4 @@
-"""Take the runs of a study, several at a time, each an ordinary `kd3 distill` in a process of its own."""
+"""Run a study, several runs at a time, each an ordinary `kd3 distill` in its own process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MACHINES_CHOICE = ("device", "precision")  # settled when a run begins, whatever
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a study keeps what."""
+    """Places of a study's files."""
 
     path: Path
 
@@ -43,7 +43,7 @@ class Layout:
 
     @property
     def distances(self) -> Path:
-        """How far the pools are from the training data."""
+        """File of the pools' distances from the training data."""
         return self.path / "distances"
 
     @property
@@ -60,7 +60,7 @@ class Layout:
         return self.path / "settings" / f"{cell.name}.yaml"
 
     def log(self, cell: Cell) -> Path:
-        """What a run said."""
+        """Output of a run."""
         return self.path / "logs" / f"{cell.name}.txt"
 
 
@@ -105,7 +105,7 @@ def run_all(
     jobs: int,
     finished: Callable[[Cell], None],
 ) -> list[Failure]:
-    """Run what is not finished, at most `jobs` at a time, and return what failed.
+    """Run all unfinished runs, at most `jobs` at a time, and return the failures.
 
     Devices take turns. `finished` is told of each success. An interrupted run is resumed.
 

@@ -1,4 +1,4 @@
-"""Rows of a study that ask for one and the same run, which is made once."""
+"""Rows of a study that share one run."""
 
 from __future__ import annotations
 

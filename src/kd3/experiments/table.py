@@ -1,4 +1,4 @@
-"""From finished runs to a line for each row: means and standard deviations over the seeds."""
+"""From finished runs to one line per row: means and standard deviations over the seeds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ time: at the last look within the time that the quickest row takes."""
 
 @dataclass(frozen=True)
 class RunResult:
-    """What one run ended with. Percentages in [0, 100]."""
+    """Result of one run. Percentages in [0, 100]."""
 
     row: str
     method: str
@@ -79,7 +79,7 @@ class Line:
 
 
 def read_run(layout: Layout, cell: Cell, changed: Mapping[str, float]) -> RunResult:
-    """Return what a finished run ended with."""
+    """Return the result of a finished run."""
     folder = RunFolder(layout.run(cell))
     summary = read_summary(folder.path)
     looks = list(read_metrics(folder.metrics, "evaluation"))

@@ -1,1 +1,1 @@
-"""A student that starts from its teacher's weights: which part from where, and the copying."""
+"""A student that starts from its teacher's weights: the plan and the copying."""

@@ -1,4 +1,4 @@
-"""Which block of the teacher becomes which block of the student, in order, wherever shapes allow it."""
+"""Matching of teacher blocks to student blocks, in order, wherever shapes allow it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which channels of a network belong together, and which of them matter most: for students that are narrower."""
+"""Groups of channels that belong together, and their importance: for narrower students."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Space(NamedTuple):
 
 
 class LayerSpaces(NamedTuple):
-    """Where a layer reads and writes; a norm does both in one place."""
+    """Channels that a layer reads and writes; a norm does both in one place."""
 
     reads: int
     writes: int

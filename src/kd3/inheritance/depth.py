@@ -1,4 +1,4 @@
-"""Which blocks a smaller network leaves out: those that matter least, and of no row so many more than of another."""
+"""Blocks to leave out of a smaller network: the least important ones, evenly over the rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which blocks of a network can be left out: those whose input and output have one shape."""
+"""Removable blocks of a network: those whose input and output have one shape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Give a student its teacher's weights, or say why it starts at random."""
+"""Give a student its teacher's weights, or report why it starts at random."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Blocks = Literal["even", "change", "recovery"]
 
 
 def planned(student: nn.Module, teacher: Teacher, sample: Tensor, *, blocks: Blocks) -> Inheritance:
-    """Return what a student can take from its teacher; sample (B, 3, H, W) normalised, for blocks that are measured."""
+    """Return the parts that a student can inherit; sample (B, 3, H, W) normalised, for measured blocks."""
     importance = None if blocks == "even" else measured_importance(teacher, sample, blocks)
     return plan_inheritance(student, teacher.module, importance=importance)
 

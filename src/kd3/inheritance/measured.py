@@ -1,4 +1,4 @@
-"""How much each block of a teacher matters, measured on images without labels."""
+"""Importance of each block of a teacher, measured on images without labels."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def block_importance(teacher: Teacher, images: Tensor, rule: Rule, blocks: Seque
 
 @contextmanager
 def _standing_in(first: nn.Module, last: nn.Module, linear: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Have a block give the linear map of what it is given."""
+    """Replace a block's output by a linear map of its input."""
     given: list[Tensor] = []
 
     def enter(_: nn.Module, inputs: tuple[Any, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Part by part: where a student's weights come from in its teacher."""
+"""Origin of a student's weights in its teacher, part by part."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Inheritance:
-    """What a student takes from its teacher.
+    """Parts that a student takes from its teacher.
 
     `keep` says of every thinned layer which output and input channels of the teacher's it takes; None: all.
     """
@@ -46,12 +46,12 @@ class Inheritance:
 
     @property
     def is_empty(self) -> bool:
-        """Whether so little fits that the student had better start at random."""
+        """True if so little fits that a random start is better."""
         return self.share < LEAST_SHARE
 
     @property
     def narrows(self) -> bool:
-        """Whether some layers take a part of the teacher's channels."""
+        """True if some layers take only a part of the teacher's channels."""
         return any(part.how == "channels" for part in self.parts)
 
 

@@ -26,7 +26,7 @@ MEASURED, MEASURED_LARGE, SMALL_SIDE = 32, 8, 64  # images that blocks are measu
 def plan_shrinking(
     teacher: Teacher, images: Tensor, asked: Shrink, *, rule: Rule, known: Blocks | None = None
 ) -> ShrinkPlan:
-    """Return what to leave out of a teacher, so that at most the share asked for of its multiply-adds is left.
+    """Return the parts to remove from a teacher, so that at most the given share of its multiply-adds is left.
 
     Blocks first, as their removal is what a student recovers from and what saves time; where a network has too few of
     them, or where only channels are asked for, channels.
@@ -106,7 +106,7 @@ def as_inheritance(network: nn.Module, plan: ShrinkPlan) -> Inheritance:
 
 
 def described(plan: ShrinkPlan) -> list[str]:
-    """Return a plan in lines for people: what is left, the blocks that go by row, the channels that stay by layer."""
+    """Return a plan as lines of text: what is left, removed blocks by row, remaining channels by layer."""
     lines = [
         f"{100 * plan.reached:.1f}% of the multiply-adds ({plan.multiply_adds:,} of {plan.multiply_adds_before:,} an "
         f"image), {100 * plan.parameters / plan.parameters_before:.1f}% of the parameters ({plan.parameters:,} of "
@@ -127,7 +127,7 @@ def described(plan: ShrinkPlan) -> list[str]:
 
 
 def _measured(teacher: Teacher, plan: ShrinkPlan, probe: Tensor) -> ShrinkPlan:
-    """Return a plan with what it leaves, once the network was seen to run by it.
+    """Return a plan with the remaining parts, after a trial run of the network.
 
     Raises:
         KD3Error: it does not.
@@ -153,7 +153,7 @@ def _copy(teacher: Teacher) -> nn.Module:
 
 
 def _check_parts(teacher: Teacher) -> None:
-    """Refuse a teacher whose parts cannot be told apart."""
+    """Refuse a teacher whose parts cannot be distinguished."""
     if any(isinstance(part, torch.jit.ScriptModule | torch.fx.GraphModule) for part in teacher.module.modules()):
         raise KD3Error(
             f"teacher {teacher.name} is a program that was saved whole, of which no part can be left out; name the "

@@ -1,4 +1,4 @@
-"""Which channels a narrower network keeps, found by Torch-Pruning; it is needed here and nowhere else.
+"""Channels that a narrower network keeps, chosen by Torch-Pruning, which only this module imports.
 
 Source: DepGraph (arXiv 2301.12900), https://github.com/VainF/Torch-Pruning.
 """
@@ -71,7 +71,7 @@ def narrowed(network: nn.Module, images: Tensor, *, most: float) -> tuple[dict[s
 
 
 def _history(pruning: Any, network: nn.Module, images: Tensor, most: float) -> History:
-    """Return what to leave out to come to `most` multiply-adds."""
+    """Return the channels to remove to reach `most` multiply-adds."""
     narrow = copy_of(network).cpu().eval().requires_grad_(True)
     heads = output_layers(narrow, images.shape[-1])
     ignored = [narrow.get_submodule(path) for path in (*heads, *_stiff(pruning, network, images))]

@@ -1,4 +1,4 @@
-"""Learn from labels that are sometimes wrong, with a model of how they are wrong."""
+"""Learn from labels that are sometimes wrong, with a model of their errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses are summed in float32 or wider, whatever precision the networks ran in."""
+"""Sum losses in float32 or wider, whatever the precision of the networks."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""How good a classifier is: functions of logits and labels."""
+"""Quality of a classifier: functions of logits and labels."""

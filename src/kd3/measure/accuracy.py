@@ -9,7 +9,7 @@ from kd3.measure.calibration import Reliability
 
 
 class Tally:
-    """Adds up what a classifier gets right.
+    """Counts the correct answers of a classifier.
 
     Args:
         num_classes: number of classes K.

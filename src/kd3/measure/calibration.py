@@ -1,4 +1,4 @@
-"""Whether a classifier is right as often as it is sure: bins, calibration error, and a temperature that mends it."""
+"""Calibration of a classifier: bins, calibration error, and a temperature that corrects it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a student's answer is not to be trusted: a threshold below which the teacher is asked, and what it promises.
+"""Threshold below which a cascade asks the teacher, and its promise.
 
 The student answers where its margin, the largest logit less the second, reaches the threshold; else the teacher does,
 who agrees with itself. The cascade thus disagrees with the teacher exactly on images that the student keeps and gets
@@ -62,7 +62,7 @@ def images_needed(agreement: float, confidence: float) -> int:
 
 
 class Cascade:
-    """What teacher and student say of N independent images, in order of the student's margin.
+    """Predictions of teacher and student for N independent images, in order of the student's margin.
 
     Args:
         margin: (N,), at least 0.
@@ -75,7 +75,7 @@ class Cascade:
         self.count = len(margin)
 
     def at(self, threshold: float) -> tuple[float, float]:
-        """Return what a threshold gives on these images: percent that go to the teacher, percent of agreement."""
+        """Return a threshold's results on these images: percent that go to the teacher, percent of agreement."""
         kept = self.margin >= threshold
         return 100 * float(1 - kept.mean()), 100 * float(1 - (kept & self.wrong).mean())
 

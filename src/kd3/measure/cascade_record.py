@@ -1,4 +1,4 @@
-"""From images to what is kept of a cascade: the shares for each agreement, the curve, the temperature."""
+"""From images to the record of a cascade: the share for each agreement, the curve, the temperature."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def answers_of_both(student: Student, teacher: Teacher, images: Tensor, compute:
 def measured(
     logits: Tensor, answers: Tensor, *, confidence: float = CONFIDENCE, agreements: Iterable[float] = AGREEMENTS
 ) -> dict[str, Any]:
-    """Return what images say of a student beside its teacher, all in percent but the temperature and the margins.
+    """Return the measurements of a student beside its teacher, in percent except the temperature and the margins.
 
     Shapes: logits (N, K) of the student, answers (N,) of the teacher, on images that the student did not learn from.
     """

@@ -1,4 +1,4 @@
-"""Whether an accuracy says more of labels that were mixed up than of the model."""
+"""Signs that an accuracy reflects mixed-up labels rather than the model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOWN = 4
 
 
 def doubts(confusion: np.ndarray, matching: Matching) -> list[str]:
-    """Return what speaks against the order of the classes, in sentences; nothing where nothing does.
+    """Return sentences that speak against the order of the classes, if any.
 
     Args:
         confusion: counts (K, K), [label, prediction].

@@ -1,4 +1,4 @@
-"""What a number of images leaves open about a share: intervals and bounds, all in closed form."""
+"""Uncertainty of a share measured on a number of images: intervals and bounds in closed form."""
 
 from __future__ import annotations
 

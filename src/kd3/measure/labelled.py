@@ -1,4 +1,4 @@
-"""Labelled images for evaluation: class folders, or data that carry labels; `pool/labelled_files` says which."""
+"""Labelled images for evaluation: class folders, or data with labels, read by `pool/labelled_files`."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class LabelledImages:
 
     @property
     def usable(self) -> int:
-        """How many of them could be decoded; 0 before all were."""
+        """Number of decodable images; 0 before all were tried."""
         return len(self._places)
 
     def batches(self, size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
@@ -158,7 +158,7 @@ class LabelledImages:
         size: int = 256,
         title: str | None = None,
     ) -> Tally:
-        """Return what a model gets right on these images (and where it agrees with the teacher).
+        """Return a model's correct answers on these images (and its agreement with the teacher).
 
         `teacher_order` says where each of the model's classes stands among the teacher's (`class_names.places`); None:
         at the same place. `answers` gathers what both say of each image.

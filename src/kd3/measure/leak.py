@@ -1,4 +1,4 @@
-"""Whether a student is tested on images that it learned from."""
+"""Check whether a student is tested on images of its own pool."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class Leak:
-    """What a pool and labelled images have in common."""
+    """Images that a pool and labelled data share."""
 
     pool: str
     images: int  # labelled ones
@@ -44,7 +44,7 @@ class Leak:
 
     @property
     def warning(self) -> str | None:
-        """What to tell the user; None where nothing leaked."""
+        """Warning for the user; None if nothing leaked."""
         if not self.found:
             return None
         pairs = [
@@ -55,7 +55,7 @@ class Leak:
         more = ", ..." if len(self.found) > SHOWN else ""
         return (
             f"{count:,} of the {self.images:,} labelled images are in the pool {self.pool}, too, or nearly ("
-            f"{', '.join(pairs)}{more}): accuracy on them tells less; kd3 ingest --keep-out keeps them out"
+            f"{', '.join(pairs)}{more}): accuracy on them is too optimistic; kd3 ingest --keep-out drops them"
         )
 
 
@@ -83,6 +83,6 @@ def pool_of_student(model: str | Path) -> ImagePool | None:
         pool = ImagePool.open(find(run.path, "pool", str(config["pool"])))
         run.check_origin(pool=pool.content_hash)
     except (OSError, KeyError, TypeError, KD3Error) as problem:
-        console.say(f"whether the student learned from these images is not known: {problem}")
+        console.say(f"it is unknown whether the student trained on these images: {problem}")
         return None
     return pool

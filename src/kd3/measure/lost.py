@@ -1,4 +1,4 @@
-"""What was lost: teacher and student on the same labelled images, in total and for each class."""
+"""Loss of accuracy: teacher and student on the same labelled images, in total and by class."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Reached:
-    """What a threshold that was promised gives on these images, in percent."""
+    """Results of a promised threshold on these images, in percent."""
 
     promised: float
     escalated: float
@@ -74,7 +74,7 @@ class Lost:
 
 
 class Answers:
-    """What teacher and student say of labelled images, gathered batch by batch: 48 bytes an image.
+    """Predictions of teacher and student on labelled images, gathered batch by batch: 48 bytes per image.
 
     Args:
         student: whose temperature and thresholds count.
@@ -101,7 +101,7 @@ class Answers:
         self._rows.append((labels, says.indices, says.values, answer.indices, answer.values, margins(own)))
 
     def lost(self, names: Sequence[str], *, examples: int = 0) -> Lost:
-        """Return the comparison, with at most so many examples for each class, the most surprising ones first."""
+        """Return the comparison, with a limited number of examples per class, the most surprising ones first."""
         columns = (torch.cat(column) for column in zip(*self._rows, strict=True))
         label, says, sure, answer, teacher_sure, margin = columns
         own, theirs = says == label, answer == label

@@ -15,7 +15,7 @@ OF_EACH_CLASS = (
 
 
 def total_in_words(lost: Lost) -> str:
-    """Return what was lost in total, in a sentence."""
+    """Return the total loss in a sentence."""
     total, difference = lost.total, lost.total.difference
     if difference.low <= 0 <= difference.high:
         judged = "by these images the student is neither better nor worse than its teacher"
@@ -48,7 +48,7 @@ def class_lines(lost: Lost) -> list[str]:
 
 
 def cascade_lines(lost: Lost) -> list[str]:
-    """Return what the student's thresholds reach on these images."""
+    """Return the results of the student's thresholds on these images."""
     if not lost.cascade:
         return []
     rows = [["promised", "to the teacher", "agreement reached", "accuracy of the cascade"]]

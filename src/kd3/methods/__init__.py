@@ -1,1 +1,1 @@
-"""The methods: each one file that reads like its paper."""
+"""The methods: one file each, which reads like its paper."""

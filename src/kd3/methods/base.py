@@ -1,4 +1,4 @@
-"""What a distillation method is: a student to train, what to train it on, and the loss of a step."""
+"""Definition of a distillation method: a student to train, its training images, and the loss of a step."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Scan(Protocol):
         """Yield the teacher's logits of plain views in order, (n, K) at a time, computed once for a pool and kept."""
 
     def predictions(self, teacher_weight: float) -> Predictions:
-        """Return what teacher_weight * z_T + (1 - teacher_weight) * z_S says of each image's plain view now."""
+        """Return predictions of teacher_weight * z_T + (1 - teacher_weight) * z_S for each image's plain view now."""
 
     def typicality(self) -> Tensor:
         """Return how far each image is from the lost data in the teacher's batch norms: (N,), 0 is the same."""
@@ -53,7 +53,7 @@ class Scan(Protocol):
 
 
 class StepResult(NamedTuple):
-    """The loss of one batch and what it is made of."""
+    """The loss of one batch and its terms."""
 
     loss: Tensor  # (), to be differentiated
     terms: Mapping[str, Tensor]  # named, weighted parts of the loss; they sum to it
@@ -88,18 +88,18 @@ class Method(nn.Module, abc.ABC):
         return 1.0
 
     def hidden_matrices(self) -> list[Tensor]:
-        """Return the weights that an optimiser for hidden matrices may move: see `kd3.models.hidden_matrices`.
+        """Return the weights that an optimizer for hidden matrices may move: see `kd3.models.hidden_matrices`.
 
         Not among them: the layers that make the student's logits, and what a method holds as a bare parameter.
         """
         return hidden_matrices(self, besides=self.student.output_layers())
 
     def moved_by_adam(self) -> list[Tensor]:
-        """Return the parameters that Adam moves, by its own rate, whatever the optimiser of the others is."""
+        """Return the parameters that Adam moves, by its own rate, whatever the optimizer of the others is."""
         return []
 
     def compares_images(self) -> str | None:
-        """Return what of the loss depends on several images at once, in words, with the way out; None: nothing."""
+        """Return the terms of the loss that compare images, in words, with a remedy; None: there are none."""
         return None
 
     @abc.abstractmethod

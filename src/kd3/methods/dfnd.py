@@ -1,4 +1,4 @@
-"""DFND: distil on the images that the teacher is surest of, and model the mistakes that it makes on them.
+"""DFND: distil on the images of which the teacher is surest, and model its mistakes on them.
 
 Source: Chen et al., Learning Student Networks in the Wild (CVPR 2021), and its public code for the constants: the n
 images with the smallest cross-entropy between the teacher's logits and their own argmax; temperature distillation on
@@ -46,7 +46,7 @@ class DFND(Method):
         return cls(options, teacher, own_head(backbone, teacher.signature(), name=backbone_name))
 
     def moved_by_adam(self) -> list[Tensor]:
-        """Return Q: an optimiser of matrices would make its rows say one or two classes after a few steps."""
+        """Return Q: an optimizer of matrices would make its rows say one or two classes after a few steps."""
         return [self.mistakes]
 
     def select(self, scan: Scan, progress: float, *, at_least: int) -> Selection:

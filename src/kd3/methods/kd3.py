@@ -100,12 +100,12 @@ class KD3(Method):
         return self.options.select_every
 
     def hidden_matrices(self) -> list[Tensor]:
-        """Return the weights that an optimiser for hidden matrices may move; the contrastive embedding is none."""
+        """Return the weights that an optimizer for hidden matrices may move; the contrastive embedding is none."""
         outer = [self.embedding] if self.embedding is not None else []
         return hidden_matrices(self, besides=[*self.student.output_layers(), *outer])
 
     def compares_images(self) -> str | None:
-        """Return what of the loss depends on several images at once; None: nothing."""
+        """Return the terms of the loss that compare images; None: there are none."""
         options = self.options
         if options.contrastive != "none":
             return "the images are contrasted with each other; use --kd3.contrastive none"

@@ -1,4 +1,4 @@
-"""The student trained on original labels, for who has them: what distillation on anything else is measured against.
+"""Training on original labels, if they exist: the upper bound for distillation on other data.
 
 Not a distillation: the teacher only gives the input's normalisation and the class names.
 """

@@ -1,4 +1,4 @@
-"""A student that borrows the teacher's classifier, and projectors that speak the teacher's features.
+"""A student that uses the teacher's classifier, and projectors to the teacher's features.
 
 Source: KD3 (arXiv 2307.11469), shared classifier; SimKD (arXiv 2203.14001).
 """

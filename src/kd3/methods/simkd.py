@@ -1,4 +1,4 @@
-"""SimKD: the student learns to speak the teacher's features, and the teacher's classifier does the rest.
+"""SimKD: the student learns the teacher's features, and the teacher's classifier does the rest.
 
 Source: Chen et al., Knowledge Distillation with the Reused Teacher Classifier (arXiv 2203.14001), equation 2: the mean
 square between projected and teacher features, no other term. Ours, and the default: that mean square as a share of
@@ -44,7 +44,7 @@ class SimKD(Method):
         return cls(options, teacher, student)
 
     def compares_images(self) -> str | None:
-        """Return what of the loss depends on several images at once; None: nothing."""
+        """Return the terms of the loss that compare images; None: there are none."""
         if self.options.alignment_scale == "relative":
             return "the features' mean energy divides the alignment; use --simkd.alignment-scale raw"
         return None

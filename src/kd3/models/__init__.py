@@ -1,1 +1,1 @@
-"""Teachers and students: how networks are named, built, loaded and looked into."""
+"""Teachers and students: naming, building, loading and examining networks."""

@@ -29,7 +29,7 @@ Builder = Callable[..., nn.Module]
 
 @dataclass(frozen=True)
 class ArchReference:
-    """What a line of text refers to: a named source and a name in it, or a place and a function there."""
+    """Meaning of an architecture's text: a named source and a name in it, or a place and a function there."""
 
     source: str  # a key of SOURCES, "file" or "module"
     target: str  # the name, the path, or the dotted module
@@ -37,7 +37,7 @@ class ArchReference:
 
 
 def parse_arch(arch: str) -> ArchReference:
-    """Return what an architecture's line refers to.
+    """Return the meaning of an architecture's text.
 
     >>> parse_arch("resnet20")
     ArchReference(source='kd3', target='resnet20', function='')
@@ -215,7 +215,7 @@ def _call(builder: Builder, num_classes: int, arch_args: dict[str, Any], arch: s
 
 
 def _arguments(builder: Builder, num_classes: int, arch_args: dict[str, Any], arch: str) -> dict[str, Any]:
-    """Return what to call a builder with, checked against its signature."""
+    """Return the arguments for a builder, checked against its signature."""
     parameters = _parameters(builder)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     named = {key for key, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}

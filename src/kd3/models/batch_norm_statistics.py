@@ -1,4 +1,4 @@
-"""The statistics that a network's batch norms normalise by: read, counted on other images, blended, put back."""
+"""Statistics of a network's batch norms: read, counted on other images, blended, restored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Build a network that somebody else described, in no more memory than its weights on disk account for."""
+"""Build a network from another person's description, in no more memory than its weights on disk account for."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _TooLarge(BaseException):
 
 
 class _Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts what is allocated, before it is."""
+    """Counts allocations before they happen."""
 
     def __init__(self, size: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

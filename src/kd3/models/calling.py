@@ -1,4 +1,4 @@
-"""How a network must be called where `network(images)` is not enough, kept on it as hooks: it is never wrapped.
+"""Calls of networks that need more than `network(images)`, kept on them as hooks: they are never wrapped.
 
 `soundness` finds it by trying. Copies of the network keep it; a student's folder tells it.
 """
@@ -17,7 +17,7 @@ from kd3.compute import CONTIGUOUS
 
 @dataclass(frozen=True)
 class Calling:
-    """What is done to a network's images and to what it returns. The defaults change nothing."""
+    """Changes to a network's images and outputs. The defaults change nothing."""
 
     channels: int = 3  # of the normalised images: 3 for R, G, B; 1 for grey
     grey_thrice: bool = False  # it reads three channels, and gets the grey one three times

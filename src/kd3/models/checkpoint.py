@@ -1,4 +1,4 @@
-"""Load weights from checkpoints as people have them, and say in one sentence what was done."""
+"""Load weights from common checkpoint layouts, and report the steps in one sentence."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def load_weights(
 
 
 def weights_hash(module: nn.Module) -> str:
-    """Return a SHA-256 of a network's weights, in hex: the key of what was computed with them.
+    """Return a SHA-256 of a network's weights, in hex: the key of results computed with them.
 
     Equal for equal names, shapes, types and values in the state dict, on any device and in any
     memory format.

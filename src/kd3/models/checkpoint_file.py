@@ -55,7 +55,7 @@ def read_state_dict(
 
 
 def _read(path: Path, where: str, trusted: bool) -> tuple[Any, list[str]]:
-    """Return what the file holds, and the classes whose objects were left unread."""
+    """Return the contents of the file, and the classes of unread objects."""
     if not path.exists():
         raise KD3Error(f"{where}: there is no weights file {path}")
     if path.is_dir():

@@ -169,7 +169,7 @@ def _out_of_sequences(name: str) -> str:
 
 
 def _shared_prefixes(tensors: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> list[str]:
-    """Return what may stand before all of a network's names, by the places of its first one."""
+    """Return the possible prefixes of all of a network's names, from the places of its first one."""
     first = next((name for name in target if not name.endswith(BATCH_COUNTER)), None)
     if first is None:
         return []

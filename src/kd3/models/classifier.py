@@ -1,4 +1,4 @@
-"""Open whatever can classify: a run folder, a student folder, or a teacher description."""
+"""Open any classifier: a run folder, a student folder, or a teacher description."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def turned(network: nn.Module, input_size: int, *, what: str) -> nn.Module:
 
 
 def _readers(network: nn.Module, images: Tensor) -> set[nn.Conv2d]:
-    """Return the convolutions that read images, or what was made of them place by place."""
+    """Return the convolutions that read images, or pointwise functions of images."""
     readers = set()
 
     def watch(module: nn.Module, inputs: Any) -> None:

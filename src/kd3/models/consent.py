@@ -1,4 +1,4 @@
-"""Which names of networks run somebody's code: of a folder that somebody else made none is followed without consent.
+"""Network names that run code: those from another person's folder need consent.
 
 A description that its user names as a file is the user's own word, and so is an architecture on the command line. A
 folder (a student, a run, a downloaded teacher) may be anybody's.
@@ -31,7 +31,7 @@ def runs_code(arch: str) -> bool:
 
 
 def check_student_arch(arch: str, arch_args: Mapping[str, Any], folder: Path, *, trust_code: bool) -> None:
-    """Refuse what a student's folder may not name: code without consent, and files outside it in any case.
+    """Refuse forbidden names in a student's folder: code without consent, and in any case files outside it.
 
     Raises:
         KD3Error: it names such; the sentence says what, and how to allow code.

@@ -1,4 +1,4 @@
-"""Copies of networks as people have them: computed weights, and any floating-point type."""
+"""Copies of arbitrary networks: computed weights, and any floating-point type."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Pair(NamedTuple):
 
 
 def logits_alone(network: nn.Module, images: Tensor) -> list[Tensor]:
-    """Return what is compared of most networks: the logits."""
+    """Return the output to compare for most networks: the logits."""
     return [as_logits(network(images))]
 
 
@@ -104,7 +104,7 @@ def _pairs(network: nn.Module, probe: Tensor) -> list[Pair]:
 
 
 def _merge(network: nn.Module, pair: Pair) -> tuple[nn.Module, nn.Module]:
-    """Merge a pair in place and return what was there."""
+    """Merge a pair in place and return the former modules."""
     convolution, norm = network.get_submodule(pair.convolution), network.get_submodule(pair.norm)
     assert isinstance(convolution, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)

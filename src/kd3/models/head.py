@@ -22,7 +22,7 @@ RELATIVE_TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Head:
-    """Where a network's classifier and features are, by module path."""
+    """Module paths of a network's classifier and features."""
 
     classifier: str  # the linear layer whose output is the logits: an nn.Linear, or a convolution of 1 x 1
     features: str | None  # the module at which the feature map is seen; None: no map, a vector
@@ -39,7 +39,7 @@ class Head:
 
 
 class ModelOutput(NamedTuple):
-    """What a forward pass gives."""
+    """Result of a forward pass."""
 
     features: Tensor  # (B, C, h, w); a vector is a map of 1 x 1
     logits: Tensor  # (B, K)
@@ -155,7 +155,7 @@ class _Layer(NamedTuple):
 
 
 class _Trace:
-    """Records what passes through a network's modules, in order of execution."""
+    """Records the tensors that pass through a network's modules, in order of execution."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
@@ -206,7 +206,7 @@ def _match(trace: _Trace, logits: Tensor) -> Head:
 
 
 def _why_none(trace: _Trace, logits: Tensor) -> str:
-    """Return what was seen instead of a layer that makes the logits."""
+    """Return a description of the findings instead of a layer that makes the logits."""
     count = logits.shape[1]
     alike = [layer for layer in trace.layers if layer.output.shape == logits.shape]
     linear = [layer for layer in alike if isinstance(trace.network.get_submodule(layer.name), nn.Linear)]

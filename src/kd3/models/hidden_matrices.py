@@ -1,4 +1,4 @@
-"""The matrices inside a network: what maps hidden values to hidden values, told by the kind of module that holds it."""
+"""Matrices inside a network: weights from hidden values to hidden values, recognised by the kind of module."""
 
 from __future__ import annotations
 

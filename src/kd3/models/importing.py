@@ -1,4 +1,4 @@
-"""Let a user's file import what lies beside it, as if it were run as a script."""
+"""Let a user's file import its neighbours, as if it ran as a script."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LEVELS_UP = 4  # in which a package is looked for
 
 @contextmanager
 def importing_from(folder: Path) -> Iterator[None]:
-    """Let `import` find what lies in a folder."""
+    """Let `import` find the modules in a folder."""
     for name, module in list(sys.modules.items()):
         # An earlier file's neighbour of the same name, in another folder, would be taken for ours.
         mark = getattr(module, "__dict__", {}).get(_FOLDER_MARK, folder)

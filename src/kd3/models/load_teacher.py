@@ -91,7 +91,7 @@ def is_named(path: str | Path) -> bool:
 
 
 def _known(values: Mapping[str, Any], folder: Path) -> Facts:
-    """Return what the library of an architecture knows of its own trained network."""
+    """Return a library's facts about its own trained network."""
     arch, arch_args = values.get("arch"), values.get("arch_args") or {}
     if not isinstance(arch, str) or not isinstance(arch_args, Mapping):
         return Facts()

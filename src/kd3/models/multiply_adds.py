@@ -1,4 +1,4 @@
-"""How many multiply-adds an image takes, in a whole network and in its parts."""
+"""Multiply-adds per image, for a whole network and its parts."""
 
 from __future__ import annotations
 

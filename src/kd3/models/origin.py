@@ -1,4 +1,4 @@
-"""How a teacher's network is built, told so that a student of the same architecture can be built anywhere."""
+"""Origin of a teacher's network, in a form from which a student of the same architecture can be built anywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The running statistics of batch norms: of which images a network remembers mean and variance for its evaluation."""
+"""Running statistics of batch norms: the choice of images that a network remembers for its evaluation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kd3.models.synced_batch_norm import SyncedBatchNorm
 
 @contextmanager
 def running_statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Let what passes through in training be normalised by its own batch, as ever, and leave no trace in evaluation.
+    """Use batch statistics in training without updating the running ones.
 
     For images that the network will never be evaluated on, such as altered views.
     """

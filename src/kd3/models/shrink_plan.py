@@ -1,4 +1,4 @@
-"""What a smaller network keeps of a larger one. Free of torch."""
+"""Plan of a smaller network: the parts that it keeps of a larger one. Free of torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kd3.config.settings import Settings
 
 
 class ShrinkPlan(Settings):
-    """What a smaller network keeps of a larger one; part of a student's `config.json`."""
+    """Parts that a smaller network keeps of a larger one; part of a student's `config.json`."""
 
     model_config = ConfigDict(extra="ignore")
 

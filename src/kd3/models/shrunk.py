@@ -1,4 +1,4 @@
-"""A network made smaller by a plan that says which blocks and channels are left out; no weights are needed."""
+"""A network made smaller by a plan of removed blocks and channels; no weights are needed."""
 
 from __future__ import annotations
 

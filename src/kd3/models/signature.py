@@ -1,4 +1,4 @@
-"""What a classifier takes, and what its logits mean: a student has its teacher's."""
+"""Input size, normalisation and class names: a student has its teacher's."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ class Signature:
 
     @property
     def preparation(self) -> Preparation:
-        """How a picture becomes the input."""
+        """Preparation of a picture for the input."""
         return Preparation(self.input_size, self.fit)

@@ -1,4 +1,4 @@
-"""What any classifier must do: give logits, the same ones for the same image, whatever lies beside it in the batch.
+"""Requirements of any classifier: it gives logits, the same for the same image whatever the batch.
 
 Found by running it as every command will: with the channels last, in batches of one and more. Running it also sees
 into files whose training mode was frozen when they were saved.
@@ -238,7 +238,7 @@ def _same(found: Tensor, expected: Tensor) -> bool:
 
 
 def _refuse_probabilities(network: nn.Module, images: Tensor, logits: Tensor, calling: Calling, what: str) -> None:
-    """Refuse what softmax or sigmoid made: softmax of it would be nearly even."""
+    """Refuse outputs of softmax or sigmoid: their softmax would be nearly even."""
     ones = torch.ones(len(logits), device=logits.device)
     if not calling.one_logit and bool((logits >= 0).all()) and torch.allclose(logits.sum(1), ones, atol=1e-3):
         raise KD3Error(

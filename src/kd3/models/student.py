@@ -1,4 +1,4 @@
-"""The student: one module that runs alone, whatever head it was given."""
+"""The student: one module that runs by itself, with either kind of classifier."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `config.json` of a student's folder must say, checked before anything is built from it. Free of torch."""
+"""Contents of `config.json` in a student's folder, checked before anything is built from them. Free of torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Part(Settings):
 
 
 class HeadDescription(_Part):
-    """Where the backbone's classifier and features are."""
+    """Places of the backbone's classifier and features."""
 
     classifier: str
     features: str | None
@@ -40,7 +40,7 @@ class ClassifierDescription(_Part):
 
 
 class CallingDescription(_Part):
-    """How the network is called; see `kd3.models.calling.Calling`."""
+    """Calling convention of the network; see `kd3.models.calling.Calling`."""
 
     channels: Literal[1, 3] = 3
     grey_thrice: bool = False

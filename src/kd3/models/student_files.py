@@ -1,4 +1,4 @@
-"""A student on disk: weights as safetensors and a small description, loadable alone."""
+"""A student on disk: weights as safetensors and a small description, loadable without other files."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def _built(folder: Path, about: dict[str, Any], tensors: dict[str, Tensor], modu
             student.cascade = cascade
         else:
             where = folder / DESCRIPTION
-            console.warn(f"the cascade in {where} is of other weights and is not used; run kd3 cascade again")
+            console.warn(f"the cascade in {where} is of other weights and is ignored; run kd3 cascade again")
     return student
 
 

@@ -1,4 +1,4 @@
-"""Batch norms whose batch is that of all ranks. PyTorch's own runs on GPUs alone; the one here anywhere."""
+"""Batch norms over the batch of all ranks. PyTorch's own run only on GPUs; these run anywhere."""
 
 from __future__ import annotations
 

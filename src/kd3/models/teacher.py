@@ -35,7 +35,7 @@ CAST_TOLERANCE = 1e-3  # of the largest logit; the same kernels give the same bi
 
 
 class Teacher(nn.Module):
-    """A trained classifier with what it expects of its input.
+    """A trained classifier with the requirements on its input.
 
     Always in evaluation mode, without gradients, its weights in float32. The module is copied: the caller's stays as it
     is.
@@ -98,7 +98,7 @@ class Teacher(nn.Module):
 
     @property
     def preparation(self) -> Preparation:
-        """How pictures become its input.
+        """Preparation of pictures for its input.
 
         Raises:
             KD3Error: its input size is not known.
@@ -241,7 +241,7 @@ class Teacher(nn.Module):
         return None
 
     def signature(self) -> Signature:
-        """Return what it takes and what its logits mean."""
+        """Return its input size, normalisation and class names."""
         assert self.input_size is not None
         return Signature(self.normalise.mean, self.normalise.std, self.input_size, self.classes, self.fit or "crop")
 

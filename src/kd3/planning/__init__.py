@@ -1,1 +1,1 @@
-"""`kd3 plan`: which student, what a run costs, what to expect; from a minute of measuring."""
+"""`kd3 plan`: a recommended student, the cost of a run and its expected result, from a minute of measuring."""

@@ -1,4 +1,4 @@
-"""What to do with what was measured: which student, method and budget. Each rule names the page that it rests on."""
+"""Advice from measurements: student, method and budget. Each rule names its page."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def budget_for(affordable: int | None) -> tuple[int, Advice]:
 
 
 def for_the_crawl(found: Measurement, *, has_deployment: bool) -> list[Advice]:
-    """Return what the distance of the crawl calls for."""
+    """Return advice that follows from the distance of the crawl."""
     level = found.verdict.level
     page = "docs/results/inherit-fit-recall.md"
     advice = []

@@ -1,4 +1,4 @@
-"""Students to choose from: smaller networks of the teacher's family in the zoo, and the teacher made smaller."""
+"""Candidate students: smaller networks of the teacher's family in the zoo, and the teacher made smaller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-adds, disk, memory, and time on this machine's CPU."""
+"""Costs of a network: parameters, multiply-adds, disk, memory, and time on this machine's CPU."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Cost:
 
 
 def costs(networks: Mapping[str, nn.Module], images: Tensor) -> dict[str, Cost]:
-    """Return what each network costs, timed in turns, so that a machine that slows down slows all of them.
+    """Return the costs of each network, timed in turns, so a slower machine slows all of them.
 
     Shapes: images (B, C, H, W), as the networks take them.
     """

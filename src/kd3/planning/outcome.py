@@ -1,4 +1,4 @@
-"""What `kd3 plan` found, and how it is told."""
+"""Results of `kd3 plan`, and their text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEAD = ("student", "parameters", "multiply-adds", "disk", "memory", "one image",
 
 @dataclass(frozen=True)
 class Choice:
-    """A candidate, and what a run with it would take."""
+    """A candidate, and the duration of a run with it."""
 
     name: str
     cost: Cost
@@ -29,7 +29,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which student, what a run costs, what to expect."""
+    """Recommended student, cost of a run, expected result."""
 
     teacher: str
     pool: str

@@ -1,4 +1,4 @@
-"""How fast a run would go here: a few of its steps, measured."""
+"""Speed of a run on this machine: a few of its steps, measured."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WARM_UP = 2  # steps that are not counted
 
 @dataclass(frozen=True)
 class Pace:
-    """What was measured."""
+    """Measurements of the steps."""
 
     steps: int
     batch: int  # images

@@ -1,4 +1,4 @@
-"""What a crawl may name. Rows of tables and entries of lists come from strangers: they are data, and no orders.
+"""Names that a crawl may use. Rows of tables and entries of lists come from strangers: they are data, not orders.
 
 A source that the user names is the user's own word, and may be anything that fsspec opens. What stands in it may be a
 file below its folder, or a URL of one of `PROTOCOLS`, which never stand for a chain of file systems.
@@ -36,7 +36,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Trust:
-    """What more than usual may be named and connected to."""
+    """Permissions beyond the default for names and connections."""
 
     entries: bool = False  # rows and lists may name whatever they like
     private_hosts: bool = False  # and those of the private network
@@ -82,7 +82,7 @@ def trust_for_good(trust: Trust) -> None:
 
 
 def trust() -> Trust:
-    """Return what this process trusts, for those that it starts."""
+    """Return the permissions of this process, for those that it starts."""
     return _trust
 
 
@@ -111,7 +111,7 @@ def is_remote(path: str) -> bool:
 
 
 def protocol(url: str) -> str:
-    """Return what stands before the first "://" or "::", in small letters."""
+    """Return the text before the first "://" or "::", in lower case."""
     match = _PROTOCOL.match(url)
     assert match is not None
     return match[1].lower()

@@ -1,4 +1,4 @@
-"""Archives are opened and split in a process of its own, in bounded memory and time, however images are decoded.
+"""Open and split archives in a separate process, in bounded memory and time, however images are decoded.
 
 Their formats are read by large libraries, and a few bytes can ask for all memory or all time. One that does so costs
 itself: its process is ended, and one row says why. The process is kept for the next archive.

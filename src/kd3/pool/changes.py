@@ -1,4 +1,4 @@
-"""Changes that push images away from what they were, by a dial: strength 0 is the image itself.
+"""Changes of images by a dial: strength 0 is the image itself.
 
 Each takes an image uint8 (3, N, N), a strength and the image's own randomness, and returns uint8 (3, N, N).
 """

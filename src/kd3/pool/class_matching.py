@@ -1,4 +1,4 @@
-"""Which of a model's classes is meant by a folder's name or a label: by name, by number, or in sorted order.
+"""Match a folder's name or a label to one of a model's classes: by name, by number, or in sorted order.
 
 Numbers in names are read as numbers: `1` to `12`, `class_0` to `class_11`, `zero` to `nine`. The result says how labels
 became classes, so that it can be shown: a wrong order gives wrong figures without an error.

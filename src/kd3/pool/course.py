@@ -1,4 +1,4 @@
-"""The way through the sources: which archive a count of files has come to, so that work can go on from there."""
+"""Progress through the sources: the archive that a count of files has reached, so work can continue from there."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Course:
 
 
 def _after(members: Iterator[Record], count: int) -> Iterator[Record]:
-    """Yield the records behind the first ones; where there are not that many, what the last says of the damage."""
+    """Skip `count` records and yield the others; if the archive is shorter, yield its final error record."""
     number, last = 0, None
     for number, last in enumerate(members, 1):
         if number > count:

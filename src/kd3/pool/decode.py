@@ -1,4 +1,4 @@
-"""From the bytes of any image to RGB pixels of one size, or the reason why not."""
+"""From the bytes of any image to RGB pixels of one size, or to a reason for refusal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DEFAULT_MAX_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class DecodeSettings:
-    """What becomes of an image."""
+    """Treatment of an image."""
 
     image_size: int
     fit: Fit = "crop"

@@ -1,4 +1,4 @@
-"""Decode many files in worker processes, in order, in constant memory; a deadly file costs itself alone."""
+"""Decode many files in worker processes, in order, in constant memory; a deadly file costs only itself."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ WORKER_ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a record."""
+    """Outcome of a record."""
 
     record: Record
     result: Decoded | Rejected
@@ -72,7 +72,7 @@ def usable_cores() -> int:
 
 
 def read_and_decode(record: Record, settings: DecodeSettings) -> Decoded | Rejected:
-    """Return what becomes of one record, in this process."""
+    """Return the outcome of one record, in this process."""
     return attempt(record.location.read, settings, decode)
 
 

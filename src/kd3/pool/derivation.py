@@ -1,4 +1,4 @@
-"""Which images a derived pool takes from its sources, drawn so that small shares lie within large ones."""
+"""Choice of images for a derived pool, drawn so that small shares lie within large ones."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SHARE_DRAWS, SLOT_DRAWS, MIXED_DRAWS = 1, 2, 3
 
 
 class LeftOut(Settings):
-    """Which positions were left out of the source, in a form that is short for any number of them."""
+    """Positions left out of the source, in a short form for any number of them."""
 
     images: int
     digest: str  # of the sorted positions
 
 
 class Derivation(Settings):
-    """What a derived pool is made of; it stands in its manifest as the settings."""
+    """Inputs of a derived pool; its manifest holds them as the settings."""
 
     derived_from: str  # content hash of the source
     share: float = Field(gt=0, le=1)
@@ -53,7 +53,7 @@ class Derivation(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Where each image of a derived pool comes from."""
+    """Origin of each image of a derived pool."""
 
     positions: np.ndarray  # (n,) int64, each in its own pool; ascending among the images of one pool
     mixed: np.ndarray  # (n,) bool: from the other pool

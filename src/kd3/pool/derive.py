@@ -117,7 +117,7 @@ def _finished(folder: Path, derivation: Derivation) -> ImagePool:
 
 
 def _begin(folder: Path, derivation: Derivation) -> None:
-    """Mark the folder as ours; what a killed derivation left in it is removed."""
+    """Mark the folder as ours; remnants of a killed derivation are removed."""
     if (folder / DERIVING).exists():
         read_versioned(folder / DERIVING, format_name=MARK, version=MARK_VERSION)  # not someone else's
         for pattern in (PARTS, INDEX, ".*.tmp"):

@@ -1,4 +1,4 @@
-"""Files of which a part is missing or changed, where the decoder says nothing and fills the rest with something.
+"""Incomplete or damaged files for which the decoder reports nothing and fills the gap.
 
 A JPEG that was cut and closed by an end mark (servers and proxies do so) is grey from there on; a PNG whose
 compressed pixels were overwritten, as by a download that broke off, ends in noise or black.
@@ -27,7 +27,7 @@ OTHER_ENDING = bytes(range(1, 200)) * 2  # read as pixels only where some are mi
 
 
 def png_problem(data: bytes) -> str | None:
-    """Return what is wrong with the checksums of a PNG, None for a sound one and for anything else."""
+    """Return the checksum error of a PNG; None for a sound one and for anything else."""
     if not data.startswith(PNG_START):
         return None
     view, place = memoryview(data), len(PNG_START)
@@ -57,7 +57,7 @@ def png_without_words(data: bytes) -> bytes:
 
 
 def ends_as_if_cut(image: Image.Image) -> bool:
-    """Say whether the last pixel of a decoded JPEG is what decoders put where there is none."""
+    """Return whether the last pixel of a decoded JPEG is the decoders' filler for missing data."""
     last = image.getpixel((image.width - 1, image.height - 1))
     return last in MIDDLE if isinstance(last, int) else all(value in MIDDLE for value in last)  # type: ignore[union-attr]
 

@@ -190,7 +190,7 @@ class ImagePool:
         )
 
     def verify(self) -> list[str]:
-        """Read everything and return what is damaged, in words; empty for a sound pool.
+        """Read everything and return the damage in words; empty for a sound pool.
 
         Raises:
             KD3Error: the pool is in memory.
@@ -200,7 +200,7 @@ class ImagePool:
         return list(problems(self.path, self.manifest))
 
     def summary(self) -> str:
-        """Return what the pool holds and what was left out, for people."""
+        """Return a summary of the pool's images and of those left out, for people."""
         manifest, counts = self.manifest, self.manifest.counts
         size = sum(part.nbytes for part in self._parts)
         rejected = sum(counts.rejected.values())

@@ -31,7 +31,7 @@ class IndexWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write pending rows."""
         import pyarrow as pa
 
         rows, self._waiting = self._waiting, []

@@ -1,4 +1,4 @@
-"""What an ingest has done so far, on disk: it may be killed at any moment and goes on from here."""
+"""Progress of an ingest, on disk: it may be killed at any moment and continues from here."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class IngestState:
 
     @property
     def images(self) -> int:
-        """How many images the pool has so far."""
+        """Number of images in the pool so far."""
         return self._packed.images
 
     def add(self, record: Record, decoded: Decoded) -> None:
@@ -110,7 +110,7 @@ class IngestState:
         self.database.execute("BEGIN")
 
     def close(self) -> None:
-        """Let go of the files; what was not committed is forgotten."""
+        """Close the files; uncommitted work is dropped."""
         try:
             self._packed.close()
         finally:
@@ -164,7 +164,7 @@ class IngestState:
                 index.write(batch)
 
     def write_lists(self, folder: Path) -> None:
-        """Write as CSV what was left out: rejected files, duplicates, and what a sieve held back."""
+        """Write as CSV the images left out: rejected files, duplicates, and those held back by a sieve."""
         self._write_csv(folder / REJECTED, "source,key,reason,detail", "SELECT * FROM rejected ORDER BY rowid")
         self._write_csv(
             folder / DUPLICATES,

@@ -23,7 +23,7 @@ TABLES = {"progress", "items", "rejected", "duplicates", "near_copies", "kept_ou
 
 @dataclass(slots=True)
 class Rows:
-    """What a batch adds to the tables of the same names; `renamed` changes `items`."""
+    """Rows that a batch adds to the tables of the same names; `renamed` changes `items`."""
 
     items: list[tuple[Any, ...]] = field(default_factory=list)
     renamed: list[tuple[str, str, int]] = field(default_factory=list)

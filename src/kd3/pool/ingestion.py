@@ -1,4 +1,4 @@
-"""Fill a pool from a crawl: whatever happens, it can be run again and goes on."""
+"""Fill a pool from a crawl: after any interruption, it can be run again and continues."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _fill(
         if begun is None:
             state.begin(ingest_request(config))
         elif state.files:
-            console.say(f"pool {folder}: going on after {state.files:,} files")
+            console.say(f"pool {folder}: continuing after {state.files:,} files")
         _consume(state, config, found, again=begun is not None)
         if state.images == 0:
             message = _nothing_usable(state, config)

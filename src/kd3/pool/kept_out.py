@@ -1,4 +1,4 @@
-"""Images that a pool must not hold, since a student is to be tested on them."""
+"""Images that a pool must not hold, because a student will be tested on them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Found:
 
 
 class KnownImages:
-    """Images in memory by what tells copies of them: 300 bytes and a name each."""
+    """Fingerprints of images, which recognise their copies: 300 bytes and a name each."""
 
     def __init__(self) -> None:
         self.names: list[tuple[str, str]] = []  # source and key
@@ -128,5 +128,5 @@ def read_known(source: str, *, image_size: int, fit: Fit, workers: int | None) -
     if not len(known):
         raise KD3Error(f"--keep-out {shown(source)} holds no image that can be read" + (f": {why}" if why else ""))
     if why:
-        console.warn(f"files in --keep-out {shown(source)} are no usable images and keep nothing out: {why}")
+        console.warn(f"files in --keep-out {shown(source)} are not usable images and exclude nothing: {why}")
     return known

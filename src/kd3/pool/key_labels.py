@@ -1,4 +1,4 @@
-"""The labels of a pool of labelled data: by the folders in its keys, else by what its sources say."""
+"""Labels of a pool of labelled data: from the folders in its keys, else from its sources."""
 
 from __future__ import annotations
 

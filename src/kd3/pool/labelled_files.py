@@ -1,4 +1,4 @@
-"""The images of a source and the label of each, from what is there: the one place where labels are read.
+"""Images of a source with their labels: the one place that reads labels.
 
 In this order: rows that carry a label (a column of a table, CIFAR's batches, idx, a list), `.cls` and `.json` files, a
 table of file and label beside the images, class folders. Archives and splits are no class folders.
@@ -120,7 +120,7 @@ def class_folder(key: str) -> tuple[str, str]:
 
 
 def _labels(source: str, images: Sequence[Record], sidecars: Sequence[Record]) -> tuple[list[Label | None], str]:
-    """Return the label of each image, and what says so."""
+    """Return the label of each image, and its source."""
     if any(record.label is not None for record in images):
         return [record.label for record in images], "labels in the data"
     by_sample = labels_by_sample(sidecars)

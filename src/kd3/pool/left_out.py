@@ -1,4 +1,4 @@
-"""The lists, beside a pool, of what is not in it."""
+"""Lists, beside a pool, of the images that are not in it."""
 
 REJECTED = "rejected.csv"
 DUPLICATES = "duplicates.csv"

@@ -1,4 +1,4 @@
-"""What an archive of a crawl may cost. Free of what reads archives."""
+"""Limits for an archive of a crawl. Free of archive readers."""
 
 from __future__ import annotations
 

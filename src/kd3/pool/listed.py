@@ -1,4 +1,4 @@
-"""Lists of a pool's images, one a line: JSON for any name, or the plain names that people write."""
+"""Lists of a pool's images, one per line: JSON for any name, or plain names."""
 
 from __future__ import annotations
 

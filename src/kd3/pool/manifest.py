@@ -1,4 +1,4 @@
-"""What a pool says of itself."""
+"""Manifest of a pool."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Part(Settings):
 
 
 class Counts(Settings):
-    """What became of the files."""
+    """Outcomes of the files."""
 
     found: int  # everything but sidecars
     kept: int

@@ -1,4 +1,4 @@
-"""Where the images of a pool came from, read as they are needed."""
+"""Origin of a pool's images, read on demand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which images are copies of known ones, edited a little: re-encoded, rescaled, brightened, cropped by a hair."""
+"""Near copies of known images: re-encoded, rescaled, brightened, slightly cropped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images of no class at all, as crawls bring them home: text, flat colours, gradients, noise, shapes, textures."""
+"""Images of no class, as crawls contain them: text, flat colours, gradients, noise, shapes, textures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder that a pool is made in: whether it is ours, and how it is cleared."""
+"""Output folder of a pool: check that it is ours, and clear it."""
 
 from __future__ import annotations
 

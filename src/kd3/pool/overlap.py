@@ -1,4 +1,4 @@
-"""Which images that a student is tested on its pool holds, too."""
+"""Overlap of a pool with a student's test images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an image looks like, in 63 bits and in 256 numbers: copies of it that were edited a little keep both.
+"""Appearance of an image in 63 bits and in 256 numbers: slightly edited copies keep both.
 
 The hash is pHash: the signs of an image's low frequencies about their median. The look is the image at 16 x 16.
 Hashes find candidates among many images, looks tell copies from two views of plain ground. Both are linear in the

@@ -1,4 +1,4 @@
-"""Arrays of images: which shapes are some, and one image of an array as the bytes of a lossless file."""
+"""Arrays of images: their shapes, and one image of an array as the bytes of a lossless file."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ FLAT = "data"  # the array of a CIFAR or ImageNet batch: a row holds an image's 
 
 
 class NoImages(Exception):
-    """What was opened holds no images; the message says why, and how it could."""
+    """The opened data hold no images; the message gives the reason and a remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How the bytes of one image lie in an array: rows of pixels, or one plane a channel."""
+    """Layout of an image's bytes in an array: rows of pixels, or one plane per channel."""
 
     height: int
     width: int

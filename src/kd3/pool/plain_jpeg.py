@@ -19,7 +19,7 @@ MODES = {1: "L", 3: "RGB"}
 
 
 class Frame(NamedTuple):
-    """What the header of an ordinary JPEG says."""
+    """Header of an ordinary JPEG."""
 
     width: int
     height: int

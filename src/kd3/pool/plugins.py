@@ -1,4 +1,4 @@
-"""Kinds of pictures that Pillow reads with a plug-in only: known by their first bytes, read where it is installed."""
+"""Picture formats that Pillow reads only with a plug-in: recognised by their first bytes, read if it is installed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 
 class Plugin(NamedTuple):
-    """What reads a kind of pictures."""
+    """Plug-in for a kind of pictures."""
 
     name: str  # of the kind, as Pillow has it once it can read it
     module: str

@@ -1,4 +1,4 @@
-"""Fetch files over the network while others are decoded; what lies on a disk is read when its turn comes."""
+"""Fetch files over the network while others are decoded; local files are read in their turn."""
 
 from __future__ import annotations
 

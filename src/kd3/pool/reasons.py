@@ -1,4 +1,4 @@
-"""Why a file of a crawl is not in the pool: a closed list, so that counts by reason mean something."""
+"""Reasons for rejecting a file of a crawl: a closed list, so counts by reason mean something."""
 
 from collections.abc import Mapping
 from typing import Literal, get_args

@@ -24,7 +24,7 @@ class Unreadable(Exception):
 
 
 class Location(Protocol):
-    """Where bytes are."""
+    """Place of bytes."""
 
     def read(self) -> bytes:
         """Return them, or raise Unreadable or OSError."""

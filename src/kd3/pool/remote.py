@@ -1,4 +1,4 @@
-"""Files that lie elsewhere, read through fsspec: s3://, gs://, hf://, https:// and whatever else it knows."""
+"""Remote files, read through fsspec: s3://, gs://, hf://, https:// and its other protocols."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _status(problem: Exception) -> int | None:
 
 
 def told(problem: Exception, url: str) -> str:
-    """Return what went wrong with a URL, in few words and without secrets."""
+    """Return the error of a URL, in few words and without secrets."""
     status = _status(problem)
     if status is not None:
         return f"HTTP status {status} {getattr(problem, 'message', '') or ''}".rstrip()[:LONGEST]

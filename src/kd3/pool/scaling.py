@@ -1,4 +1,4 @@
-"""Bring an image to the pool's size, and let the JPEG decoder do most of it."""
+"""Scale an image to the pool's size, and let the JPEG decoder do most of the work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an ingest leaves out although it can be read: images to test on, and near copies of what the pool has."""
+"""Readable images that an ingest leaves out: test images, and near copies of images in the pool."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Sieved:
     of_batch: dict[int, Copy] = field(default_factory=dict)  # the place is one in the batch, and stays
 
     def copy_at(self, place: int) -> Copy | None:
-        """Return of what an image is a near copy."""
+        """Return the image of which this one is a near copy."""
         return self.of_pool.get(place) or self.of_batch.get(place)
 
 
@@ -39,7 +39,7 @@ class Sieve:
 
     @property
     def knows_pool(self) -> bool:
-        """Whether the pool's own images are to be told to it."""
+        """True if it needs to see the pool's own images."""
         return self._near is not None
 
     def learn(self, hashes: np.ndarray) -> None:

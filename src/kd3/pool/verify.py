@@ -1,4 +1,4 @@
-"""Read a pool through and say what is damaged."""
+"""Read a whole pool and report damage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROBLEMS_SHOWN = 100  # of a pool that is damaged throughout
 
 
 def problems(folder: Path, manifest: Manifest) -> Iterator[str]:
-    """Yield what is wrong with a pool's files, in words; nothing for a sound pool."""
+    """Yield the problems of a pool's files, in words; nothing for a sound pool."""
     try:
         yield from islice(_in_order(folder, manifest), PROBLEMS_SHOWN)
     except Exception as problem:
@@ -27,7 +27,7 @@ def problems(folder: Path, manifest: Manifest) -> Iterator[str]:
 
 
 def part_problem(folder: Path, part: Part, image_size: int) -> str | None:
-    """Return what shows without reading a part: that it is missing or has the wrong size."""
+    """Return the problem of a part that shows without reading it: missing, or of the wrong size."""
     expected = part.images * 3 * image_size**2
     if Path(part.file).name != part.file:
         return f"{part.file} is no name of a part"

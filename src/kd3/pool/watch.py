@@ -1,4 +1,4 @@
-"""Whether the pixels of a pool are still those that were written: looked at once, beside the work on them."""
+"""Check that the pixels of a pool are still those that were written: once, beside the work on them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Watch:
             self._thread.start()
 
     def check(self) -> None:
-        """Raise what was found so far.
+        """Raise an error found so far.
 
         Raises:
             KD3Error: a part is not what was written.

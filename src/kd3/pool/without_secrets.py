@@ -1,4 +1,4 @@
-"""What may be written down of a URL: scheme, host, port and path. All else may open a door, and is left out.
+"""Parts of a URL that may be written down: scheme, host, port and path. All else may be secret and is left out.
 
 URLs that differ in what is left out stay two: a digest of it is kept, of 32 bits, but for what is known to be a secret
 or to change with every signature. So a list can be gone through again with renewed signatures.
@@ -103,7 +103,7 @@ def _split(rest: str) -> tuple[str, str, str]:
 
 
 def _digest(parameters: str, behind: str, *, has_fragment: bool) -> str:
-    """Return the digest of what is left out and is no secret; empty where nothing is."""
+    """Return the digest of the omitted parts that are not secret; empty if there are none."""
     query, _, fragment = behind.partition("#")
     fields = [field for field in re.split("[&;?]", f"{parameters}&{query}") if field]
     names = [re.sub(r"[-_.]", "", unquote(unquote(field.partition("=")[0]))).lower() for field in fields]

@@ -1,4 +1,4 @@
-"""The side of a decoding process: a chunk of places comes in, its pixels go back in one piece."""
+"""The decoding process: a chunk of file positions comes in, its pixels go back in one piece."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def prepare_worker(parent: int, max_pixels: int, trust: Trust) -> None:
 
 
 def ignore_interrupts(parent: int) -> None:
-    """Leave it to the parent what Ctrl-C means, which goes to the whole group; end when the parent does."""
+    """Leave Ctrl-C, which goes to the whole group, to the parent; end when the parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
@@ -69,12 +69,12 @@ def _end_with(parent: int) -> None:
 
 
 def question(chunk: Sequence[Record]) -> bytes:
-    """Return what a worker must know of the records; here, since loky's own pickling is slower."""
+    """Return the worker's view of the records, pickled here because loky's own pickling is slower."""
     return pickle.dumps([record.location for record in chunk], protocol=pickle.HIGHEST_PROTOCOL)
 
 
 def answer(message: bytes, settings: DecodeSettings) -> Answer:
-    """Decode what `question` asks for."""
+    """Decode the records of a `question`."""
     locations: list[Location] = pickle.loads(message)
     pixels = np.empty((len(locations), 3, settings.image_size, settings.image_size), dtype=np.uint8)
     rows: list[Row] = []
@@ -92,7 +92,7 @@ def answer(message: bytes, settings: DecodeSettings) -> Answer:
 
 
 def results(answer: Answer) -> Iterator[Decoded | Rejected]:
-    """Yield what an answer says of each file."""
+    """Yield the outcome of each file in an answer."""
     pixels, rows = answer
     images = iter(pixels)
     for row in rows:
@@ -104,7 +104,7 @@ def attempt(
     settings: DecodeSettings,
     decode: Callable[[bytes, DecodeSettings], Decoded | Rejected],
 ) -> Decoded | Rejected:
-    """Return what becomes of the bytes that `read` gives."""
+    """Return the outcome of the bytes that `read` gives."""
     try:
         return decode(read(), settings)
     except Unreadable as problem:

@@ -1,1 +1,1 @@
-"""Give a finished student the lost data's batch-norm statistics back, with images recalled from the teacher."""
+"""Restore the lost data's batch-norm statistics in a finished student, with images recalled from the teacher."""

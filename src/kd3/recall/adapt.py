@@ -31,7 +31,7 @@ from kd3.runs.adaptation import distances_in_words, in_words
 
 @dataclass(frozen=True)
 class Adaptation:
-    """What was done to a student's batch-norm statistics, and what it changed on the images at hand."""
+    """Change of a student's batch-norm statistics, and its effect on the available images."""
 
     kind: str  # "recalled" (from the pool), "given" or "recalled from given"
     images: int
@@ -52,7 +52,7 @@ class Adaptation:
 
     @property
     def changed(self) -> bool:
-        """Whether the student is another one now."""
+        """True if the student has changed."""
         return self.share > 0
 
     def __str__(self) -> str:

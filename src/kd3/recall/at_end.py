@@ -1,4 +1,4 @@
-"""Recall at the end of a distillation: whether, on which images, and what the run says of it."""
+"""Recall at the end of a distillation: the decision, the images, and the record in the run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Asked = Literal["auto", "off"] | int  # how many images to recall, or whether an
 def check_recall(
     asked: Asked, student: Student, teacher: Teacher, positions: np.ndarray, given: ChosenImages | None
 ) -> None:
-    """Refuse, before a training, what was asked for and cannot be done at its end.
+    """Refuse, before a training, a request that cannot be met at its end.
 
     Raises:
         KD3Error: a network has no batch norms for recalled or given images, or there are too few images.

@@ -1,4 +1,4 @@
-"""The images that statistics are counted on or recalled from: of a pool, or given ones that nobody labelled."""
+"""Images for counting statistics or for recall: from a pool, or given ones without labels."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ def read_images(
             raise KD3Error(f"the student takes images of {size} pixels, but those of {source} have {pool.image_size}")
         if pool.preparation.fit != preparation.fit:
             console.warn(
-                f"the pool {source} was made by --fit {pool.preparation.fit}, but the student is given pictures by "
-                f"{preparation.fit}: these are others than it will see"
+                f"the pool {source} was made by --fit {pool.preparation.fit}, but the student gets pictures by "
+                f"{preparation.fit}: these differ from those that it will see"
             )
         with watched(pool):
             return of_pool(pool, np.arange(len(pool)), count=limit, seed=seed, known=known, use=use)

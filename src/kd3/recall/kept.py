@@ -1,4 +1,4 @@
-"""What an adaptation leaves in a run folder: the adapted student, the one as trained, the record, a picture."""
+"""Results of an adaptation in a run folder: the adapted student, the one as trained, the record, a picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recalled images: crawl images whose pixels are moved until the teacher sees the statistics of its lost data."""
+"""Recalled images: crawl images whose pixels are changed until the teacher sees the statistics of its lost data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VARIANCE_FLOOR = 1e-3  # of a layer's mean variance; below it a channel is as go
 
 @dataclass(frozen=True)
 class Recalled:
-    """Images and how far the teacher's view of them is from what it remembers."""
+    """Images, and the distance of the teacher's statistics on them from its running ones."""
 
     images: Tensor  # (N, 3, S, S) float32, normalised, on the CPU
     before: float  # the objective of the crawl images, at least 0; 0: the statistics are the same
@@ -46,7 +46,7 @@ class Recalled:
 def recall_images(
     teacher: Teacher, images: Tensor, compute: Compute, *, steps: int = STEPS, rate: float = RATE
 ) -> Recalled:
-    """Move crawl images until every batch norm of the teacher sees what it remembers of the lost data.
+    """Change crawl images until every batch norm of the teacher sees its running statistics of the lost data.
 
     The objective, over the batch norms l of the teacher in evaluation mode, with mean m and variance v of
     the images for each channel of what enters l and (mu, s) what l remembers:

@@ -1,4 +1,4 @@
-"""How much of the counted statistics a student takes: chosen by its agreement with the teacher, without labels."""
+"""Share of the counted statistics that a student takes: chosen by its agreement with the teacher, without labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 @dataclass(frozen=True)
 class Judged:
-    """What each share is worth on images that it was not counted on."""
+    """Value of each share on images that it was not counted on."""
 
     shares: Sequence[float]  # ascending from 0
     same: Tensor  # (shares, N) bool: student and teacher say the same class

@@ -1,1 +1,1 @@
-"""What a selection leaves for people: which image was kept and why, and pictures to see whether that is right."""
+"""Output of a selection for people: decisions and reasons by image, and pictures to check them."""

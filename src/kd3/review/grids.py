@@ -1,4 +1,4 @@
-"""The pictures of a selection: what was kept and what was refused of each class, and all classes at a glance."""
+"""Pictures of a selection: kept and refused images of each class, and all classes at a glance."""
 
 from __future__ import annotations
 

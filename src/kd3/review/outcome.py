@@ -1,4 +1,4 @@
-"""What a selection decided of each image, and why."""
+"""Decision of a selection for each image, and its reason."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Outcome:
 
 
 def outcome(predictions: Predictions, selection: Selection, classes: Sequence[str]) -> Outcome:
-    """Return what a selection by thresholds decided of the images that it was made from.
+    """Return the decisions of a selection by thresholds on its images.
 
     An image above its class's threshold is "confident", whatever else it was kept for.
     """

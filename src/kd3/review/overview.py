@@ -1,4 +1,4 @@
-"""One picture of all classes: how much was predicted and how much of it is kept."""
+"""One picture of all classes: predicted and kept images."""
 
 from __future__ import annotations
 

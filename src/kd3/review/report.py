@@ -1,4 +1,4 @@
-"""What a selection says of itself: `selection.json`, and the same in words."""
+"""Summary of a selection: `selection.json`, and the same in words."""
 
 from __future__ import annotations
 

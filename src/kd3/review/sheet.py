@@ -29,7 +29,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things are on a sheet, in pixels."""
+    """Positions on a sheet, in pixels."""
 
     columns: int
     rows: int

@@ -1,4 +1,4 @@
-"""A row for every image of the pool, and the list of those that are kept."""
+"""One row for every image of the pool, and the list of kept images."""
 
 from __future__ import annotations
 

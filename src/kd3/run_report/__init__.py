@@ -1,1 +1,1 @@
-"""One HTML file that tells what a run did, or how several compare: no script, no network, no file beside it."""
+"""One HTML file about a run, or a comparison of several: no script, no network, no other file."""

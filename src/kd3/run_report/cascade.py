@@ -1,4 +1,4 @@
-"""The section on when the teacher is to be asked: the curve, the thresholds, calibration by the teacher's answers."""
+"""The section on asking the teacher: the curve, the thresholds, calibration by the teacher's answers."""
 
 from __future__ import annotations
 

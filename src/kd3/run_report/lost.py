@@ -1,4 +1,4 @@
-"""The section on what was lost: both networks by class, what only the teacher gets right, calibration."""
+"""The section on lost accuracy: both networks by class, images that only the teacher gets right, calibration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What teacher and student cost: parameters, multiply-adds, time on this machine."""
+"""Costs of teacher and student: parameters, multiply-adds, time on this machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Cost:
 
 
 def costs(teacher: Teacher | None, student: Student, *, latency: bool) -> tuple[Cost | None, Cost]:
-    """Return what both networks cost; times are taken in turns, both on the CPU in float32, as PyTorch runs them."""
+    """Return the costs of both networks; times are taken in turns, on the CPU in float32, as PyTorch runs them."""
     assert student.input_size is not None
     networks: dict[str, nn.Module] = (
         {"student": student} if teacher is None else {"teacher": teacher, "student": student}

@@ -1,4 +1,4 @@
-"""From what is known of runs to the text of a page."""
+"""Text of a page, from the facts about its runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from kd3.runs.adaptation import distances_in_words, in_words
 
 @dataclass(frozen=True)
 class RunFindings:
-    """A run's records, and what was found by running its networks, where that could be."""
+    """A run's records, and the results of running its networks, if possible."""
 
     records: RunRecords
     teacher: Cost | None = None

@@ -1,4 +1,4 @@
-"""What teacher and student make of some of a run's pool: pictures to look at, a map, and how far the pool is."""
+"""Predictions of teacher and student on some of a run's pool: pictures, a map, and the distance of the pool."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class PoolLook:
 
 @dataclass(frozen=True)
 class _Said:
-    """What both say of images: probabilities (n, K)."""
+    """Predictions of both networks: probabilities (n, K)."""
 
     teacher: np.ndarray
     student: np.ndarray
@@ -115,7 +115,7 @@ def _selection_grids(
 def _disagreements(
     run: RunRecords, positions: np.ndarray, teacher: Teacher, student: Student, pool: ImagePool, compute: Compute
 ) -> Grid:
-    """Return where the teacher is surest of what the student does not say."""
+    """Return the images on which the student differs and the teacher is surest."""
     said = _said(positions, teacher, student, pool, compute)
     theirs, own = said.teacher.argmax(1), said.student.argmax(1)
     rows = np.arange(len(positions))

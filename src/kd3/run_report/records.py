@@ -1,4 +1,4 @@
-"""What a run wrote down of itself, read once."""
+"""Records of a run, read once."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ class RunRecords:
 
     @cached_property
     def selections(self) -> list[dict[str, Any]]:
-        """What each round kept."""
+        """Kept images of each round."""
         return self._of("selection")
 
     @property
     def warnings(self) -> list[str]:
-        """What the training warned of."""
+        """Warnings of the training."""
         return [str(event["words"]) for event in self._of("warning")]
 
     @property

@@ -1,4 +1,4 @@
-"""The parts of a report that follow from a run's records alone."""
+"""Sections of a report that follow from a run's records only."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def how_to_repeat(run: RunRecords) -> str:
 
 
 def origin(run: RunRecords) -> list[tuple[str, str]]:
-    """Return what the run was made of and on."""
+    """Return the inputs and the machine of the run."""
     made, machine = run.origin, run.origin.get("machine") or {}
     packages = ", ".join(f"{name} {version}" for name, version in (made.get("packages") or {}).items() if version)
     return [

@@ -17,7 +17,7 @@ JPEG_QUALITY = 85
 
 @dataclass(frozen=True)
 class Tile:
-    """An image and what is said of it."""
+    """An image and its caption."""
 
     name: str  # for who cannot see it: which image it is
     caption: str  # lines, parted by " | "

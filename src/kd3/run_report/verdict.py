@@ -1,4 +1,4 @@
-"""The first thing that a report says: is this student any good, and what should be looked at."""
+"""First statement of a report: the quality of the student, and the points to check."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ RARE = 0.1  # of an even share of what is kept
 
 @dataclass(frozen=True)
 class Verdict:
-    """One sentence, and what should be known beside it."""
+    """One sentence, and notes to it."""
 
     sentence: str
     notes: list[str]
 
 
 def verdict(run: RunRecords) -> Verdict:
-    """Return what the records of a run come to."""
+    """Return the verdict on the records of a run."""
     summary = run.summary
     agreement = float(summary["agreement"])
     chance = 100 / len(run.classes)

@@ -1,1 +1,1 @@
-"""A run's folder: where everything a run leaves behind has its place. Free of torch."""
+"""A run's folder: the place of everything that a run writes. Free of torch."""

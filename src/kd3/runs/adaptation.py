@@ -1,4 +1,4 @@
-"""What an adaptation did to a student, in words, from its record."""
+"""Effect of an adaptation on a student, in words, from its record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a student is to ask its teacher, in words, from the record in its description. Free of torch."""
+"""Conditions for asking the teacher, in words, from the record in a student's description. Free of torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layout of a run folder, and who may write into it."""
+"""Layout of a run folder, and the right to write into it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class RunFolder:
 
     @property
     def selections(self) -> Path:
-        """Which pool images each round kept: `ROUND.npy`, positions in the pool."""
+        """Kept pool images of each round: `ROUND.npy`, positions in the pool."""
         return self.path / "selections"
 
     @property
@@ -72,12 +72,12 @@ class RunFolder:
 
     @property
     def adaptation(self) -> Path:
-        """What the adaptation did, for people; the weights bear the same record."""
+        """Record of the adaptation, for people; the weights hold the same record."""
         return self.path / "adaptation.json"
 
     @property
     def cascade(self) -> Path:
-        """When the teacher is to be asked: the record in the student's description, and the curve."""
+        """Cascade: the record in the student's description, and the curve."""
         return self.path / "cascade.json"
 
     @property
@@ -92,7 +92,7 @@ class RunFolder:
 
     @property
     def resume_command(self) -> str:
-        """What a shell is told to go on with the run."""
+        """Shell command that continues the run."""
         return shlex.join(["kd3", "distill", "--resume", "--out", str(self.path)])
 
     def check_origin(self, **identities: str) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class RunFolder:
         return before
 
     def state(self) -> State:
-        """Say what is there.
+        """Return the state of the folder.
 
         Raises:
             KD3Error: the folder holds something that is not a run.
@@ -154,7 +154,7 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
     def begin(self, config: str, origin: dict[str, Any]) -> None:
-        """Write what identifies a new run."""
+        """Write the identity of a new run."""
         self.selections.mkdir(exist_ok=True)
         write_json(self.origin, origin)
         write_text(self.config, config)

@@ -1,4 +1,4 @@
-"""The history of a run: one JSON object a line."""
+"""The history of a run: one JSON object per line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run was made of: versions, hardware, hashes."""
+"""Origin of a run: versions, hardware, hashes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a run's teacher, student code, pool and labelled images are, from wherever one asks.
+"""Current places of a run's teacher, student code, pool and labelled images, from any working directory.
 
 A run keeps each path as it was given (config.yaml, summary.json) and relative to its own folder (origin.json): so they
 are found from another working directory, and where the run was moved together with what it was made from.

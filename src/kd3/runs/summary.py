@@ -1,4 +1,4 @@
-"""The end of a run in words: what was selected, how far the student agrees, what to do next."""
+"""The end of a run in words: selected images, agreement of the student, next steps."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Which images of the pool to learn from: tensors in, a Selection out."""
+"""Choice of training images in the pool: tensors in, a Selection out."""

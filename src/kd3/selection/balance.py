@@ -1,4 +1,4 @@
-"""Draw rare classes more often than they are found."""
+"""Draw rare classes more often than their natural frequency."""
 
 from __future__ import annotations
 

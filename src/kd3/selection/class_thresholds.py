@@ -1,4 +1,4 @@
-"""How sure the networks must be of an image, class by class."""
+"""Confidence required of an image, class by class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the networks make of each image: a class, and how sure they are."""
+"""Predictions of the networks for each image: a class and a confidence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keep the images that the networks are sure of, and never starve a class in silence."""
+"""Keep the images of which the networks are sure, and never starve a class in silence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHUNK = 1 << 16  # images compared at once: what is needed for a moment does not
 
 @dataclass(frozen=True)
 class Selection:
-    """Which images to learn from next, and why."""
+    """Next training images, and the reasons."""
 
     index: Tensor  # (M,) int64, ascending: the images kept, as positions in what was scored
     thresholds: Tensor | None = None  # (K,) confidence to exceed
@@ -30,7 +30,7 @@ class Selection:
     weights: Tensor | None = None  # (M,) how often each kept image is drawn, relative; None: all alike
 
     def warnings(self, class_names: Sequence[str]) -> list[str]:
-        """Return what the fallback had to mend, in words; empty where it did nothing."""
+        """Return the actions of the fallback in words; empty if there were none."""
         words = []
         if self.rescued_classes:
             named = [class_names[label] for label in self.rescued_classes]

@@ -1,4 +1,4 @@
-"""Keep the images that the teacher alone is surest of."""
+"""Keep the images of which the teacher is surest."""
 
 from __future__ import annotations
 

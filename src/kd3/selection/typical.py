@@ -1,4 +1,4 @@
-"""Keep the images that look most like the lost data; leave out those that teach least."""
+"""Keep the images most like the lost data; drop those that teach least."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Students in forms that run without kd3: written, run, compared, measured."""
+"""Students in formats that run without kd3: written, run, compared, measured."""

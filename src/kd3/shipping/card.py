@@ -1,4 +1,4 @@
-"""The model card: what was exported, of what, how good it is where that was measured, how to load it."""
+"""The model card: exported files, their origin, measured quality, and loading instructions."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ class Card:
 
 
 def _accuracy(value: float, images: int | None) -> str:
-    """Return an accuracy with what its number of images leaves open, where that is known."""
+    """Return an accuracy with the interval of its number of images, if that is known."""
     if not images:
         return f"{value:.1f} %"
     found = share(round(value * images / 100), images)

@@ -1,4 +1,4 @@
-"""The images that an export is compared, calibrated and measured on: web images, since there are no others."""
+"""Images for comparing, calibrating and measuring an export: web images, since there are no others."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ def _check(pool: ImagePool, preparation: Preparation, where: str) -> None:
         raise KD3Error(f"the student takes images of {size} pixels, but those of {where} have {pool.image_size}")
     if pool.preparation.fit != preparation.fit:
         console.warn(
-            f"the pool {where} was made by --fit {pool.preparation.fit}, but the student is given pictures by "
-            f"{preparation.fit}: the export is compared on others than it will see"
+            f"the pool {where} was made by --fit {pool.preparation.fit}, but the student gets pictures by "
+            f"{preparation.fit}: the images of the comparison differ from those that it will see"
         )
 
 

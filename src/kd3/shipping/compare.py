@@ -1,4 +1,4 @@
-"""Run two forms of a student on the same images: how far apart they are, and how fast each is."""
+"""Run two formats of a student on the same images: their difference, and the speed of each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Runner = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Parity:
-    """How far a form's logits are from the student's own."""
+    """Difference between a file's logits and the student's own."""
 
     images: int
     largest_difference: float

@@ -15,7 +15,7 @@ from kd3.shipping.compare import TOLERANCE, Runner, agreement, in_batches, milli
 
 @dataclass(frozen=True)
 class Written:
-    """A file of the export, and what was measured of it."""
+    """A file of the export, and its measurements."""
 
     file: str
     reader: str  # what runs it
@@ -27,7 +27,7 @@ class Written:
 
 
 class Comparison:
-    """Gathers what is measured of each file.
+    """Gathers the measurements of each file.
 
     Args:
         expected: the student's logits, (N, K).

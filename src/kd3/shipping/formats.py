@@ -1,4 +1,4 @@
-"""The forms a student is written in: how each is written, and how it is run again to be compared."""
+"""Export formats of a student: writing each, and running it again for the comparison."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Runner = Callable[[Tensor], Tensor]  # what the module takes (B, 3, S, S) -> log
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported."""
+    """Input of an export."""
 
     module: Deployable
     student_folder: Path

@@ -1,4 +1,4 @@
-"""Which version of ONNX's operators a file asks for: an old one runs in more places."""
+"""Version of ONNX's operators for a file: an old one runs in more places."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An ONNX student in 8 bits, calibrated on web images: four ways, of which the one that agrees best is kept."""
+"""An ONNX student in 8 bits, calibrated on web images: the best of four variants by agreement."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ VARIANTS = tuple(Variant(per_channel, ends) for per_channel in (True, False) for
 
 @dataclass(frozen=True)
 class Tried:
-    """A variant, and on how many images it says what the float student says, in percent."""
+    """A variant, and its agreement with the float student, in percent."""
 
     variant: Variant
     to_choose: float  # on the half that chose

@@ -1,4 +1,4 @@
-"""A full disk, whoever notices it and however they say so."""
+"""Convert out-of-space errors to KD3Error, whichever library raises them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOTHING_LEFT = 1 << 20  # bytes: what a filesystem with less free is said to be
 
 @contextmanager
 def full_disk_told(path: Path, *, kept: str) -> Iterator[None]:
-    """Turn what goes wrong for want of room under `path` into one sentence, which ends with what is `kept`.
+    """Convert out-of-space errors under `path` to one sentence, which ends with `kept`.
 
     Libraries that write say it in errors of their own (torch: "unexpected pos"), so the filesystem is asked, too.
 

@@ -1,4 +1,4 @@
-"""What a file is that is not what its name or place says, told by its first bytes, so that people know what to do."""
+"""Recognise unexpected files by their first bytes, so that messages can name a remedy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def archive_by_contents(first: bytes) -> str | None:
 
 
 def stand_in(first: bytes) -> str | None:
-    """Return what stands in a file's place, in words; None where it may be the file itself."""
+    """Return a description of a stand-in for a file; None if it may be the file itself."""
     if first.startswith(LFS):
         return "a Git LFS pointer, which stands for the file: git lfs pull fetches it"
     return None

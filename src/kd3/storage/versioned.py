@@ -1,4 +1,4 @@
-"""JSON files that say what they are and of which version."""
+"""JSON files that record their kind and version."""
 
 from __future__ import annotations
 

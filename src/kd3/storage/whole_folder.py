@@ -76,7 +76,7 @@ def _take_place(temporary: Path, path: Path) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what a killed process left."""
+    """Remove remnants of a killed process."""
     for entry in folder.iterdir():
         if entry.is_dir():
             shutil.rmtree(entry)

@@ -1,1 +1,1 @@
-"""Where else a run's history goes while it is written: TensorBoard, Weights & Biases, MLflow."""
+"""Additional outputs for a run's history while it is written: TensorBoard, Weights & Biases, MLflow."""

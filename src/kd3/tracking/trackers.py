@@ -1,4 +1,4 @@
-"""Trackers of a run: each takes the events as they happen; one that fails is given up, the run goes on."""
+"""Trackers of a run: each receives the events as they happen; a failing one is dropped, and the run continues."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Tracker(Protocol):
     """Somewhere that numbers go to."""
 
     def log(self, numbers: Mapping[str, float], images: int) -> None:
-        """Take numbers at so many training images."""
+        """Take numbers at a number of training images."""
 
     def close(self) -> None:
-        """Write what waits."""
+        """Write pending numbers."""
 
 
 class TensorBoard:
@@ -41,12 +41,12 @@ class TensorBoard:
             self._writer.add_text("settings", text, 0)
 
     def log(self, numbers: Mapping[str, float], images: int) -> None:
-        """Take numbers at so many training images."""
+        """Take numbers at a number of training images."""
         for name, value in numbers.items():
             self._writer.add_scalar(name, value, images)
 
     def close(self) -> None:
-        """Write what waits."""
+        """Write pending numbers."""
         self._writer.close()
 
 
@@ -71,11 +71,11 @@ class WandB:
         self._run.define_metric("*", step_metric="images")
 
     def log(self, numbers: Mapping[str, float], images: int) -> None:
-        """Take numbers at so many training images."""
+        """Take numbers at a number of training images."""
         self._run.log({**numbers, "images": images})
 
     def close(self) -> None:
-        """Write what waits."""
+        """Write pending numbers."""
         self._run.finish()
 
 
@@ -95,11 +95,11 @@ class MLflow:
             mlflow.log_params({name: str(value)[:500] for name, value in flat(config).items()})
 
     def log(self, numbers: Mapping[str, float], images: int) -> None:
-        """Take numbers at so many training images."""
+        """Take numbers at a number of training images."""
         self._mlflow.log_metrics({name.replace("%", ""): value for name, value in numbers.items()}, step=images)
 
     def close(self) -> None:
-        """Write what waits."""
+        """Write pending numbers."""
         self._mlflow.end_run()
 
 
@@ -144,7 +144,7 @@ class Trackers:
                 self._give_up(name, problem)
 
     def close(self) -> None:
-        """Let all trackers write what waits."""
+        """Let all trackers write pending numbers."""
         for name, tracker in list(self._trackers.items()):
             try:
                 tracker.close()
@@ -157,7 +157,7 @@ class Trackers:
             with suppress(Exception):
                 tracker.close()
         first = str(problem).splitlines()[0] if str(problem) else ""
-        console.warn(f"{name} is no longer told of this run, which goes on: {type(problem).__name__}: {first}")
+        console.warn(f"{name} is no longer told of this run, which continues: {type(problem).__name__}: {first}")
 
 
 def check_installed(names: Sequence[str]) -> None:

@@ -1,1 +1,1 @@
-"""The training loop and what it stands on: device, schedule, augmentation, scoring, checkpoints."""
+"""The training loop and its foundations: device, schedule, augmentation, scoring, checkpoints."""

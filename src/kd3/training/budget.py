@@ -1,4 +1,4 @@
-"""How long a run is, where a step stands in it, and how long a round is: in steps, or in passes over a selection."""
+"""Length of a run, position of a step in it, and length of a round: in steps, or in passes over a selection."""
 
 from __future__ import annotations
 

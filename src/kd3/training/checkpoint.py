@@ -1,4 +1,4 @@
-"""What a run must remember to go on as if nothing had happened."""
+"""State that lets a run continue as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VERSION = 4
 
 @dataclass
 class Progress:
-    """Where a run stands. Random numbers are drawn by place, so none need be kept."""
+    """Progress of a run. Random numbers are drawn by place, so no generator state is stored."""
 
     step: int = 0
     round: int = 0
@@ -54,7 +54,7 @@ def on_host(tree: Any) -> Any:
 
 
 def checkpoint_of(progress: Progress, *, method: dict[str, Any], learner: dict[str, Any]) -> dict[str, Any]:
-    """Return what a checkpoint holds, in memory of its own: the training may go on. The teacher is not in it."""
+    """Return a checkpoint's contents in memory of its own: the training may continue. The teacher is not in it."""
     values = {"progress": vars(progress), "method": dict(method), **learner}
     return {"version": VERSION, **on_host(values)}
 

@@ -1,4 +1,4 @@
-"""What a terminal shows of a run: how far it is, its losses, its agreement, and what is kept of each class."""
+"""Terminal display of a run: progress, losses, agreement, and kept images by class."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _is_live() -> bool:
 
 
 class _Lines:
-    """A log file: the progress lines alone."""
+    """A log file: only the progress lines."""
 
     def __init__(self, bar: console.Progress) -> None:
         self._bar = bar

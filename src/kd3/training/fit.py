@@ -1,4 +1,4 @@
-"""The training loop: select, learn, look how far the student agrees with the teacher, repeat."""
+"""The training loop: select, train, evaluate the student's agreement with the teacher, repeat."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Evaluate = Callable[[Method], dict[str, float]]
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a finished training has to tell."""
+    """Result of a finished training."""
 
     steps: int
     images: int
@@ -159,7 +159,7 @@ class Fit:
         )
 
     def _select(self) -> None:
-        """Ask the method what to learn from next, and open a round of it."""
+        """Ask the method for the next training images, and open a round of them."""
         with self._timed():
             self.learner.agree_on_buffers()
             progress, batch = self.budget.progress(self.at), self.settings.batch
@@ -240,7 +240,7 @@ class Fit:
                 self._heed(stop, save=self._is_save_due())
 
     def _note(self, index: np.ndarray, predictions: Predictions) -> None:
-        """Keep what a step has predicted of its images, of all ranks."""
+        """Keep a step's predictions for its images, of all ranks."""
         confidence = self.ranks.gather(predictions.confidence)
         label = self.ranks.gather(predictions.label)
         self.latest.note(torch.from_numpy(index), predictions._replace(confidence=confidence, label=label))

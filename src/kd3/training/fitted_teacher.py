@@ -1,4 +1,4 @@
-"""A teacher fitted to a crawl: its batch norms normalise by a blend of the lost data's statistics and the crawl's.
+"""A teacher fitted to a crawl: its batch norms use a blend of the lost data's statistics and the crawl's.
 
 On shifted images the statistics of the lost data are wrong, and so are the features and logits that the student learns
 from. Sources: AdaBN (arXiv 1603.04779); Schneider et al. (arXiv 2006.16971), with the blend.
@@ -180,7 +180,7 @@ def _made(
 
 
 def _spread(positions: np.ndarray, count: int) -> np.ndarray:
-    """Return so many positions in random order, always the same ones."""
+    """Return `count` positions in random order, always the same ones."""
     order = torch.randperm(len(positions), generator=generator_for(torch.device("cpu"), 0, "counted images"))
     chosen: np.ndarray = positions[order[:count].numpy()]
     return chosen

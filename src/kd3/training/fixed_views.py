@@ -162,7 +162,7 @@ def bytes_of_features(settings: TrainSettings, teacher: Teacher, images: ImagePo
 
 
 def _make(path: Path, size: int) -> None:
-    """Make a file of zeros, its room reserved; one of another size is made anew."""
+    """Make a file of zeros with its space reserved; one of another size is replaced."""
     if path.is_file() and path.stat().st_size == size:
         return
     path.unlink(missing_ok=True)
@@ -177,7 +177,7 @@ def _make(path: Path, size: int) -> None:
 
 
 def check_fixed_views(settings: TrainSettings, images: ImagePool) -> None:
-    """Refuse fixed views where there is no place for what is kept of them.
+    """Refuse fixed views if there is no place for their features.
 
     Raises:
         KD3Error: the pool is in memory.

@@ -1,4 +1,4 @@
-"""How much memory a training takes, told from a small batch before it begins."""
+"""Memory of a training, estimated from a small batch before it begins."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Footprint:
 
 
 def footprint(method: Method, compute: Compute, batch_size: int) -> Footprint:
-    """Return about what training takes, for batches of so many images in this process.
+    """Return about the memory that training takes, for batches of this size in this process.
 
     The method takes two small batches forward, which leaves its weights as they were. What a step keeps grows with the
     batch, so the two tell it of any size.

@@ -1,20 +1,20 @@
-"""What goes wrong in a training that does not stop, in words; each said once a run."""
+"""Problems of a training that do not stop it, in words; each reported once per run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-SETTLED = 0.1  # part of the budget before which a student need not agree with its teacher
-FALLEN = 5.0  # points of agreement below the best, at two looks in a row
+SETTLED = 0.1  # part of the budget before which no agreement with the teacher is expected
+FALLEN = 5.0  # points of agreement below the best, at two evaluations in a row
 HARDLY_ANY = 0.01  # of the pool
-ONE_CLASS = 0.95  # of what the student says, where the teacher says it of less than
+ONE_CLASS = 0.95  # share of the student's predictions, if the teacher's share is below TEACHERS_SHARE
 TEACHERS_SHARE = 0.8
 SHOWN = 8
 
 
 class Health:
-    """Follows the events of a run; `notes` returns what is newly wrong.
+    """Follows the events of a run; `notes` returns new problems.
 
     Args:
         classes: their names.
@@ -25,10 +25,10 @@ class Health:
         self._classes = ["".join(sign if sign.isprintable() else "?" for sign in name) for name in classes]
         self._budget = budget
         self._best = 0.0
-        self._low = 0  # looks in a row
+        self._low = 0  # evaluations in a row
 
     def notes(self, event: str, values: Mapping[str, Any]) -> list[str]:
-        """Return what an event shows to be wrong."""
+        """Return the problems that an event shows."""
         if event == "selection":
             return self._of_selection(values)
         if event == "evaluation":
@@ -39,8 +39,8 @@ class Health:
         notes = []
         if values["kept"] < HARDLY_ANY * values["of"]:
             notes.append(
-                f"the selection keeps {values['kept']:,} of {values['of']:,} images: the pool has hardly anything that "
-                f"the networks are sure of; kd3 shift says how far it is from the lost data"
+                f"the selection keeps {values['kept']:,} of {values['of']:,} images: the networks are sure of hardly "
+                f"any image of the pool; kd3 shift measures its distance from the lost data"
             )
         kept, rescued = values.get("kept_per_class"), set(values.get("rescued_classes") or ())
         if kept:
@@ -55,21 +55,21 @@ class Health:
         notes = []
         if values["images"] >= SETTLED * self._budget and agreement <= chance:
             notes.append(
-                f"the student agrees with the teacher on {agreement:.1f} % of the held-out images, no more than chance "
-                f"({chance:.3g} %): it learns nothing; try a lower --lr and --matrix-lr, or kd3 inspect --pool for the "
+                f"the student agrees with the teacher on {agreement:.1f}% of the held-out images, no more than chance "
+                f"({chance:.3g}%): it learns nothing; try a lower --lr and --matrix-lr, or kd3 inspect --pool for the "
                 f"teacher's mean and std"
             )
         self._low = self._low + 1 if agreement < self._best - FALLEN else 0
         if self._low == 2:
             notes.append(
-                f"agreement has fallen from {self._best:.1f} % to {agreement:.1f} %; the best student so far is kept; "
+                f"agreement has fallen from {self._best:.1f}% to {agreement:.1f}%; the best student so far is kept; "
                 f"a lower --lr may help"
             )
         self._best = max(self._best, agreement)
         own, theirs = values.get("commonest"), values.get("teachers_share_of_it")
         if own is not None and theirs is not None and own >= ONE_CLASS and theirs < TEACHERS_SHARE:
             notes.append(
-                f"the student says one class of {100 * own:.0f} % of the held-out images, where the teacher says it of "
-                f"{100 * theirs:.0f} %"
+                f"the student predicts one class for {100 * own:.0f}% of the held-out images (teacher: "
+                f"{100 * theirs:.0f}%)"
             )
         return notes

@@ -1,4 +1,4 @@
-"""The history of a training as it is written, with warnings of what goes wrong."""
+"""The history of a training as it is written, with warnings of problems."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class History:
         return self._metrics.size
 
     def tell(self, event: str, **values: Any) -> None:
-        """Write an event, and warn of what it shows to be wrong."""
+        """Write an event, and warn of the problems that it shows."""
         self._metrics.write(event, **values)
         for words in self._health.notes(event, values):
             self.warn(words, **values)

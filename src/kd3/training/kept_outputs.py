@@ -1,4 +1,4 @@
-"""What every file of teacher outputs beside a pool has in common: its name, its room, and whether it is believed."""
+"""Common part of all files of teacher outputs beside a pool: naming, preallocation, validation."""
 
 from __future__ import annotations
 
@@ -36,5 +36,5 @@ def reserve(handle: IO[bytes], size: int) -> None:
 
 
 def says_the_same(kept: np.ndarray, now: np.ndarray) -> bool:
-    """Say whether kept outputs are what the teacher says now, up to rounding."""
+    """Return whether stored outputs equal the teacher's present ones, up to rounding."""
     return bool(np.abs(kept - now).max() <= TOLERANCE * np.abs(now).max())

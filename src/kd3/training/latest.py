@@ -1,4 +1,4 @@
-"""What was last predicted of each training image, and in which round: a few bytes an image."""
+"""Last prediction and round of each training image: a few bytes per image."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LatestPredictions:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is an image of which nothing was predicted yet."""
+        """True if some image has no prediction yet."""
         return bool((self.seen == NEVER).any())
 
     def note(self, index: Tensor, predictions: Predictions) -> None:
@@ -50,14 +50,14 @@ class LatestPredictions:
         return unseen[torch.sort(seen[unseen], stable=True).indices[:wanted]].sort().values
 
     def predictions(self) -> Predictions:
-        """Return what was last predicted of each image, on the CPU."""
+        """Return the last prediction for each image, on the CPU."""
         return Predictions(self.confidence.cpu(), self.label.cpu(), self.num_classes)
 
     def state(self) -> dict[str, Tensor]:
-        """Return what a checkpoint must keep, as it lies here."""
+        """Return the state for a checkpoint, without a copy."""
         return {"confidence": self.confidence, "label": self.label, "seen": self.seen}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Take over what a checkpoint kept."""
+        """Take over the state of a checkpoint."""
         for name, values in state.items():
             getattr(self, name).copy_(values)

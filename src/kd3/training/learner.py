@@ -1,4 +1,4 @@
-"""One training step: a batch of raw images in, the method's optimiser moved."""
+"""One training step: a batch of raw images in, the method's optimizer moved."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Learner:
 
     Args:
         method: what is trained; it and its teacher are placed on the device.
-        settings: optimiser, schedule, augmentation.
+        settings: optimizer, schedule, augmentation.
         seed: of everything random; a step draws by its number, not by what was before.
         total_steps: the budget, over which the learning rate moves.
         fixed: the views to draw from, and the teacher's features of them; None: a new view each time.
@@ -105,7 +105,7 @@ class Learner:
         labels: Tensor | None,
         generator: torch.Generator | None = None,
     ) -> StepResult:
-        """Forward, backward, and the optimiser's step: the same operations each time, none of which is waited for."""
+        """Forward, backward, and the optimizer's step: the same operations each time, none of which is waited for."""
         generator = generator or self._generator
         assert generator is not None
         self.optimizer.zero_grad(set_to_none=True)
@@ -126,14 +126,14 @@ class Learner:
         return self._generator.manual_seed(seed_for(self.seed, "step", number))
 
     def state(self) -> dict[str, Any]:
-        """Return what the optimiser must remember, and with float16 the scale of the loss."""
+        """Return the state of the optimizer, and with float16 the scale of the loss."""
         return {"optimizer": self.optimizer.state_dict(), "scale": self.fabric.strategy.precision.state_dict()}
 
     def load(self, state: dict[str, Any]) -> None:
         """Take over a state.
 
         Raises:
-            KeyError, ValueError: it is another optimiser's.
+            KeyError, ValueError: it is another optimizer's.
         """
         self.optimizer.load_state_dict(state["optimizer"])
         hold_rates(self.optimizer, None if self._graph is None else self.compute.device)
@@ -149,7 +149,7 @@ class Learner:
     def _views(
         self, number: int, images: Tensor, positions: Tensor | None, generator: torch.Generator
     ) -> tuple[Tensor, ModelOutput | None]:
-        """Return normalised views, and what the teacher says of them where that is kept."""
+        """Return normalised views, and the teacher's outputs on them if these are stored."""
         normalise = self.method.student.normalise
         if self.fixed is None:
             how, flip = self.settings.augmentation, self.settings.flip

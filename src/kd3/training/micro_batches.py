@@ -1,4 +1,4 @@
-"""A batch in parts, one after the other, for networks of which a whole batch does not fit on the device."""
+"""A batch in parts, one after the other, for networks whose whole batch does not fit on the device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Muon: momentum whose steps are orthogonal matrices, so that no direction of a weight learns faster than another."""
+"""Muon: momentum with orthogonal steps, so no direction of a weight learns faster than another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is left of a run whose loss was not finite: enough to look at the images and to make it happen again."""
+"""Record of a run whose loss was not finite: enough to examine the images and to repeat the failure."""
 
 from __future__ import annotations
 

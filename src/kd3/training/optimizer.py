@@ -1,4 +1,4 @@
-"""The optimiser that the settings ask for."""
+"""The optimizer of the settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ADAM_LR = 1e-3  # of DFND's public code, for its noise matrix; it stays through 
 
 
 class Beside(torch.optim.Optimizer):
-    """Two optimisers that step together and are kept in checkpoints as one, each with parameters of its own."""
+    """Two optimizers that step together and are kept in checkpoints as one, each with parameters of its own."""
 
     def __init__(self, first: torch.optim.Optimizer, second: torch.optim.Optimizer) -> None:
         self.parts = (first, second)
@@ -34,14 +34,14 @@ class Beside(torch.optim.Optimizer):
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what both must remember."""
+        """Return the state of both."""
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what both remembered.
+        """Take over the state of both.
 
         Raises:
-            KeyError, ValueError: it is another optimiser's, or of other parameters.
+            KeyError, ValueError: it is another optimizer's, or of other parameters.
         """
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
@@ -55,7 +55,7 @@ def build_optimizer(
     hidden: Iterable[Tensor] | None = None,
     by_adam: Iterable[Tensor] = (),
 ) -> torch.optim.Optimizer:
-    """Return the optimiser of these parameters; its groups carry their share of the schedule as `relative_lr`.
+    """Return the optimizer of these parameters; its groups carry their share of the schedule as `relative_lr`.
 
     `hidden` are those that muon may move as matrices (None: any that is one); `by_adam` those that Adam moves, at a
     constant rate: a group without `relative_lr`.

@@ -1,4 +1,4 @@
-"""Batches of a pool on the device: held there where it fits, else read ahead by threads."""
+"""Batches of a pool on the device: held there if it fits, else read ahead by threads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHARE = 0.2  # of a new measurement in a mean of times
 
 
 class Device(Protocol):
-    """What batches are sent to."""
+    """Destination of batches."""
 
     def send(self, images: np.ndarray) -> Tensor:
         """Begin to copy a batch to the device; called by the threads that read."""
@@ -118,7 +118,7 @@ class PoolBatches:
 
 
 class Depth:
-    """How many batches to have under way, by measured rates.
+    """Number of batches in flight, by measured rates.
 
     A batch that takes r seconds to read and send, by one of n threads, is asked for every s seconds: r / s of them must
     be under way at once, and as many again so that one slow read is not felt.

@@ -1,4 +1,4 @@
-"""Both networks' opinions of the training part of the pool, for one selection."""
+"""Predictions of both networks on the training part of the pool, for one selection."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kd3.training.transfer import sent
 
 
 class KeptLogits(Protocol):
-    """The teacher's logits: an array of those of the whole pool, or what gives them for the positions asked for."""
+    """The teacher's logits: an array for the whole pool, or a function that gives them for positions."""
 
     def __getitem__(self, positions: np.ndarray, /) -> np.ndarray:
         """Shapes: (n,) positions in the pool -> (n, K)."""
@@ -74,7 +74,7 @@ class PoolScan:
         return self._outliers()
 
     def predictions(self, teacher_weight: float) -> Predictions:
-        """Return what the blend of both networks' logits says of each image now."""
+        """Return the predictions of the blend of both networks' logits for each image now."""
         index = torch.arange(self.count)
         self._look_at(index, teacher_weight)
         return self.latest.predictions()

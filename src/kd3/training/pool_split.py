@@ -1,4 +1,4 @@
-"""Which pool images are trained on, and which are held out for the agreement with the teacher."""
+"""Split of a pool into training images and images held out for the agreement with the teacher."""
 
 from __future__ import annotations
 

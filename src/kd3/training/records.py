@@ -1,4 +1,4 @@
-"""What a training leaves in its run folder while it goes on. Of several ranks the first alone writes."""
+"""Files that a training writes into its run folder. Of several ranks only the first writes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Records:
 
     @property
     def writes(self) -> bool:
-        """Whether this rank is the one that writes."""
+        """True if this rank writes."""
         return self._history is not None
 
     def train(self, means: Mapping[str, float], *, lr: float, rate: float) -> None:
@@ -64,7 +64,7 @@ class Records:
         self._tell("train", **means, lr=lr, images_per_second=round(rate, 1))
 
     def evaluation(self, **values: float) -> None:
-        """Tell what was seen on held-out images."""
+        """Record the results on held-out images."""
         self._tell("evaluation", agreement=self.at.agreement, **values)
 
     def selection(self, selection: Selection, positions: np.ndarray, *, of: int) -> None:

@@ -1,4 +1,4 @@
-"""The budget in steps, and how the learning rate moves over it."""
+"""The budget in steps, and the course of the learning rate."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ WARM_UP = 3  # steps that are taken as ever before one is recorded: buffers are 
 
 
 class Recorder(Protocol):
-    """Writes down what an accelerator is told to do, to repeat it on the same memory."""
+    """Records the operations of an accelerator, to repeat them on the same memory."""
 
     def aside(self) -> Any:
         """Return a context for the steps before the recording."""
@@ -81,7 +81,7 @@ class StepGraph:
 
     @property
     def is_recorded(self) -> bool:
-        """Whether a call of the usual shape is a replay."""
+        """True if a call of the usual shape is a replay."""
         return self._result is not None
 
     def __call__(self, *arguments: Any) -> Any:

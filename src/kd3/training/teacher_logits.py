@@ -1,4 +1,4 @@
-"""The teacher's logits of a pool, computed once and kept beside it."""
+"""The teacher's logits of a pool, computed once and stored beside it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Make a method ready to be trained by several processes at once."""
+"""Prepare a method for training by several processes at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors to an accelerator and back, for which the host does not wait."""
+"""Copies of tensors to an accelerator and back, without a wait of the host."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Coming:
 
     @property
     def is_here(self) -> bool:
-        """Whether nothing need be waited for."""
+        """True if there is nothing to wait for."""
         return self._event is None or self._event.query()  # type: ignore[no-untyped-call]
 
     def get(self) -> Tensor:

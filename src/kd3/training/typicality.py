@@ -1,4 +1,4 @@
-"""How far each image is from the lost data, as the teacher's batch norms remember them."""
+"""Distance of each image from the lost data, as the teacher's batch norms remember them."""
 
 from __future__ import annotations
 

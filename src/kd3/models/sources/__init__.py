@@ -1,4 +1,4 @@
-"""Where networks come from by name: `prefix:NAME`. A library of models is one file and one entry here."""
+"""Sources of networks by name: `prefix:NAME`. A library of models is one file and one entry here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kd3.models.sources.facts import Facts
 
 
 class Source(Protocol):
-    """What a module of this package offers."""
+    """Interface of a module of this package."""
 
     def build(
         self, name: str, num_classes: int, arch_args: Mapping[str, Any], *, input_size: int | None, folder: Path
@@ -33,7 +33,7 @@ class Source(Protocol):
         """
 
     def facts(self, name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
-        """Return what the source knows of its own trained network.
+        """Return the source's facts about its own trained network.
 
         Raises:
             KD3Error: the library is missing, or has no such network.

@@ -1,4 +1,4 @@
-"""What a library knows of its own trained network. Free of torch."""
+"""Facts that a library has about its own trained network. Free of torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model of transformers does to its images first, read from its `preprocessor_config.json`.
+"""Image preparation of a transformers model, read from its `preprocessor_config.json`.
 
 The library's own image processors need torchvision or come for one framework; the file says what they do.
 """
@@ -73,7 +73,7 @@ def _three(values: Any) -> list[float] | None:
 
 
 def _size(kind: str, values: Mapping[str, Any]) -> tuple[int | None, str]:
-    """Return the side of what comes out, and in words how it comes about."""
+    """Return the side of the output, and in words how it is made."""
     size, crop = values.get("size"), values.get("crop_size")
     crops = bool(values.get("do_center_crop", crop is not None)) and crop is not None
     resizes = values.get("do_resize", True)

@@ -1,4 +1,4 @@
-"""What the libraries of models have in common: they may be missing or broken, and they go to the network."""
+"""Common part of the model libraries: they may be missing or broken, and they access the network."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _broken(name: str, problem: Exception, needs: str) -> KD3Error:
 
 
 def first_line(problem: BaseException, *, at_most: int = 300) -> str:
-    """Return the first line of what an exception says; those of libraries may be pages long."""
+    """Return the first line of an exception's message; those of libraries may be pages long."""
     said = str(problem).strip()
     return said.splitlines()[0][:at_most] if said else ""
 
@@ -113,7 +113,7 @@ def refuse_class_count(arch: str, arch_args: Mapping[str, Any], argument: str) -
 
 @contextmanager
 def fetching(arch: str) -> Iterator[None]:
-    """Turn what goes wrong while weights are fetched into a sentence."""
+    """Convert errors while fetching weights to a sentence."""
     try:
         yield
     except KD3Error:

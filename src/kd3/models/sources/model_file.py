@@ -1,4 +1,4 @@
-"""What networks in files of their own have in common: they are trained, and stay as they are."""
+"""Common part of networks in files of their own: they are trained, and stay unchanged."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def trained(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> nn.Modu
 
 
 def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
-    """Return what timm says of its weights: size, mean, std, the number of classes, how pictures become squares."""
+    """Return timm's facts about its weights: size, mean, std, the number of classes, how pictures become squares."""
     saved = saved_folder(name, folder)
     known = saved or _timm(name).get_pretrained_cfg(name)
     if known is None:
@@ -75,7 +75,7 @@ def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
 
 
 def saved_folder(name: str, folder: Path) -> SimpleNamespace | None:
-    """Return what timm wrote of a network that it saved into a folder; None where the name is of no such folder.
+    """Return timm's record of a network saved in a folder; None if the name is of no such folder.
 
     Raises:
         KD3Error: the folder is there, and says nothing of a network of timm.

@@ -1,4 +1,4 @@
-"""`torchscript:FILE`: a network that was saved by `torch.jit.save`. Loading one runs the code in it."""
+"""`torchscript:FILE`: a network saved by `torch.jit.save`. Loading one runs the code in it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kd3.models.sources.model_file import no_student, read
 def build(
     name: str, num_classes: int, arch_args: Mapping[str, Any], *, input_size: int | None, folder: Path
 ) -> nn.Module:
-    """Refuse: it cannot be trained anew."""
+    """Refuse: it cannot be trained again."""
     raise no_student("torchscript", name)
 
 
@@ -27,7 +27,7 @@ def trained(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> nn.Modu
 
 
 def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
-    """Return nothing: the file does not say what it expects."""
+    """Return nothing: the file does not describe its input."""
     return Facts()
 
 

@@ -35,7 +35,7 @@ def trained(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> nn.Modu
 
 
 def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
-    """Return what torchvision says of its newest weights: size, mean, std, the classes by name."""
+    """Return torchvision's facts about its newest weights: size, mean, std, the classes by name."""
     newest = _models(name).get_model_weights(name).DEFAULT
     transforms, classes = newest.transforms(), list(newest.meta["categories"])
     side, shorter = side_of(transforms.crop_size), side_of(transforms.resize_size)

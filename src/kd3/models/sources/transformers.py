@@ -88,7 +88,7 @@ def trained(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> nn.Modu
 
 
 def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
-    """Return what the model's files say: classes, mean, std, size, colours, and how pictures become squares."""
+    """Return the facts in the model's files: classes, mean, std, size, colours, and how pictures become squares."""
     if is_of_timm(name, folder):
         return timm.facts(name, arch_args, folder=folder)
     config = _config(name, folder, arch_args)

@@ -1,4 +1,4 @@
-"""What several families of the zoo share: convolutions, the basic residual block, He's initialisation.
+"""Common parts of the zoo's families: convolutions, the basic residual block, He's initialisation.
 
 Across the zoo, `torch.relu_` works in place only on a tensor that was made within the same expression
 (a batch norm's output, a sum): a seventh less time a step on a CPU, and no feature map that somebody

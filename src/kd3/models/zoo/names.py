@@ -1,4 +1,4 @@
-"""What the zoo holds, by name. Free of torch, so that help texts can list it."""
+"""Contents of the zoo, by name. Free of torch, so help texts can list it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where crawled files come from: folders, tars, zips, tables, arrays, lists, URLs. A new kind is a file and an entry.
+"""Sources of crawled files: folders, tars, zips, tables, arrays, lists, URLs. A new kind is a file and an entry.
 
 The rule for names: every regular file is tried, whatever its extension says, since crawls lie
 about it. Skipped without a look are hidden files and sidecars (`names.SIDECAR_SUFFIXES`). Archives in a
@@ -52,7 +52,7 @@ class Archive(NamedTuple):
 
 
 class Reader(NamedTuple):
-    """How a kind of archive is read."""
+    """Reader of a kind of archive."""
 
     members: Callable[..., Iterator[Record]]  # (path, source, prefix, *, limit: bytes that it may unpack to)
     count: Callable[[str], int]
@@ -264,7 +264,7 @@ def _placed(path: str, source: str, key: str) -> Record | Archive:
 
 
 def _in_place(path: str, source: str, key: str) -> Record | Archive:
-    """Return what a file in a folder is: sidecars are known by their names, archives come before them."""
+    """Return the kind of a file in a folder: sidecars are known by their names, archives come before them."""
     if is_hidden(key) or (is_sidecar(key) and archive_kind(path) is None):
         location = Remote(path) if is_remote(path) else InFile(path)
         return Record(source, key, sidecar(location) if may_hold_labels(key) else Unusable(SIDECAR))

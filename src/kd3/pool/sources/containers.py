@@ -1,4 +1,4 @@
-"""What all readers of containers need: a file to read from, here or elsewhere, and one row for its damage."""
+"""Common part of all container readers: a file to read, here or remote, and one row for its damage."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LABELS_LIMIT = 16 << 20  # bytes: a table of a million names and labels
 
 
 class UnsafePickle(Exception):
-    """A pickle that asks for code; the message names what for."""
+    """A pickle that asks for code; the message names it."""
 
 
 def first_bytes(path: str) -> bytes:

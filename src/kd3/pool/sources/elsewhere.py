@@ -1,4 +1,4 @@
-"""Which files a URL stands for: itself, what matches its stars, or what lies in the folder that it names."""
+"""Files behind a URL: itself, the matches of its stars, or the contents of the folder that it names."""
 
 from __future__ import annotations
 

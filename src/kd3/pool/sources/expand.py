@@ -1,4 +1,4 @@
-"""From the sources as they are given to paths and URLs: braces, globs, and whether they are there."""
+"""Expansion of given sources to existing paths and URLs: braces and globs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of images: which column holds them, and what a row of it stands for."""
+"""Tables of images: the column that holds them, and the meaning of a row."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ImageColumn:
         return [self.name, *self.notes, *([self.label] if self.label else [])]
 
     def rows(self, batch: Any, path: str) -> Iterator[tuple[Location, Label | None]]:
-        """Yield what each row of a record batch of the file `path` stands for, and its label."""
+        """Yield the record and the label of each row of a record batch of the file `path`."""
         batch = batch.select(self.columns)
         batch.validate(full=True)  # offsets that point elsewhere would end this process
         column = batch.column(self.name)

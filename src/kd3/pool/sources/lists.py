@@ -1,4 +1,4 @@
-"""Lists of paths and URLs, one a line: a text, or a table with a column of them."""
+"""Lists of paths and URLs, one per line: a text, or a table with a column of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file's name says about it."""
+"""Kinds of files by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images in NumPy's files: an array in a .npy, some in a .npz. What is a pickle in one is never loaded."""
+"""Images in NumPy's files: one array in a .npy, several in a .npz. Pickles in them are never loaded."""
 
 from __future__ import annotations
 

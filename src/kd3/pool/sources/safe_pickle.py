@@ -36,7 +36,7 @@ _NAMES = {
 
 @dataclass(slots=True)
 class Array:
-    """A NumPy array: what is known of it, and where its bytes are."""
+    """A NumPy array: its description, and the place of its bytes."""
 
     shape: tuple[int, ...] = ()
     dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype("O"))
@@ -68,7 +68,7 @@ _DTYPE = re.compile(r"[a-zA-Z?]\d{0,9}")
 
 
 def read_pickle(file: BinaryIO) -> Any:
-    """Return what a pickle holds: None, bool, int, float, str, bytes, list, tuple, dict and `Array`.
+    """Return the contents of a pickle: None, bool, int, float, str, bytes, list, tuple, dict and `Array`.
 
     Strings of Python 2 are str of the characters 0 to 255. Sets and objects do not occur. Scalars of NumPy are None.
 
@@ -233,7 +233,7 @@ class _Machine:
 
 
 def _meaning(called: Any, arguments: Any) -> Any:
-    """Return what a call stands for; none is made."""
+    """Return the meaning of a call, which is never made."""
     match called, arguments:
         case _Name("multiarray _reconstruct"), (_Name("numpy ndarray"), _, _):
             return Array()

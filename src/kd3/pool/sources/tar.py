@@ -111,7 +111,7 @@ class _Careful:
 
     @property
     def end(self) -> int:
-        """Where the header after the last member begins."""
+        """Position of the header after the last member."""
         assert self._archive is not None
         return self._archive.offset
 
@@ -153,7 +153,7 @@ class _Damaged(tarfile.TarError):
 
 
 class _Member(TarInfo):
-    """A member whose header is looked at before it is believed."""
+    """A member whose header is checked before use."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:

@@ -1,4 +1,4 @@
-"""A quick reader of the ordinary headers of an uncompressed tar; whatever else it meets it leaves to `tarfile`.
+"""A quick reader of ordinary headers in an uncompressed tar, which leaves all others to `tarfile`.
 
 `tarfile` needs some 20 microseconds a header, which for a million small images is more than their
 share. Ordinary is a regular file or a folder with plain numbers, alone or behind a GNU long name or a pax
@@ -33,7 +33,7 @@ _PAX_RECORD = re.compile(rb"([1-9][0-9]{0,4}) (path|mtime|atime|ctime)=([^\n\0]*
 
 
 class Member(NamedTuple):
-    """What an ordinary header says."""
+    """Contents of an ordinary header."""
 
     name: str
     is_folder: bool

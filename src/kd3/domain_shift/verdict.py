@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from kd3.domain_shift.batch_norms import BatchNormShift
 from kd3.domain_shift.comparison import FeatureShift
-from kd3.domain_shift.forecast import BUDGET, Forecast, forecast
+from kd3.domain_shift.forecast import BUDGET, BY_DEFAULT, Forecast, forecast
 from kd3.domain_shift.opinions import Kept, Opinions
 
 # The share of a student's accuracy that the shift costs, as the calibrated curve has it. Below the first bound it is
@@ -87,11 +87,12 @@ def _expected(said: Forecast) -> str:
     if said.beyond:
         return (
             f"It is farther than any pool that was tried: expect no more than {_percent(said.high)} of the teacher's "
-            f"accuracy."
+            f"accuracy of a student that starts at random and is not adapted; {BY_DEFAULT}."
         )
     return (
-        f"A student of {BUDGET:,} training images is expected to reach {100 * said.low:.0f} to {_percent(said.high)} "
-        f"of the teacher's accuracy (three in four runs on pools left out did)."
+        f"A student of {BUDGET:,} training images that starts at random and is not adapted is expected to reach "
+        f"{100 * said.low:.0f} to {_percent(said.high)} of the teacher's accuracy (three in four runs on pools left "
+        f"out did); {BY_DEFAULT}."
     )
 
 

@@ -85,9 +85,10 @@ def expected(verdict: Verdict) -> str:
     return (
         "the range is of a curve through 32 runs on 24 pools, ResNet-56 to ResNet-20 from a random start; of pools "
         "left out it is wrong by 5.1 points on average, and holds three in four (docs/results/shift.md). Students that "
-        "inherit end higher (93% of the teacher's accuracy on our crawl after 60,000 images, where the curve has 79 to 89), and "
-        "on shifted crawls recall wins more than the curve knows (80 to 93% on seven crawls, docs/results/"
-        "inherit-fit-recall.md); students much smaller than a third of the teacher end lower, by how much it does not know"
+        "inherit end higher (93% of the teacher's accuracy on our crawl after 60,000 images, where the curve has 79 to "
+        "89), and on shifted crawls recall wins more than the curve knows (80 to 93% on seven crawls, docs/results/"
+        "inherit-fit-recall.md); students much smaller than a third of the teacher end lower, by how much it does not "
+        "know"
     )
 
 

@@ -136,6 +136,8 @@ def test_help_of_distill_is_short_and_has_more_by_topic():
     assert "--lr" in training
     assert "--simkd.projector" in method
     assert "--simkd.projector" not in short + training
+    assert "--trust-entries" not in short
+    assert "--trust-entries" in kd3("distill", "--help", "all").stdout
     assert "--lr" not in short + method
     wrong = kd3("distill", "--help", "trainin")
     assert wrong.returncode == 2

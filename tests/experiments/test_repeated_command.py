@@ -2,7 +2,7 @@
 
 import shlex
 
-from kd3.commands.study import _command, _given_settings
+from kd3.commands.study import _command, given_settings
 from kd3.config.commands import StudyConfig
 from kd3.config.flags import nested
 from kd3.config.parser import build_parser
@@ -54,7 +54,7 @@ def test_places_of_this_machine_become_relative(tmp_path, monkeypatch):
 
 def test_what_lists_may_name_and_urls_reach_every_run():
     config = study(eval_data="https://h/t.zip", teacher="timm:resnet18", private_hosts=True)
-    given = _given_settings(config)
+    given = given_settings(config)
     assert (given["eval_data"], given["teacher"]) == ("https://h/t.zip", "timm:resnet18")
     assert given["private_hosts"] is True
     assert "trust_entries" not in given
@@ -64,5 +64,5 @@ def test_what_lists_may_name_and_urls_reach_every_run():
 
 def test_paths_reach_every_run_whole(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    given = _given_settings(study(eval_data="test", teacher="t.yaml"))
+    given = given_settings(study(eval_data="test", teacher="t.yaml"))
     assert (given["eval_data"], given["teacher"]) == (str(tmp_path / "test"), str(tmp_path / "t.yaml"))

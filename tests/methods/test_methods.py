@@ -344,3 +344,16 @@ def test_any_teacher_can_teach_a_student_with_its_own_classifier(images):
     teacher = kd3.Teacher(Scaled(), mean=[0.5] * 3, std=[0.25] * 3, input_size=16)
     options = KD3Options(classifier="own", alignment="none", logit_weight=1)
     assert torch.isfinite(make("kd3", options, teacher, images)(images, generator()).loss)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"), [({"threshold": 0.5}, "threshold"), ({"selection": "none", "refreshed": 0.5}, "refreshed")]
+)
+def test_options_of_the_selection_are_refused_where_nothing_selects_by_confidence(values, named):
+    with pytest.raises(ValueError, match=f"{named} belongs to selection 'dynamic'"):
+        KD3Options(**values)
+    KD3Options(**{**values, "selection": "dynamic"})
+
+
+def test_the_papers_schedule_may_stay_where_only_the_selection_is_switched_off():
+    assert KD3Options(selection="none", teacher_weight="paper").selection == "none"

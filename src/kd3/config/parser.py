@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from kd3.config.command_table import COMMANDS, Command
 from kd3.config.distill_layers import presets
 from kd3.config.flags import add_flags
+from kd3.config.kinds import READING
 from kd3.config.methods import METHODS
 from kd3.errors import KD3Error, unknown_name
 from kd3.version import __version__
@@ -18,7 +19,7 @@ TOPICS = {"training": "training", **{name: f"options of method {name}" for name 
 
 
 class TopicHelp(argparse.Action):
-    """`--help` without the groups of TOPICS, `--help TOPIC` with one of them only, `--help all` with everything."""
+    """`--help` without the groups of TOPICS and the flags on lists, `--help TOPIC` with one group, `--help all`."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
         super().__init__(option_strings, dest, nargs="?", default=argparse.SUPPRESS, metavar="TOPIC", help=help)
@@ -31,6 +32,8 @@ class TopicHelp(argparse.Action):
         groups = parser._action_groups
         if values is None:
             parser._action_groups = [group for group in groups if group.title not in TOPICS.values()]
+            for group in parser._action_groups:
+                group._group_actions = [action for action in group._group_actions if action.dest not in READING]
         elif values != "all":
             parser._action_groups = [group for group in groups if group.title == TOPICS[values]]
             parser.epilog = None

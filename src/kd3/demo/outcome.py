@@ -23,24 +23,26 @@ def share_of_digits(pool_folder: Path, truth_file: Path) -> float:
 
 
 def draw_outcome(path: Path, *, pool_folder: Path, run: Path, lost_test: Path, accuracies: dict[str, float]) -> None:
-    """Draw, for each class, lost images and the web images that the student takes for the class."""
+    """Draw, for each class, lost images and the web images of the last round that the student takes for the class."""
     from kd3.compute import resolve
     from kd3.models.student_files import load_student
     from kd3.pool import ImagePool
+    from kd3.runs.folder import RunFolder
     from kd3.training.pool_batches import PoolBatches
-    from kd3.training.pool_split import split_pool
+    from kd3.training.records import last_selection
     from kd3.training.scan import score
 
     pool = ImagePool.open(pool_folder)
     student = load_student(run)
-    train = split_pool(pool, 1000).train
+    learned_from = last_selection(RunFolder(run))
+    assert learned_from is not None
     compute = resolve("cpu", "32")
-    logits = score(student, PoolBatches(pool, compute), train, student.normalise, compute)
+    logits = score(student, PoolBatches(pool, compute), learned_from, student.normalise, compute)
     predicted = logits.argmax(1).numpy()
     draw_from = np.random.default_rng(0)
     rows = []
     for label, name in enumerate(student.classes):
-        places = train[predicted == label]
+        places = learned_from[predicted == label]
         web = pool.read(draw_from.permutation(places)[:WEB_SHOWN])
         rows.append(ClassRow(name, _examples(lost_test / name), web, len(places)))
     draw(

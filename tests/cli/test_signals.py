@@ -33,6 +33,11 @@ def stalling():
             connection.close()
 
 
+def _hear_interrupts():
+    """Undo what a shell does to the commands that it starts in the background: they ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("what", ["images", "archive"])
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
@@ -44,7 +49,7 @@ def test_a_command_that_waits_for_a_silent_server_ends_at_once(what, number, sta
             source.write_text("".join(f"{url}/{n}.png\n" for n in range(200)))
         flags = ["--out", tmp_path / "pool", "--image-size", "16", "--workers", "0", "--trust-entries", "true"]
         command = [sys.executable, "-m", "kd3", "ingest", *map(str, [source, *flags])]
-        waiting = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        waiting = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=_hear_interrupts)
         assert asked.wait(60)
         time.sleep(0.5)
         before = time.monotonic()

@@ -59,7 +59,7 @@ bench: $(READY)  ## speed, beside the common way and the bare bound: ten minutes
 gpu: $(READY)  ## correctness and speed on this machine's GPU: under nine minutes, one JSON and one page (GPU=--pretend: on the CPU)
 	$(BIN)/python -m benchmarks.gpu $(GPU)
 
-same: $(READY)  ## check that this checkout and REF (default: HEAD) train the same students, bit for bit: two minutes
+same: $(READY)  ## check that this checkout and REF (default: HEAD) train the same students, bit for bit: several minutes
 	$(BIN)/python -m benchmarks.same --ref $(or $(REF),HEAD)
 
 lint: $(READY)  ## style, types, and import contracts

@@ -4,12 +4,13 @@ import gzip
 import io
 import pickle
 import struct
-import tarfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from archives_made import tar_of, zip_of
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 WNIDS = ["n01443537", "n01629819", "n01641577"]
@@ -31,22 +32,6 @@ def encoded(image: np.ndarray, kind: str) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, kind)
     return buffer.getvalue()
-
-
-def tar_gz(path: Path, files: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w:gz") as archive:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    return path
-
-
-def zipped(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return path
 
 
 def mnist(folder: Path, train: int = 40, test: int = 20) -> Path:
@@ -153,12 +138,12 @@ def authors_pickle(path: Path, count: int = 100) -> Path:
 def downloads(folder: Path) -> Path:
     """All archives in one folder, under the names that they are published under."""
     mnist(folder)
-    tar_gz(folder / "cifar-10-python.tar.gz", cifar10_files())
-    tar_gz(folder / "cifar-100-python.tar.gz", cifar100_files())
-    tar_gz(folder / "CINIC-10.tar.gz", cinic10_files())
-    zipped(folder / "tiny-imagenet-200.zip", tinyimagenet_files())
-    zipped(folder / "Imagenet32_train.zip", imagenet_files())
+    tar_of(folder / "cifar-10-python.tar.gz", cifar10_files(), "w:gz")
+    tar_of(folder / "cifar-100-python.tar.gz", cifar100_files(), "w:gz")
+    tar_of(folder / "CINIC-10.tar.gz", cinic10_files(), "w:gz")
+    zip_of(folder / "tiny-imagenet-200.zip", tinyimagenet_files(), zipfile.ZIP_DEFLATED)
+    zip_of(folder / "Imagenet32_train.zip", imagenet_files(), zipfile.ZIP_DEFLATED)
     for part in (1, 2):
         files = {f"Imagenet64/{name}": data for name, data in imagenet_files(64, (part,), each=40).items()}
-        zipped(folder / f"Imagenet64_train_part{part}.zip", files)
+        zip_of(folder / f"Imagenet64_train_part{part}.zip", files, zipfile.ZIP_DEFLATED)
     return folder

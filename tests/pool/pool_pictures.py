@@ -1,12 +1,13 @@
 """Small pictures and archives of them, for the tests of the pool."""
 
 import io
-import tarfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from archives_made import tar_of as tar_of
+from archives_made import zip_of as zip_of
 
 
 def noise(seed: int, width: int = 24, height: int = 24) -> Image.Image:
@@ -33,21 +34,3 @@ def folder_of(place: Path, files: dict[str, bytes]) -> Path:
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_bytes(data)
     return place
-
-
-def tar_of(path: Path, files: dict[str, bytes], mode: str = "w") -> Path:
-    """Write files into a tar."""
-    with tarfile.open(path, mode) as archive:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    return path
-
-
-def zip_of(path: Path, files: dict[str, bytes]) -> Path:
-    """Write files into a zip."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return path

@@ -18,6 +18,7 @@ from kd3.models.teacher import Teacher
 from kd3.models.zoo.build import build
 from kd3.planning import advice
 from kd3.planning.costs import Cost
+from kd3.planning.exported import exported
 from kd3.planning.pace import Pace
 
 DOCS = Path(__file__).parents[2]
@@ -94,6 +95,36 @@ def test_it_is_told_to_people_and_to_machines(found):
     assert values["pace"]["steps"] >= 1
     assert values["choices"][0]["cost"]["one"] > 0
     assert values["command"].startswith("kd3 distill --teacher ")
+
+
+def test_eight_bits_are_timed_beside_float32_of_the_same_files(teacher, pool_folder):
+    before = sorted(pool_folder.rglob("*"))
+    plan = kd3.plan(teacher, pool_folder, int8=True, quiet=True)
+    assert sorted(pool_folder.rglob("*")) == before
+    assert list(plan.exported) == ["teacher", *(choice.name for choice in plan.choices)]
+    for name, one in plan.exported.items():
+        assert one.float32.keys() == one.int8.keys() == {1, 64}
+        assert 0 < one.int8[1] < one.int8[64]
+        network = next((choice.cost for choice in plan.choices if choice.name == name), plan.teacher_cost)
+        assert one.bytes < network.bytes  # a byte a weight, and the graph
+    assert "in int8" in str(plan)
+    assert str(plan).count(" MB") == 2 * (1 + len(plan.choices)) + len(plan.exported)
+    json.dumps(plan.to_dict())
+
+
+class Unexportable(nn.Module):
+    def forward(self, images):
+        return images.flatten(1)[:, :3] if float(images.sum()) > 0 else images.flatten(1)[:, 3:6]
+
+
+def test_a_network_that_no_exporter_takes_costs_its_row_only():
+    torch.manual_seed(0)
+    networks = {"good": build("resnet8", num_classes=3).eval(), "odd": Unexportable()}
+    found, problems = exported(networks, torch.randn(8, 3, 16, 16))
+    assert list(found) == ["good"]
+    (problem,) = problems
+    assert problem.startswith("odd cannot be exported: ")
+    assert "\n" not in problem
 
 
 def test_minutes_that_are_too_few_for_a_step_are_refused(teacher, pool_folder):

@@ -30,6 +30,7 @@ from kd3.models.teacher import Teacher
 from kd3.planning.advice import best_student, budget_for, for_the_crawl, method_for
 from kd3.planning.candidates import Candidate, candidates
 from kd3.planning.costs import SMALL_SIDE, Cost, costs
+from kd3.planning.exported import Exported, exported
 from kd3.planning.outcome import Choice, Plan
 from kd3.planning.pace import Pace, pace_of
 from kd3.pool import ImagePool
@@ -45,7 +46,8 @@ LOOKED_AT, LOOKED_AT_LARGE = 1000, 128  # images of the pool
 def plan(teacher: str | Path | Teacher, pool: str | Path | ImagePool, **settings: Any) -> Plan:
     """Compare students before a run: cost, duration here and expected accuracy.
 
-    `settings` are `quiet=True` and those of `kd3 plan --help`: deployment, minutes, trust_code, device, precision.
+    `settings` are `quiet=True` and those of `kd3 plan --help`: deployment, minutes, int8, trust_code, device,
+    precision.
 
     Args:
         teacher: its description, or a live teacher.
@@ -89,6 +91,12 @@ def _plan(config: PlanConfig, teacher: Teacher | None, pool: ImagePool | None) -
         options, problems = candidates(teacher, sample)
         networks: dict[str, nn.Module] = {"": teacher, **{option.name: option.network for option in options}}
         cost = costs(networks, sample)
+        shipped: dict[str, Exported] = {}
+        if config.int8:
+            console.say("the same networks as ONNX files, in float32 and in 8 bits")
+            named = {"teacher": teacher, **{option.name: option.network for option in options}}
+            shipped, unexported = exported(named, sample)
+            problems = [*problems, *unexported]
         whole = cost.pop("")
         best = best_student(cost, whole)
         method, why_method = method_for(teacher)
@@ -129,6 +137,7 @@ def _plan(config: PlanConfig, teacher: Teacher | None, pool: ImagePool | None) -
         forecast=_forecast(found, len(pool), images),
         deployment=deployment,
         problems=problems,
+        exported=shipped,
     )
 
 

@@ -187,6 +187,11 @@ class PlanConfig(Settings):
         "ingest): their distance from the training data is shown beside the pool's",
     )
     minutes: float | None = Field(None, gt=0, description="time limit of the run on this machine")
+    int8: bool = Field(
+        False,
+        description="also export the teacher and every candidate to ONNX and time the files in float32 and in 8 bits: "
+        "several seconds for each; needs kd3[export]",
+    )
     trust_code: bool = Field(False, description=TRUST_CODE)
     trust_entries: TrustEntries = False
     private_hosts: PrivateHosts = False

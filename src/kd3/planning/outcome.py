@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,9 +12,11 @@ from kd3.domain_shift.forecast import Forecast
 from kd3.domain_shift.verdict import Verdict
 from kd3.planning.advice import Advice, expected
 from kd3.planning.costs import Cost
+from kd3.planning.exported import Exported
 from kd3.planning.pace import Pace
 from kd3.text import one_line
 
+EXPORTED = ("as ONNX", "one image", "in int8", "{batch} images", "in int8", "disk in int8")
 HEAD = ("student", "parameters", "multiply-adds", "disk", "memory", "one image", "{batch} images", "inherits", "a run")
 
 
@@ -45,7 +48,8 @@ class Plan:
     advice: list[Advice]
     forecast: Forecast | None  # for that budget
     deployment: str | None = None  # one sentence on these images
-    problems: list[str] = field(default_factory=list)  # shares to which the teacher cannot be shrunk
+    problems: list[str] = field(default_factory=list)  # shares to which the teacher cannot be shrunk, failed exports
+    exported: dict[str, Exported] = field(default_factory=dict)  # by candidate, and "teacher"; empty: not asked for
 
     @property
     def command(self) -> str:
@@ -65,6 +69,7 @@ class Plan:
             f"  crawl       {self.verdict.about_crawl}",
             *([f"              {self.deployment}"] if self.deployment else []),
             *(f"  {line}" for line in self._table()),
+            *(f"  {line}" for line in self._exported_table()),
             *(f"  not         {one_line(problem)}" for problem in self.problems),
         ]
         if not self.choices:
@@ -112,14 +117,28 @@ class Plan:
             _row(choice.name, choice.cost, f"{100 * choice.inherits:.0f}%", clock(choice.seconds))
             for choice in self.choices
         ]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
-        return [
-            "  ".join(
-                f"{cell:<{width}}" if not column else f"{cell:>{width}}"
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in rows
-        ]
+        return _aligned(rows)
+
+    def _exported_table(self) -> list[str]:
+        if not self.exported:
+            return []
+        sizes = sorted(next(iter(self.exported.values())).int8)
+        rows = [tuple(name.format(batch=sizes[-1]) for name in EXPORTED)]
+        for name, one in self.exported.items():
+            times = [f"{times[size]:.1f} ms" for size in (sizes[0], sizes[-1]) for times in (one.float32, one.int8)]
+            rows.append((name, *times, f"{one.bytes / 1e6:.1f} MB"))
+        return _aligned(rows)
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            f"{cell:<{width}}" if not column else f"{cell:>{width}}"
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
 
 
 def _row(name: str, cost: Cost, inherits: str, run: str) -> tuple[str, ...]:

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kd3.errors import KD3Error
 from kd3.models.student_files import DESCRIPTION, WEIGHTS, load_student
-from kd3.shipping.deployable import Deployable, dynamic_batch
+from kd3.shipping.deployable import dynamic_batch
 from kd3.shipping.opset import at_opset, wanted
 
 Runner = Callable[[Tensor], Tensor]  # what the module takes (B, 3, S, S) -> logits (B, K)
@@ -28,7 +28,7 @@ Runner = Callable[[Tensor], Tensor]  # what the module takes (B, 3, S, S) -> log
 class Source:
     """Input of an export."""
 
-    module: Deployable
+    module: nn.Module  # a `Deployable`, or any network that takes images and returns logits
     student_folder: Path
     metadata: Mapping[str, str]
     example: Tensor  # two images as the module takes them

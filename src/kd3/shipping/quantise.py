@@ -56,7 +56,7 @@ def quantise(model: Path, out: Path, *, calibrating: Tensor, compared: Tensor, f
     tried: list[tuple[Tried, Path]] = []
     for place, variant in enumerate(VARIANTS):
         path = out.with_name(f".{out.name}.{place}")
-        _write(model, path, variant, calibrating)
+        write_variant(model, path, variant, calibrating)
         logits = in_batches(run_onnx(path, threads=1), compared)
         shares = [agreement(logits[part], float_logits[part]) for part in (slice(None, half), slice(half, None))]
         tried.append((Tried(variant, *shares), path))
@@ -67,7 +67,12 @@ def quantise(model: Path, out: Path, *, calibrating: Tensor, compared: Tensor, f
     return [one for one, _ in tried]
 
 
-def _write(model: Path, path: Path, variant: Variant, calibrating: Tensor) -> None:
+def write_variant(model: Path, path: Path, variant: Variant, calibrating: Tensor) -> None:
+    """Write one variant of an ONNX file, calibrated on images as the model takes them.
+
+    Raises:
+        KD3Error: onnxruntime's quantisation is missing or fails.
+    """
     try:
         import onnx
         from onnxruntime import quantization

@@ -23,9 +23,7 @@ from kd3.domain_shift.forecast import Calibration, forecast, spread_of
 from kd3.errors import KD3Error
 
 STUDIES = ("type", "severity", "amount", "schedule", "table1", "long")
-RESULTS = [Path(f"docs/results/{name}/results.json") for name in STUDIES] + [
-    Path("docs/results/components/second.json")
-]
+RESULTS = [Path(f"docs/results/random-start/{name}.json") for name in (*STUDIES, "second-pair")]
 MEASURED = Path("docs/results/shift/measured.json")
 OUT = Path("src/kd3/domain_shift/calibration.json")
 # What may differ from a file's first KD3 row: how much is trained, and on what.

@@ -69,21 +69,20 @@ def test_every_command_on_a_page_has_flags_that_exist_and_values_that_are_allowe
 
 
 @pytest.fixture(scope="module")
-def place(crawl, labelled, teacher_file, tmp_path_factory):
+def place(crawl, labelled, centred_teacher_file, tmp_path_factory):
     """A folder with what the examples expect: crawl/, test/, teacher.yaml; a tiny network, 120 pictures."""
     folder = tmp_path_factory.mktemp("examples")
     shutil.copytree(crawl, folder / "crawl")
     shutil.copytree(labelled, folder / "test")
-    description = yaml.safe_load(teacher_file.read_text())
-    weights = str(teacher_file.parent / "weights.pt")
+    description = yaml.safe_load(centred_teacher_file.read_text())
+    weights = str(centred_teacher_file.parent / "weights.pt")
     (folder / "teacher.yaml").write_text(yaml.safe_dump({**description, "weights": weights, "input_size": 32}))
     return folder
 
 
-# All pages with commands in blocks but the table of results, whose study is the README's with more pools and seeds, the
-# page of several processes and clusters, which tests/training/test_ranks.py and tests/cluster start, and that of the
-# paper, whose commands tests/datasets and tests/experiments run on archives of their own.
-NOT_WHOLE = ("peers", "scale", "table1", "paper")
+# Pages of results need their own pools and days. tests/training/test_ranks.py and tests/cluster start several processes
+# and clusters, tests/measure reads the layouts of labels, tests/datasets and tests/experiments run the paper's commands.
+NOT_WHOLE = ("peers", "scale", "labels", "table1", "inherit-fit-recall", "random-start", "paper")
 RUN_WHOLE = [page for page in PAGES if list(command_lines(page)) and page.stem not in NOT_WHOLE]
 SMALL = {
     "distill": ["--images", "640", "--student", "kd3:resnet8"],

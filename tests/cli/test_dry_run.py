@@ -112,6 +112,16 @@ def test_what_would_end_the_run_ends_the_dry_run(home, words, part):
     assert all_below(home) == before
 
 
+@pytest.mark.parametrize("student", ["kd3:resnet21", "resnet21", "kd3:nothing", "vgg:16"])
+def test_a_student_that_nobody_knows_is_refused_before_anything_slow(home, student):
+    (home / "teacher" / "weights.pt").unlink()  # loading the teacher would fail first
+    done = rehearsed(home, "--student", student)
+    assert done.returncode == 2
+    (sentence,) = done.stderr.splitlines()
+    assert student.rpartition(":")[2] in sentence
+    assert "weights" not in sentence
+
+
 def test_an_interrupted_run_is_rehearsed_from_where_it_stands(home):
     assert here(*first_run(home), cwd=home).returncode == 0
     (home / "runs" / "a" / "summary.json").unlink()

@@ -21,6 +21,7 @@ from kd3.measure.labelled import LabelledImages
 from kd3.measure.leak import leak
 from kd3.methods.base import Method, build_method
 from kd3.methods.shared_classifier import projector_for
+from kd3.models.arch import parse_arch
 from kd3.models.load_teacher import load_teacher
 from kd3.models.projector import Projector, draw_as_torch
 from kd3.models.teacher import Teacher
@@ -76,10 +77,13 @@ def read_job(config: DistillConfig, compute: Compute, state: State, live: Live) 
     Raises:
         KD3Error: something does not fit, or cannot be read.
     """
+    if live.student is None and not is_shrunk(config.student):
+        parse_arch(config.student)  # a wrong name should not wait for the checks of the teacher
     teacher = live.teacher or load_teacher(config.teacher)
     pool = live.pool or ImagePool.open(config.pool)
     teacher = fitted(teacher, pool)
     if state == "absent" and config.method != "labels":  # which asks no teacher
+        console.say("checking the teacher on some of the pool's images")
         if doubt := normalisation_on(teacher, pool, compute, split_of(config, pool).train).warning:
             console.warn(doubt)
         if (narrow := one_class(teacher, pool, compute)) is not None:

@@ -45,10 +45,12 @@ def parse_arch(arch: str) -> ArchReference:
     ArchReference(source='file', target='nets/mine.py', function='build')
 
     Raises:
-        KD3Error: it is none of the accepted forms; the message shows them.
+        KD3Error: it is none of the accepted forms, or the zoo has no such network; the message shows what there is.
     """
     prefix, _, name = arch.partition(":")
     if prefix in SOURCES and name:
+        if prefix == "kd3" and name not in ZOO:
+            raise unknown_name("network of the zoo", name, ZOO)
         return ArchReference(prefix, name)
     # From the right, as a path may hold a colon itself (C:\nets\mine.py:build).
     place, colon, function = arch.rpartition(":")

@@ -18,7 +18,7 @@ from kd3.recall.at_end import adapt_student, check_recall
 from kd3.recall.images import ChosenImages, known_images, of_pool, read_images
 from kd3.recall.picture import Pairs
 from kd3.recall.recalled import in_batches
-from kd3.recall.share import clearly_best, judge, logits_of
+from kd3.recall.share import Judged, judge, logits_of
 
 CPU = resolve("cpu", "32")
 
@@ -164,14 +164,18 @@ def test_judging_leaves_the_student_as_it_was_and_never_judges_by_what_was_count
     assert torch.equal(judged.same[1, ::2], own)
 
 
-def test_the_closest_share_is_taken_where_it_is_clearly_closer_than_the_student_as_trained():
-    draw = torch.Generator().manual_seed(0)
-    noise = torch.rand(3, 100, generator=draw)
-    assert clearly_best(noise + torch.tensor([[1.0], [0.4], [0.0]])) == 2
-    assert clearly_best(noise + torch.tensor([[1.0], [0.0], [0.9]])) == 1
-    barely = torch.stack([noise[0], noise[1] + 1, torch.rand(100, generator=draw) - 0.01])
-    assert clearly_best(barely) == 0  # better by less than can be seen
-    assert clearly_best(torch.zeros(3, 8)) == 0
+def with_distances(*distances):
+    """Shares 0, 0.5 and 1, judged on noisy images with these mean distances."""
+    noise = torch.rand(1, 100, generator=torch.Generator().manual_seed(0))
+    same = torch.zeros(3, 100, dtype=torch.bool)
+    return Judged((0.0, 0.5, 1.0), same, noise + torch.tensor(distances)[:, None])
+
+
+def test_the_closest_share_is_taken_and_as_trained_where_none_is_closer():
+    assert with_distances(1.0, 0.4, 0.0).choose() == 1
+    assert with_distances(1.0, 0.98, 0.99).choose() == 0.5  # a small gain counts, if all images are the same
+    assert with_distances(0.5, 0.5, 0.5).choose() == 0
+    assert with_distances(0.1, 0.2, 0.3).choose() == 0
 
 
 def test_networks_without_batch_norms_are_told(teacher):

@@ -28,6 +28,8 @@ _SECRET = re.compile(
 )
 # Beside "sig", and renewed with it.
 _OF_AZURE = re.compile(r"s[vpetri]|s[sr]t?|spr|sip|sk(?:oid|tid|[tesv])")
+WEB = ("http://", "https://")
+BASE = "http://host/"
 SHORTEST = 3  # signs of a secret that is looked for in messages
 
 
@@ -46,6 +48,24 @@ def written(url: str) -> str:
         return _link(url)
     first, *others = url.split("::")
     return "::".join([_link(first), *(_link(link, behind_a_url="://" in first) for link in others)])
+
+
+def path_of(url: str) -> str:
+    """Return a URL of the web without user, query, fragment and parameters of its path.
+
+    >>> path_of("https://me:pw@host/a;v=1/b.tar;jsessionid=2?w=3#4")
+    'https://host/a/b.tar'
+    """
+    scheme, mark, rest = url.partition("://")
+    _, host, after = _split(rest)
+    return f"{scheme}{mark}{host}{_PARAMETERS.sub('', _QUERY.split(after, maxsplit=1)[0])}"
+
+
+def written_beside(url: str, name: str) -> str:
+    """Return a name that a page or list of the web at `url` gives relative to itself as it may be written down."""
+    if not url.startswith(WEB) or "://" in name:
+        return written(name)
+    return _link(BASE + name).removeprefix(BASE)
 
 
 def secrets_of(url: str) -> list[str]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import quote, unquote
 
 from kd3.pool.allowed import is_flat
@@ -66,6 +68,15 @@ def written_beside(url: str, name: str) -> str:
     if not url.startswith(WEB) or "://" in name:
         return written(name)
     return _link(BASE + name).removeprefix(BASE)
+
+
+def shareable(settings: Any) -> Any:
+    """Return settings, nested or not, with their URLs as they may be written where other people read them."""
+    if isinstance(settings, Mapping):
+        return {name: shareable(value) for name, value in settings.items()}
+    if isinstance(settings, (list, tuple)):
+        return [shareable(value) for value in settings]
+    return written(settings) if isinstance(settings, str) and "://" in settings else settings
 
 
 def secrets_of(url: str) -> list[str]:

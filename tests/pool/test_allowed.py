@@ -222,6 +222,40 @@ def test_a_name_that_the_user_has_given_leads_to_its_own_addresses(monkeypatch):
             guarded_socket((2, 1, 6, "", (address, 80)), trusted=host)
 
 
+def test_a_name_that_changes_its_address_after_it_was_given_leads_to_no_private_one(monkeypatch, tmp_path):
+    monkeypatch.setattr("kd3.pool.allowed._trust", Trust())
+    monkeypatch.setattr(remote, "IMAGE_WAITS", ())
+    ask, answers = socket.getaddrinfo, {"moves.example": "93.184.216.34", "stays.lan": "127.0.0.1"}
+
+    def answer(host, *words, **more):
+        name = host.decode() if isinstance(host, bytes) else host
+        return ask(answers.get(name, name), *words, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    web = folder_of(tmp_path / "web", {"a.png": encoded(noise(6))})
+    with web_server(web) as server:
+        moves, stays = (f"http://{name}:{server.server_address[1]}" for name in answers)
+        named_by_user(moves)
+        named_by_user(stays)
+        answers["moves.example"] = "127.0.0.1"
+        named_by_user(moves)  # another source of it, later
+        with pytest.raises(Unreadable, match="--private-hosts"):
+            Remote(f"{moves}/a.png").read()
+        assert server.asked == []
+        assert Remote(f"{stays}/a.png").read() == encoded(noise(6))
+
+
+def test_the_wait_for_a_name_is_bounded(monkeypatch):
+    monkeypatch.setattr("kd3.pool.allowed._trust", Trust())
+    monkeypatch.setattr("kd3.pool.allowed.RESOLVE_SECONDS", 0.05)
+    answered = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: answered.wait(30) and [(2, 1, 6, "", ("10.0.0.7", 0))])
+    named_by_user("http://slow.lan/l.txt")
+    answered.set()
+    with pytest.raises(OSError, match="private network"):
+        guarded_socket((2, 1, 6, "", ("10.0.0.7", 80)), trusted="slow.lan")
+
+
 @pytest.mark.parametrize(
     "address",
     [

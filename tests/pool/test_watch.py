@@ -91,6 +91,24 @@ def test_commands_that_read_damaged_pixels_say_so(command, damaged, pool_folder,
     assert command != "select" or not out.exists()
 
 
+def test_evaluate_does_not_clear_test_images_by_a_damaged_pool(damaged, teacher_file, labelled, tmp_path):
+    small = {"images": 32, "batch_size": 16, "holdout": 12, "device": "cpu", "track": "none"}
+    part = damaged / "images-00000.bin"
+    changed = bytearray(part.read_bytes())
+    changed[len(changed) // 2] ^= 1
+    part.write_bytes(changed)  # sound again, while the student learns
+    kd3.distill(teacher_file, "kd3:resnet8", damaged, tmp_path / "run", **small)
+    part.write_bytes(bytes(len(changed)))
+    done = here("evaluate", tmp_path / "run", "--data", labelled, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "it is unknown whether the student trained on these images: pool" in done.stderr
+    assert "is damaged: images-00000.bin" in done.stderr
+    assert json.loads(done.stdout)["leak"] is None
+    refused = here("report", tmp_path / "run", "--data", labelled, "--images", 0, "--latency", "false")
+    assert refused.returncode == 2
+    assert "is damaged: images-00000.bin" in refused.stderr
+
+
 def test_a_sound_pool_and_one_without_digests_are_silent(pool_folder, damaged, capsys):
     with watched(kd3.ImagePool.open(pool_folder)) as watch:
         watch.finish(None)

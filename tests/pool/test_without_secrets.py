@@ -4,11 +4,11 @@ import json
 
 import pytest
 from pool_containers import list_of, parquet_of, web_server
-from pool_pictures import folder_of, some_files
+from pool_pictures import encoded, folder_of, noise, some_files
 
 import kd3
 from kd3.pool.sources import records
-from kd3.pool.sources.names import shown
+from kd3.pool.sources.names import archive_kind, base_name, shown
 from kd3.pool.without_secrets import secrets_of, without_secrets, written
 
 NAMES = [
@@ -126,3 +126,37 @@ def test_what_a_crawler_noted_loses_its_secrets_too(tmp_path):
     columns = {"jpg": pa.array([b"", b""], pa.binary()), "status": ["failed", "failed"], "error_message": [note, "no"]}
     found = [record.location.detail for record in records([str(parquet_of(tmp_path / "a.parquet", pa.table(columns)))])]
     assert found == ["failed: could not get https://***@host/a.jpg", "failed: no"]
+
+
+LINKS = ["a.png?code=hunter2", "b.png;jsessionid=hunter3", "c.png#id_token=hunter4", "d.png?n=1&jwt=hunter5"]
+
+
+def test_names_that_a_page_or_a_list_gives_relative_to_itself_are_left_without_secrets_too(tmp_path):
+    web = folder_of(tmp_path / "web", {f"{name[0]}.png": encoded(noise(ord(name[0]))) for name in LINKS})
+    (web / "b.png").rename(web / LINKS[1])  # this server has no parameters
+    (web / "l.txt").write_text("\n".join([*LINKS, "gone.png?ticket=hunter6", "gone.png?ticket=hunter7"]))
+    with web_server(web) as server:
+        (web / "page").mkdir()
+        links = "".join(f"<a href='{server.url}/page/{name}'>x</a>" for name in LINKS)
+        (web / "page/index.html").write_text(f"<html>{links}</html>")
+        for source in (f"{server.url}/l.txt", f"{server.url}/page/"):
+            found = [(record.source, record.key) for record in records([source])]
+            assert len(found) >= len(LINKS), source
+            assert "hunter" not in str(found)
+            assert {key.partition("?~")[0] for _, key in found} <= {*(f"{n}.png" for n in "abcd"), "gone.png"}
+        pool = kd3.ingest(f"{server.url}/l.txt", tmp_path / "pool", image_size=16, workers=0)
+        lost = (tmp_path / "pool/rejected.csv").read_text().splitlines()[1:]
+        assert len(set(lost)) == 2  # those that differ stay different
+        assert "hunter" not in str(pool.index().to_pydict())
+        assert b"hunter" not in b"".join(path.read_bytes() for path in (tmp_path / "pool").iterdir())
+
+
+@pytest.mark.parametrize(
+    "behind", [";jsessionid=hunter2", ";v=1;s=hunter2?x=1", "%3Bs=hunter2", "?jwt=hunter2", "#hunter2"]
+)
+def test_an_archive_is_known_by_its_name_and_called_by_it_whatever_follows_the_path(behind):
+    url = f"https://me:hunter3@host/a;v=1/crawl.tar{behind}"
+    assert archive_kind(url) == "tar"
+    assert base_name(url) == "crawl.tar"
+    assert base_name(f"https://me:hun?ter2@host/x.png{behind}") == "x.png"
+    assert base_name("s3://bucket/a;b=c.tar") == "a;b=c.tar"  # where no server reads it, it is a name

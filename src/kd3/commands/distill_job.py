@@ -28,6 +28,7 @@ from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.pool.kept_out import KnownImages
 from kd3.pool.overlap import overlap
+from kd3.pool.sources.names import shown
 from kd3.recall.at_end import check_recall
 from kd3.recall.images import ChosenImages, known_images, read_images
 from kd3.runs.folder import State
@@ -149,7 +150,7 @@ def _labelled(config: DistillConfig, teacher: Teacher) -> LabelledImages | None:
         num_classes=teacher.num_classes,
         class_names=teacher.classes,
     )
-    for line in [f"{config.eval_data}: {len(data.records):,} labelled images", *data.matching.lines()]:
+    for line in [f"{shown(config.eval_data)}: {len(data.records):,} labelled images", *data.matching.lines()]:
         console.say(line)
     return data
 

@@ -28,6 +28,7 @@ from kd3.models.consent import runs_code
 from kd3.models.student_files import load_student, save_student
 from kd3.out_of_memory import out_of_memory_told
 from kd3.pool.watch import PATIENCE, watched
+from kd3.pool.without_secrets import shareable
 from kd3.recall.at_end import adapt_student
 from kd3.recall.kept import keep_adapted
 from kd3.runs.adaptation import with_adaptation
@@ -89,7 +90,7 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
 
         def track(images: int) -> list[Listener]:
             values = config.model_dump(mode="json")
-            trackers = Trackers(config.trackers, folder.path, values, job.teacher.classes, images=images)
+            trackers = Trackers(config.trackers, folder.path, shareable(values), job.teacher.classes, images=images)
             held.callback(trackers.close)
             return [trackers, *([lambda event, values: watch.check()] if watch else [])]
 

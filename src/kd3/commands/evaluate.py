@@ -27,6 +27,8 @@ from kd3.models.teacher import Teacher
 from kd3.pool.allowed import as_settings_say
 from kd3.pool.class_matching import Matching
 from kd3.pool.reasons import counted
+from kd3.pool.sources.names import shown
+from kd3.pool.watch import watched
 from kd3.run_report.lost import EXAMPLES, write_page
 from kd3.text import one_line
 
@@ -219,7 +221,12 @@ def _leak(config: EvaluateConfig, data: LabelledImages) -> Leak | None:
             f"pictures by {data.preparation.fit}; an earlier kd3 wrote its config.json: add "
             f'"preparation": {{"fit": "{pool.preparation.fit}"}} there'
         )
-    found = leak(pool, data)
+    try:
+        with watched(pool):
+            found = leak(pool, data)
+    except KD3Error as problem:  # the figures do not depend on the pool
+        console.warn(f"it is unknown whether the student trained on these images: {problem}")
+        return None
     if found.warning:
         console.warn(found.warning)
     return found
@@ -238,7 +245,7 @@ def _figures(
     teachers = tally.teacher_top1_percent
     return Evaluation(
         model=config.model,
-        data=config.data,
+        data=shown(config.data),
         images=tally.count,
         top1=tally.top1_percent,
         top5=tally.top5_percent,

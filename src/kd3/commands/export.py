@@ -25,6 +25,7 @@ from kd3.models.student_files import DESCRIPTION, adaptation_of, load_student, r
 from kd3.pool import ImagePool
 from kd3.pool.allowed import as_settings_say
 from kd3.pool.manifest import NAME as MANIFEST
+from kd3.pool.without_secrets import shareable
 from kd3.preparation import Preparation
 from kd3.runs.folder import RunFolder, read_summary
 from kd3.runs.origin import processor
@@ -187,7 +188,8 @@ def _write(config: ExportConfig, place: Path, out: Path, job: _Job) -> Exported:
     if script := card.script():
         write_text(place / PREDICT, script)
     result = Exported(out, files, len(inputs), images.where, config.threads, machine, tried)
-    write_json(place / REPORT, {"kd3": __version__, "settings": config.model_dump(mode="json"), **result.to_dict()})
+    settings = shareable(config.model_dump(mode="json"))
+    write_json(place / REPORT, {"kd3": __version__, "settings": settings, **result.to_dict()})
     return result
 
 

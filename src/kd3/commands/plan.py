@@ -35,6 +35,7 @@ from kd3.planning.outcome import Choice, Plan
 from kd3.planning.pace import Pace, pace_of
 from kd3.pool import ImagePool
 from kd3.pool.allowed import as_settings_say
+from kd3.pool.sources.names import shown
 from kd3.pool.watch import watched
 from kd3.recall.images import read_images
 from kd3.training.pool_split import split_pool
@@ -154,11 +155,11 @@ def _deployment(source: str, teacher: Teacher, found: Measurement, compute: Comp
     given = read_images(source, teacher.preparation, limit=GIVEN_IMAGES, seed=0).images
     there = measure(teacher, ImagePool.from_array(given.numpy()), None, compute, limit=0, seed=0).batch_norms
     if there is None or found.batch_norms is None:
-        return f"{len(given):,} images of {source}: the teacher has no batch norms to compare them by."
+        return f"{len(given):,} images of {shown(source)}: the teacher has no batch norms to compare them by."
     nearer = "nearer to the training data than" if there.mean < found.batch_norms.mean else "no nearer to it than"
     return (
-        f"{len(given):,} images of {source} are {nearer} the crawl (batch-norm distance {there.mean:.3f}; the crawl's "
-        f"{found.batch_norms.mean:.3f})."
+        f"{len(given):,} images of {shown(source)} are {nearer} the crawl (batch-norm distance {there.mean:.3f}; the "
+        f"crawl's {found.batch_norms.mean:.3f})."
     )
 
 

@@ -22,7 +22,7 @@ from kd3.models.student import Student
 from kd3.models.teacher import Teacher
 from kd3.pool import Decoded, DecodeSettings, decode_records, list_records
 from kd3.pool.allowed import as_settings_say
-from kd3.pool.sources.names import archive_kind, is_list
+from kd3.pool.sources.names import archive_kind, base_name, is_list, shown
 from kd3.text import one_line
 
 
@@ -120,7 +120,7 @@ def _predict(config: PredictConfig, classifier: Teacher | Student | None) -> Pre
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         found.append((name, [(classifier.classes[label], p) for label, p in pairs]))
     if not found and not unusable:
-        raise KD3Error(f"there is no image in {', '.join(config.images)}")
+        raise KD3Error(f"there is no image in {', '.join(map(shown, config.images))}")
     if not found:
         raise KD3Error(f"no image can be used: {unusable[0][0]}: {_why(*unusable[0][1:])}")
     return Predictions(found, unusable, None if threshold is None else escalate)
@@ -130,7 +130,7 @@ def _shown(source: str, key: str) -> str:
     """Return an image's path as it was given: a file's own, of others with where they lie; as it stands in a list."""
     if is_list(source):
         return key
-    return source if Path(source).name == key and archive_kind(source) is None else f"{source.rstrip('/')}/{key}"
+    return source if base_name(source) == key and archive_kind(source) is None else f"{source.rstrip('/')}/{key}"
 
 
 def _why(reason: str, detail: str) -> str:

@@ -142,8 +142,10 @@ def _lost(student: Student, teacher: Teacher, config: ReportConfig) -> tuple[Los
     tally = data.tally(student, student.normalise, compute, teacher=teacher, answers=answers, title="labelled images")
     notes = doubts(tally.confusion.numpy(), data.matching)
     pool = pool_of_student(config.runs[0])
-    if pool is not None and (leaked := leak(pool, data).warning):
-        notes.append(leaked)
+    if pool is not None:
+        with watched(pool):
+            leaked = leak(pool, data).warning
+        notes += [leaked] if leaked else []
     for note in notes:
         console.warn(note)
     return answers.lost(student.classes, examples=EXAMPLES), data, notes  # one name for a class in all of the report

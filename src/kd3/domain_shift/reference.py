@@ -19,6 +19,7 @@ from kd3.pool import Decoded, DecodeSettings, ImagePool, decode_records, list_re
 from kd3.pool.manifest import NAME as MANIFEST
 from kd3.pool.reasons import counted
 from kd3.pool.record import Record
+from kd3.pool.sources.names import shown
 from kd3.pool.watch import watched
 from kd3.training.pool_batches import PoolBatches
 
@@ -35,7 +36,7 @@ class Reference:
     """
 
     def __init__(self, source: str, teacher: Teacher, *, limit: int, seed: int, workers: int | None) -> None:
-        self.source, self.limit, self.seed, self.workers = source, limit, seed, workers
+        self.source, self.limit, self.seed, self.workers = shown(source), limit, seed, workers
         self.settings = DecodeSettings.to_see(teacher.preparation)
         self.skipped: Counter[str] = Counter()
         self._labels: list[int] = []  # of each record
@@ -58,7 +59,7 @@ class Reference:
             self._records, self._labels = _listed(source, teacher)
             found = len(self._records)
         if found == 0:
-            raise KD3Error(f"the reference {source} holds no image; at least 2 are needed")
+            raise KD3Error(f"the reference {self.source} holds no image; at least 2 are needed")
         self.chosen = drawn(found, limit, seed)
 
     @property

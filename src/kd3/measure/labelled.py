@@ -24,6 +24,7 @@ from kd3.pool.kept_out import KnownImages
 from kd3.pool.labelled_files import labelled_files
 from kd3.pool.reasons import counted
 from kd3.pool.record import Record
+from kd3.pool.sources.names import shown
 from kd3.preparation import Preparation
 
 KEEP_BYTES = 1 << 30
@@ -54,12 +55,12 @@ class LabelledImages:
     ) -> None:
         if change is not None:
             find_change(*change)  # what is wrong with it is told now
-        self.source, self.preparation, self.workers = source, preparation, workers
+        self.source, self.preparation, self.workers = shown(source), preparation, workers
         self.change = change
         found = labelled_files(source)
         self.records, self.split, self._left_out = found.records, found.split, found.left_out
         self.skipped: Counter[str] = Counter(found.left_out)
-        self.matching = match_classes(set(found.labels), class_names, where=source, told_by=found.told_by)
+        self.matching = match_classes(set(found.labels), class_names, where=self.source, told_by=found.told_by)
         self.labels = [self.matching.of(label) for label in found.labels]  # of each record
         self.names = self.matching.names()
         self._settings = DecodeSettings.to_see(preparation)

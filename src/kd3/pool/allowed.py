@@ -11,8 +11,9 @@ import ipaddress
 import os
 import re
 import socket
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -24,6 +25,7 @@ PROTOCOLS = ("http", "https", "s3", "gs", "hf")
 WEB = ("http", "https")
 FLAG = "--trust-entries"
 HOSTS_FLAG = "--private-hosts"
+RESOLVE_SECONDS = 15.0
 HERE = "an address of this machine or of a private network"
 # In IPv6 addresses that a gateway makes IPv4 of.
 TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
@@ -41,6 +43,7 @@ class Trust:
     entries: bool = False  # rows and lists may name whatever they like
     private_hosts: bool = False  # and those of the private network
     of_user: frozenset[Host] = frozenset()  # servers of sources that the user has named
+    addresses: frozenset[tuple[str, str]] = frozenset()  # of these by name: the private ones that each had then
 
 
 _trust = Trust()
@@ -70,9 +73,16 @@ def as_settings_say(command: Callable[Call, Answer]) -> Callable[Call, Answer]:
 
 
 def named_by_user(url: str) -> None:
-    """Let this process connect to a web server wherever it is: the user has named it."""
+    """Let this process connect to a web server wherever it is now: the user has named it.
+
+    Its name is resolved here and once: who owns it cannot lead it to a private address later.
+    """
     if is_flat(url) and protocol(url) in WEB:  # of others, what looks like a host may be a bucket
-        _set(of_user=_trust.of_user | {_host(url)})
+        host, port = _host(url)
+        found: set[tuple[str, str]] = set()
+        if host and host not in {name for name, _ in _trust.of_user}:
+            found = {(host, address) for address in _addresses(host) if is_private_address(address)}
+        _set(of_user=_trust.of_user | {(host, port)}, addresses=_trust.addresses | found)
 
 
 def trust_for_good(trust: Trust) -> None:
@@ -172,7 +182,11 @@ def _lies_in(folder: str, path: str) -> bool:
 
 def is_private(url: str) -> bool:
     """Say whether a URL names this machine or a private network outright, by an address or as "localhost"."""
-    host = (_host(url)[0] or "").rstrip(".")
+    return _is_private_name(_host(url)[0] or "")
+
+
+def _is_private_name(host: str) -> bool:
+    host = host.rstrip(".")
     return host == "localhost" or host.endswith(".localhost") or is_private_address(host)
 
 
@@ -191,22 +205,35 @@ def guarded_socket(info: tuple[Any, ...], trusted: str | None = None) -> socket.
     """Return a socket for a connection to one of a host's addresses, unless it leads to a private one.
 
     Whatever name was asked for or redirected to, this sees the address that is connected to. Excepted are the addresses
-    of the host `trusted`, which may redirect to itself and to no other private one.
+    that the host `trusted` had when the user named it: it may redirect to itself and to no other private one.
 
     Raises:
         OSError: it does.
     """
     family, kind, number, _, address = info
-    if is_private_address(str(address[0])) and (trusted is None or address[0] not in _addresses(trusted)):
+    if is_private_address(str(address[0])) and not (trusted and _is_of(trusted, str(address[0]))):
         raise OSError(errno.EACCES, f"{address[0]} is {HERE}")
     return socket.socket(family, kind, number)
 
 
-def _addresses(host: str) -> set[Any]:
-    try:
-        return {info[4][0] for info in socket.getaddrinfo(host, None)}
-    except OSError:
-        return set()
+def _is_of(host: str, address: str) -> bool:
+    if _is_private_name(host):
+        return address in _addresses(host)
+    return (host, address) in _trust.addresses
+
+
+def _addresses(host: str) -> set[str]:
+    """Return the addresses of a host; none where the answer takes too long. Ctrl-C ends the wait."""
+    found: set[str] = set()
+
+    def ask() -> None:
+        with suppress(OSError, UnicodeError):
+            found.update(str(info[4][0]) for info in socket.getaddrinfo(host, None))
+
+    asking = threading.Thread(target=ask, name="kd3-resolve", daemon=True)
+    asking.start()
+    asking.join(RESOLVE_SECONDS)
+    return set() if asking.is_alive() else found
 
 
 def _host(url: str) -> Host:

@@ -19,7 +19,7 @@ from kd3.pool.record import Label, Record, Unusable
 from kd3.pool.sources import Archive, contents, find
 from kd3.pool.sources.batches import batch_in_archive
 from kd3.pool.sources.containers import unusable
-from kd3.pool.sources.names import archive_kind, words_of
+from kd3.pool.sources.names import archive_kind, shown, words_of
 
 FOLDERS = "class folders"
 NO_LABEL = "without a label"
@@ -143,15 +143,15 @@ def _of_folders(source: str, images: Sequence[Record]) -> list[Label | None]:
     roots = sorted({above for name, above in folders if name})
     if not roots:
         raise KD3Error(
-            f"{source} has no class folders (one folder of images per class), nor labels that kd3 reads in another "
-            f"form: {KNOWN}"
+            f"{shown(source)} has no class folders (one folder of images per class), nor labels that kd3 reads in "
+            f"another form: {KNOWN}"
         )
     if len(roots) > 1:
         below = {PurePosixPath(root).parts[-1].lower() for root in roots if root}
         split = " (they look like splits: test on one)" if below and below <= set(_SPLITS) else ""
         raise KD3Error(
-            f"{source} has images at several places ({some([root or '.' for root in roots])}); give the one folder "
-            f"that holds the class folders{split}"
+            f"{shown(source)} has images at several places ({some([root or '.' for root in roots])}); give the one "
+            f"folder that holds the class folders{split}"
         )
     return [Label(name=name) if name else None for name, _ in folders]
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import quote, unquote
 
 from kd3.pool.allowed import is_flat
@@ -28,6 +30,8 @@ _SECRET = re.compile(
 )
 # Beside "sig", and renewed with it.
 _OF_AZURE = re.compile(r"s[vpetri]|s[sr]t?|spr|sip|sk(?:oid|tid|[tesv])")
+WEB = ("http://", "https://")
+BASE = "http://host/"
 SHORTEST = 3  # signs of a secret that is looked for in messages
 
 
@@ -46,6 +50,33 @@ def written(url: str) -> str:
         return _link(url)
     first, *others = url.split("::")
     return "::".join([_link(first), *(_link(link, behind_a_url="://" in first) for link in others)])
+
+
+def path_of(url: str) -> str:
+    """Return a URL of the web without user, query, fragment and parameters of its path.
+
+    >>> path_of("https://me:pw@host/a;v=1/b.tar;jsessionid=2?w=3#4")
+    'https://host/a/b.tar'
+    """
+    scheme, mark, rest = url.partition("://")
+    _, host, after = _split(rest)
+    return f"{scheme}{mark}{host}{_PARAMETERS.sub('', _QUERY.split(after, maxsplit=1)[0])}"
+
+
+def written_beside(url: str, name: str) -> str:
+    """Return a name that a page or list of the web at `url` gives relative to itself as it may be written down."""
+    if not url.startswith(WEB) or "://" in name:
+        return written(name)
+    return _link(BASE + name).removeprefix(BASE)
+
+
+def shareable(settings: Any) -> Any:
+    """Return settings, nested or not, with their URLs as they may be written where other people read them."""
+    if isinstance(settings, Mapping):
+        return {name: shareable(value) for name, value in settings.items()}
+    if isinstance(settings, (list, tuple)):
+        return [shareable(value) for value in settings]
+    return written(settings) if isinstance(settings, str) and "://" in settings else settings
 
 
 def secrets_of(url: str) -> list[str]:

@@ -21,6 +21,7 @@ from kd3.pool.kept_out import KnownImages, read_known
 from kd3.pool.manifest import NAME as MANIFEST
 from kd3.pool.perceptual_hash import looks, perceptual_hashes
 from kd3.pool.reasons import counted
+from kd3.pool.sources.names import shown
 from kd3.pool.watch import watched
 from kd3.preparation import Preparation
 from kd3.training.randomness import seed_for
@@ -108,7 +109,7 @@ def read_images(
             )
         with watched(pool):
             return of_pool(pool, np.arange(len(pool)), count=limit, seed=seed, known=known, use=use)
-    records = list(list_records([source]))
+    records, where = list(list_records([source])), shown(source)
     order = np.random.default_rng(seed_for(seed, "recall")).permutation(len(records))
     rejected: Counter[str] = Counter()
     keys: list[str] = []
@@ -129,10 +130,10 @@ def read_images(
                 bar.advance()
             if len(pixels) == limit:
                 break
-    _check_enough(len(pixels), source, left_out, rejected, use=use)
+    _check_enough(len(pixels), where, left_out, rejected, use=use)
     by_name = sorted(range(len(keys)), key=keys.__getitem__)
     images = torch.from_numpy(np.stack([pixels[place] for place in by_name]))
-    return ChosenImages(images, [keys[place] for place in by_name], None, source, left_out)
+    return ChosenImages(images, [keys[place] for place in by_name], None, where, left_out)
 
 
 def _unknown(images: np.ndarray, known: Sequence[KnownImages]) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 
 from kd3.config.yaml_text import load_yaml
 from kd3.errors import KD3Error
+from kd3.pool.without_secrets import shareable
 from kd3.runs.folder import RunFolder, read_summary
 from kd3.runs.metrics import kept_accuracy, read_metrics
 
@@ -112,4 +113,4 @@ def read_run(path: str | Path) -> RunRecords:
         raise KD3Error(f"the run {path} is damaged: {problem}") from None
     if not isinstance(config, dict) or not isinstance(origin, dict):
         raise KD3Error(f"the run {path} is damaged: {folder.config.name} or {folder.origin.name} holds no settings")
-    return RunRecords(folder, read_summary(folder.path), config, origin, events, student, adaptation)
+    return RunRecords(folder, read_summary(folder.path), shareable(config), origin, events, student, adaptation)

@@ -25,7 +25,7 @@ from predict import classify
 print(classify("picture.jpg"))
 """
 PREDICT = "predict.py"
-OLD_RUNTIME, OLD_IR, OLD_OPSET = "1.16.3", 8, 17  # tried by hand, 2026-11-30
+OLD_RUNTIME, OLD_IR, OLD_OPSET = "1.16.0", 8, 17  # tried by hand, 2026-11-30: docs/shipping.md
 KD3_EXAMPLE = """\
 import kd3
 

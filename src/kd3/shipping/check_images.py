@@ -17,6 +17,7 @@ from kd3.errors import KD3Error
 from kd3.pool import Decoded, DecodeSettings, ImagePool, decode_records, list_records
 from kd3.pool.manifest import NAME as MANIFEST
 from kd3.pool.reasons import counted
+from kd3.pool.sources.names import shown
 from kd3.pool.watch import watched
 from kd3.preparation import Preparation
 from kd3.runs.folder import RunFolder
@@ -85,9 +86,11 @@ def images_of(source: str, preparation: Preparation, *, compare: int, calibrate:
         images, left_out = _decoded(source, preparation, compare + calibrate)
         why = f" (left out: {left_out})" if left_out else ""
     if len(images) < 3:
-        raise KD3Error(f"{source} holds {len(images)} usable images{why}; at least 3 are needed to check an export")
+        raise KD3Error(
+            f"{shown(source)} holds {len(images)} usable images{why}; at least 3 are needed to check an export"
+        )
     compared = max(2, min(compare, round(len(images) * compare / (compare + calibrate))))
-    return CheckImages(images[:compared], images[compared:], f"images of {source}")
+    return CheckImages(images[:compared], images[compared:], f"images of {shown(source)}")
 
 
 def _config(run: RunFolder) -> dict[str, Any]:

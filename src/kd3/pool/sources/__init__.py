@@ -21,7 +21,7 @@ from kd3.pool.allowed import beside, is_remote
 from kd3.pool.limits import Limits
 from kd3.pool.reasons import SIDECAR
 from kd3.pool.record import FILE_LIMIT, InFile, Record, Unusable, printable, too_large
-from kd3.pool.remote import Remote
+from kd3.pool.remote import Remote, is_http
 from kd3.pool.sources.batches import batch_kind, cifar_count, cifar_members, pickle_count, pickle_members
 from kd3.pool.sources.containers import first_bytes, sidecar, unusable
 from kd3.pool.sources.elsewhere import is_folder, walk_remote
@@ -29,7 +29,16 @@ from kd3.pool.sources.expand import expand, expand_braces
 from kd3.pool.sources.folder import is_regular, walk
 from kd3.pool.sources.idx import idx_count, idx_members
 from kd3.pool.sources.lists import check_list, is_text, listed
-from kd3.pool.sources.names import archive_kind, base_name, is_hidden, is_list, is_sidecar, may_hold_labels, shown
+from kd3.pool.sources.names import (
+    archive_kind,
+    base_name,
+    is_hidden,
+    is_list,
+    is_sidecar,
+    may_hold_labels,
+    shown,
+    shown_beside,
+)
 from kd3.pool.sources.numpy_files import npy_count, npy_members, npz_count, npz_members
 from kd3.pool.sources.tables import arrow_count, arrow_members, parquet_count, parquet_members
 from kd3.pool.sources.tar import is_packed, tar_count, tar_members
@@ -216,13 +225,14 @@ def _of_remote(url: str) -> Iterator[Record | Archive]:
     source = shown(url)
     try:
         if is_folder(url):
-            for path, key, size in walk_remote(url):
+            for path, name, size in walk_remote(url):
+                key = shown_beside(url, name) if is_http(url) else printable(name)
                 if path is None:
-                    yield Record(source, printable(key), Unusable("not allowed", "'::' in its name begins another URL"))
+                    yield Record(source, key, Unusable("not allowed", "'::' in its name begins another URL"))
                 elif size is not None and size > FILE_LIMIT and archive_kind(path) is None:
-                    yield Record(source, printable(key), Unusable("file too large", too_large().detail))
+                    yield Record(source, key, Unusable("file too large", too_large().detail))
                 else:
-                    yield _placed(path, source, printable(key))
+                    yield _placed(path, source, key)
         elif is_list(url) and is_text(url):
             yield from _in_list(url)
         else:
@@ -245,7 +255,7 @@ def _in_list(path: str) -> Iterator[Record | Archive]:
 
 
 def _of_entry(path: str, source: str, entry: str) -> Record | Archive:
-    key = shown(entry)
+    key = shown_beside(path, entry)
     try:
         where = beside(path, entry)
         found = _file(where, source, key, key + "/")

@@ -8,7 +8,7 @@ import re
 from kd3.pool.allowed import is_flat, is_remote
 from kd3.pool.record import printable
 from kd3.pool.remote import is_http
-from kd3.pool.without_secrets import written
+from kd3.pool.without_secrets import path_of, written, written_beside
 
 SIDECAR_SUFFIXES = (
     ".json", ".jsonl", ".txt", ".csv", ".tsv", ".parquet", ".md", ".xml", ".yaml", ".yml", ".log", ".cls", ".url",
@@ -69,16 +69,21 @@ def base_name(path: str) -> str:
 
 
 def _named(path: str) -> str:
-    """Return what names a file: of a chain of URLs the first with a path, without a query."""
+    """Return what names a file: of a chain of URLs the first with a path, without query and parameters."""
     if not is_remote(path):
         return path
     first = path if is_flat(path) else next((url for url in path.split("::") if "://" in url), path)
-    return re.split(r"[?#]", first, maxsplit=1)[0] if is_http(first) else first
+    return path_of(first) if is_http(first) else first
 
 
 def shown(path: str) -> str:
     """Return a path or URL as it may be written down: text that any file can hold, without secrets."""
     return printable(written(path) if is_remote(path) else path)
+
+
+def shown_beside(path: str, name: str) -> str:
+    """Return a name in the list or folder `path` as it may be written down: as `shown`, without secrets."""
+    return printable(written_beside(path, name)) if is_http(path) else shown(name)
 
 
 def is_sidecar(key: str) -> bool:

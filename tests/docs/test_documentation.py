@@ -81,7 +81,7 @@ def place(crawl, labelled, centred_teacher_file, tmp_path_factory):
 
 
 # Pages of results need their own pools and days. tests/training/test_ranks.py and tests/cluster start several processes
-# and clusters, tests/measure reads the layouts of labels, tests/datasets and tests/experiments run the paper's commands.
+# and clusters, tests/measure reads label layouts, tests/datasets and tests/experiments run the commands of the paper.
 NOT_WHOLE = ("peers", "scale", "labels", "table1", "inherit-fit-recall", "random-start", "paper")
 RUN_WHOLE = [page for page in PAGES if list(command_lines(page)) and page.stem not in NOT_WHOLE]
 SMALL = {

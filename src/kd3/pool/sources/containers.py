@@ -106,7 +106,7 @@ def sidecar(contents: Location) -> Unusable:
 def ranges(
     path: str, file: BinaryIO, offset: int, layout: Layout, count: int, *, between: int = 0
 ) -> Iterator[Location]:
-    """Yield the locations of images from `offset` on, `step` bytes apart; remote ones are read here.
+    """Yield the locations of images from `offset` on, with `between` bytes between them; remote ones are read here.
 
     Raises:
         Unreadable: after those that are there, where the file ends before the last.

@@ -1,1 +1,1 @@
-"""How fast kd3 is, beside the common way of doing the same and beside the bare bound; not installed."""
+"""Benchmarks of kd3 against the common way and a speed limit; not installed."""

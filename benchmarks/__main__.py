@@ -25,7 +25,7 @@ GROUPS = {
 
 
 def main() -> int:
-    """Run what was asked for and return the exit status."""
+    """Run the requested groups and return the exit status."""
     arguments = _parser().parse_args()
     try:
         print(run(arguments))
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> str:
     """Measure, write both files and return the page.
 
     Raises:
-        KD3Error: an unknown group, an absent device, no data where they were said to be, an output
+        KD3Error: an unknown group, an absent device, missing data, an output
             that cannot be written.
     """
     chosen = [name for name in arguments.only.split(",") if name] if arguments.only else list(GROUPS)

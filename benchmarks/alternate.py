@@ -1,4 +1,4 @@
-"""Compare rates on a machine that is never quite still: the sides take turns, and medians are compared."""
+"""Comparison of rates on a noisy machine: the sides take turns, and medians are compared."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import torch
 
 @dataclass
 class Rate:
-    """Items a second of one side, round by round."""
+    """One side's items per second in each round."""
 
     rounds: list[float] = field(default_factory=list)
 
     @property
     def median(self) -> float:
-        """The round in the middle."""
+        """The median round."""
         return statistics.median(self.rounds)
 
     def to_dict(self) -> dict[str, Any]:
@@ -32,11 +32,11 @@ class Rate:
         }
 
 
-Side = tuple[Callable[[], object], int]  # a call, and the items that it works off
+Side = tuple[Callable[[], object], int]  # a call, and its number of items
 
 
 def alternate(sides: dict[str, Side], *, rounds: int, seconds: float) -> dict[str, Rate]:
-    """Return each side's rate: in each round every side is called for about so many seconds, at least once."""
+    """Return each side's rate: each side is called for about the given seconds per round, at least once."""
     for call, _ in sides.values():
         call()
     settle()
@@ -53,6 +53,6 @@ def alternate(sides: dict[str, Side], *, rounds: int, seconds: float) -> dict[st
 
 
 def settle() -> None:
-    """Wait until an accelerator has done what it was given."""
+    """Wait until an accelerator has finished its work."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""The least that the same mathematics can cost here: networks and optimizer alone, on tensors already in place."""
+"""Lower bounds of the cost: only networks and optimizer, on tensors already in place."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from kd3.methods.base import Method
 
 
 def bare_step(method: Method, compute: Compute, *, batch: int, size: int, views: int) -> Callable[[], None]:
-    """Return a call that takes a training step without data, augmentation, selection or the losses' fine print.
+    """Return a call for a training step without data, augmentation, selection or full losses.
 
     Teacher forward, `views` student forwards with their backward, projector and classifier on the
-    first, the optimizer: the very modules, precision and layout of the method that is measured.
+    first, the optimizer: the same modules, precision and layout as the measured method.
     """
     student, teacher = method.student, method.teacher
     images = [

@@ -24,35 +24,35 @@ from kd3.measure.cascade import AGREEMENTS, CONFIDENCE, Cascade, margins
 from kd3.measure.intervals import share
 
 HOLDOUT = 1000
-DEPLOYED = 500  # test images that set a threshold
+DEPLOYED = 500  # test images for setting a threshold
 DRAWS = 400
-KINDS = ("held out", "held out, teacher", "test", "test, teacher", "labels")  # of what is kept
+KINDS = ("held out", "held out, teacher", "test", "test, teacher", "labels")  # of the stored logits
 
 
 @dataclass(frozen=True)
 class Said:
-    """Student and teacher on some images: the student's margin (N,), and whether both say the same class (N,)."""
+    """Student and teacher on some images: the student's margin (N,), and whether both predict the same class (N,)."""
 
     margin: Tensor
     same: Tensor
 
     def part(self, places: Tensor) -> Said:
-        """Return what they say of some of these images."""
+        """Return the predictions on some of these images."""
         return Said(self.margin[places], self.same[places])
 
     def reached(self, threshold: float) -> tuple[float, int]:
-        """Return the percentage that goes to the teacher, and the number of images agreed on."""
+        """Return the percentage of escalated images, and the number of agreements."""
         kept = self.margin >= threshold
         return 100 * float((~kept).double().mean()), int((self.same | ~kept).sum())
 
 
 def of_logits(student: Tensor, teacher: Tensor) -> Said:
-    """Return what logits (N, K) of both say."""
+    """Return the predictions of both networks' logits (N, K)."""
     return Said(margins(student), student.argmax(1) == teacher.argmax(1))
 
 
 def set_once(on: Said, tried: Said, agreement: float) -> str:
-    """Return a table's cell: what goes to the teacher, what is reached, and whether the promise is kept."""
+    """Return a table's cell: escalated share, reached agreement, and whether the guarantee holds."""
     found = Cascade(on.margin, on.same).threshold(agreement, CONFIDENCE)
     if found.margin is None:
         return f"no threshold: {found.problem}"

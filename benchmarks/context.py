@@ -1,4 +1,4 @@
-"""What every group is given."""
+"""Context of every group: device, material and time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kd3.compute import Compute
 
 @dataclass(frozen=True)
 class Pair:
-    """Whom to distil into whom, and how many images at once."""
+    """Teacher, student and batch size."""
 
     teacher: str
     student: str
@@ -26,7 +26,7 @@ ON_GPU = Pair("resnet34", "resnet18", 1024)
 
 @dataclass
 class Context:
-    """Where to work, with what, for how long."""
+    """Device, material and time of the measurements."""
 
     work: Path  # an empty folder
     data: Path | None
@@ -35,7 +35,7 @@ class Context:
 
     @property
     def rounds(self) -> int:
-        """Turns that each side takes."""
+        """Turns of each side."""
         return 3 if self.quick else 5
 
     @property
@@ -45,7 +45,7 @@ class Context:
 
     @property
     def pair(self) -> Pair:
-        """Networks of a size that suits the device."""
+        """Networks of a suitable size for the device."""
         return ON_GPU if self.compute.device.type == "cuda" else ON_CPU
 
     @cached_property

@@ -43,7 +43,7 @@ def mano(logits: Tensor) -> float:
 
 
 def left_out(sign: Sequence[float], accuracy: Sequence[float]) -> list[float]:
-    """Return how far each accuracy is from a line through the others, in points."""
+    """Return each accuracy's distance from a line through the others, in points."""
     errors = []
     for place in range(len(sign)):
         others = [number for number in range(len(sign)) if number != place]

@@ -43,7 +43,7 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Bench:
-    """Where to work and how much to do."""
+    """Device and size of the measurements."""
 
     compute: Compute
     work: Path
@@ -66,7 +66,7 @@ class Bench:
 
     @property
     def seconds(self) -> float:
-        """That each rate is measured for."""
+        """Seconds of measurement for each rate."""
         return 0.2 if self.pretend else 5.0
 
     def on(self, *, precision: str, device: str | None = None) -> Compute:
@@ -74,7 +74,7 @@ class Bench:
         return Compute(self.compute.device if device is None else torch.device(device), precision)
 
     def images(self, count: int) -> ImagePool:
-        """Return a pool of noise in memory, always the same."""
+        """Return a pool of noise in memory, the same at each call."""
         draw = np.random.default_rng(0)
         return ImagePool.from_array(draw.integers(0, 256, (count, 3, self.side, self.side), dtype=np.uint8))
 
@@ -107,7 +107,7 @@ def losses(bench: Bench) -> Result:
         for device in ("cpu", str(bench.compute.device)):
             compute = bench.on(precision="32", device=device)
             with compute.tuned(tf32=False, deterministic=False):
-                # Without random views: the generators of devices draw other numbers.
+                # Without random views: generators of different devices draw different numbers.
                 learner = bench.learner(compute, batch=batch, method=name, augmentation="none", flip=False)
                 images = torch.from_numpy(pool.read(np.arange(batch))).to(compute.device)
                 found[device] = [float(learner.step(number, images).loss) for number in range(steps)]
@@ -175,7 +175,7 @@ def large_pool(bench: Bench) -> Result:
         batches._fits = fits
         order = np.random.default_rng(0).permutation(np.tile(np.arange(len(pool)), 2))
         for number, images in enumerate(batches.iterate(order[: 4 * batch], batch)):
-            learner.step(number, images)  # until it is recorded
+            learner.step(number, images)  # until the step is recorded
         _wait(bench)
         start = time.perf_counter()
         for number, images in enumerate(batches.iterate(order, batch)):
@@ -240,7 +240,7 @@ def main() -> int:
 
 
 def measured(arguments: argparse.Namespace) -> bool:
-    """Measure what is missing, write both files; return whether all that was checked is right.
+    """Measure missing figures, write both files; return whether all checks passed.
 
     Raises:
         KD3Error: there is no such device, the folder cannot be written to, or holds another device's figures.
@@ -316,7 +316,7 @@ def _stepping(bench: Bench, learner: Learner, images: torch.Tensor) -> float:
 
 
 def _rate(bench: Bench, work: Callable[[], object], *, before: int = 2) -> float:
-    """Return how often something is done in a second."""
+    """Return the number of calls per second."""
     for _ in range(before):
         work()
     _wait(bench)

@@ -1,4 +1,4 @@
-"""Groups `memory` and `scaling`: a larger pool may cost more time in proportion, and no more memory."""
+"""Groups `memory` and `scaling`: time may grow in proportion to the pool, memory may not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.watch import watched
 
 
 def memory(context: Context) -> dict[str, Any]:
-    """Return the anonymous memory that an image more costs a distillation, and the peaks."""
+    """Return the anonymous memory of a distillation per additional image, and the peaks."""
     sizes = (20_000, 220_000) if context.quick else (20_000, 1_020_000)
     peaks = {images: _distilled(context, images) for images in sizes}
     small, large = sizes
@@ -21,7 +21,7 @@ def memory(context: Context) -> dict[str, Any]:
 
 
 def scaling(context: Context) -> dict[str, Any]:
-    """Return microseconds an image and peak memory over pools of a thousand to a million images."""
+    """Return microseconds per image and peak memory over pools of a thousand to a million images."""
     top = 4 if context.quick else 6
     rows: dict[str, Any] = {}
     for power in range(3, top + 1):

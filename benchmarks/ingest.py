@@ -51,7 +51,7 @@ def _compare(shards: list[Path], context: Context) -> dict[str, Any]:
             return [future.result() for future in futures]
 
         everywhere(_load)
-        os.sync()  # what was just written would be waited for by the first ingest
+        os.sync()  # otherwise the first ingest would wait for these writes
         for number in range(2 if context.quick else 3):
             out = context.work / f"ingest{number}"
             start = time.perf_counter()
@@ -67,7 +67,7 @@ _loaded: dict[str, list[bytes]] = {}
 
 
 def _load(shards: list[str]) -> float:
-    """Read the files into the process, so that the bound reads nothing."""
+    """Read the files into the process, so that the bound does no reading."""
     files = []
     for shard in shards:
         with tarfile.open(shard) as archive:
@@ -80,7 +80,7 @@ def _load(shards: list[str]) -> float:
 
 
 def _decode_all(shards: list[str]) -> float:
-    """Decode and resize every file and return the seconds that it took."""
+    """Decode and resize every file and return the seconds."""
     files = _loaded[repr(shards)]
     start = time.perf_counter()
     with warnings.catch_warnings():

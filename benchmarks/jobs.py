@@ -1,4 +1,4 @@
-"""What `watch` runs: `python -m benchmarks.jobs distill|ingest ...`; prints one line of JSON."""
+"""Jobs for `watch`: `python -m benchmarks.jobs distill|ingest ...` prints one line of JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import kd3
 
 
 def distill(pool: str, out: str) -> dict[str, float]:
-    """Distil a tiny network on a pool for a few steps: what grows with the pool is scoring and selection."""
+    """Distil a tiny network on a pool for a few steps: scoring and selection grow with the pool."""
     import torch
 
     from benchmarks.synthetic import SIZE, TinyNet

@@ -1,4 +1,4 @@
-"""What is measured on: the real crawl and teacher where they are at hand, else ones that are made here."""
+"""Material of the measurements: the real crawl and teacher if available, otherwise synthetic ones."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Material:
 
 
 def find(data: Path | None, work: Path, *, images: int, teacher: str) -> Material:
-    """Return the material at `data`, or at its usual place, or made in `work` with about so many images.
+    """Return the material at `data`, or at its usual place, or make it in `work` with about the given number of images.
 
-    The teacher there is a ResNet-56; where another one is asked for, it gets random weights.
+    The teacher there is a ResNet-56; another one gets random weights.
 
     Raises:
         KD3Error: `data` was named and has no crawl or no teacher.
@@ -68,7 +68,7 @@ def _usual_place() -> Path | None:
 
 
 def make_teacher(work: Path, name: str) -> Path:
-    """Write a teacher with random weights whose classifier is sure enough for a selection to have a choice."""
+    """Write a teacher with random weights confident enough for a meaningful selection."""
     torch.manual_seed(0)
     network = build_arch(f"kd3:{name}", num_classes=CLASSES)
     images = torch.randn(64, 3, SIZE, SIZE)
@@ -89,7 +89,7 @@ def make_teacher(work: Path, name: str) -> Path:
 
 
 def make_shards(folder: Path, count: int, *, width: int = 64, height: int = 64, per_shard: int = 1250) -> list[Path]:
-    """Write JPEGs of smooth coloured noise into tar shards, each file's bytes its own, and return the shards."""
+    """Write JPEGs of smooth coloured noise into tar shards, each file with unique bytes, and return the shards."""
     folder.mkdir(parents=True)
     draw = np.random.default_rng(0)
     different = [_picture(draw, width, height) for _ in range(min(count, 500))]
@@ -98,7 +98,7 @@ def make_shards(folder: Path, count: int, *, width: int = 64, height: int = 64, 
         shards.append(folder / f"{number:05d}.tar")
         with tarfile.open(shards[-1], "w") as archive:
             for i in range(start, min(start + per_shard, count)):
-                # What comes behind a JPEG's end is not looked at, and makes another file of it.
+                # Bytes after a JPEG's end are ignored by decoders but make the file unique.
                 data = different[i % len(different)] + i.to_bytes(8, "little")
                 member = tarfile.TarInfo(f"{i:07d}.jpg")
                 member.size = len(data)
@@ -107,7 +107,7 @@ def make_shards(folder: Path, count: int, *, width: int = 64, height: int = 64, 
 
 
 def multiplied(shards: list[Path], folder: Path, times: int) -> list[Path]:
-    """Return the shards and so many copies less one of them in which each image file's bytes are its own.
+    """Return the shards with further copies of them, in which each image file has unique bytes.
 
     Start-up is a third of an ingest of 30,000 small images; crawls are longer than that.
     """

@@ -1,7 +1,7 @@
-"""What each trick is worth by itself: `python -m benchmarks.parts`, about two minutes on two quiet cores.
+"""Gain of each optimisation by itself: `python -m benchmarks.parts`, about two minutes on two idle cores.
 
 Each group compares ways of computing the same thing, in turn, several times; the median of the
-rounds is printed in images a second, with the slowest and fastest round.
+rounds is printed in images per second, with the slowest and fastest round.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def main() -> None:
             print(f"  {name:<44} {rate:>7,.0f}/s  x{rate / first:.2f}  ({min(rounds):,.0f} to {max(rounds):,.0f})")
 
 
-Way = tuple[Callable[[], object], int]  # a call, and the images that it computes
+Way = tuple[Callable[[], object], int]  # a call, and its number of images
 
 
 def measure(ways: dict[str, Way]) -> dict[str, list[float]]:
-    """Return images a second, round by round, the ways in turn in each round."""
+    """Return images per second in each round; the ways take turns."""
     for call, _ in ways.values():
         call()
         call()
@@ -90,7 +90,7 @@ def teacher_ways(compute: Compute) -> dict[str, Way]:
 
 
 def student_ways(compute: Compute) -> dict[str, Way]:
-    """The student as a scan runs it."""
+    """The student in a scan."""
     student = build_arch("kd3:resnet20", num_classes=10).eval()
     compute.place(student)
     merged = fold(student, foldable(student, SIZE))
@@ -108,7 +108,7 @@ def student_ways(compute: Compute) -> dict[str, Way]:
 
 
 def training_ways(compute: Compute) -> dict[str, Way]:
-    """The student as a step trains it, on two views of 128 images."""
+    """The student in a training step, on two views of 128 images."""
     two_views = pictures(2 * BATCH, compute)
 
     def run(network: nn.Module, parts: int) -> Way:

@@ -1,10 +1,9 @@
-"""The common way: the paper's recipe as it is usually run, written plainly, to be measured against.
+"""The common way: a plain implementation of the paper's recipe, as a baseline.
 
 One image at a time through Pillow in a DataLoader, float32 in the default layout, both networks over
 the whole pool before each epoch with a graph for the student, loss weights in a loop over the batch,
 MixDistribution image by image on the host, and a second teacher pass for a contrastive loss that
-cannot reach the student. The mathematics is the package's (tests compare the losses); only the way
-is another.
+cannot reach the student. The mathematics is the package's (tests compare the losses); only the implementation differs.
 
 Source: KD3 (arXiv 2307.11469).
 """
@@ -28,7 +27,7 @@ from kd3.pool import ImagePool
 
 
 class Transformed(Dataset[Tensor]):
-    """Pool images, each through random Pillow transforms when it is asked for: (3, S, S), normalised."""
+    """Pool images, each through random Pillow transforms on access: (3, S, S), normalised."""
 
     def __init__(self, images: ImagePool, mean: Sequence[float], std: Sequence[float]) -> None:
         self.images = images
@@ -47,7 +46,7 @@ class Transformed(Dataset[Tensor]):
 
 
 def random_resized_crop(image: Image.Image) -> Image.Image:
-    """Cut out 8 to 100 % of the area, 3:4 to 4:3, and stretch it to the image's size; ten tries, then the whole."""
+    """Cut out 8% to 100% of the area, 3:4 to 4:3, and stretch it to the image's size; ten tries, then the whole."""
     width, height = image.size
     for _ in range(10):
         area = width * height * random.uniform(0.08, 1.0)
@@ -116,7 +115,7 @@ class Reference(nn.Module):
         self.optimizer = torch.optim.SGD(trained, lr=0.05, momentum=0.9, weight_decay=5e-4)
 
     def losses(self, images: Tensor, partner: Sequence[int], mixture: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return alignment, the student's contrast, and the teacher's, which trains nothing that ships."""
+        """Return alignment, the student's contrast, and the teacher's, which trains no shipped part."""
         views = mixed(images, partner, mixture)
         with torch.no_grad():
             target = run_with_features(self.teacher, self.head, images)

@@ -32,7 +32,7 @@ RUNS = {
 
 
 def digests(run: Path) -> dict[str, str]:
-    """Return a digest of each output of a run that the clock does not touch."""
+    """Return digests of a run's outputs that do not depend on time."""
     found = {name.name: _digest(name.read_bytes()) for name in sorted((run / "selections").glob("*.npy"))}
     found["model.safetensors"] = _digest((run / "student" / "model.safetensors").read_bytes())
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -45,7 +45,7 @@ def _digest(data: bytes) -> str:
 
 
 def differences(here: dict[str, dict[str, str]], there: dict[str, dict[str, str]]) -> list[str]:
-    """Return a line for each run whose outputs differ: which of them."""
+    """Return a line for each run with different outputs, and name them."""
     lines = []
     for name in RUNS:
         mine, other = here[name], there[name]

@@ -26,7 +26,7 @@ STUDIES = ("type", "severity", "amount", "schedule", "table1", "long")
 RESULTS = [Path(f"docs/results/random-start/{name}.json") for name in (*STUDIES, "second-pair")]
 MEASURED = Path("docs/results/shift/measured.json")
 OUT = Path("src/kd3/domain_shift/calibration.json")
-# What may differ from a file's first KD3 row: how much is trained, and on what.
+# Settings that may differ from a file's first KD3 row: budget and pool.
 AMOUNT = ("images", "epochs", "share", "fixed_views", "looks", "holdout", "batch_norm", "compile_teacher")
 TENTHS = (10, 90)  # percentiles that bound the range
 NO_SPREAD = (1.0, 1.0)
@@ -43,7 +43,7 @@ class Point:
     distance: float
     effective_classes: float
     classes: int
-    images: int  # of the pool that are trained on
+    images: int  # training images of the pool
     fixed_views: int
     trained: int
     accuracy: float  # mean over seeds, as a share of the teacher's
@@ -84,7 +84,7 @@ def points(paths: list[Path], measured: dict[str, Any]) -> list[Point]:
 
 
 def _alike(made: dict[str, Any], first: dict[str, Any]) -> bool:
-    """Say whether settings are the same, but for amounts; one that only a newer run tells of was at its default."""
+    """Return whether settings are equal except for amounts; a setting only in newer runs had its default before."""
     for group in ("options", "train"):
         common = made[group].keys() & first[group].keys() - set(AMOUNT)
         if any(made[group][name] != first[group][name] for name in common):
@@ -101,7 +101,7 @@ def _point(
 ) -> Point:
     teacher, content, trained, share, fixed_views = key
     held = measured["images"].get(content, measured["images_of_others"])
-    # A seed may stand in two studies.
+    # A seed may occur in two studies.
     accuracies = {run["seed"]: run["accuracy_at_end"] for run in runs}
     return Point(
         pool=runs[0]["pool"],
@@ -155,7 +155,7 @@ def left_out(found: list[Point], zero: float) -> list[tuple[Point, float]]:
 
 
 def calibrated(found: list[Point], zero: float) -> tuple[Calibration, list[tuple[Point, float]]]:
-    """Return the curve with its spread, and what it was tested by."""
+    """Return the curve with its spread, and its test."""
     tested = left_out(found, zero)
     factors = [float(np.log(point.accuracy) / np.log(said)) for point, said in tested]
     low, high = np.percentile(factors, TENTHS)

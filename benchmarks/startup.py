@@ -1,4 +1,4 @@
-"""Group `startup`: what a user waits for before anything happens."""
+"""Group `startup`: start-up times of the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pools and networks of no content: for how time and memory grow, pixels do not matter."""
+"""Synthetic pools and networks, to measure the growth of time and memory, for which pixels do not matter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures that must be shown: from the groups' results to one row each, beside what was aimed at."""
+"""Required figures: one row each from the groups' results, beside its target."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Figure:
     name: str
     value: float
     target: float
-    at_least: bool  # else at most
+    at_least: bool  # otherwise at most
     unit: str = ""
 
     @property
@@ -27,7 +27,7 @@ class Figure:
 
 
 def figures(results: Results) -> Iterator[Figure]:
-    """Yield the figures of the groups that were run."""
+    """Yield the figures of the executed groups."""
     for name, group, value, target, at_least, unit in _ROWS:
         if group not in results:
             continue

@@ -22,22 +22,22 @@ from kd3.errors import KD3Error
 
 @dataclass(frozen=True)
 class RunLooks:
-    """A run, and its looks at the held-out images: (seconds, images, agreement in percent)."""
+    """A run, and its evaluations on held-out images: (seconds, images, agreement in percent)."""
 
     folder: Path
     group: str  # method and budget
     looks: list[tuple[float, int, float]]
 
     def first_at(self, target: float) -> tuple[float, int] | None:
-        """Return seconds and images of the first look at or above the target; None where there is none."""
+        """Return seconds and images of the first evaluation at or above the target; None if there is none."""
         return next(((seconds, images) for seconds, images, agreement in self.looks if agreement >= target), None)
 
 
 def read(folder: Path) -> RunLooks:
-    """Return a run's looks.
+    """Return a run's evaluations.
 
     Raises:
-        KD3Error: it is no run, or has not looked yet.
+        KD3Error: it is no run, or has no evaluation yet.
     """
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text())

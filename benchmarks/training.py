@@ -36,7 +36,7 @@ from kd3.training.pool_scan import PoolScan
 from kd3.training.scan import SCAN_BATCH
 from kd3.training.teacher_logits import teacher_logits
 
-TRAINED_ON = 0.7  # of the pool in a round, as in the standard run
+TRAINED_ON = 0.7  # of the pool per round, as in the standard run
 VIEWS, KEPT_BATCHES = 2, 20
 
 
@@ -188,7 +188,7 @@ def evaluation(context: Context) -> dict[str, Any]:
 
 
 def reference(context: Context) -> Reference:
-    """Return the common way's networks, untrained where they learn."""
+    """Return the common way's networks, with an untrained student."""
     teacher = kd3.load_teacher(context.material.teacher)
     student = _method(context, paper_options()).student
     return Reference(teacher.module, teacher.shared_head(), student).to(context.compute.device)
@@ -223,7 +223,7 @@ def _compiled(context: Context, settings: TrainSettings) -> Callable[[], object]
 
 
 def _on_kept_views(context: Context) -> Callable[[], object]:
-    """Return the default's steps with --fixed-views 2 on images whose features are known."""
+    """Return the default's steps with --fixed-views 2 on images with stored features."""
     method, compute, pool = _method(context, KD3Options()), context.compute, context.pool
     settings = TrainSettings(fixed_views=VIEWS)
     compute.place(method)
@@ -244,7 +244,7 @@ def _on_kept_views(context: Context) -> Callable[[], object]:
 
 
 def _steps(learner: Learner, pool: kd3.ImagePool, batch: int, order: np.ndarray | None = None) -> Callable[[], object]:
-    """Return a call that takes the next step on the next images of the pool, as a run does."""
+    """Return a call that takes the next step on the next images of the pool, as in a run."""
     order = np.random.default_rng(0).permutation(len(pool)) if order is None else order
     order = order[: len(order) // batch * batch]
     batches = PoolBatches(pool, learner.compute)
@@ -259,7 +259,7 @@ def _steps(learner: Learner, pool: kd3.ImagePool, batch: int, order: np.ndarray 
 
 
 def _endless(context: Context) -> Iterator[Tensor]:
-    """Yield the common way's batches, for ever."""
+    """Yield the common way's batches endlessly."""
     teacher = kd3.load_teacher(context.material.teacher)
     dataset = Transformed(context.pool, teacher.normalise.mean, teacher.normalise.std)
     while True:

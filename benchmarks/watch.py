@@ -1,4 +1,4 @@
-"""Run a Python call in a process of its own and watch its memory, and that of the processes that it starts."""
+"""Memory measurement of a Python call in its own process, including child processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ POLL_SECONDS = 0.01
 def watched(module: str, *arguments: str) -> dict[str, Any]:
     """Run `python -m module arguments...` and return the JSON that it prints last, with its peaks in MB.
 
-    anonymous_mb: memory that is no file's, of the process alone; resident_mb: everything, with its children.
+    anonymous_mb: memory not backed by files, of the process only; resident_mb: everything, with its children.
 
     Raises:
         RuntimeError: it failed.

@@ -1,4 +1,4 @@
-"""A study of your own: two methods, two budgets' worth of batch sizes, one table."""
+"""Your own study: two methods, two batch sizes, one table."""
 
 from pathlib import Path
 

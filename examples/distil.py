@@ -1,4 +1,4 @@
-"""From a crawl to a student, from Python."""
+"""Distillation of a student from a crawl, in Python."""
 
 import kd3
 

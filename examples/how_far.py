@@ -1,4 +1,4 @@
-"""How far is this crawl from what the teacher learned, and what of it would be kept?"""
+"""Distance of a crawl from the teacher's training data, and the images that would be selected."""
 
 import kd3
 

@@ -1,4 +1,4 @@
-"""Your own networks as they are: any nn.Module that maps images to logits."""
+"""Your own networks: any nn.Module that maps images to logits."""
 
 import kd3
 from kd3.models.arch import build_arch

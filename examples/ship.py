@@ -1,4 +1,4 @@
-"""A student as an ONNX file, and a classifier that needs onnxruntime and NumPy alone."""
+"""A student as an ONNX file, and a classifier that needs only onnxruntime and NumPy."""
 
 import numpy as np
 import onnxruntime

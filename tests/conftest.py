@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# How fast a machine draws examples says nothing of kd3.
+# The machine's speed in drawing examples is irrelevant to kd3.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The shared real data; tests that need it are skipped where it is absent."""
+    """The shared real data; tests that need it are skipped if it is absent."""
     place = Path(os.environ.get("KD3_SHARED", REPOSITORY.parent / "shared"))
     if not (place / "data").is_dir():
         pytest.skip(f"the shared data are not at {place} (set KD3_SHARED)")
@@ -24,7 +24,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Let tests that run side by side share the cores; more threads would wait for one another."""
+    """Limit parallel tests to one thread each; more threads would compete for the cores."""
     import torch
 
     os.environ["OMP_NUM_THREADS"] = "1"  # for subprocesses
@@ -33,7 +33,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def crawl(tmp_path_factory) -> Path:
-    """A folder of 120 small pictures of coloured noise, and a file that is none."""
+    """A folder of 120 small pictures of coloured noise, and a file that is no picture."""
     import numpy as np
     from PIL import Image
 
@@ -68,7 +68,7 @@ def teacher_file(tmp_path_factory) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         network = build_arch("kd3:resnet8", num_classes=3)
-        network.linear.weight.data *= 20  # opinions, if unfounded ones
+        network.linear.weight.data *= 20  # confident predictions, if arbitrary ones
     torch.save(network.state_dict(), folder / "weights.pt")
     description = {
         "arch": "kd3:resnet8",

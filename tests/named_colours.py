@@ -1,4 +1,4 @@
-"""A classifier that is right on plain colours, and such pictures: what labels make of it is all that can go wrong."""
+"""A perfect classifier of plain colours, and such pictures: only the labels can go wrong."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""MixDistribution: the statistics it promises, on any batch."""
+"""MixDistribution: the documented statistics, on any batch."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Pictures are made squares in one way, that of the student's pool, by everything that looks at them."""
+"""Pictures are made squares in one way, that of the student's pool, by all commands."""
 
 import json
 

@@ -15,7 +15,7 @@ HOW_TO_NAME = (
 
 
 def class_name(name: object) -> str:
-    """Return a name as kd3 keeps and compares it: text in Unicode's composed form (NFC).
+    """Normalise a name for storage and comparison: text in Unicode's composed form (NFC).
 
     >>> class_name("cafe\\u0301") == "caf\\u00e9"
     True
@@ -24,17 +24,17 @@ def class_name(name: object) -> str:
 
 
 def are_numbers(classes: Sequence[str]) -> bool:
-    """Say whether classes are known by their numbers only: "0", "1", "2", ..."""
+    """Return whether classes have only numbers: "0", "1", "2", ..."""
     return all(name == str(number) for number, name in enumerate(classes))
 
 
 def nameless(classes: Sequence[str]) -> str:
-    """Return how to name classes that have numbers only, to be said where they are first used."""
+    """Return advice for naming numbered classes, shown on their first use."""
     return f"the classes have only numbers, 0 to {len(classes) - 1}; if they have names, {HOW_TO_NAME}"
 
 
 def places(wanted: Sequence[str], given: Sequence[str], *, whose: str, other: str) -> list[int]:
-    """Return where in `given` each of the classes `wanted` stands: by name, or by number where one list has no names.
+    """Return the position in `given` of each class in `wanted`: by name, or by number if one list has no names.
 
     Args:
         wanted: the classes of `whose` logits.

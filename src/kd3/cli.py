@@ -1,7 +1,7 @@
 """The command line: parse, import one command, print its result or its error, choose the exit status.
 
-Status 0: done; 2: the input is wrong and can be mended (one sentence, no traceback); 130: interrupted by Ctrl-C;
-75: ended by SIGTERM or SIGUSR1, what was done is kept and can be gone on with; 1: a fault of kd3 (a traceback).
+Status 0: done; 2: wrong input (one sentence, no traceback); 130: interrupted by Ctrl-C; 75: ended by SIGTERM or
+SIGUSR1, with work saved for a resumption; 1: a bug in kd3 (a traceback).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LESS = "free some of it, or use --device cpu"
 
 
 def process() -> None:
-    """Be the process `kd3`: run the command line and end with its status."""
+    """Run the command line as a process and exit with its status."""
     status = main()
     if status in (EXIT_INTERRUPTED, EXIT_TERMINATED):
         leave(status)
@@ -52,17 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             end_with_parent()
             return _run(list(sys.argv[1:] if arguments is None else arguments))
     except ToldByAnotherError:
-        # Of several processes the first one's status counts; another's failure would have the launcher kill the first.
+        # Of several processes the first one's status counts; a failure status of another would make the launcher kill
+        # the first.
         return 0 if console.is_silent() else EXIT_WRONG_INPUT
     except KD3Error as problem:
         console.fail(str(problem))
         return EXIT_WRONG_INPUT
     except KeyboardInterrupt as interrupt:
-        if not console.is_silent():  # of several processes the first says it
+        if not console.is_silent():  # only the first of several processes reports
             console.fail(str(interrupt) or "interrupted")
         return EXIT_TERMINATED if isinstance(interrupt, Terminated) else EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output went away (`kd3 ... | head`).
+        # The reader of our output closed the pipe (`kd3 ... | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as problem:
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.fail(f"{problem.strerror}: {problem.filename or 'the disk that is written to'}")
         return EXIT_WRONG_INPUT
     except Exception as problem:
-        if type(problem).__name__ == "OutOfMemoryError":  # torch's, which is not imported for it
+        if type(problem).__name__ == "OutOfMemoryError":  # torch's; not imported just for this check
             console.fail(in_words(str(problem), what="this", less=LESS))
             return EXIT_WRONG_INPUT
         console.fault()

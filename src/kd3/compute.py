@@ -16,18 +16,18 @@ from torch import nn
 from kd3.errors import KD3Error
 from kd3.ranks import ALONE, Ranks
 
-CONTIGUOUS = "kd3_contiguous"  # an attribute of networks that cannot run with the channels last (`models.calling`)
+CONTIGUOUS = "kd3_contiguous"  # marks networks that cannot run in channels_last (`models.calling`)
 _FABRIC_PRECISION: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
 @dataclass(frozen=True)
 class Compute:
-    """A device and a precision, both resolved, and the processes that compute together."""
+    """Resolved device and precision, and the cooperating processes."""
 
     device: torch.device
     precision: str  # "32", "bf16" or "16"
     ranks: Ranks = ALONE
-    launched: Fabric | None = None  # the engine, where it has started several processes
+    launched: Fabric | None = None  # the engine, if it started several processes
 
     def fabric(self) -> Fabric:
         """Return the engine that places modules, autocasts and averages gradients over ranks."""
@@ -36,7 +36,7 @@ class Compute:
 
     def new_fabric(self, *, devices: Any, nodes: int = 1, strategy: Any = "auto") -> Fabric:
         """Return an engine for the given number of devices."""
-        # Its notes on the precision repeat ours.
+        # Its messages about precision repeat ours.
         logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         return Fabric(
@@ -58,22 +58,22 @@ class Compute:
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
     def place(self, module: nn.Module) -> nn.Module:
-        """Move a module to the device, convolution weights in channels_last where it can run so."""
+        """Move a module to the device, with convolution weights in channels_last if it supports that."""
         return laid_out(module.to(self.device), torch.channels_last)
 
     @contextmanager
     def tuned(self, *, tf32: bool, deterministic: bool) -> Iterator[None]:
-        """Let an accelerator choose its kernels for a while; of a CPU nothing is changed.
+        """Let an accelerator tune its kernels within the context; a CPU is unaffected.
 
         Args:
-            tf32: products of float32 matrices may be rounded to ten bits, as tensor cores want them.
-            deterministic: only kernels that give the same bits each time; those that convolve are not tried out.
+            tf32: float32 matrix products may use TF32 (ten-bit mantissas) on tensor cores.
+            deterministic: use only reproducible kernels, and do not benchmark convolutions.
         """
         if self.device.type != "cuda":
             yield
             return
         if deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS reads when it begins
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it on initialisation
         cudnn = torch.backends.cudnn
         before = (
             torch.get_float32_matmul_precision(),
@@ -97,20 +97,20 @@ class Compute:
 
 
 def laid_out(module: nn.Module, memory_format: torch.memory_format) -> nn.Module:
-    """Return a module with its weights of images in this format, but for networks that are marked `CONTIGUOUS`."""
+    """Return a module with its four-dimensional weights in this format, unless it is marked `CONTIGUOUS`."""
     kept = [part for part in module.modules() if getattr(part, CONTIGUOUS, False)]
     as_they_are = {id(tensor) for part in kept for tensor in (*part.parameters(), *part.buffers())}
     for tensor in (*module.parameters(), *module.buffers()):
-        # Of five dimensions (video) there is another format, of others none.
+        # Five dimensions (video) have another format, others none.
         if id(tensor) not in as_they_are and not torch.nn.parameter.is_lazy(tensor) and tensor.ndim == 4:
-            # Not `contiguous`, which leaves the strides of 1 x 1 convolutions, and their gradients have others.
+            # Not `contiguous`: it keeps the strides of 1 x 1 convolutions, which differ from their gradients'.
             tensor.data = tensor.data.to(memory_format=memory_format)
     return module
 
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Compute in float32 as IEEE has it, without TF32 or autocast, so that a check ends alike on every device."""
+    """Compute in IEEE float32, without TF32 or autocast, so that checks give the same verdict on every device."""
     products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
@@ -125,7 +125,7 @@ def full_float32() -> Iterator[None]:
 
 
 def resolve(device: str, precision: str) -> Compute:
-    """Return the device and precision that `auto` means here, or the ones asked for.
+    """Resolve `auto` to a device and precision, or check the requested ones.
 
     Raises:
         KD3Error: the device is unknown or absent, or the precision does not run on it.

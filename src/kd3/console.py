@@ -1,6 +1,6 @@
 """All output of kd3 for people: messages and progress on standard error, results on standard output.
 
-Nothing else writes to a terminal; here every text goes through `kd3.text`, since names and messages come from crawls.
+Nothing else writes to a terminal. Every text passes through `kd3.text`, since names and messages come from crawls.
 On a terminal progress is a live bar; in a log file it is a plain line every few seconds, so that a run in the
 background can be followed with `tail -f`.
 """
@@ -32,18 +32,18 @@ def set_quiet(quiet: bool) -> None:
 
 
 def set_silent() -> None:
-    """Silence warnings, too: of several processes that work together one talks."""
+    """Silence warnings, too: only one of several cooperating processes reports."""
     global _quiet, _silent
     _quiet = _silent = True
 
 
 def is_silent() -> bool:
-    """Say whether another process talks for this one."""
+    """Return whether another process reports for this one."""
     return _silent
 
 
 def is_quiet() -> bool:
-    """Say whether messages and progress are silenced."""
+    """Return whether messages and progress are silenced."""
     return _quiet
 
 
@@ -52,7 +52,7 @@ Answer = TypeVar("Answer")
 
 
 def quietable(function: Callable[Call, Answer]) -> Callable[Call, Answer]:
-    """Let a public function take `quiet=True`: no news and no progress while it works; warnings stay."""
+    """Add `quiet=True` to a public function: no messages, no progress; warnings stay."""
 
     @wraps(function)
     def call(*arguments: Call.args, **settings: Call.kwargs) -> Answer:
@@ -70,7 +70,7 @@ def quietable(function: Callable[Call, Answer]) -> Callable[Call, Answer]:
 
 
 def say(message: str) -> None:
-    """Print one line of news."""
+    """Print one informative line."""
     if not _quiet:
         _write(message)
 
@@ -81,12 +81,12 @@ def warn(message: str) -> None:
 
 
 def fail(message: str) -> None:
-    """Print the one sentence with which a command ends badly."""
+    """Print the sentence of a command that failed."""
     _put(sys.stderr, one_line(f"kd3: {message}"))
 
 
 def fault() -> None:
-    """Print the traceback of the exception that is being handled: a fault of kd3."""
+    """Print the traceback of the current exception: a bug in kd3."""
     _put(sys.stderr, clean(traceback.format_exc().rstrip()))
 
 
@@ -108,7 +108,7 @@ def _write(line: str) -> None:
 def _put(stream: TextIO, text: str) -> None:
     try:
         stream.write(text + "\n")
-    except UnicodeEncodeError:  # a terminal of fewer signs
+    except UnicodeEncodeError:  # the terminal's encoding lacks a character
         encoding = stream.encoding or "ascii"
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     stream.flush()
@@ -118,18 +118,18 @@ class Progress(Protocol):
     """Counts units of finished work."""
 
     def advance(self, amount: int = 1, note: str = "") -> None:
-        """Count `amount` more units as done and show `note` beside them."""
+        """Count `amount` more finished units and show `note` beside them."""
 
     def set_total(self, total: int) -> None:
-        """Tell how much work there is in all, once that is known."""
+        """Set the total, once it is known."""
 
 
 @contextmanager
 def progress(title: str, total: int | None, unit: str, *, done: int = 0, hidden: bool = False) -> Iterator[Progress]:
-    """Show how far long work has come, with its rate and the time left.
+    """Show the progress of long work, with its rate and the remaining time.
 
-    `total` is None where the amount is not known in advance; `done` is what an earlier,
-    interrupted run had finished (it does not count towards the rate). `hidden` shows nothing.
+    `total` is None if it is not known in advance. `done` units were finished by an earlier, interrupted run and do not
+    count towards the rate. `hidden` shows nothing.
     """
     if hidden:
         yield _Nothing()
@@ -143,7 +143,7 @@ def progress(title: str, total: int | None, unit: str, *, done: int = 0, hidden:
 
 
 class _Nothing:
-    """Progress that nobody sees."""
+    """Hidden progress."""
 
     def advance(self, amount: int = 1, note: str = "") -> None:
         pass
@@ -224,7 +224,7 @@ def _live_bar(title: str, total: int | None, unit: str, done: int) -> Iterator[P
 
 
 def speed(rate: float) -> str:
-    """Return how many are done a second, or how long one takes where that is longer.
+    """Return the rate in units a second, or the time of one unit if that exceeds a second.
 
     >>> speed(1234.5), speed(0.01)
     ('1,234/s', '1 min 40 s each')
@@ -233,7 +233,7 @@ def speed(rate: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Return a duration as people read it.
+    """Return a duration for people.
 
     >>> clock(7.4), clock(75), clock(3725)
     ('7 s', '1 min 15 s', '1 h 02 min')

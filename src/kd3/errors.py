@@ -12,9 +12,9 @@ EXIT_INTERRUPTED = 130
 
 
 class KD3Error(Exception):
-    """Something in the input is wrong and the user can correct it.
+    """Error in the input that the user can correct.
 
-    The message is one sentence: what is wrong, where, and what is allowed. The command line
+    The message is one sentence: problem, place, allowed values. The command line
     prints it without a traceback and exits with status 2.
     """
 
@@ -24,7 +24,7 @@ class ToldByAnotherError(KD3Error):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], *, where: str | None = None) -> KD3Error:
-    """Return the error for a name that is not in a list, with the nearest ones that are.
+    """Return the error for a name that is not in a list, with the nearest known names.
 
     >>> str(unknown_name("method", "kd33", ["kd", "kd3"]))
     "unknown method 'kd33'; did you mean 'kd3' or 'kd'? Known: kd, kd3"

@@ -18,29 +18,29 @@ from kd3.errors import EXIT_INTERRUPTED, EXIT_TERMINATED
 BY_MACHINE = tuple(number for name in ("SIGTERM", "SIGUSR1") if (number := getattr(signal, name, None)) is not None)
 WITH_PARENT = "KD3_END_WITH_PARENT"
 PARENT_SECONDS = 0.5
-SECONDS_TO_END = 1.0  # that an interrupted command has to close its files
+SECONDS_TO_END = 1.0  # for an interrupted command to close its files
 ONE_REQUEST_SECONDS = 1.0  # a scheduler may send the same request twice: to a process and to its group
 
 _unhurried = 0
 
 
 class Terminated(KeyboardInterrupt):
-    """Something other than the user's keyboard asked this process to end; its work can be gone on with."""
+    """The process was asked to end, not by the keyboard; its work can be resumed."""
 
 
 class Stopped(KeyboardInterrupt):
-    """The run was asked to stop and is at a point where a checkpoint can be written."""
+    """The run was asked to stop, and a checkpoint can be written now."""
 
 
 class StopRequest:
-    """Remembers that someone asked the run to stop, and who."""
+    """A recorded request to stop, and its origin."""
 
     def __init__(self) -> None:
         self.requested = False
         self.by_machine = False
 
     def check(self) -> None:
-        """Raise Stopped if a stop was requested; call where stopping is safe."""
+        """Raise Stopped if a stop was requested; call it where stopping is safe."""
         if self.requested:
             raise Stopped
 
@@ -62,7 +62,7 @@ def ended_by_signals() -> Iterator[None]:
 
 @contextmanager
 def unhurried() -> Iterator[None]:
-    """Within, a signal may take its time: others, or a step and its checkpoint, are waited for."""
+    """Give a signal more time within the context, for other processes or a step and its checkpoint."""
     global _unhurried
     _unhurried += 1
     try:
@@ -73,10 +73,10 @@ def unhurried() -> Iterator[None]:
 
 @contextmanager
 def _in_time() -> Iterator[None]:
-    """End the process where a signal has not ended the block in time, whatever it waits for.
+    """End the process if a signal does not end the block in time.
 
-    Python's own handlers run between two of its steps: not while the main thread waits within a library for a network
-    that says nothing, nor do they end the threads that wait there. What kd3 writes stands a kill at any moment.
+    Python runs its handlers between bytecodes only: not while the main thread waits in a library for a silent network.
+    They do not end other waiting threads either. All files that kd3 writes survive a kill at any moment.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -105,7 +105,7 @@ def _in_time() -> Iterator[None]:
 
 
 def leave(status: int) -> None:
-    """End this process now: no thread that waits for a network is waited for."""
+    """End this process now, without waiting for threads that wait for a network."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
@@ -114,9 +114,9 @@ def leave(status: int) -> None:
 
 @contextmanager
 def stopping_between_steps() -> Iterator[StopRequest]:
-    """Turn the first signal into a request; a second one, a second later or more, interrupts at once.
+    """Turn the first signal into a request; a second one, at least a second later, interrupts at once.
 
-    Outside the main thread signals are left alone.
+    Outside the main thread, signals are not handled.
     """
     stop = StopRequest()
     asked_at = 0.0
@@ -134,14 +134,14 @@ def stopping_between_steps() -> Iterator[StopRequest]:
 
 
 def end_with_parent() -> None:
-    """If whoever started this process asked for it (`WITH_PARENT` in the environment), stop when that one is gone.
+    """Stop when the parent process is gone, if it asked for that (`WITH_PARENT` in the environment).
 
-    A study that is killed outright cannot tell its runs; they would hold their folders against the next attempt.
+    A killed study cannot notify its runs, which would keep their folders locked against the next attempt.
 
     Raises:
-        Terminated: it is gone already.
+        Terminated: the parent is gone already.
     """
-    parent = os.environ.pop(WITH_PARENT, None)  # not for processes that this one starts
+    parent = os.environ.pop(WITH_PARENT, None)  # not inherited by child processes
     if parent is None:
         return
     if parent != str(os.getppid()):

@@ -28,14 +28,14 @@ TELL_SECONDS = 30.0
 
 @contextmanager
 def launched(compute: Compute, *, devices: int, nodes: int) -> Iterator[Compute]:
-    """Give where to compute with everyone's ranks in it; on the way out the connection is closed.
+    """Yield the `Compute` with the ranks of all processes; close the connection at the end.
 
-    Under `torchrun` the processes are there already and `devices` and `nodes` may be left at 1. Else the first process
-    of each node starts the others of it by running this very command once more; several nodes find each other by
-    SLURM, or by MASTER_ADDR, MASTER_PORT and NODE_RANK.
+    Under `torchrun` the processes exist already, and `devices` and `nodes` may stay at 1. Otherwise the first process
+    of each node starts the node's others by running this command again. Nodes find each other by SLURM, or by
+    MASTER_ADDR, MASTER_PORT and NODE_RANK.
 
     Raises:
-        KD3Error: there are not so many devices, or the processes do not find each other.
+        KD3Error: there are too few devices, or the processes do not find each other.
     """
     check_launch(compute, devices=devices, nodes=nodes)
     devices, nodes = _sizes(devices, nodes)
@@ -45,7 +45,7 @@ def launched(compute: Compute, *, devices: int, nodes: int) -> Iterator[Compute]
     strategy: Any = DDPStrategy(
         process_group_backend="nccl" if compute.device.type == "cuda" else "gloo",
         timeout=LONGEST_SILENCE,
-        broadcast_buffers=False,  # whose buffers count is decided where it matters
+        broadcast_buffers=False,  # each use decides whose buffers count
     )
     warnings.filterwarnings("ignore", ".*broadcast_buffers. is deprecated")
     fabric = compute.new_fabric(devices=devices, nodes=nodes, strategy=strategy)
@@ -69,7 +69,7 @@ def check_launch(compute: Compute, *, devices: int, nodes: int) -> None:
     """Make the checks of `launched` without starting a process.
 
     Raises:
-        KD3Error: there are not so many devices, or this program cannot be started once more.
+        KD3Error: there are too few devices, or this program cannot be started again.
     """
     devices, nodes = _sizes(devices, nodes)
     if devices * nodes > 1:
@@ -79,7 +79,7 @@ def check_launch(compute: Compute, *, devices: int, nodes: int) -> None:
 
 @contextmanager
 def _told(devices: int, nodes: int) -> Iterator[None]:
-    """Report each wait, its place and its limit: at once for other machines, else after a while."""
+    """Report each wait, its place and its limit: at once for other machines, otherwise after a while."""
     over = threading.Event()
     where = f"{os.environ.get('MASTER_ADDR', '127.0.0.1')}:{os.environ.get('MASTER_PORT', 'a free port')}"
     if "SLURM_NTASKS" in os.environ:
@@ -103,7 +103,7 @@ def _told(devices: int, nodes: int) -> Iterator[None]:
 
 @contextmanager
 def _ending_together() -> Iterator[None]:
-    """Let processes that are started within end when this one is gone: they might wait for others for hours."""
+    """End child processes when this one is gone: they might wait for others for hours."""
     os.environ[WITH_PARENT] = str(os.getpid())
     try:
         yield
@@ -112,7 +112,7 @@ def _ending_together() -> Iterator[None]:
 
 
 def _sizes(devices: int, nodes: int) -> tuple[int, int]:
-    """Return devices a node and nodes: torchrun's, where it has started this process."""
+    """Return devices per node and nodes: torchrun's, if it started this process."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return devices, nodes
     local = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -126,7 +126,7 @@ def _sizes(devices: int, nodes: int) -> tuple[int, int]:
 
 
 def _check_script(devices: int) -> None:
-    """Refuse where the other processes cannot be started as this one was: from a notebook, or by `python -c`."""
+    """Refuse programs that cannot be started again for the other processes: notebooks, or `python -c`."""
     started = any(name in os.environ for name in ("TORCHELASTIC_RUN_ID", "LOCAL_RANK", "SLURM_PROCID"))
     if devices > 1 and not started and not Path(sys.argv[0]).is_file():
         raise KD3Error(

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 from kd3.text import one_line
 
-# What begins markup or HTML anywhere in a line. ":" is none: "kd3:resnet20" stays as it is.
+# Characters that begin markup or HTML anywhere in a line. ":" does not: "kd3:resnet20" stays as it is.
 _MARKUP = re.compile(r"([\\`*_\[\]|~#!])")
 _HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
-# Lists, rulers and underlined headings; "71.5" and "-0.3" are none.
+# Lists, rulers and underlined headings; not "71.5" or "-0.3".
 _AT_THE_START = re.compile(r"^(\s*)([-+](?=\s|$)|[-=](?=[-=]*\s*$)|\d+(?=[.)](?:\s|$)))")
 
 
 def escaped(text: object) -> str:
-    """Return a value as text that Markdown and HTML show as it is, in one line.
+    """Return a value as one line of text that Markdown and HTML show literally.
 
     >>> escaped("<script>a|b</script> *c*")
     '&lt;script&gt;a\\\\|b&lt;/script&gt; \\\\*c\\\\*'
@@ -27,15 +27,15 @@ def escaped(text: object) -> str:
 def code(text: object) -> str:
     """Return a value as code within a line."""
     plain = one_line(str(text))
-    if "`" in plain or "|" in plain:  # which would end the code, or the cell that it stands in
+    if "`" in plain or "|" in plain:  # either would end the code or its table cell
         return escaped(plain)
     return f"`{plain}`" if plain else ""
 
 
 def table(rows: Sequence[Sequence[str]], *, numbers: bool = False) -> str:
-    """Return a table of cells that are Markdown already: the first row is its head.
+    """Return a Markdown table. The cells are Markdown already; the first row is the header.
 
-    `numbers`: all columns but the first stand to the right.
+    `numbers`: all columns but the first are right-aligned.
     """
     rules = ["---", *(["---:" if numbers else "---"] * (len(rows[0]) - 1))]
     return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], rules, *rows[1:]])

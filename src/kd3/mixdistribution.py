@@ -1,4 +1,4 @@
-"""MixDistribution: give an image the pixel statistics of another, in part or whole."""
+"""MixDistribution: give an image the pixel statistics of another, partly or fully."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def mix_statistics(
     pixels: gamma = mix * sigma_i + (1 - mix) * sigma_j, beta = mix * mu_i + (1 - mix) * mu_j, and
     x~ = gamma * (x - mu_i) / sigma_i + beta. `mix` = 1 leaves the image as it is, 0 gives it the
     partner's statistics whole. `gamma_scale` and `beta_scale` multiply gamma and beta (1: the paper's
-    method); how much strength they stand is one of the paper's open questions.
+    method); their useful strength is one of the paper's open questions.
 
     Shapes: images (B, C, H, W), normalised floats; partner (B,), indices into the batch, that of all
     `ranks` where there are several; mix (B,), in [0, 1] -> (B, C, H, W).

@@ -15,11 +15,11 @@ HOST = "can't allocate memory"
 
 @contextmanager
 def out_of_memory_told(what: str, *, less: str) -> Iterator[None]:
-    """Turn memory that ran out into one sentence.
+    """Convert out-of-memory errors to KD3Error.
 
     Args:
-        what: was being done.
-        less: what makes it need less.
+        what: the work in progress.
+        less: how to reduce its need.
 
     Raises:
         KD3Error: there was not enough memory.

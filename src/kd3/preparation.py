@@ -1,4 +1,4 @@
-"""Preparation of a picture for a network: one record, kept by pools and students. Free of torch."""
+"""Preparation of a picture for a network, a record that pools and students keep. Free of torch."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class Preparation:
         return f"{self.size} x {self.size} by {self.fit} ({IN_WORDS[self.fit]})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON would hold it."""
+        """Return a dictionary for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
     def of(cls, values: Mapping[str, Any] | None, *, size: int) -> Preparation:
-        """Return what `to_dict` gave; of None, which earlier versions of kd3 left, the centre of the picture.
+        """Read the result of `to_dict`; None (written by earlier versions) is the centre crop.
 
         Raises:
-            ValueError: it asks for something that this kd3 cannot do, or for another size.
+            ValueError: it needs something that this kd3 cannot do, or another size.
         """
         found = {"size": size, **(values or {})}
         allowed = {

@@ -19,17 +19,17 @@ from kd3.interruption import leave
 from kd3.ranks import GO_ON, Ranks
 
 BEAT = 1.0  # seconds
-SILENCE = 20.0  # seconds without a beat, after which the work of all is ended
-ENDED = 3.0  # seconds without a beat, where a broken connection says that somebody has ended
-ASKED = 6.0  # seconds to find out who
-ASLEEP = 5.0  # seconds between two beats of our own: it is this process that was stopped
+SILENCE = 20.0  # seconds without a beat, after which all processes end
+ENDED = 3.0  # seconds without a beat, after a broken connection
+ASKED = 6.0  # seconds to identify the missing process
+ASLEEP = 5.0  # seconds between two beats of our own: this process itself was stopped
 
 
 class Pulse:
-    """Tells the others every second that this process is there, and ends it where one of them no longer does.
+    """A heartbeat to the other processes every second, which ends this process if one of theirs stops.
 
-    A collective of gloo or NCCL that waits for a process that was stopped waits for hours, within a library that hears
-    no signal. So this lives in threads of its own, and has a connection of its own: a store that the first rank holds.
+    A gloo or NCCL collective waits hours for a stopped process, in a library that handles no signals. So the heartbeat
+    has its own threads and its own connection: a store held by the first rank.
 
     Args:
         rank: of this process.
@@ -46,7 +46,7 @@ class Pulse:
         store.set(f"beat {rank}", "0")
 
     def start(self) -> None:
-        """Begin, once every rank has made its own."""
+        """Begin, once every rank has its own."""
         for other in range(self.count):
             self._names[other] += f" ({self._store.get(f'name {other}').decode()})"
         self._seen = [time.monotonic()] * self.count
@@ -54,11 +54,11 @@ class Pulse:
             threading.Thread(target=work, name="kd3-pulse", daemon=True).start()
 
     def stop(self) -> None:
-        """End, before this process leaves the others."""
+        """End, before this process leaves the group."""
         self._over.set()
 
     def ended(self) -> str:
-        """Return in words who is gone, where a connection has broken."""
+        """Return in words the missing processes after a broken connection."""
         asked = time.monotonic()
         while time.monotonic() - asked < ASKED:
             silent = self._silent(ENDED)
@@ -86,7 +86,7 @@ class Pulse:
                     if found != before.get(other):
                         before[other], self._seen[other] = found, time.monotonic()
             except (RuntimeError, OSError):
-                # The first rank holds the store: nothing is heard of the others either, but they are not to blame.
+                # The first rank holds the store: without it the others are silent, too, but they are not the cause.
                 self._blame_the_first()
                 return
 
@@ -103,7 +103,7 @@ class Pulse:
             last = now
             silent = self._silent(SILENCE)
             if self.rank and 0 in silent:
-                silent = [0]  # what is heard of others comes through it
+                silent = [0]  # all heartbeats pass through the first rank
             if silent:
                 self._end(silent)
 
@@ -115,7 +115,7 @@ class Pulse:
                 f"{GO_ON}"
             )
         else:
-            time.sleep(ENDED)  # the launcher ends all at the first that ends, and one has words to say
+            time.sleep(ENDED)  # the launcher ends all when one ends; leave time for the error message
         leave(EXIT_WRONG_INPUT)
 
 
@@ -126,13 +126,13 @@ def with_pulse(ranks: Ranks) -> Ranks:
     store = _store(0) if ranks.is_first else None
     port = ranks.from_first(store.port if store else 0)
     pulse = Pulse(ranks.rank, ranks.count, store or _store(ranks.rank, port))
-    ranks.from_each(None)  # by now all have told their names
+    ranks.from_each(None)  # all names are known from here on
     pulse.start()
     return replace(ranks, pulse=pulse)
 
 
 def _store(rank: int, port: int = 0) -> Any:
-    """Return a connection to the first rank's store; there, the store itself, at a free port."""
+    """Return a connection to the first rank's store; on that rank, the store itself, at a free port."""
     host, patience = os.environ.get("MASTER_ADDR", "127.0.0.1"), timedelta(seconds=SILENCE)
-    module: Any = dist  # whose types leave the class out
+    module: Any = dist  # its type stubs lack the class
     return module.TCPStore(host, port, is_master=rank == 0, timeout=patience, wait_for_workers=False)

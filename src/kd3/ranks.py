@@ -28,14 +28,14 @@ LAST_WORDS = 0.5  # seconds; a thread that only waits for Python's lock needs ab
 class Ranks:
     """One of `count` processes, `rank` of them from 0.
 
-    All methods but `part`, `is_first` and `leave` are collective: every rank calls them, in the same order. Alone they
-    cost nothing.
+    All methods but `part`, `is_first` and `leave` are collective: every rank calls them, in the same order. They cost
+    nothing with one process.
     """
 
     rank: int = 0
     count: int = 1
-    control: Any = None  # group of processes that talk on the CPU, so that no decision waits for a GPU
-    pulse: Any = None  # `kd3.pulse.Pulse`: who is there
+    control: Any = None  # process group on the CPU, so that decisions do not wait for a GPU
+    pulse: Any = None  # `kd3.pulse.Pulse`: detects lost processes
 
     @classmethod
     def of_this_process(cls) -> Ranks:
@@ -47,26 +47,26 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """True in the process that writes and prints."""
+        """Whether this process writes and prints."""
         return self.rank == 0
 
     def part(self, total: int) -> slice:
-        """Return this rank's place in a batch of `total`, in the order of the ranks; parts differ by one at most."""
+        """Return this rank's slice of a batch of `total`, in rank order; sizes differ by at most one."""
         return slice(total * self.rank // self.count, total * (self.rank + 1) // self.count)
 
     def gather(self, part: Tensor) -> Tensor:
-        """Return the parts of all ranks, all of one size, below each other; gradients come back to each part.
+        """Return the concatenated parts of all ranks, which are of one size; gradients flow back to each part.
 
         Shapes: (n, ...) -> (n * count, ...).
         """
         return part if self.count == 1 else cast(Tensor, _Gather.apply(part, self))  # type: ignore[no-untyped-call]
 
     def mean(self, value: Tensor) -> Tensor:
-        """Return the mean over ranks; gradients pass."""
+        """Return the mean over ranks; gradients flow through."""
         return value if self.count == 1 else cast(Tensor, _Sum.apply(value)) / self.count  # type: ignore[no-untyped-call]
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """Return of each flag whether some rank has it set."""
+        """Return for each flag whether any rank has set it."""
         if self.count == 1:
             return flags
         said = torch.tensor([int(flag) for flag in flags])
@@ -89,9 +89,9 @@ class Ranks:
     def leave(self) -> None:
         """Close the connection, and never free it.
 
-        Whoever frees a group of gloo waits, holding Python's lock, for threads that may be waiting for that very lock
-        (torch 2.13): the process would never end. They want it to let go of the last tensors that were sent, and if
-        Python ends before they had it, the process aborts; nothing tells when they are done, so they are given time.
+        Freeing a gloo group waits, holding the GIL, for threads that may be waiting for the GIL (torch 2.13): the
+        process would never end. These threads need the GIL to free the last tensors sent. If Python ends before that,
+        the process aborts. Nothing signals that they are done, so they are given time.
         """
         if self.count == 1:
             return
@@ -104,7 +104,7 @@ class Ranks:
 
     @contextmanager
     def connected(self) -> Iterator[None]:
-        """Convert a broken connection to its meaning: the other side has ended.
+        """Convert the errors of a broken connection to KD3Error: the other side has ended.
 
         Raises:
             KD3Error: it has.
@@ -120,10 +120,10 @@ class Ranks:
 
     @contextmanager
     def failing_together(self) -> Iterator[None]:
-        """If something is wrong for one rank, end all: the first of those that fail tells it.
+        """End all ranks if one fails; the first failing rank reports the error.
 
         Raises:
-            KD3Error: what is wrong here, or ToldByAnotherError.
+            KD3Error: the error of this rank, or ToldByAnotherError.
         """
         problem: KD3Error | None = None
         try:

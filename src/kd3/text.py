@@ -1,11 +1,11 @@
-"""External text made safe to show: names, messages and values may hold terminal commands."""
+"""Escaping of external text: names, messages and values may hold terminal control sequences."""
 
 from __future__ import annotations
 
 import re
 
-# C0 but tab and newline, DEL, C1, marks of direction and other signs that nobody sees, line separators of Unicode,
-# halves of characters, which no encoding can write.
+# C0 but tab and newline, DEL, C1, directional marks and other invisible characters, Unicode line separators, and lone
+# surrogates, which no encoding can write.
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb]"
 )
@@ -13,7 +13,7 @@ _BREAKS = re.compile(r"\s*\n\s*")
 
 
 def clean(text: str) -> str:
-    """Return a text of lines with an escape in place of each sign that is not seen, or does more than to be seen.
+    """Return lines of text with escapes for invisible and control characters.
 
     >>> clean("a\\x1b[2Jb\\u202ec")
     'a\\\\x1b[2Jb\\\\u202ec'
@@ -31,7 +31,7 @@ def one_line(text: str) -> str:
 
 
 def clean_json(text: str) -> str:
-    """Return JSON that means the same, with JSON's own escapes for what `clean` escapes."""
+    """Return equivalent JSON, with JSON's own escapes for the characters that `clean` escapes."""
     return _UNSEEN.sub(lambda sign: f"\\u{ord(sign[0]):04x}", text)
 
 

@@ -1,4 +1,4 @@
-"""The benchmark of a cascade's promises: from models and images to its tables, and again from what it kept."""
+"""The benchmark of a cascade's promises: from models and images to its tables, and again from stored logits."""
 
 import sys
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_a_teacher_as_its_own_student_keeps_every_promise_alone(
     first = capsys.readouterr().out
     assert "| twin | 100.0 %, 100.0 % |" in first
     assert first.count("| twin |") == 5
-    monkeypatch.setattr("benchmarks.cascade_promises.answers", None)  # what was kept is enough
+    monkeypatch.setattr("benchmarks.cascade_promises.answers", None)  # stored logits are enough
     assert run(monkeypatch, *words) == 0
     assert capsys.readouterr().out == first
 

@@ -1,4 +1,4 @@
-"""Signs of accuracy without labels: MaNo's score, and how far a line through the other sets is off."""
+"""Signs of accuracy without labels: MaNo's score, and the error of a line through the other sets."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Whether two versions of kd3 train the same students."""
+"""Comparison of the students of two versions of kd3."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work that is killed at any moment goes on and ends as if nothing had happened; `make chaos` kills far more often.
+"""Work killed at any moment resumes, with the same final result; `make chaos` kills far more often.
 
 Children are forked from this process, which has imported everything: a child is the real command from its first line
 on, and is killed by SIGKILL at a random moment of the time that it takes undisturbed.
@@ -28,9 +28,9 @@ pytestmark = [pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"), 
 
 
 def child(words, *, kill_after=None):
-    """Run `kd3 WORDS` in a forked child; return its exit status, or None where it was killed in time.
+    """Run `kd3 WORDS` in a forked child; return its exit status, or None if it was killed in time.
 
-    What it says goes to a file, which is shown where a test fails.
+    Its output goes to a file, which is shown if a test fails.
     """
     with tempfile.TemporaryFile() as said:
         return _child(words, said, kill_after)
@@ -71,7 +71,7 @@ def undisturbed(words):
 
 
 def survive(command, length, kills, draw):
-    """Kill what `command()` says to run again and again, then let it end; return how many kills hit."""
+    """Kill the words of `command()` repeatedly, then let them end; return the number of kills."""
     hits = 0
     for _ in range(kills):
         status = child(command(), kill_after=draw.uniform(0, length))
@@ -85,7 +85,7 @@ def survive(command, length, kills, draw):
 
 
 def kills_of(phase, once, kills=KILLS):
-    """Repeat `once(place, kills, draw)` until so many kills have hit; tell how it went."""
+    """Repeat `once(place, kills, draw)` until the given number of kills have hit; report the outcome."""
     draw = np.random.default_rng(len(phase))
     hits = rounds = 0
     start = time.monotonic()
@@ -98,7 +98,7 @@ def kills_of(phase, once, kills=KILLS):
 
 @pytest.fixture(scope="module")
 def heap(tmp_path_factory):
-    """Pictures, doubles and files that are none."""
+    """Pictures, duplicates and other files."""
     folder = tmp_path_factory.mktemp("heap")
     draw = np.random.default_rng(5)
     for number in range(400):
@@ -141,7 +141,7 @@ def test_ingest(heap, tmp_path, monkeypatch):
 
 
 def history(run):
-    """The events of a run without what a clock says."""
+    """The events of a run without times."""
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{name: v for name, v in event.items() if name not in ("seconds", "images_per_second")} for event in events]
 
@@ -203,7 +203,7 @@ STUDY = {
 
 @pytest.mark.slow
 def test_study(centred_teacher_file, pool_folder, tmp_path):
-    """Its runs are processes of their own, which end when it is gone and leave their folders to the next attempt."""
+    """Its runs are separate processes, which end with it and release their folders for the next attempt."""
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
     flags = ["--teacher", centred_teacher_file, "--student", "kd3:resnet8", "--pool", pool_folder, "--device", "cpu"]
 

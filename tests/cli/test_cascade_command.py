@@ -1,4 +1,4 @@
-"""`kd3 cascade`: what it keeps, who uses it, what it refuses; and what was lost beside the teacher."""
+"""`kd3 cascade`: its record, the users of the record, refusals; and the loss of accuracy."""
 
 import json
 import shutil
@@ -66,7 +66,7 @@ def test_the_record_lies_with_the_student_and_the_curve_beside_it(cascaded):
 
 
 def test_what_it_says_can_be_counted_again(cascaded, camera, teacher):
-    """Agreement and share, from what student and teacher say of the pictures, one by one."""
+    """Agreement and share, from both networks' predictions, picture by picture."""
     run, told = cascaded
     theirs = {name: best[0][0] for name, best in kd3.predict(teacher, camera).images}
     own = kd3.predict(run, camera)
@@ -174,7 +174,7 @@ def test_what_cannot_be_promised_is_refused_and_the_run_stays_as_it_was(trained,
 
 
 def test_a_student_that_disagrees_everywhere_is_refused(trained, camera, teacher, tmp_path):
-    """Its last layer is turned, so that it says another class than its teacher of every picture that it is sure of."""
+    """Its last layer is negated, so that its confident predictions always differ from its teacher's."""
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(trained, tmp_path / "run")
@@ -236,7 +236,7 @@ def test_the_report_draws_the_curve_and_what_was_lost(cascaded, trained, labelle
 
 
 def test_what_speaks_against_the_figures_stands_on_every_page_of_them(trained, crawl, teacher, tmp_path, capsys):
-    """Images that the student learned from, each in the folder of a class that it does not take it for."""
+    """Training images of the student, each in the folder of another class than the predicted one."""
     names = ["cat", "dog", "ship"]
     for picture, best in kd3.predict(trained, crawl).images:
         folder = tmp_path / "test" / names[(names.index(best[0][0]) + 1) % 3]
@@ -257,7 +257,7 @@ def test_what_speaks_against_the_figures_stands_on_every_page_of_them(trained, c
 
 
 def test_a_class_has_one_name_in_all_of_the_report(cascaded, labelled, tmp_path):
-    """Where the student only numbers its classes, the folders' names do not stand beside the numbers."""
+    """If the student only numbers its classes, the folders' names do not stand beside the numbers."""
     shutil.copytree(cascaded[0], tmp_path / "run")
     for path in (tmp_path / "run" / "student" / "config.json", tmp_path / "run" / "summary.json"):
         written = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""A student without class names: what is said, and how it gets names that all later outputs have."""
+"""Students without class names: messages, and naming for all later outputs."""
 
 import json
 import shutil

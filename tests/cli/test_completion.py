@@ -20,7 +20,7 @@ def script(tmp_path_factory):
 
 
 def completed(script, words, cwd=None):
-    """What bash offers for the last of the words."""
+    """Completions of bash for the last word."""
     listed = " ".join(f"'{word}'" for word in words)
     code = (
         f"source {script}; COMP_WORDS=({listed}); COMP_CWORD={len(words) - 1}; COMP_LINE='{' '.join(words)}'; "

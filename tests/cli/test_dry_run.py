@@ -1,4 +1,4 @@
-"""`kd3 distill --dry-run`: what a run would be, with nothing trained and nothing written."""
+"""`kd3 distill --dry-run`: a description of the run, without training or writing."""
 
 import json
 import shutil

@@ -1,4 +1,6 @@
-"""Live objects where the Python interface expects paths, and the other way round: a sentence says what to give."""
+"""Live objects where the Python interface expects paths, and the other way round: a sentence names the expected
+kind.
+"""
 
 import pytest
 import torch

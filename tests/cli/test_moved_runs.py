@@ -1,4 +1,4 @@
-"""A run from another working directory, moved with what it was made from, and alone."""
+"""Runs from another working directory, moved with their inputs or without."""
 
 import json
 import shutil

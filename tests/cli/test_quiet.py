@@ -1,4 +1,4 @@
-"""`quiet=True` in Python: no news, and everything as it was afterwards."""
+"""`quiet=True` in Python: no messages, and the previous state afterwards."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""JSON schemas of the files that people write: what kd3 reads fits them, what it refuses does not."""
+"""JSON schemas of the files that people write: accepted files fit them, refused ones do not."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a command at once, whatever the network does."""
+"""Ctrl-C and SIGTERM end a command at once, in any state of the network."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ import pytest
 
 @contextmanager
 def stalling():
-    """A server that takes connections and says nothing more."""
+    """A server that accepts connections and never responds."""
     with socket.create_server(("127.0.0.1", 0), backlog=200) as server:
         held, asked = [], threading.Event()
 

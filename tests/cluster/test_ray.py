@@ -37,7 +37,7 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def heap(tmp_path_factory):
-    """Pictures in folders, a double, and a file that is none."""
+    """Pictures in folders, a duplicate, and a file that is no picture."""
     folder = tmp_path_factory.mktemp("heap")
     draw = np.random.default_rng(5)
     for number in range(120):
@@ -50,7 +50,7 @@ def heap(tmp_path_factory):
 
 
 def slow_once(marker: str, place: str) -> None:
-    """Tell which process this is and wait to be killed, the first time; the second time be done."""
+    """Report this process and wait for a kill at the first call; finish at the second."""
     if not os.path.exists(marker):
         Path(marker).write_text(str(os.getpid()))
         time.sleep(100)

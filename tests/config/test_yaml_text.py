@@ -1,4 +1,4 @@
-"""YAML from anybody: bounded, and every name once."""
+"""Untrusted YAML: bounded size, unique names."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""`kd3 dataset`: from the files as their authors publish them to pool, training set and test set."""
+"""`kd3 dataset`: from published files to pool, training set and test set."""
 
 import hashlib
 import json
@@ -141,7 +141,7 @@ def test_the_same_command_again_has_nothing_to_do_and_another_name_is_refused(do
     assert (tmp_path / "a" / "train.zip").is_file()
 
 
-# What is wrong, in one sentence, and nothing is left behind.
+# Errors in one sentence, without leftovers.
 
 
 @pytest.mark.parametrize("name", [name for name in DATASETS if any(file.md5 for file in DATASETS[name].files)])

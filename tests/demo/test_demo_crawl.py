@@ -1,4 +1,4 @@
-"""The demo's crawl: repeatable, mixed, partly broken, and with the truth kept apart."""
+"""The demo's crawl: repeatable, mixed, partly broken, and with separate truth."""
 
 from __future__ import annotations
 

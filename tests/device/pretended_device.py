@@ -1,7 +1,7 @@
-"""A CUDA device that is not there: its tensors have values, which a CPU computes, and everything it is told is counted.
+"""A simulated CUDA device: a CPU computes its tensors' values, and all calls are counted.
 
-To be imported, before torch, in a process of its own with the library of `pretended_device.cpp` in PRETENDED_DEVICE.
-Where a real device would fail (an operation between devices) so does this one; where a host would wait it says where.
+Import it before torch, in a separate process, with the library of `pretended_device.cpp` in PRETENDED_DEVICE. It fails
+where a real device would (an operation between devices), and records the places where a host would wait.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2",
 
 
 class OnDevice(Tensor):
-    """A tensor that says it is on the device."""
+    """A tensor that claims to be on the device."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
@@ -71,7 +71,7 @@ class OnDevice(Tensor):
 
 
 class Watch:
-    """What the device was told, in one part of a program after the other."""
+    """Record of the device's calls, by part of the program."""
 
     def __init__(self):
         self.operations, self.waits, self.kinds = Counter(), Counter(), Counter()
@@ -157,7 +157,7 @@ WATCH = Watch()
 
 
 class Everything(TorchDispatchMode):
-    """Sees what makes tensors on the device out of nothing, too."""
+    """Also intercepts functions that create tensors on the device."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -169,7 +169,7 @@ class Everything(TorchDispatchMode):
 
 
 class DeviceGenerator(GENERATOR):
-    """Draws what one of the CPU draws, and says that it is on the device."""
+    """A CPU generator that claims to be on the device."""
 
     @property
     def device(self):
@@ -181,7 +181,7 @@ class DeviceGenerator(GENERATOR):
 
 
 class Recording:
-    """What a CUDA graph is: operations with the memory that they read and write, and nothing of Python."""
+    """Model of a CUDA graph: operations with their memory, without Python."""
 
     def __init__(self):
         self.calls = []
@@ -190,7 +190,7 @@ class Recording:
         pass
 
     def noted(self, func, args, kwargs):
-        """Write an operation down without running it; give memory for what it will return."""
+        """Record an operation without running it; allocate memory for its results."""
         flat, structure = tree_flatten((args, kwargs))
         returns = func._schema.returns
         if all(value.alias_info is not None and value.alias_info.is_write for value in returns):

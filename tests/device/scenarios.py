@@ -1,4 +1,4 @@
-"""What kd3 tells an accelerator, case by case: run by `test_pretended_device.py`, in a process of its own.
+"""Calls of kd3 to an accelerator, case by case, run by `test_pretended_device.py` in a separate process.
 
 python scenarios.py FOLDER CASE...
 """
@@ -91,7 +91,7 @@ def steps(learner, pool, numbers):
 
 
 def counted(case, folder, **more):
-    """Return what the device is told in a step that is not the first ones."""
+    """Return the device's calls in a later step."""
     learner, pool = learner_of(case, folder, cuda_graph="off", **more)
     steps(learner, pool, range(2))
     WATCH.clear()
@@ -100,7 +100,7 @@ def counted(case, folder, **more):
 
 
 def recorded(case, folder):
-    """Return what a recorded step tells the device, and how far its student is from that of plain steps."""
+    """Return the device's calls in a recorded step, and the distance of its student from that of plain steps."""
     learner, pool = learner_of(case, folder, precision="32")
     first = steps(learner, pool, range(5))
     WATCH.clear()
@@ -120,7 +120,7 @@ def recorded(case, folder):
 
 
 def scanned(folder):
-    """Return what a scan of the pool by the blend tells the device, its later pass, in six batches."""
+    """Return the device's calls in a later scan of the pool by the blend, in six batches."""
     learner, pool = learner_of("kd3", folder)
     compute, positions = learner.compute, np.arange(IMAGES)
     scan.SCAN_BATCH = scan.DEVICE_SCAN_BATCH = IMAGES // 6
@@ -136,7 +136,7 @@ def scanned(folder):
 
 
 def runs(folder, *, number, **settings):
-    """Return where two whole runs end, on the device and on the CPU."""
+    """Return the final states of two whole runs, on the device and on the CPU."""
     told = {}
     for device in ("cuda", "cpu"):
         WATCH.clear()
@@ -184,7 +184,7 @@ def make(folder):
 
 
 def main():
-    """Run the cases and print what was seen, a line of JSON each."""
+    """Run the cases and print the results, a line of JSON each."""
     folder, cases = Path(sys.argv[1]), sys.argv[2:]
     if not (folder / "pool").is_dir():
         make(folder)

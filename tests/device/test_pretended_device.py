@@ -1,6 +1,6 @@
-"""kd3 on a GPU that is not there: nothing mixes devices, no step waits, and the operations of a step are counted.
+"""kd3 on a simulated GPU: nothing mixes devices, no step waits, and the operations of a step are counted.
 
-The limits are what was counted when they were written, and some room. They hold for any batch size.
+The limits are the original counts with some margin. They hold for any batch size.
 """
 
 import json
@@ -36,7 +36,7 @@ RECORDED = {"kd3": 33, "kd3 sgd": 32, "kd3 paper": 100, "kd": 32, "simkd": 32, "
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory):
-    """The library that makes torch believe in a device; skips where it cannot be compiled."""
+    """The library that makes torch believe in a device; skips if it cannot be compiled."""
     import shutil
 
     import torch
@@ -63,7 +63,7 @@ def library(tmp_path_factory):
 
 
 def tell(library, folder, cases):
-    """Run cases, all in one process, and return what each told the device."""
+    """Run cases in one process, and return each one's calls to the device."""
     environment = {**os.environ, "PRETENDED_DEVICE": str(library), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, HERE / "scenarios.py", folder, *cases], capture_output=True, text=True, env=environment
@@ -75,14 +75,14 @@ def tell(library, folder, cases):
 
 @pytest.fixture(scope="session")
 def told(library, tmp_path_factory):
-    """What the quick cases told it."""
+    """Calls of the fast cases."""
     cases = [f"step: {name}" for name in STEPS if name in QUICK] + ["graph: kd3", "scan"]
     return tell(library, tmp_path_factory.mktemp("cases"), cases)
 
 
 @pytest.fixture(scope="session")
 def told_more(library, tmp_path_factory):
-    """What all others told it."""
+    """Calls of all other cases."""
     cases = [f"step: {name}" for name in STEPS if name not in QUICK]
     cases += [f"graph: {name}" for name in RECORDED if name != "kd3"]
     cases += ["pair: resnet34 resnet18", "pair: resnet34 resnet18 fold", *RUNS]

@@ -1,4 +1,4 @@
-"""What the documentation shows works: command lines, blocks of Python, examples, quoted messages."""
+"""Tests of the documentation: command lines, blocks of Python, examples, quoted messages."""
 
 import re
 import runpy
@@ -31,7 +31,7 @@ def blocks(page, language=None):
 
 
 def command_lines(page):
-    """The lines of a page's blocks that call kd3, whole, with what stands for a shell's variables filled in."""
+    """The complete kd3 command lines in a page's blocks, with shell variables filled in."""
     if page.name == "peers.md":  # whose commands stand in a table
         yield from re.findall(r"`(kd3 [a-z]+ [^`]*)`", page.read_text(encoding="utf-8"))
     for text in blocks(page):
@@ -70,7 +70,7 @@ def test_every_command_on_a_page_has_flags_that_exist_and_values_that_are_allowe
 
 @pytest.fixture(scope="module")
 def place(crawl, labelled, centred_teacher_file, tmp_path_factory):
-    """A folder with what the examples expect: crawl/, test/, teacher.yaml; a tiny network, 120 pictures."""
+    """A folder with the inputs of the examples: crawl/, test/, teacher.yaml; a tiny network, 120 pictures."""
     folder = tmp_path_factory.mktemp("examples")
     shutil.copytree(crawl, folder / "crawl")
     shutil.copytree(labelled, folder / "test")
@@ -106,7 +106,7 @@ def small_command(line):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUN_WHOLE, ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_every_command_of_a_page_runs(page, place, tmp_path, monkeypatch, capsys):
-    """One after the other, on a tiny crawl and with a small budget; what a page takes for granted is made first."""
+    """One after the other, on a tiny crawl and with a small budget; the prerequisites of a page are made first."""
     pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
     for part in ("crawl", "test"):
@@ -142,7 +142,7 @@ def test_every_example_runs(example, place, monkeypatch, capsys):
 
 
 def test_every_block_of_python_runs(place, monkeypatch, capsys):
-    """Those that make something from nothing; with a small budget in the place of a real one."""
+    """Only self-contained ones, with a small budget in place of a real one."""
     shown = {text for page in PAGES for text in blocks(page, "python") if "kd3.ingest(" in text}
     assert shown
     for number, text in enumerate(sorted(shown)):
@@ -166,7 +166,7 @@ def test_blocks_of_python_use_names_that_exist(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_files_that_are_shown_are_accepted(page, tmp_path):
-    """Teachers' descriptions and studies, by what reads them."""
+    """Teachers' descriptions and studies, by their readers."""
     for text in blocks(page, "yaml"):
         path = tmp_path / "shown.yaml"
         path.write_text(text)

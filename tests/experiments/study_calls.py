@@ -1,4 +1,4 @@
-"""`kd3 study` on a tiny pool, called as people call it."""
+"""`kd3 study` on a tiny pool, called as users call it."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Do pools' distances foretell what a student reaches?"""
+"""Correlation of pools' distances with students' accuracy."""
 
 import json
 from dataclasses import asdict, replace

@@ -131,7 +131,7 @@ def test_every_row_of_every_study_takes_its_steps(table, budget, tmp_path, monke
     assert all(row["hours"] > 0 for row in pair["rows"])
 
 
-# What is wrong, in one sentence, before anything is written.
+# Errors in one sentence, before anything is written.
 
 
 @pytest.mark.parametrize(

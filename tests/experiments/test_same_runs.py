@@ -1,4 +1,4 @@
-"""Rows that ask for one and the same run: it is made once, and answers all of them."""
+"""Rows with the same run: it is made once and serves all of them."""
 
 import json
 

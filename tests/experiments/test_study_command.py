@@ -1,4 +1,4 @@
-"""`kd3 study` as people run it: whole, small, on a tiny pool."""
+"""`kd3 study` from start to end on a tiny pool."""
 
 import json
 import os

@@ -1,7 +1,7 @@
 """Fuzzing that follows the coverage of kd3's own readers, by atheris: `python tests/fuzz/coverage_guided.py TARGET`.
 
-What comes after TARGET is libFuzzer's: -max_total_time=60, a folder to keep the corpus in. An input that makes a
-target raise anything else than it promises is written to crash-HASH.
+Arguments after TARGET are libFuzzer's: -max_total_time=60, a folder to keep the corpus in. An input that makes a target
+raise an undocumented error is written to crash-HASH.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""What reads data that nobody vouches for: each target takes bytes and may raise nothing but what it promises."""
+"""Readers of untrusted data: each target takes bytes and may raise only documented errors."""
 
 import io
 import resource
@@ -34,7 +34,7 @@ SECONDS = 60.0  # that one input may take, on the busiest machine
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Run within the limits of memory and time; an input that passes them is a finding."""
+    """Run within the limits of memory and time; an input that exceeds them is a finding."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, hard))
@@ -110,7 +110,7 @@ MAGICS = {
 
 @cache
 def plug_ins() -> dict[str, bytes]:
-    """Return a seed for each format that Pillow may take a file for: a small picture, or how one begins."""
+    """Return a seed for each format that Pillow may take a file for: a small picture, or its first bytes."""
     Image.init()
     draw = np.random.default_rng(1)
     image = Image.fromarray(draw.integers(0, 256, (20, 24, 3), dtype=np.uint8))
@@ -148,7 +148,7 @@ def decoded(data: bytes) -> str:
 
 
 def ingested(place: Path, crawl: Path, *, good: int) -> str:
-    """Ingest a folder in which so many images are sound; return what became of the rest."""
+    """Ingest a folder with a number of sound images; return the outcomes of the rest."""
     pool = ingest(crawl, place / "pool", image_size=16, workers=0, max_pixels=1 << 22)
     assert len(pool) >= good
     assert pool.verify() == []
@@ -156,7 +156,7 @@ def ingested(place: Path, crawl: Path, *, good: int) -> str:
 
 
 def checkpoint(path: Path) -> str:
-    """Load weights into a network; it has all of them or is as it was."""
+    """Load weights into a network; all of them, or none."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = build_arch("kd3:resnet8", num_classes=3)

@@ -1,6 +1,6 @@
 """Broken data of every kind: never a crash, a hang, or a write outside the output; `make fuzz` breaks far more.
 
-All is drawn from seeds, so what fails fails again. Where a decoder kills the process, pytest names the test.
+All inputs are drawn from seeds, so failures are reproducible. If a decoder kills the process, pytest names the test.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""Which of a teacher's weights a student starts from."""
+"""Inheritance of a teacher's weights by a student."""
 
 import copy
 
@@ -20,7 +20,7 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
 def network(name: str, seed: int = 0) -> nn.Module:
-    """Return a network with weights and running statistics that tell its parts apart."""
+    """Return a network with weights and running statistics that distinguish its parts."""
     torch.manual_seed(seed)
     built = build(name, num_classes=4).eval()
     for norm in built.modules():

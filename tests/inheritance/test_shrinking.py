@@ -1,4 +1,4 @@
-"""A student that is its teacher made smaller: what is left out, and that it is built again without the teacher."""
+"""Shrunken teachers as students: the removed parts, and rebuilding without the teacher."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The threshold keeps its promise at the stated rate, says when it cannot, and asks no more than it must."""
+"""The threshold's guarantee holds at the stated rate, an impossible one is reported, and escalation is minimal."""
 
 import itertools
 
@@ -19,7 +19,7 @@ def margins_of(draws, *, ties):
 
 
 def wrong_at(margin):
-    """How likely it is that the student does not say what the teacher says: the surer, the less; some are sure."""
+    """Probability of a disagreement with the teacher, which falls with the margin."""
     return 0.45 * torch.exp(-1.5 * margin) + 0.002
 
 
@@ -37,7 +37,7 @@ def true_agreement(threshold, *, ties):
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize(("agreement", "confidence", "images"), [(95, 95, 200), (98, 80, 500), (99, 90, 1000)])
 def test_promises_are_kept_at_the_stated_rate(agreement, confidence, images, ties):
-    """Over many samples of held-out images the threshold gives less than it promised in at most 100 - confidence %."""
+    """Over many samples of held-out images the threshold gives less than it promised in at most 100% - confidence."""
     generator = torch.Generator().manual_seed(agreement * images)
     found = [Cascade(*student(images, generator, ties=ties)).threshold(agreement, confidence) for _ in range(300)]
     truth = {margin: true_agreement(margin, ties=ties) for margin in {one.margin for one in found}}
@@ -47,7 +47,7 @@ def test_promises_are_kept_at_the_stated_rate(agreement, confidence, images, tie
 
 
 def test_the_plug_in_threshold_would_break_its_promise_in_half_of_the_samples():
-    """What the bound is for: the same search without it."""
+    """The same search without the bound shows its purpose."""
     generator = torch.Generator().manual_seed(5)
     broken = 0
     for _ in range(100):

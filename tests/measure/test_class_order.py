@@ -1,4 +1,4 @@
-"""Which class a folder or a label is: numbers are numbers, guesses are shown, and a wrong order is warned of."""
+"""Matching of folders and labels to classes: numbers are numbers, guesses are shown, a wrong order gives a warning."""
 
 import json
 

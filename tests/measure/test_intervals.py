@@ -1,4 +1,4 @@
-"""Intervals and bounds keep what they promise, in simulated samples."""
+"""Intervals and bounds have their stated coverage in simulated samples."""
 
 import numpy as np
 import pytest

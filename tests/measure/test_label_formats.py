@@ -1,4 +1,4 @@
-"""Labels are read from what is there: one test for each form that docs/labels.md names."""
+"""Sources of labels: one test for each form in docs/labels.md."""
 
 import gzip
 import io

@@ -1,4 +1,4 @@
-"""Which folder is which class, and data that cannot be judged."""
+"""Matching of folders to classes, and data that cannot be evaluated."""
 
 import numpy as np
 import pytest

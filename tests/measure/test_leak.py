@@ -1,4 +1,4 @@
-"""Whether a test set and a student's pool overlap, and what is said of it."""
+"""Overlap of a test set with a student's pool, and its report."""
 
 import json
 

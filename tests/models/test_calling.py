@@ -1,4 +1,4 @@
-"""Networks that cannot simply be called: they are called as they must be, everywhere, or refused at first sight."""
+"""Networks with unusual calling conventions: they are respected everywhere, or refused early."""
 
 import copy
 import pickle

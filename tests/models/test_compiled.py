@@ -1,4 +1,4 @@
-"""The compiled teacher says what the teacher says. Compiling takes a while: one test does it all."""
+"""The compiled teacher has the teacher's outputs. Compilation is slow, so one test covers everything."""
 
 import pytest
 import torch

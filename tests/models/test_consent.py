@@ -1,4 +1,4 @@
-"""Loading what somebody else made runs none of their code, unless its user consents."""
+"""Loading an untrusted folder runs none of its code without consent."""
 
 import json
 import pickle
@@ -31,7 +31,7 @@ NET = (
 
 @pytest.fixture
 def mark(tmp_path):
-    """A file that is there once somebody's code ran."""
+    """A file that exists once untrusted code ran."""
     return tmp_path / "it-ran"
 
 

@@ -1,4 +1,4 @@
-"""`hf:` in a world where things are missing: weights, files, code, torchvision, the network."""
+"""`hf:` with missing parts: weights, files, code, torchvision, the network."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What a processor of transformers does is followed: compared with the library's own."""
+"""Image processors of transformers: compared with the library's own."""
 
 import json
 

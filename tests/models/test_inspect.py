@@ -1,4 +1,4 @@
-"""`kd3 inspect` says what it found in any teacher, and what to do where the head cannot be shared."""
+"""`kd3 inspect` describes any teacher, with remedies if the head cannot be shared."""
 
 import json
 

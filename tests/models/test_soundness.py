@@ -1,4 +1,4 @@
-"""What puts out no sound logits is refused, in files that cannot be looked into as well."""
+"""Networks without sound logits are refused, also in opaque files."""
 
 import warnings
 
@@ -27,7 +27,7 @@ def net(*tail, norm=False):
 
 
 class Called(nn.Module):
-    """A network, and what a user's code does to what it puts out."""
+    """A network, and user code around its outputs."""
 
     def __init__(self, change):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The zoo: what is in it, that it is what the papers and the public checkpoints have, and that it runs."""
+"""The zoo: its contents, equality with papers and public checkpoints, and execution."""
 
 from __future__ import annotations
 
@@ -304,7 +304,7 @@ def test_public_checkpoint_classifies_real_images(shared_data: Path) -> None:
     mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 1, 3, 1, 1)
     with torch.no_grad():
         logits = network.eval()((images - mean) / std)
-    # 81 % on all 10,000 (DATA.md); a shortcut padded on one side only gives far less.
+    # 81% on all 10,000 (DATA.md); a shortcut padded on one side only gives far less.
     assert (logits.argmax(dim=1) == labels).float().mean() > 0.7
 
 

@@ -1,4 +1,4 @@
-"""What `kd3 plan` says before a run, and what each rule rests on."""
+"""Advice of `kd3 plan`, and the basis of each rule."""
 
 import json
 from dataclasses import replace

@@ -116,7 +116,7 @@ def cifar_binary(path: Path, images: Images, labels: int = 1) -> Path:
 
 
 def batch_of(path: Path, images: Images, protocol: int = 4) -> Path:
-    """A batch of the small ImageNet, whatever the NumPy at hand writes."""
+    """A batch of the small ImageNet, as the installed NumPy writes it."""
     batch = {"data": flat(images), "labels": [1] * len(images), "mean": flat(images).mean(axis=0)}
     path.write_bytes(pickle.dumps(batch, protocol))
     return path
@@ -187,7 +187,9 @@ KINDS: dict[str, Callable[[Path, Images, dict[str, bytes]], Path]] = {
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    """Python's own server knows no ranges; this one answers them if it is told to, and fails as often as it is told."""
+    """Python's own server knows no ranges; this one answers them if it is told to, and fails a given number of
+    times.
+    """
 
     server: "WebServer"
 

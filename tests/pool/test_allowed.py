@@ -1,4 +1,4 @@
-"""Rows and lists come from strangers: what they may name, and that no row ends an ingest."""
+"""Untrusted rows and lists: the names they may use, and no row ends an ingest."""
 
 import csv
 import socket

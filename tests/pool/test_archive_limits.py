@@ -1,4 +1,4 @@
-"""Archives that ask for all memory, all time or all disk cost themselves, whoever decodes the images in the others."""
+"""Archives that ask for all memory, all time or all disk affect no other archive."""
 
 import io
 import itertools

@@ -1,4 +1,4 @@
-"""Changes of images: what they keep, what they draw, and that the dial turns one way."""
+"""Changes of images: invariants, random draws, and monotonic strength."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""An interrupted ingest goes on where it was, and needs nothing of what it is done with."""
+"""An interrupted ingest continues where it was, and needs no finished source."""
 
 from pathlib import Path
 from typing import Any

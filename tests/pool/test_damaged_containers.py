@@ -1,4 +1,4 @@
-"""What cannot be used of tables, arrays and batches is counted with its reason and ends no ingest of a crawl."""
+"""Unusable parts of tables, arrays and batches are counted with a reason and end no ingest."""
 
 import csv
 import pickle

@@ -1,4 +1,4 @@
-"""A crawl with anything in it: what is good is used, the rest is listed, nothing is written elsewhere."""
+"""Crawls with anything in them: good files are used, the rest is listed, nothing is written elsewhere."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Decoding in processes: in order, in bounded memory, and a deadly file costs itself alone."""
+"""Decoding in processes: in order, in bounded memory, and a file that crashes its worker affects no other."""
 
 import os
 import subprocess
@@ -39,7 +39,7 @@ class Endless:
 
 @dataclass(frozen=True)
 class Greedy:
-    """Contents that ask for more memory than there is."""
+    """Contents that need more memory than available."""
 
     def read(self) -> bytes:
         return bytes(1 << 42)

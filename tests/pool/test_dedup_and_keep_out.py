@@ -1,4 +1,4 @@
-"""`kd3 ingest --dedup near` and `--keep-out`: what stays, what is listed, and that a kill changes nothing."""
+"""`kd3 ingest --dedup near` and `--keep-out`: kept images, lists, and no change by a kill."""
 
 import csv
 import json
@@ -112,7 +112,7 @@ def test_going_on_with_other_images_kept_out_is_refused(crawl, tmp_path):
 
 
 def test_an_ingest_begun_again_finds_copies_of_what_it_had(crawl, tmp_path):
-    """What is committed is known after a kill; what is not comes again."""
+    """Committed images are known after a kill; the others come again."""
     outcomes = list(decode_records(list_records([str(crawl)]), DecodeSettings(32), workers=0))
 
     def fill(folder, cut):

@@ -1,4 +1,4 @@
-"""Pools made from pools: which images they hold, that they are pools like any other, that a kill costs nothing."""
+"""Pools made from pools: their images, their use as ordinary pools, and kills."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""The same images from every kind of source give the same pool, also from elsewhere."""
+"""The same images from every kind of source give the same pool, also remotely."""
 
 from collections.abc import Iterator
 from pathlib import Path

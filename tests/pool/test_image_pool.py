@@ -1,4 +1,4 @@
-"""A pool reads like an array, in any process, and says what is damaged."""
+"""A pool reads like an array, in any process, and reports damage."""
 
 import json
 import multiprocessing

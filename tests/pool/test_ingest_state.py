@@ -1,4 +1,4 @@
-"""Rows go to the database many at a time, and mean what they would one by one."""
+"""Rows go to the database many at a time, with the same result as one by one."""
 
 import hashlib
 from pathlib import Path

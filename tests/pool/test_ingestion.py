@@ -1,4 +1,4 @@
-"""Ingest: the same crawl gives the same pool, whatever happens on the way."""
+"""Ingest: the same crawl gives the same pool, despite interruptions."""
 
 import csv
 import glob

@@ -1,4 +1,4 @@
-"""Real worker processes and a real SIGKILL: nobody stays behind, and the next run goes on."""
+"""Real worker processes and a real SIGKILL: no process survives, and the next run continues."""
 
 import os
 import signal

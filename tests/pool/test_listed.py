@@ -1,4 +1,4 @@
-"""Lists of images: whatever a name holds, the image that is meant is found."""
+"""Lists of images: the right image is found for any name."""
 
 import json
 

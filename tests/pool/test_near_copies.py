@@ -1,4 +1,4 @@
-"""Near copies: what the hash keeps, what the index finds, and what is a copy."""
+"""Near copies: invariants of the hash, results of the index, and the decision."""
 
 import numpy as np
 import pytest

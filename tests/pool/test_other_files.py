@@ -1,4 +1,4 @@
-"""Files that are not what their names or places say: read as what they are, or named with what to do."""
+"""Files that contradict their names or places: read by content, or reported with a remedy."""
 
 import io
 import pickle

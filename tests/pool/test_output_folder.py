@@ -1,4 +1,4 @@
-"""The place of a pool: nothing that belongs to others is touched, whatever the names are."""
+"""The place of a pool: other files are never touched, for any names."""
 
 import hashlib
 import json

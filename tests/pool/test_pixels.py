@@ -1,4 +1,4 @@
-"""Which arrays are images, and that their pixels come through unchanged."""
+"""Recognition of image arrays, with unchanged pixels."""
 
 import numpy as np
 import pytest

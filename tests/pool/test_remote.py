@@ -1,4 +1,4 @@
-"""Files that lie elsewhere: found, fetched with patience, and written down without secrets."""
+"""Remote files: found, fetched with retries, and recorded without secrets."""
 
 import csv
 import io
@@ -25,14 +25,14 @@ from kd3.pool.sources.tar import tar_members
 
 @pytest.fixture(autouse=True)
 def own_lists() -> Iterator[None]:
-    """Lists may name the server of the tests, on this machine; `test_allowed.py` tells of those that may not."""
+    """Lists may name the server of the tests, on this machine; `test_allowed.py` covers those that may not."""
     with trusting(entries=True):
         yield
 
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses between attempts, which are not made."""
+    """The recorded pauses between attempts, without waiting."""
     made: list[float] = []
     monkeypatch.setattr("kd3.pool.remote.time", SimpleNamespace(sleep=made.append))
     return made
@@ -165,7 +165,7 @@ def test_struct_of_a_remote_table_names_a_file_beside_it(server: WebServer, tmp_
     assert record.location.read() == some_files(1)["0/00000.png"]
 
 
-# What is missing.
+# Missing parts.
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Pickles of arrays are read as pickle itself would; whatever else one asks for, nothing happens."""
+"""Pickles of arrays are read as pickle itself would; any other request has no effect."""
 
 import collections
 import contextlib

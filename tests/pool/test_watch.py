@@ -1,4 +1,4 @@
-"""Pixels that are no longer what was written are noticed by whatever works with them."""
+"""Changed pixels are detected by all work on a pool."""
 
 import json
 import shutil

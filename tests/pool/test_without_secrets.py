@@ -1,4 +1,4 @@
-"""What is written down of a URL: scheme, host and path, and two that differ stay two."""
+"""Recorded parts of a URL: scheme, host and path; different URLs stay different."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""`kd3 adapt` and recall at the end of `kd3 distill`: what they leave, what they refuse, what a kill leaves."""
+"""`kd3 adapt` and recall at the end of `kd3 distill`: results, refusals, and state after a kill."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ def run(plain_run, tmp_path):
 
 @pytest.fixture
 def whole_share(monkeypatch):
-    """Take all of the new statistics: these networks are untrained, and their agreement says nothing."""
+    """Take all of the new statistics: these networks are untrained, and their agreement is meaningless."""
     monkeypatch.setattr("kd3.recall.share.Judged.choose", lambda self: 1.0)
 
 

@@ -1,4 +1,4 @@
-"""`kd3 report`: what the page says, what it needs, and what it says where something is missing."""
+"""`kd3 report`: contents of the page, its inputs, and notes about missing parts."""
 
 import html
 import json
@@ -115,7 +115,7 @@ def test_the_same_run_gives_the_same_page_but_for_the_clock(runs):
 
 
 def test_records_alone_are_enough(runs, tmp_path):
-    """Teacher and pool may be gone; what cannot be shown is said."""
+    """Teacher and pool may be gone; missing parts are named."""
     shutil.copytree(runs / "a", tmp_path / "run")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     (tmp_path / "run" / "summary.json").write_text(

@@ -1,4 +1,4 @@
-"""`kd3.select`: it keeps what the selection keeps, and all its files say the same."""
+"""`kd3.select`: it keeps the selection's images, and all its files agree."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Which images of a pool look like nothing the teacher was trained on."""
+"""Images of a pool unlike anything the teacher was trained on."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Dynamic selection: the worked example, the schedules, and what happens where a class starves."""
+"""Dynamic selection: the worked example, the schedules, and starved classes."""
 
 import itertools
 import math
@@ -16,7 +16,7 @@ from kd3.selection.select import select_everything
 
 
 def select_confident(logits, **options):
-    """Select where teacher and student say the same."""
+    """Select with equal logits of teacher and student."""
     return select.select_confident(predict(logits), teacher_logits=lambda: [logits], **options)
 
 
@@ -200,7 +200,7 @@ def test_a_class_that_is_predicted_but_never_surely_enough_is_rescued_by_a_hundr
     assert selection.predicted_per_class.tolist() == [600, 200]
     assert selection.thresholds.tolist() == pytest.approx([0.95, 0.95 / 5])
     assert selection.rescued_classes == (0,)
-    assert selection.rescued_each == 4  # 1 % of 800 / 2
+    assert selection.rescued_each == 4  # 1% of 800 / 2
     assert selection.rescued[0, 0] == 17
     assert selection.rescued.shape == (1, 4)
     assert selection.kept_per_class.tolist() == [4, 200]

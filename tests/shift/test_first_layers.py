@@ -1,4 +1,4 @@
-"""A network that has the names and shapes of another one's weights, and other layers between them, is noticed."""
+"""Detection of a network with the names and shapes of the weights, but other layers in between."""
 
 import copy
 

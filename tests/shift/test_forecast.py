@@ -1,4 +1,4 @@
-"""What a student is foretold to reach, by a calibration of our own and by the one that comes with kd3."""
+"""Forecast of a student's accuracy, by a test calibration and by kd3's own."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""A wrong mean, std or order of colours is noticed; a right one is not spoken of."""
+"""A wrong mean, std or order of colours is noticed; a right one gives no warning."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Distances against closed forms and what must hold of any distance."""
+"""Distances against closed forms and general laws."""
 
 import numpy as np
 import pytest

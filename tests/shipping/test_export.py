@@ -1,4 +1,4 @@
-"""A run becomes files that run without kd3; what is not the student is not left there."""
+"""A run becomes files that run without kd3; a file that differs from the student is removed."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""ONNX files ask for no newer operators than the network needs; what it does stays."""
+"""ONNX files use no newer operators than needed, with unchanged outputs."""
 
 import numpy as np
 import onnx

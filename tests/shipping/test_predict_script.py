@@ -1,4 +1,4 @@
-"""`predict.py` beside an export sees in every file what kd3 sees, and needs nothing of kd3."""
+"""`predict.py` beside an export reads every file as kd3 does, and needs no kd3."""
 
 import dataclasses
 import hashlib

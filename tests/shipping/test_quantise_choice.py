@@ -1,4 +1,4 @@
-"""Which of the ways into 8 bits is kept: the one that agrees most on the half of the images that chooses."""
+"""Choice of the 8-bit variant: the one with the highest agreement on the choosing half of the images."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def logits_with(choosing, reported):
 
 @pytest.fixture
 def ways(monkeypatch):
-    """Instead of networks, files that hold a way's number; how each answers is told above."""
+    """Instead of networks, files that hold a way's number; the constants above set each one's answers."""
 
     def write(model, path, variant, calibrating):
         path.write_text(str(VARIANTS.index(variant)))

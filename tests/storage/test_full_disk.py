@@ -1,4 +1,4 @@
-"""A disk that fills up costs a sentence, and nothing that was whole before."""
+"""A full disk gives one sentence, and leaves complete files unchanged."""
 
 import errno
 import shutil

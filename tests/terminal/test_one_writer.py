@@ -1,4 +1,4 @@
-"""Whatever a crawl or a model is called, a terminal sees text and a page sees text; and nobody writes past that."""
+"""Names of any kind reach terminals and pages as plain text, and all output uses the one writer."""
 
 import ast
 import io
@@ -35,7 +35,7 @@ def called(node):
     return ".".join([getattr(node, "id", "?"), *reversed(parts)])
 
 
-# Nobody writes past the writer.
+# All output uses the writer.
 
 
 @pytest.mark.parametrize("path", sorted(SOURCES.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCES)))
@@ -62,7 +62,7 @@ def test_this_test_would_notice():
         assert tables or names[0] == "print" or names[0].endswith(("stderr.write", "print_exc"))
 
 
-# What the writer does.
+# Functions of the writer.
 
 
 @pytest.mark.parametrize("sign", UNSEEN)

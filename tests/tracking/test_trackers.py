@@ -1,4 +1,4 @@
-"""Where a run's curves go: TensorBoard's files as it reads them, others by their interface; none stops a run."""
+"""Trackers of a run's curves: TensorBoard's files as it reads them, others by their interface; none stops a run."""
 
 import struct
 import sys
@@ -44,7 +44,7 @@ def run(names, folder, events=EVENTS, images=0):
 
 
 def curves(folder):
-    """What TensorBoard shows of a run: (step, tag) -> value; a later file hides older events from its beginning on."""
+    """TensorBoard's view of a run: (step, tag) -> value; a later file hides older events from its beginning on."""
     from tensorboardX.proto.event_pb2 import Event, SessionLog
 
     found = {}
@@ -68,7 +68,7 @@ def test_every_curve_is_in_the_event_files(tmp_path):
 
 
 def test_a_resumed_run_goes_on_with_the_same_curves(tmp_path):
-    """What came after the checkpoint (at 32 images) is drawn again and not twice."""
+    """Events after the checkpoint (at 32 images) are replaced, not repeated."""
     late = [
         ("train", {"step": 4, "images": images, "seconds": 0.4, "loss": loss})
         for images, loss in ((64, 9.0), (96, 8.0))

@@ -1,4 +1,4 @@
-"""How long a run is: in images, in epochs of the pool, in passes over what is selected."""
+"""Length of a run: in images, in epochs of the pool, in passes over selected images."""
 
 import pytest
 

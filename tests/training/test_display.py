@@ -1,4 +1,4 @@
-"""The live picture of a run, on terminals wide and narrow, and on none."""
+"""The live display of a run, on wide and narrow terminals, and without one."""
 
 import io
 import os

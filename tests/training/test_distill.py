@@ -1,4 +1,4 @@
-"""Whole runs on a tiny pool: what they leave behind, that they repeat, that they can be interrupted."""
+"""Whole runs on a tiny pool: outputs, repeatability, interruption."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""What a training warns of, and that it says each thing once, after a resume too."""
+"""Warnings of a training, each given once, also after a resume."""
 
 import pytest
 

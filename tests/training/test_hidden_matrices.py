@@ -1,4 +1,4 @@
-"""What Muon may move: hidden matrices, by the module that holds them and by its part in the method."""
+"""Matrices for Muon, by their module and its part in the method."""
 
 import pytest
 import torch

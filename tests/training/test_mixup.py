@@ -1,4 +1,4 @@
-"""Mixtures of images in training: on how many batches, and that the teacher sees them too."""
+"""Mixtures of images in training: their share of batches, and the teacher's view of them."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Muon beside SGD: what moves how."""
+"""Muon with SGD: the update of each parameter."""
 
 import pytest
 import torch

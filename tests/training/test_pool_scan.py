@@ -1,4 +1,4 @@
-"""Opinions of the pool: fresh ones are both networks', later ones are mostly the steps'."""
+"""Predictions on the pool: first from both networks, later mostly from training steps."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Two processes do what one does: parts of their work, whole runs, and how they end."""
+"""Two processes match one: parts of their work, whole runs, and termination."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def network():
 
 
 def learned(ranks):
-    """One step of everything that looks over the whole batch; gradients as DDP would average them."""
+    """One step of all parts that use the whole batch; gradients as DDP would average them."""
     module = network()
     if ranks.count > 1:
         sync_batch_norms(module, ranks, torch.device("cpu"))

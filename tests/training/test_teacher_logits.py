@@ -32,7 +32,7 @@ def teacher(teacher_file):
 
 @pytest.fixture
 def scored(monkeypatch):
-    """How many images each pass of a network was about."""
+    """Number of images in each pass of a network."""
     seen = []
     for name in ("score", "scored"):
         real = getattr(kept, name)

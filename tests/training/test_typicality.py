@@ -1,4 +1,4 @@
-"""How typical images are of what a teacher was trained on."""
+"""Typicality of images for the teacher's training data."""
 
 import numpy as np
 import pytest

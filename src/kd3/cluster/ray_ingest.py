@@ -1,4 +1,4 @@
-"""Ingest a crawl on a Ray cluster: one part per worker, and then one pool of all."""
+"""Ingest a crawl on a Ray cluster: one part per worker, then a merge."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from kd3.pool.merge import merge_pools
 from kd3.pool.output_folder import check_settings
 from kd3.storage.lock import exclusive
 
-PARTS_A_CORE = 4  # so that a slow part, or one begun again, does not hold up all
+PARTS_A_CORE = 4  # so that a slow or restarted part does not delay the rest
 SUFFIX = ".parts"
 
 
 def ingest_on_ray(config: IngestConfig) -> ImagePool:
     """Make a pool of a crawl on a cluster and return it; the same pool as one machine makes, to the content hash.
 
-    The parts lie in `OUT.parts` until they are merged; a call that was killed goes on with them.
+    The parts are in `OUT.parts` until the merge; after a kill the next call continues with them.
 
     Raises:
         KD3Error: a part failed, and the others are kept; or the output belongs to something else.
@@ -43,7 +43,7 @@ def ingest_on_ray(config: IngestConfig) -> ImagePool:
         parts.mkdir(parents=True, exist_ok=True)
         with exclusive(parts / ".lock", what=f"pool {folder}"):
             for name in names:
-                (parts / name).mkdir(exist_ok=True)  # which tells how many there are to be
+                (parts / name).mkdir(exist_ok=True)  # records the number of parts
             pieces = [_piece(config, parts, name) for name in names]
             problems: list[Done] = []
             with console.progress("ingest", number, "parts") as bar:
@@ -59,7 +59,7 @@ def ingest_on_ray(config: IngestConfig) -> ImagePool:
 def _merged(
     parts: Path, names: Sequence[str], problems: Sequence[Done], folder: Path, request: dict[str, Any]
 ) -> ImagePool:
-    """Return the pool of the parts; those without an image are left aside."""
+    """Return the pool of the parts; parts without images are ignored."""
     failed = [done for done in problems if done.kind != NothingUsableError.__name__]
     if failed or len(problems) == len(names):
         worst = (failed or problems)[0]
@@ -71,7 +71,7 @@ def _merged(
 
 
 def _number_of_parts(parts: Path) -> int | None:
-    """Return how many parts an earlier call has begun."""
+    """Return the number of parts of an earlier call."""
     found = [entry.name.partition("-of-")[2] for entry in parts.glob("*-of-*")] if parts.is_dir() else []
     return int(found[0]) if found else None
 

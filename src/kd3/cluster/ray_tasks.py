@@ -1,7 +1,7 @@
 """Send pieces of work to a Ray cluster. If a process or machine dies, its piece starts again elsewhere.
 
-A piece is a call of a function that goes on from what an earlier, killed call has left on the disk, which all
-machines share. So nothing but names travels, and a lost worker costs what it had not yet saved.
+A piece is a call of a function that resumes from the files of an earlier, killed call on the shared disk. So only names
+are sent, and a lost worker costs only unsaved work.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from kd3 import console
 from kd3.errors import KD3Error
 
-LOST_WORKERS = 20  # that one piece may cost before it is given up
+LOST_WORKERS = 20  # per piece, before giving up
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Done:
     """Outcome of a piece."""
 
     name: str
-    problem: str | None = None  # in words; None where it was done
+    problem: str | None = None  # in words; None on success
     kind: str = ""  # the error's class
 
 
 @contextmanager
 def ray_cluster() -> Iterator[Any]:
-    """Give Ray, connected to the cluster that RAY_ADDRESS names, or to one that is started here and ends with it.
+    """Yield Ray, connected to the cluster at RAY_ADDRESS, or to a local one for the duration of the context.
 
     Raises:
         KD3Error: Ray is not installed, or the cluster does not answer.
@@ -64,17 +64,17 @@ def ray_cluster() -> Iterator[Any]:
 
 
 def cores(ray: Any) -> int:
-    """Return how many cores the cluster has."""
+    """Return the number of cores of the cluster."""
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
 def has_gpus(ray: Any) -> bool:
-    """Say whether the cluster has GPUs."""
+    """Return whether the cluster has GPUs."""
     return bool(ray.cluster_resources().get("GPU", 0) >= 1)
 
 
 def do_all(ray: Any, pieces: Sequence[Piece], *, gpus: int = 0) -> Iterator[Done]:
-    """Yield pieces as they finish, each on one core and the given GPUs, as many at a time as fit."""
+    """Yield pieces as they finish, each on one core and the given GPUs, with as many in parallel as fit."""
     task = ray.remote(_do).options(num_cpus=1, num_gpus=gpus, max_retries=LOST_WORKERS)
     under_way = {task.remote(piece, os.getcwd()): piece for piece in pieces}
     try:

@@ -1,4 +1,4 @@
-"""`kd3 adapt`: give a finished run's student batch-norm statistics like those of the lost data."""
+"""`kd3 adapt`: re-estimate the batch norm statistics of a finished run's student."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Adapted:
 
     folder: Path
     adaptation: Adaptation
-    module: nn.Module | None = None  # the live backbone, where the student was distilled from one
+    module: nn.Module | None = None  # the live backbone, if the student was distilled from one
     trust_code: bool = False
 
     @property
@@ -66,20 +66,20 @@ def adapt(
     module: nn.Module | None = None,
     **settings: Any,
 ) -> Adapted:
-    """Count a finished student's batch norms again, on images like the lost ones, and keep it in its run.
+    """Re-estimate a finished student's batch norm statistics on images like the lost ones, and store it in its run.
 
     `settings` are `quiet=True` and those of `kd3 adapt --help`: count, keep_out, seed, device, workers.
 
     Args:
         run: folder of a finished run.
-        images: unlabelled images from where the student will work; None: images recalled from the teacher.
-        teacher: the teacher, where it is no longer where the run found it, or was a live one.
+        images: unlabelled images of the deployment; None: images recalled from the teacher.
+        teacher: the teacher, if it has moved or was a live one.
         pool: the same of the pool.
-        module: the untrained backbone, where the student was distilled from a live module.
+        module: the untrained backbone, if the student was distilled from a live module.
 
     Raises:
         KD3Error: the run is not finished, too few images can be used, or a network keeps no batch-norm statistics;
-            the run is then as it was.
+            the run is then unchanged.
     """
     values: dict[str, Any] = {"run": str(run), **settings}
     values |= {"images": None if images is None else str(images)}

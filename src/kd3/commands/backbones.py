@@ -1,4 +1,4 @@
-"""The student's network with its first weights: a new one, a live one, or the teacher made smaller."""
+"""The student's network with its initial weights: a new one, a live one, or a shrunken teacher."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ from kd3.runs.folder import RunFolder
 from kd3.training.pool_split import PoolSplit
 
 SHRUNK = "shrunk"  # in a run's origin.json
-SAMPLE_IMAGES = 64  # of the pool, on which networks are looked at before training
+SAMPLE_IMAGES = 64  # of the pool, for checks before training
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """The network to train, and how it is built again."""
+    """The network to train, and its architecture for rebuilding."""
 
     network: nn.Module
-    inheritance: Inheritance | None  # None: it starts at random
+    inheritance: Inheritance | None  # None: random start
     arch: str | None  # None: a live module's, or a live teacher's
     arch_args: dict[str, Any]
-    plan: ShrinkPlan | None = None  # of a teacher made smaller
+    plan: ShrinkPlan | None = None  # of a shrunken teacher
 
 
 def backbone_for(
     config: DistillConfig, teacher: Teacher, live: nn.Module | None, sample: Tensor, *, resumed: bool
 ) -> Backbone:
-    """Return the student's network with the weights that it starts from.
+    """Return the student's network with its initial weights.
 
-    A teacher that was made smaller before an interruption is made so again, by the plan in the run folder.
+    After an interruption a teacher is shrunk again by the plan in the run folder.
 
     Shapes: sample (B, C, H, W), normalised images of the pool.
 
@@ -85,7 +85,7 @@ def backbone_for(
 
 
 def sample_of(pool: ImagePool, split: PoolSplit, teacher: Teacher) -> Tensor:
-    """Return a few of the pool's training images as the teacher takes them, (B, C, H, W), where the teacher is."""
+    """Return a few normalised training images of the pool, (B, C, H, W), on the teacher's device."""
     images = torch.from_numpy(pool.read(spread(split.train, SAMPLE_IMAGES)))
     # A live teacher may already be on a GPU.
     normalised: Tensor = teacher.normalise(images.to(teacher.normalise.scale.device))
@@ -106,7 +106,7 @@ def _sound(network: nn.Module, config: DistillConfig, teacher: Teacher) -> None:
 
 
 def _begun_with(config: DistillConfig) -> ShrinkPlan:
-    """Return the plan that the interrupted run was begun with."""
+    """Return the plan of the interrupted run."""
     path = RunFolder(Path(config.out)).origin
     try:
         return ShrinkPlan.model_validate(json.loads(path.read_text(encoding="utf-8"))[SHRUNK])

@@ -35,7 +35,7 @@ class Found:
     """Threshold below which a run's student asks its teacher."""
 
     folder: Path
-    record: dict[str, Any]  # as it lies in the student's description
+    record: dict[str, Any]  # as in the student's description
     curve: list[dict[str, float]]
     reliability: dict[str, list[dict[str, float]]]  # by the teacher's answers: "as trained", "scaled"
 
@@ -63,21 +63,20 @@ def cascade(
     module: nn.Module | None = None,
     **settings: Any,
 ) -> Found:
-    """Find the margin below which a finished student is to ask its teacher, and keep it with the student.
+    """Find the margin below which a finished student should ask its teacher, and store it with the student.
 
     `settings` are `quiet=True` and those of `kd3 cascade --help`: agreement, confidence, count, keep_out, seed, device,
     workers, trust_code.
 
     Args:
         run: folder of a finished run.
-        deployment: unlabelled images from where the student will work; None: those that the run held out.
-        teacher: the teacher, where it is no longer where the run found it, or was a live one.
+        deployment: unlabelled images of the deployment; None: the run's held-out images.
+        teacher: the teacher, if it has moved or was a live one.
         pool: the same of the pool.
-        module: the untrained backbone, where the student was distilled from a live module.
+        module: the untrained backbone, if the student was distilled from a live module.
 
     Raises:
-        KD3Error: the run is not finished, or the agreement cannot be promised from these images; the run is then as
-            it was.
+        KD3Error: the run is not finished, or these images cannot guarantee the agreement; the run is then unchanged.
     """
     values: dict[str, Any] = {"run": str(run), **settings}
     values |= {"deployment": None if deployment is None else str(deployment)}
@@ -123,7 +122,7 @@ def _cascade(
 
 
 def _images(config: CascadeConfig, folder: RunFolder, student: Student, pool: ImagePool | None) -> ChosenImages:
-    """Return images that the student did not learn from."""
+    """Return images on which the student was not trained."""
     known = known_images(config.keep_out, student.preparation, workers=config.workers)
     use = "compare student and teacher on"
     if config.deployment is not None:

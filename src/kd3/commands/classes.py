@@ -22,10 +22,10 @@ class Classes:
 
     student: Path
     classes: list[str]
-    before: list[str] | None  # what they were called, where they have just got names
+    before: list[str] | None  # the former names after a renaming
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return a dictionary for JSON."""
         return {"student": str(self.student), "classes": self.classes, "before": self.before}
 
     def __str__(self) -> str:
@@ -47,7 +47,7 @@ def run(config: ClassesConfig) -> Classes:
     """Show a student's classes, or name them: in its description, and in the summary of its run.
 
     Raises:
-        KD3Error: there is no student, or the names are not as many as its classes, or one stands twice.
+        KD3Error: there is no student, the number of names differs from that of its classes, or a name is repeated.
     """
     given = Path(config.model)
     folder = given / "student" if (given / "student" / DESCRIPTION).is_file() else given

@@ -15,7 +15,7 @@ from kd3.config.distill_layers import presets
 from kd3.config.methods import METHODS
 from kd3.config.parser import build_parser
 
-# Settings that are files or folders; for others a shell would offer what cannot be right.
+# Settings that are files or folders; for others a shell would offer wrong values.
 PATHS = {"teacher", "pool", "out", "data", "eval_data", "config", "images", "model", "run", "sources", "original"}
 PATHS |= {"files", "teachers", "crawl", "reference", "student", "study", "known", "other"}
 

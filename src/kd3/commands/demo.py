@@ -1,4 +1,4 @@
-"""`kd3 demo`: the whole job on generated data, through the commands that a user types."""
+"""`kd3 demo`: the whole workflow on generated data, through the user's commands."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class DemoResult:
 
     folder: Path
     teacher: Path  # its description
-    figures: dict[str, dict[str, Any]]  # of teacher, kd3, kd: the evaluation on the put-away digits
+    figures: dict[str, dict[str, Any]]  # of teacher, kd3, kd: the evaluation on the test digits
     agreement_on_web: dict[str, float]  # of kd3, kd: with the teacher on held-out web images, percent
-    digits_in_pool: float  # percent of the pool that really shows a digit
+    digits_in_pool: float  # percent of the pool
     images: int  # of each run
     seconds: float
 
@@ -92,7 +92,7 @@ def run(config: DemoConfig) -> DemoResult:
         _command(
             *("distill", "--teacher", str(teacher), "--student", STUDENT, "--pool", str(pool)),
             *("--method", method, "--images", str(config.images), "--seed", str(config.seed)),
-            *("--flip", "false"),  # a mirrored 7 is no 7
+            *("--flip", "false"),  # a mirrored 7 is not a 7
             *("--out", str(folder / "runs" / method)),
         )
     console.say("4. how good they are, on the digits that were put away")

@@ -36,17 +36,17 @@ class Run:
 
     folder: Path
     summary: dict[str, Any]
-    module: nn.Module | None = None  # the live backbone, where the student was given as one
+    module: nn.Module | None = None  # the live backbone, if one was given
 
     @property
     def student(self) -> Student:
-        """The student that the run kept, loaded from its folder."""
-        # Whoever distilled it has named its code.
+        """The run's kept student, loaded from its folder."""
+        # The caller named its code when distilling it.
         return load_student(self.folder, module=self.module, trust_code=True)
 
     @property
     def agreement(self) -> float:
-        """Percent of held-out pool images on which student and teacher say the same class."""
+        """Percent of held-out pool images for which student and teacher predict the same class."""
         return float(self.summary["agreement"])
 
     def to_dict(self) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def distill(
             live untrained module, of which a copy is trained.
         pool: folder made by `kd3.ingest`, or a live pool.
         out: folder of the run.
-        dry_run: read, check and resolve everything, train and write nothing, and return what the run would be.
+        dry_run: read, check and resolve everything, without training or writing, and return the planned run.
         resume: continue the interrupted run in `out`, with its own settings.
         config: file of settings to start from, as on the command line.
         preset: settings by name to start from.
@@ -150,7 +150,7 @@ def run(config: DistillConfig, *, resume: bool = False, dry_run: bool = False) -
 
 
 def begin_or_go_on(config: str, out: str) -> None:
-    """Begin a run by a file of settings, or go on with it where it was begun; for engines, which do not know.
+    """Begin a run from a file of settings, or resume it if it was begun; for engines.
 
     Raises:
         KD3Error: as `distill`.
@@ -193,7 +193,7 @@ def _state(folder: RunFolder, resume: bool) -> State:
 
 
 def _resolved(config: DistillConfig) -> tuple[DistillConfig, Compute]:
-    """Return the settings with nothing left to a default that may change or to the machine, and where to compute."""
+    """Return the fully resolved settings, without any default of version or machine, and the `Compute`."""
     check_installed(config.trackers)
     compute = resolve(config.device, config.precision)
     train = config.train

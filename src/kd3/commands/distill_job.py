@@ -1,4 +1,4 @@
-"""The parts of a distillation, read and checked: teacher, pool, student and the rest of its settings."""
+"""Inputs of a distillation, read and checked: teacher, pool, student and other settings."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ class Live:
     pool: ImagePool | None = None
 
     def backbone(self, student: str) -> nn.Module | None:
-        """Return the network that only its caller can build: the live student's, or a live teacher's to be shrunk."""
+        """Return the network that only the caller can build: the live student's, or a live teacher's to shrink."""
         if self.teacher is not None and self.student is None and is_shrunk(student):
             return self.teacher.module
         return self.student
 
     @property
     def again(self) -> bool:
-        """Whether only the same call can go on, since a command line cannot name these objects."""
+        """Whether only the same call can resume the run, since a command line cannot name live objects."""
         return bool(self.teacher or self.student or (self.pool is not None and self.pool.path is None))
 
 
@@ -69,7 +69,7 @@ class Job:
     labels: Tensor | None
     backbone: Backbone
     deployment: ChosenImages | None
-    kept_out: list[KnownImages]  # which no statistics are counted on
+    kept_out: list[KnownImages]  # excluded from statistics
 
 
 def read_job(config: DistillConfig, compute: Compute, state: State, live: Live) -> Job:
@@ -83,7 +83,7 @@ def read_job(config: DistillConfig, compute: Compute, state: State, live: Live) 
     teacher = live.teacher or load_teacher(config.teacher)
     pool = live.pool or ImagePool.open(config.pool)
     teacher = fitted(teacher, pool)
-    if state == "absent" and config.method != "labels":  # which asks no teacher
+    if state == "absent" and config.method != "labels":  # which needs no teacher
         console.say("checking the teacher on some of the pool's images")
         if doubt := normalisation_on(teacher, pool, compute, split_of(config, pool).train).warning:
             console.warn(doubt)
@@ -156,7 +156,7 @@ def _labelled(config: DistillConfig, teacher: Teacher) -> LabelledImages | None:
 
 
 def split_of(config: DistillConfig, pool: ImagePool) -> PoolSplit:
-    """Return which images of the pool are trained on and which are held out."""
+    """Return the split of the pool into training and held-out images."""
     return split_pool(pool, config.train.holdout, share=config.train.share)
 
 

@@ -52,10 +52,10 @@ from kd3.training.typicality import find_outliers, typicality
 
 
 def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> dict[str, Any]:
-    """Do the work and return the run's summary. Every rank reads and checks alike; the first one writes.
+    """Do the work and return the run's summary. Every rank makes the same checks; the first one writes.
 
     Raises:
-        KD3Error: something is wrong; nothing is written unless it shows while training.
+        KD3Error: an input is wrong (nothing is written), or the training failed.
         KeyboardInterrupt: stopped, with a checkpoint.
     """
     folder, ranks = RunFolder(Path(config.out)), compute.ranks
@@ -111,7 +111,7 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
             folder=folder,
             evaluate=_evaluation(job.data, compute),
             labels=job.labels,
-            # By the user's own teacher: a fitted one remembers the crawl.
+            # With the user's own teacher: a fitted one has the crawl's statistics.
             typicality=cache(lambda: typicality(job.teacher, batches, split.train, compute)),
             outliers=cache(lambda: find_outliers(job.teacher, batches, split.train, compute)),
             listeners=track,
@@ -139,7 +139,7 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
 
 @contextmanager
 def _claimed(folder: RunFolder, state: State, config: DistillConfig, compute: Compute, job: Job) -> Iterator[None]:
-    """Hold the run folder, begun or found to be this very run."""
+    """Claim the run folder: a new one, or one that holds this same run."""
     folder.make()
     with exclusive(folder.lock, what=f"run {folder.path}"):
         if folder.state() != state:
@@ -207,7 +207,7 @@ def _finish(
     fitted: FittedTeacher,
     teachers: float | None,
 ) -> dict[str, Any]:
-    """Keep the student of the best agreement, and write the summary last: it marks the end."""
+    """Store the student of the best agreement. The summary is written last and marks the end."""
     method = job.method
     method.student.load_state_dict(load_file(folder.best))
     of_own_teacher = result.best_agreement
@@ -244,9 +244,9 @@ def _finish(
         "seed": config.seed,
     }
     if backbone.arch is not None and runs_code(backbone.arch):
-        summary["student_code"] = True  # so that the commands that are shown next can say so
+        summary["student_code"] = True  # for the commands shown next
     if backbone.arch is None and backbone.plan is not None:
-        summary["student"] = f"live:{config.student}"  # of a live teacher, whose network is asked for
+        summary["student"] = f"live:{config.student}"  # of a live teacher, whose network is needed
     save_student(
         method.student.to("cpu").eval(),
         folder.student,

@@ -1,4 +1,4 @@
-"""`kd3 evaluate`: a model and labelled images in, its figures out."""
+"""`kd3 evaluate`: metrics of a model on labelled images."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ class Evaluation:
     calibration_error: float
     agreement: float | None  # with the teacher, on these images
     teacher_top1: float | None
-    difference: float | None  # top1 - teacher_top1, in points
+    difference: float | None
     top1_interval: Interval
-    lost: Lost | None  # beside the teacher
+    lost: Lost | None
     per_class: dict[str, float | None]
-    matching: Matching  # how labels became classes
-    split: str  # of the data that was measured, where they have several; else empty
-    doubts: list[str]  # what speaks against the labels
-    skipped: dict[str, int]  # files that could not be used, by reason
+    matching: Matching  # of labels to classes
+    split: str  # of the data, if they have several; otherwise empty
+    doubts: list[str]  # doubts about the labels
+    skipped: dict[str, int]  # unusable files, by reason
     compute: str
-    leak: dict[str, Any] | None  # which of the images the student's pool holds; None where that is not known
-    page: Path | None  # what --out wrote
+    leak: dict[str, Any] | None  # images shared with the student's pool; None if unknown
+    page: Path | None  # written by --out
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, for JSON."""
@@ -129,7 +129,7 @@ def evaluate(
     Args:
         model: run folder, student folder or teacher description, or a live model of either kind.
         data: one folder of images per class, or data that carry labels (docs/labels.md), in files or archives.
-        teacher: adds its accuracy, the difference, and how far the two agree; classes are compared by name.
+        teacher: adds its accuracy, the difference and the agreement; classes are compared by name.
 
     Raises:
         KD3Error: model or data are missing, or do not belong together.
@@ -203,7 +203,7 @@ def _evaluate(config: EvaluateConfig, model: Teacher | Student | None, teacher: 
 
 
 def _same_teacher(model: Teacher | Student, teacher: Teacher) -> bool:
-    """Say whether the thresholds that a student has, if any, are of this teacher."""
+    """Return whether a student's thresholds, if any, are for this teacher."""
     cascade = model.cascade if isinstance(model, Student) else None
     if cascade is None or cascade.get("teacher") == teacher.fingerprint():
         return True

@@ -1,4 +1,4 @@
-"""`kd3 export`: from a run to files that run without kd3, each checked against the student."""
+"""`kd3 export`: write files that run without kd3, each checked against the student."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from kd3.version import __version__
 INT8 = "student-int8.onnx"
 CARD = "README.md"
 REPORT = "export.json"
-CASCADE = ("temperature", "threshold", "agreement", "confidence")  # in the metadata, of a student that has them
+CASCADE = ("temperature", "threshold", "agreement", "confidence")  # in the metadata, if the student has them
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class _Job:
     student: Student
     folder: Path  # of the student
     images: CheckImages
-    module: nn.Module | None  # of a student that was a live one
+    module: nn.Module | None  # of a live student
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Exported:
     where: str
     threads: int
     machine: str
-    eight_bits: list[Tried]  # the best first; empty where none were asked for
+    eight_bits: list[Tried]  # the best first; empty if not requested
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, for JSON."""
@@ -91,7 +91,7 @@ class Exported:
 
 @console.quietable
 def export(run: str | Path, out: str | Path, *, module: nn.Module | None = None, **settings: Any) -> Exported:
-    """Write a run's student in forms that run without kd3.
+    """Write a run's student in formats that run without kd3.
 
     `settings` are `quiet=True` and those of `kd3 export --help`: format, int8, preprocessing, images, teacher,
     trust_code, ...
@@ -99,10 +99,10 @@ def export(run: str | Path, out: str | Path, *, module: nn.Module | None = None,
     Args:
         run: a finished run's folder, or a student/ folder.
         out: folder to write; absent or empty.
-        module: the untrained backbone, where the student was distilled from a live module.
+        module: the untrained backbone, if the student was distilled from a live module.
 
     Raises:
-        KD3Error: the run is not finished, a library is missing, or a form differs from the student.
+        KD3Error: the run is not finished, a library is missing, or a file's outputs differ from the student's.
     """
     folders = {
         "run": told(run, what="kd3.export: run", allowed="a run folder or a student/ folder"),
@@ -125,7 +125,7 @@ def _export(config: ExportConfig, module: nn.Module | None) -> Exported:
     folder = Path(config.run)
     run_folder = RunFolder(folder) if RunFolder(folder).config.is_file() else None
     if run_folder is not None:
-        read_summary(folder)  # of an unfinished run there is no student yet
+        read_summary(folder)  # an unfinished run has no student yet
     student_folder = folder / "student" if (folder / "student" / DESCRIPTION).is_file() else folder
     student = load_student(student_folder, module=module, trust_code=config.trust_code)
     images = _images(config, run_folder, student.preparation)
@@ -276,7 +276,7 @@ def _pool(student_folder: Path) -> dict[str, Any] | None:
 
 
 class _threads:
-    """Run PyTorch with a number of threads, and as before afterwards."""
+    """Set PyTorch's number of threads within the context."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads

@@ -24,21 +24,21 @@ def check_finished(folder: RunFolder) -> None:
 
 
 def settings_of(folder: RunFolder) -> dict[str, Any]:
-    """Return the settings that it was made with."""
+    """Return its settings."""
     return read_yaml(folder.config, what="configuration of the run")
 
 
 def teacher_of(folder: RunFolder, *, given: str | None, trust_code: bool) -> Teacher:
-    """Return its teacher, from where the run found it or the user says it is now (`given`).
+    """Return its teacher, from the run's record or the user's new location (`given`).
 
     Raises:
-        KD3Error: it is not there, or was a live one.
+        KD3Error: it is missing, or was a live one.
     """
     named = given or str(settings_of(folder).get("teacher"))
     if named.startswith("live:"):
         raise KD3Error(f"the teacher of {folder.path} was a live one; give a description of it: --teacher")
     try:
-        # Where it lies is what the run says, unless its user does.
+        # The user's location takes precedence over the run's.
         place = named if given else find(folder.path, "teacher", named)
         return load_teacher(place, trust_code=trust_code or (None if given else False))
     except KD3Error as problem:
@@ -48,10 +48,10 @@ def teacher_of(folder: RunFolder, *, given: str | None, trust_code: bool) -> Tea
 
 
 def pool_of(folder: RunFolder, *, given: str | None, instead: str) -> ImagePool:
-    """Return its pool, likewise; `instead` is the flag by which images of the user's take its place.
+    """Return its pool, likewise; `instead` is the flag for the user's own images in place of the pool.
 
     Raises:
-        KD3Error: it is not there, or was a live one.
+        KD3Error: it is missing, or was a live one.
     """
     named = given or str(settings_of(folder).get("pool"))
     if named.startswith("live:"):
@@ -67,13 +67,13 @@ def pool_of(folder: RunFolder, *, given: str | None, instead: str) -> ImagePool:
 
 
 def split_of(folder: RunFolder, pool: ImagePool) -> PoolSplit:
-    """Return which of its pool's images it learned from, and which it held out."""
+    """Return the split of its pool into training and held-out images."""
     train = settings_of(folder).get("train") or {}
     return split_pool(pool, int(train.get("holdout", 1000)), share=float(train.get("share", 1.0)))
 
 
 def check_identity(folder: RunFolder, what: str, now: str) -> None:
-    """Refuse another teacher or pool (`what`) than the run had, by its hash."""
+    """Refuse a teacher or pool (`what`) other than the run's, by its hash."""
     try:
         folder.check_origin(**{what: now})
     except KD3Error as problem:

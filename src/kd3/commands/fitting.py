@@ -24,10 +24,10 @@ TRIED = 4  # images
 
 
 def fitted(teacher: Teacher, pool: ImagePool) -> Teacher:
-    """Return a teacher as it sees a pool: pictures are made for it as the pool's were, of the pool's size if unknown.
+    """Return a teacher with the pool's preparation, and the pool's image size if its own is unknown.
 
     Raises:
-        KD3Error: the pool's images are of another size, or made otherwise, than the teacher takes.
+        KD3Error: the pool's image size or preparation differs from the teacher's.
     """
     if teacher.input_size is None:
         teacher.fit_to(pool.image_size)
@@ -40,10 +40,10 @@ def fitted(teacher: Teacher, pool: ImagePool) -> Teacher:
 
 
 def check_trains(student: Student, compute: Compute, *, name: str) -> None:
-    """Take a copy of a student forward and back once, in training, as each step will.
+    """Try one forward and backward pass on a copy of a student in training mode.
 
     Raises:
-        KD3Error: it fails on this device or in this precision; the sentence says which.
+        KD3Error: it fails on this device or in this precision.
     """
     trial = compute.place(copy_of(student)).train()
     channels, side = student.normalise.channels, student.input_size
@@ -61,20 +61,20 @@ def check_trains(student: Student, compute: Compute, *, name: str) -> None:
 
 
 def normalisation_on(teacher: Teacher, pool: ImagePool, compute: Compute, places: np.ndarray) -> NormalisationCheck:
-    """Return what the teacher makes of some of a pool's images under its own mean and std, and under others.
+    """Run the teacher on some of a pool's images under its own mean and std, and under others.
 
-    `places` are positions in the pool, of which some from all over are taken.
+    `places` are positions in the pool, of which an evenly spread sample is taken.
     """
-    few = LOOKED_AT if pool.image_size <= SMALL_SIDE else LOOKED_AT // 4  # large ones have pixels enough
+    few = LOOKED_AT if pool.image_size <= SMALL_SIDE else LOOKED_AT // 4  # large images have enough pixels
     images = torch.from_numpy(pool.read(spread(places, few))).to(compute.device)
     compute.place(teacher)
     return check_normalisation(teacher, images)
 
 
 def spread(places: np.ndarray, count: int) -> np.ndarray:
-    """Return `count` of these positions at even distances; all where there are no more.
+    """Return `count` evenly spaced positions; all if there are fewer.
 
-    The first ones would not do: a pool made of class folders begins with many images of one class.
+    The first ones would be no fair sample: a pool made of class folders begins with many images of one class.
     """
     if len(places) <= count:
         return places
@@ -92,10 +92,10 @@ def check_several_classes(teacher: Teacher, pool: ImagePool, compute: Compute) -
 
 
 def one_class(teacher: Teacher, pool: ImagePool, compute: Compute) -> str | None:
-    """Return one sentence where the teacher sees one class in a pool, else None.
+    """Return a warning if the teacher sees only one class in a pool, otherwise None.
 
-    A student would learn to say it of everything, and agree perfectly. Ends at the first image that the teacher takes
-    for another class than the first one.
+    A student would learn to predict it always, and agree perfectly. The check ends at the first image of a second
+    class.
     """
     compute.place(teacher)
     first: int | None = None
@@ -127,7 +127,7 @@ def check_several_labels(labels: np.ndarray, pool: ImagePool, classes: Sequence[
 
 
 def check_student(student: Student, teacher: Teacher, pool: ImagePool, *, name: str) -> None:
-    """Look whether a student's logits can be mixed with the teacher's on this pool.
+    """Check that a student's logits can be blended with the teacher's on this pool.
 
     Raises:
         KD3Error: it takes images of another size, or knows other classes or another order of them.

@@ -18,13 +18,13 @@ WRAPPED = "a live network is given as kd3.Teacher(module, mean=[...], std=[...],
 
 
 def told(value: Any, *, what: str, allowed: str, live: tuple[type, ...] = ()) -> str:
-    """Return what settings and messages call an argument: its path or name, or `live:NAME` of an object.
+    """Return an argument's name in settings and messages: its path or name, or `live:NAME` for an object.
 
     Args:
         value: the argument.
-        what: its name, to begin the message ("kd3.distill: teacher").
-        allowed: what it may be, in words.
-        live: kinds of objects that are taken as they are.
+        what: its name, at the start of the message ("kd3.distill: teacher").
+        allowed: allowed values, in words.
+        live: accepted types of live objects.
 
     Raises:
         KD3Error: it is neither a path nor such an object.

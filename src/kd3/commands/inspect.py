@@ -37,36 +37,36 @@ from kd3.training.pool_split import split_pool
 WITHOUT_FEATURES = "--kd3.classifier own --kd3.alignment none --kd3.logit-weight 1"
 WITH_FEATURES = "--kd3.classifier own"
 SHOWN = 10  # class names
-PROBED = 2  # images; programs may be exported for more than one
+PROBED = 2  # images; exported programs may require more than one
 HOLDOUT = int(TrainSettings.model_fields["holdout"].default)
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """The parts of a teacher, and the answer whether its head can be shared."""
+    """The parts of a teacher, and whether its head can be shared."""
 
     teacher: str
     arch: str
     loaded: str
     parameters: int
-    multiply_adds: int  # an image
+    multiply_adds: int  # per image
     input_size: int
     num_classes: int
     classes: list[str]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    colours: Literal["rgb", "bgr"]  # what it was trained on; it takes RGB in any case
-    called: list[str]  # how the network is called, in words, where that is not plain
-    assumed: list[str]  # settings that the description left to its library
-    preparation: str  # how its library makes squares of pictures; empty where that is not known
+    colours: Literal["rgb", "bgr"]  # of its training; it now takes RGB
+    called: list[str]  # unusual calling conventions, in words
+    assumed: list[str]  # settings taken from its library
+    preparation: str  # its library's picture preparation; empty if unknown
     classifier: str | None
     features: str | None
     feature_shape: tuple[int, ...] | None
-    head_problem: str | None  # why the classifier cannot be shared
+    head_problem: str | None  # obstacle to sharing the classifier
     normalisation: NormalisationCheck | None  # on a pool
     student: str | None = None
-    inheritance: Inheritance | None = None  # what the student would take from this teacher
-    shrunk: ShrinkPlan | None = None  # of a student that is this teacher made smaller
+    inheritance: Inheritance | None = None  # of the student from this teacher
+    shrunk: ShrinkPlan | None = None  # of a student shrunk from this teacher
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, for JSON."""
@@ -169,9 +169,9 @@ def inspect(
 
     Args:
         path: as for `kd3.load_teacher`.
-        pool: looks there whether mean, std and the order of colours fit.
-        student: an architecture, or a live module: adds the table of what it would inherit; or `shrink:0.3`: what
-            such a student leaves out of the teacher.
+        pool: used to check mean, std and the order of colours.
+        student: an architecture, or a live module: adds the table of inherited parts; or `shrink:0.3`: adds the removed
+            parts of the teacher.
 
     Raises:
         KD3Error: one of them cannot be loaded, or the pool's images are of another size.
@@ -231,7 +231,7 @@ def _built(student: str, teacher: Teacher) -> nn.Module:
 
 
 def _shrunk(student: str, teacher: Teacher, pool: ImagePool | None) -> ShrinkPlan:
-    """Return the plan of a student that is this teacher made smaller, by the images that `kd3 distill` would take."""
+    """Return the shrinking plan of this teacher, with the same images as `kd3 distill`."""
     try:
         asked = parse_shrink(student)
     except ValueError as problem:
@@ -246,7 +246,7 @@ def _shrunk(student: str, teacher: Teacher, pool: ImagePool | None) -> ShrinkPla
 
 
 def _remarks(teacher: Teacher) -> list[str]:
-    """Return in words what is done to the network's images and outputs, and whether it runs in autocast here."""
+    """Describe changes of the network's images and outputs, and whether it runs in autocast here."""
     calling = calling_of(teacher.module)
     compute = resolve("auto", "auto")
     if compute.precision != "32":

@@ -1,4 +1,4 @@
-"""What a table of the paper takes: runs, images, hours by a few measured steps, and disk."""
+"""Costs of a table of the paper: runs, images, disk, and hours extrapolated from a few measured steps."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from kd3.pool.manifest import NAME, read_manifest
 from kd3.training.pool_batches import PoolBatches
 from kd3.training.scan import score
 
-ASSUMED = 600_000  # images of a crawl that is not there yet: the paper's
+ASSUMED = 600_000  # images of a missing crawl, as in the paper
 CLASSES = {"cifar100": 100, "tinyimagenet": 200}  # of the others 10
 NOISE = 1024  # images, on which steps are measured
 ON_CPU = 16  # images of a measured step; a GPU takes the whole batch
@@ -52,17 +52,17 @@ class PlannedRow:
 
     row: str
     runs: int
-    images: int  # of each run, at most
-    hours: float  # of all its runs, one after the other
+    images: int  # per run, at most
+    hours: float  # of all its runs in sequence
 
 
 @dataclass(frozen=True)
 class PlannedPair:
-    """A pair, and what it takes."""
+    """A pair and its costs."""
 
     pair: str
     rows: list[PlannedRow]
-    teacher_hours: float  # of its training; 0 where it is given
+    teacher_hours: float  # of its training; 0 if it is given
 
     @property
     def hours(self) -> float:
@@ -72,15 +72,15 @@ class PlannedPair:
 
 @dataclass(frozen=True)
 class PaperPlan:
-    """What a table takes."""
+    """Costs of a table."""
 
     title: str
     budget: str
     pairs: list[PlannedPair]
-    disk: dict[str, int]  # bytes, by what for
+    disk: dict[str, int]  # bytes by purpose
     free: int  # bytes
     compute: str
-    assumed: bool  # the crawl is not there yet, and was taken to be as large as the paper's
+    assumed: bool  # the crawl is missing; the paper's size was assumed
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, for JSON."""
@@ -93,7 +93,7 @@ class PaperPlan:
 
     @property
     def hours(self) -> float:
-        """Of everything, one after the other."""
+        """Hours of everything in sequence."""
         return sum(pair.hours for pair in self.pairs)
 
     def __str__(self) -> str:
@@ -139,16 +139,16 @@ def study_config(pair: Pair, config: ReproduceConfig, teacher: str) -> StudyConf
 
 
 def data_sets(pairs: list[Pair], config: ReproduceConfig) -> list[str]:
-    """Return the names of the data sets of a table, crawls among them unless there is another one."""
+    """Return the names of the data sets of a table, with the crawl unless another one is given."""
     crawls = [] if config.crawl else [CRAWLS[DATASETS[pair.dataset].side] for pair in pairs]
     return list(dict.fromkeys([*(pair.dataset for pair in pairs), *crawls]))
 
 
 def check_disk(pairs: list[Pair], config: ReproduceConfig) -> dict[str, int]:
-    """Return about how many bytes a table still takes, by what for.
+    """Estimate the bytes that a table still needs, by purpose.
 
     Raises:
-        KD3Error: the disk has too little room.
+        KD3Error: the disk has too little space.
     """
     need = dict(_disk(pairs, config))
     free, total = free_at(Path(config.out)), sum(need.values())
@@ -162,7 +162,7 @@ def check_disk(pairs: list[Pair], config: ReproduceConfig) -> dict[str, int]:
 
 
 def plan_table(pairs: list[Pair], config: ReproduceConfig, compute: Compute) -> PaperPlan:
-    """Return what a table takes; steps are measured on noise, so that no data are needed."""
+    """Estimate a table's costs; steps are measured on noise, so no data are needed."""
     disk = check_disk(pairs, config)
     planned = []
     for pair in pairs:
@@ -219,7 +219,7 @@ def _planned(pair: Pair, config: ReproduceConfig, compute: Compute) -> PlannedPa
 
 @dataclass(frozen=True)
 class _Pace:
-    """Seconds for an image."""
+    """Seconds per image."""
 
     step: float  # to learn from it
     student: float  # to score it
@@ -232,7 +232,7 @@ def _measured(settings: DistillConfig, teacher: Teacher, noise: ImagePool, compu
     train = settings.train.settled(inherited=backbone.inheritance is not None)
     batch = min(train.batch, ON_CPU if compute.device.type == "cpu" else NOISE)
     few = train.model_copy(update={"batch_size": batch, "images": DEFAULT_IMAGES, "epochs": None, "epoch_of": "pool"})
-    # Scored first: a few steps on noise, without a rise of the learning rate, may end in values that are not finite.
+    # Score first: a few steps on noise without warm-up may produce non-finite values.
     student, teachers = (_scoring(network, method, noise, compute) for network in (method.student, method.teacher))
     pace = pace_of(method, noise, np.arange(len(noise)), few, compute, steps=STEPS, seconds=SECONDS)
     options = settings.method_options

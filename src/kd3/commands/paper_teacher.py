@@ -1,4 +1,4 @@
-"""A teacher of the paper's tables: the user's own, or one that is trained on the original data first."""
+"""A teacher of the paper's tables: the user's own, or one first trained on the original data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RECIPE = {"optimizer": "sgd", "lr": 0.05, "nesterov": False, "batch_size": 64, "
 
 
 def check_given(pairs: list[Pair], config: ReproduceConfig) -> None:
-    """Look whether the teachers that the user gives are there.
+    """Check that the user's teachers exist.
 
     Raises:
         KD3Error: one is not.
@@ -41,11 +41,11 @@ def check_given(pairs: list[Pair], config: ReproduceConfig) -> None:
 
 
 def teacher_of(pair: Pair, data: Prepared, config: ReproduceConfig) -> Path:
-    """Return the description of a pair's teacher, which is trained first where there is none.
+    """Return the description of a pair's teacher, which is trained first if there is none.
 
     Raises:
         KD3Error: the training failed.
-        KeyboardInterrupt: interrupted, with a checkpoint; the same call goes on.
+        KeyboardInterrupt: interrupted, with a checkpoint; the same call resumes.
     """
     if config.teachers is not None:
         return _given(pair, config)
@@ -63,7 +63,7 @@ def teacher_of(pair: Pair, data: Prepared, config: ReproduceConfig) -> Path:
         "eval_data": str(data.folder.absolute() / f"{TEST}.zip"),
         "device": config.device,
         "precision": config.precision,
-        # One look, at the end: the teacher that gives names and scale has no opinion to agree with.
+        # Evaluate once, at the end: this teacher provides only names and scale, so agreement means nothing.
         "train": {**RECIPE, "epochs": config.epochs_of_teachers, "looks": 1, "flip": DATASETS[pair.dataset].flip},
     }
     settings["train"]["schedule"] = "step" if config.budget == "paper" else "cosine"
@@ -79,7 +79,7 @@ def _given(pair: Pair, config: ReproduceConfig) -> Path:
 
 
 def _facts(pair: Pair, data: Prepared) -> dict[str, Any]:
-    """Return what a description says of the data: classes, size, and mean and std of the training set."""
+    """Return the data's part of a description: classes, size, and mean and std of the training set."""
     mean, std = mean_and_std(data.pool, grey=DATASETS[pair.dataset].grey)
     return {
         "num_classes": len(data.classes),
@@ -105,7 +105,7 @@ def mean_and_std(pool: ImagePool, *, grey: bool) -> tuple[list[float], list[floa
 
 
 def _untrained(folder: Path, facts: dict[str, Any]) -> Path:
-    """Write the description of a small untrained network, of which training on labels takes names and scale alone."""
+    """Write the description of a small untrained network, from which training on labels takes only names and scale."""
     arch = "kd3:lenet5_half" if len(facts["mean"]) == 1 else "kd3:resnet8"
     path, weights = folder / "untrained.yaml", folder / "untrained.safetensors"
     if not path.is_file():

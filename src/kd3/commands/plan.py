@@ -1,4 +1,4 @@
-"""`kd3 plan`: from teacher and pool to a recommended student and the cost of a run, before it begins."""
+"""`kd3 plan`: recommend a student and estimate the cost of a run."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def _plan(config: PlanConfig, teacher: Teacher | None, pool: ImagePool | None) -
 
 
 def _look(teacher: Teacher, pool: ImagePool, compute: Compute) -> Measurement:
-    """Return the shift of some of the pool."""
+    """Return the shift of a sample of the pool."""
     count = LOOKED_AT if pool.image_size <= SMALL_SIDE else LOOKED_AT_LARGE
     places = np.sort(np.random.default_rng(0).permutation(len(pool))[:count])
     drawn = ImagePool.from_array(pool.read(places))
@@ -151,7 +151,7 @@ def _look(teacher: Teacher, pool: ImagePool, compute: Compute) -> Measurement:
 
 
 def _deployment(source: str, teacher: Teacher, found: Measurement, compute: Compute) -> str:
-    """Return a sentence on how far the images from where the student will work are from the training data."""
+    """Describe in a sentence the shift of the deployment images."""
     given = read_images(source, teacher.preparation, limit=GIVEN_IMAGES, seed=0).images
     there = measure(teacher, ImagePool.from_array(given.numpy()), None, compute, limit=0, seed=0).batch_norms
     if there is None or found.batch_norms is None:
@@ -173,7 +173,7 @@ def _pace(
     compute: Compute,
     sample: torch.Tensor,
 ) -> Pace:
-    """Return the pace of a run with a candidate, whose copy is changed by it."""
+    """Measure the pace of a run with a copy of a candidate."""
     backbone = copy.deepcopy(candidate.network)
     options = METHODS[name].options()
     if isinstance(options, KD3Options):
@@ -187,7 +187,7 @@ def _pace(
 
 
 class _Run:
-    """How long runs are, of a candidate that was measured and of others by their latency."""
+    """Durations of runs: of a measured candidate, and of others by their latency."""
 
     def __init__(self, pace: Pace) -> None:
         self.pace = pace
@@ -197,7 +197,7 @@ class _Run:
         return images * self._per_image(cost, measured, teacher)
 
     def affordable(self, minutes: float, measured: Cost, teacher: Cost) -> int:
-        """Return the training images of the measured candidate for which so many minutes suffice.
+        """Return the number of training images that the measured candidate can use in the given minutes.
 
         Raises:
             KD3Error: not even for one step.

@@ -92,7 +92,7 @@ ACTIONS: dict[str, Callable[[PoolConfig], Pools]] = {
 
 
 def _only(config: PoolConfig, *allowed: str) -> None:
-    """Refuse flags that an action has no use for."""
+    """Refuse flags that an action does not use."""
     defaults = {name: field.default for name, field in PoolConfig.model_fields.items()}
     for name in ("out", "share", "seed", "keep", "drop"):
         if name not in allowed and getattr(config, name) != defaults[name]:

@@ -28,11 +28,11 @@ from kd3.text import one_line
 
 @dataclass(frozen=True)
 class Predictions:
-    """The likeliest classes of each image, first ones first."""
+    """The likeliest classes of each image, in order."""
 
     images: list[tuple[str, list[tuple[str, float]]]]  # name, [(class, probability in [0, 1])]
     unusable: list[tuple[str, str, str]]  # name, reason, detail
-    escalate: list[bool] | None = None  # of each image: whether to ask the teacher; None: the model does not say
+    escalate: list[bool] | None = None  # for each image, whether to ask the teacher; None: no thresholds
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, for JSON."""
@@ -67,8 +67,8 @@ def predict(
 ) -> Predictions:
     """Classify image files, or all images in folders and archives.
 
-    Of a student that `kd3 cascade` looked at, probabilities are scaled by its temperature, and `escalate` says of which
-    images the teacher is to be asked.
+    After `kd3 cascade`, the student's temperature scales the probabilities, and `escalate` marks images for the
+    teacher.
 
     `settings` are `quiet=True` and those of `kd3 predict --help`: top, trust_code, trust_entries, private_hosts,
     device.
@@ -127,7 +127,7 @@ def _predict(config: PredictConfig, classifier: Teacher | Student | None) -> Pre
 
 
 def _shown(source: str, key: str) -> str:
-    """Return an image's path as it was given: a file's own, of others with where they lie; as it stands in a list."""
+    """Return an image's path as given: a file's own, an archive's with the member, or a list's entry."""
     if is_list(source):
         return key
     return source if base_name(source) == key and archive_kind(source) is None else f"{source.rstrip('/')}/{key}"

@@ -64,7 +64,7 @@ class Rehearsal:
 
 
 def rehearse(config: DistillConfig, compute: Compute, state: State, live: Live) -> Rehearsal:
-    """Read and check everything that a run reads and checks, and describe it.
+    """Make all checks of a run, and describe it.
 
     Raises:
         KD3Error: as the run itself, before its first step.
@@ -100,7 +100,7 @@ def rehearse(config: DistillConfig, compute: Compute, state: State, live: Live) 
 
 
 def _training(config: DistillConfig, job: Job) -> TrainSettings:
-    """Return how the run trains, with all that follows from the student's start."""
+    """Describe the training, including the effects of the student's start."""
     return config.train.settled(inherited=job.backbone.inheritance is not None)
 
 
@@ -151,13 +151,13 @@ def _memory(config: DistillConfig, job: Job, compute: Compute) -> dict[str, int]
 
 
 def _writes(config: DistillConfig, job: Job, compute: Compute, folder: RunFolder) -> list[dict[str, Any]]:
-    """Return the places that the run writes to, with about how many bytes each."""
+    """Return the output paths of the run, with estimated sizes in bytes."""
     method = VALUE * sum(tensor.numel() for tensor in job.method.state_dict().values())
     student = VALUE * sum(tensor.numel() for tensor in job.method.student.state_dict().values())
-    # The checkpoint has momentum, too; the student is there as its best, as trained and as adapted.
+    # The checkpoint also has momentum; the student is stored three times: best, as trained, adapted.
     places = [{"path": str(folder.path), "bytes": 2 * method + 3 * student + 8 * len(job.pool)}]
     logits = place_of(job.teacher, job.pool, compute)
-    # A teacher that is fitted to the crawl first says something else than the one that is known here.
+    # A teacher fitted to the crawl has other outputs than the one known here.
     is_kept = config.teacher_statistics == "lost" and logits is not None and logits.is_file()
     if logits is not None and not is_kept:
         places.append({"path": str(logits.parent), "bytes": VALUE * len(job.pool) * job.teacher.num_classes})

@@ -48,7 +48,7 @@ class Report:
     """A report that was written."""
 
     path: Path
-    verdicts: dict[str, list[str]]  # of each run: the sentence, and what should be known beside it
+    verdicts: dict[str, list[str]]  # by run: the sentence and its caveats
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
@@ -63,7 +63,7 @@ class Report:
 
 @console.quietable
 def report(runs: str | Path | Sequence[str | Path], **settings: Any) -> Report:
-    """Write one HTML file on a finished run, or on several side by side, and return where it is.
+    """Write one HTML file on a finished run, or on several side by side, and return its path.
 
     `settings` are `quiet=True` and those of `kd3 report --help`: out, teacher, pool, data, images, latency, trust_code,
     device.
@@ -125,7 +125,7 @@ def _findings(records: RunRecords, config: ReportConfig, *, alone: bool) -> RunF
 
 
 def _lost(student: Student, teacher: Teacher, config: ReportConfig) -> tuple[Lost, LabelledImages, list[str]]:
-    """Return the comparison, what it was made on, and what speaks against it in sentences."""
+    """Return the comparison, its data, and doubts in sentences."""
     assert config.data is not None
     data = LabelledImages(
         config.data,
@@ -148,20 +148,20 @@ def _lost(student: Student, teacher: Teacher, config: ReportConfig) -> tuple[Los
         notes += [leaked] if leaked else []
     for note in notes:
         console.warn(note)
-    return answers.lost(student.classes, examples=EXAMPLES), data, notes  # one name for a class in all of the report
+    return answers.lost(student.classes, examples=EXAMPLES), data, notes  # consistent class names in the report
 
 
 def _held_out(
     records: RunRecords, student: Student, teacher: Teacher, pool: ImagePool, compute: Compute, *, images: int
 ) -> dict[str, Any]:
-    """Return the results of `kd3 cascade` on held-out images; nothing is chosen or kept."""
+    """Return the results of `kd3 cascade` on held-out images; nothing is chosen or stored."""
     held_out = split_of(records.folder, pool).holdout[:images]
     logits, answers = answers_of_both(student, teacher, torch.from_numpy(pool.read(held_out)), compute)
     return {**measured(logits, answers), "of": "held out", "where": Path(str(pool.path)).name}
 
 
 def _or_missing(load: Any, what: str, missing: list[str]) -> Any:
-    """Return the loaded object; on failure None, and note the reason."""
+    """Return the loaded object; on failure record the reason and return None."""
     try:
         return load()
     except KD3Error as problem:
@@ -175,7 +175,7 @@ def _student(records: RunRecords, config: ReportConfig) -> Student:
 
 def _teacher(records: RunRecords, config: ReportConfig) -> Teacher:
     named = config.teacher or find(records.folder.path, "teacher", str(records.summary["teacher"]))
-    # Where it lies is what the run says, unless its user does.
+    # The user's location takes precedence over the run's.
     teacher = load_teacher(named, trust_code=config.trust_code or (None if config.teacher else False))
     if teacher.fingerprint() != records.origin.get("teacher"):
         raise KD3Error(f"{named} is not the teacher that the run had")
@@ -185,7 +185,7 @@ def _teacher(records: RunRecords, config: ReportConfig) -> Teacher:
             f"its description lists the classes in another order than the student has them, of the same weights; "
             f"kd3 classes {records.folder.path} --names DESCRIPTION gives the student these"
         )
-    teacher.class_names = records.classes  # one name for a class in all of the report
+    teacher.class_names = records.classes  # consistent class names in the report
     return teacher
 
 

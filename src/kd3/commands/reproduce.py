@@ -1,4 +1,4 @@
-"""`kd3 reproduce`: a table of the paper, from data sets on disk to accuracies beside the published ones."""
+"""`kd3 reproduce`: a table of the paper, repeated from data sets on disk, beside the published accuracies."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _EXPLAINED = (
 
 @dataclass(frozen=True)
 class Reproduced:
-    """A table as far as it has come."""
+    """A table with the results so far."""
 
     folder: Path
     page: str
@@ -48,8 +48,8 @@ def run(config: ReproduceConfig) -> Reproduced | PaperPlan:
     """Run the command line's settings.
 
     Raises:
-        KD3Error: data, teachers, device or room are missing, and nothing was begun; or runs failed.
-        KeyboardInterrupt: interrupted; the same command goes on.
+        KD3Error: data, teachers, device or disk space are missing, and nothing was begun; or runs failed.
+        KeyboardInterrupt: interrupted; the same command resumes.
     """
     pairs = chosen(config.table, config.only)
     compute = resolve(config.device, config.precision)
@@ -81,7 +81,7 @@ def _outcome(pair: Pair, result: study.Study) -> dict[str, Any]:
 
 
 def _written(config: ReproduceConfig, pairs: list[Pair], done: Mapping[str, Any]) -> Reproduced:
-    """Write the page and the figures of the pairs that are done, and return them."""
+    """Write the page and the figures of finished pairs, and return them."""
     found = [pair for pair in pairs if pair.name in done]
     names = list(dict.fromkeys(name for outcome in done.values() for name in outcome["rows"]))
     published = list(dict.fromkeys(name for outcome in done.values() for name in outcome["published"]))

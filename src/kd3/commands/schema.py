@@ -1,4 +1,4 @@
-"""`kd3 schema`: the JSON schema of the files that people write."""
+"""`kd3 schema`: JSON schemas of configuration files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kd3.config.settings import Settings
 from kd3.experiments.plan import StudyFile
 from kd3.models.description import TeacherDescription
 
-DIALECT = "https://json-schema.org/draft/2020-12/schema"  # what pydantic writes
+DIALECT = "https://json-schema.org/draft/2020-12/schema"  # as pydantic
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ def schema(file: str) -> dict[str, Any]:
     """Return the JSON schema of a kind of file: "distill", "teacher" or "study"."""
     if file == "distill":
         found = _of(DistillConfig, "Settings of kd3 distill, for --config; flags win over them")
-        # What is missing in the file may be a flag.
+        # Settings missing in the file may be flags.
         del found["required"]
         found["properties"]["preset"] = {"enum": presets(), "description": "named settings to start from"}
         return found
     if file == "teacher":
         found = _of(TeacherDescription, "A trained classifier: how to build it, its weights, what it expects to see")
-        # A library may know the others.
+        # A library may provide the others.
         found["required"] = ["arch"]
         return found
     return _of(StudyFile, "A study: rows of settings, run at an equal budget")
@@ -57,7 +57,7 @@ def _of(model: type[Settings], title: str) -> dict[str, Any]:
 
 
 def _limit_counts(part: Any) -> None:
-    """Put the limit of a count, which may be text as well, where a number is one."""
+    """Apply a count's limit to numbers only, since counts may also be text."""
     for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
         _limit_counts(inner)
     if isinstance(part, dict) and "ge" in part and "anyOf" in part:

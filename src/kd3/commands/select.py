@@ -1,4 +1,4 @@
-"""`kd3 select`: from teacher and pool to the images that KD3 keeps, with reasons. Nothing is trained."""
+"""`kd3 select`: show the images that KD3 would select, with reasons. Nothing is trained."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class PoolSelection:
     """A finished selection."""
 
     folder: Path
-    report: dict[str, Any]  # what `selection.json` holds
+    report: dict[str, Any]  # the contents of `selection.json`
 
     @property
     def positions(self) -> np.ndarray:
@@ -51,7 +51,7 @@ class PoolSelection:
         return kept_positions(self.folder)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report, and where it is."""
+        """Return the report and its path."""
         return {"folder": str(self.folder), **self.report}
 
     def __str__(self) -> str:
@@ -67,12 +67,12 @@ def select(
     student: str | Path | Student | None = None,
     **settings: Any,
 ) -> PoolSelection:
-    """Select the images of a pool as KD3 does before a round of training, write which, and return it.
+    """Select images of a pool as KD3 does before a round of training, write the selection and return it.
 
     With z = alpha z_T + (1 - alpha) z_S an image is kept whose confidence exceeds the threshold of
     its class; alpha is `teacher_weight`, 1 without a student. `settings` are those of
     `kd3 select --help`: teacher_weight, threshold, at_least, images_per_grid, grid_classes, trust_code,
-    device, precision. A selection that is there already, of the same and with the same settings, is returned.
+    device, precision. An existing selection with the same inputs and settings is returned.
 
     Args:
         teacher: a description file, or a live `Teacher`.

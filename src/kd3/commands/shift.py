@@ -32,11 +32,11 @@ class Shift:
     pool: str
     compute: str
     measurement: Measurement
-    files: list[str] = field(default_factory=list)  # what was written
+    files: list[str] = field(default_factory=list)  # the written files
 
     @property
     def title(self) -> str:
-        """What was compared."""
+        """The compared teacher and pool."""
         return f"{self.pool} beside the training data of {self.teacher}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def _shift(config: ShiftConfig, teacher: Teacher | None, pool: ImagePool | None)
 
 
 def _folder(out: str | None) -> Path | None:
-    """Return the folder for the files, made now: an hour later is too late to say that it cannot be.
+    """Return the folder for the files, created now, since an error an hour later would be too late.
 
     Raises:
         KD3Error: it cannot be made.

@@ -1,4 +1,4 @@
-"""`kd3 study`: many runs of one question in, a table and a figure out."""
+"""`kd3 study`: many runs for one question, with a table and a figure."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from kd3.storage.atomic import replacing, write_json, write_text
 from kd3.storage.lock import exclusive
 
 PLACES = ("out", "teacher", "pool", "original", "eval_data")
-OF_TRAINING = ("images", "fixed_views", "looks", "flip")  # what the command line may say of every run's training
+OF_TRAINING = ("images", "fixed_views", "looks", "flip")  # settings of every run that the command line may change
 TABLE, CSV, JSON, FIGURE = "table.md", "table.csv", "results.json", "figure.png"
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study as far as it has come."""
+    """A study with the results so far."""
 
     folder: Path
     page: str
@@ -69,7 +69,7 @@ def study(named: str | Path, out: str | Path, **settings: Any) -> Study:
 
     Raises:
         KD3Error: something in the study is wrong, and no run has begun; or runs failed, and the table holds the others.
-        KeyboardInterrupt: interrupted; the same call goes on.
+        KeyboardInterrupt: interrupted; the same call resumes.
     """
     values = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
     return run(build(StudyConfig, {"study": str(named), "out": str(out), **values}, where="kd3.study"))
@@ -108,7 +108,7 @@ def _run(
     pools = make_pools(layout.pools, planned.recipes, given, teacher, compute)
     for name in dict.fromkeys(cell.pool for cell in planned.cells):
         check_several_classes(teacher, pools[name], compute)
-    # The table also holds what earlier calls have run of the other rows; their pools lie where they were made then.
+    # The table also holds earlier runs of the other rows, with their pools.
     place = {name: pools[name].path if name in pools else layout.pools / name for name in [*everything.recipes, *given]}
     known = [(cell, {**cell.settings, "pool": str(place[cell.pool])}) for cell in everything.cells]
     names = {cell.name for cell in planned.cells}
@@ -157,8 +157,8 @@ class _Writer:
     config: StudyConfig
     layout: Layout
     cells: Sequence[tuple[Cell, Mapping[str, Any]]]
-    records: Mapping[str, RunResult]  # of runs that were made elsewhere, by the name of their folder
-    makers: Mapping[str, Cell]  # whose run answers each, by the name of its folder
+    records: Mapping[str, RunResult]  # of runs from elsewhere, by folder name
+    makers: Mapping[str, Cell]  # the run shared by each cell, by folder name
     changed: ChangedTests
     distances: Mapping[str, PoolDistance]
 
@@ -203,14 +203,14 @@ def _recorded(
     *,
     tests: Iterable[str],
 ) -> tuple[dict[str, RunResult], dict[str, str]]:
-    """Return the runs that --known tells of, and why others are not those, by the name of their folder here.
+    """Return the usable runs of --known, and the reasons against others, by folder name here.
 
-    One that was not tried on all of the changed `tests` is made anew: its student is not at hand.
+    A run without results on all changed `tests` is repeated, since its student is missing.
     """
     found, refused = {}, {}
     for cell, settings in cells:
         if cell.pool not in pools:
-            continue  # a pool of rows that are not asked for is not made to see whether it is the same
+            continue  # do not make a pool of other rows just to compare it
         wanted = build(DistillConfig, {**settings, "out": "-"}, where=f"row {cell.row!r} of the study")
         pool = pools[cell.pool].content_hash
         result, why_not = told.find(cell, wanted, teacher=teacher.fingerprint(), pool=pool)
@@ -244,7 +244,7 @@ def given_settings(config: StudyConfig) -> dict[str, Any]:
 
 
 def with_seeds(study: StudyFile, config: StudyConfig) -> StudyFile:
-    """Return a study with the command line's seeds, if there are any, in every row."""
+    """Return a study with the command line's seeds, if any, in every row."""
     if not config.seeds:
         return study
     rows = [row.model_copy(update={"seeds": None, "seeds_at_ends": None}) for row in study.rows]
@@ -285,7 +285,7 @@ def _told(failures: Sequence[Failure], count: int, layout: Layout) -> str:
 
 
 def _command(config: StudyConfig) -> str:
-    """Return the command that repeats the study as it stands, from the folder in which it was given."""
+    """Return the command that repeats the study from the same folder."""
     words = ["kd3", "study", _place(config.study)]
     for name, field in StudyConfig.model_fields.items():
         value = getattr(config, name)
@@ -308,11 +308,11 @@ def _command(config: StudyConfig) -> str:
 
 
 def _absolute(given: str) -> str:
-    """Return what a run finds from wherever it is started: a whole path, or a URL or a library's name as it is."""
+    """Make a location independent of the working directory: absolute paths; URLs and library names unchanged."""
     return given if is_remote(given) or is_named(given) else str(Path(given).absolute())
 
 
 def _place(given: str) -> str:
-    """Return a path as it was given, or relative to the working directory where that is possible."""
+    """Return a path as it was given, or relative to the working directory if possible."""
     path = Path(given)
     return os.path.relpath(path) if path.is_absolute() and path.exists() else given

@@ -11,7 +11,7 @@ class Published:
     """A file as its authors publish it."""
 
     url: str
-    md5: str | None = None  # None: no checksum was found that can be relied on
+    md5: str | None = None  # None: no reliable checksum is known
 
     @property
     def name(self) -> str:
@@ -25,17 +25,17 @@ class DataSet:
 
     title: str
     files: tuple[Published, ...]
-    side: int  # pixels of its images as the paper's networks take them
-    train: int  # images; of a crawl all that there are
-    test: int = 0  # images; 0: a crawl, of which there is no test set
+    side: int  # pixels, for the paper's networks
+    train: int  # images; all, for a crawl
+    test: int = 0  # images; 0: a crawl, without a test set
     grey: bool = False
-    flip: bool = True  # a mirrored image is one of the same class
+    flip: bool = True  # mirroring keeps the class
     layout: str = ""  # a key of `kd3.datasets.layouts.LAYOUTS`
     unpacked: Mapping[str, str] = field(default_factory=dict)  # md5 of files of the unpacked archive, by name
 
     @property
     def is_crawl(self) -> bool:
-        """Say whether it stands for the crawl: images without a use for their labels."""
+        """Whether it is a crawl: images whose labels are not used."""
         return self.test == 0
 
 

@@ -16,8 +16,7 @@ from kd3.runs.folder import RunFolder
 from kd3.runs.places import PLACES, found
 
 DEFAULT_METHOD = str(DistillConfig.model_fields["method"].default)
-# Where a run goes on and how it is kept: what it learns is the same.
-# What moved is told apart by its content.
+# Settings of location and storage, which do not change the training. Moved inputs are identified by content.
 MAY_CHANGE = (*PLACES, *READING, "device", "devices", "nodes", "train.checkpoint_minutes", "train.checkpoint_steps")
 
 
@@ -44,8 +43,8 @@ def layered(
 ) -> DistillConfig:
     """Return the settings of a run: defaults < preset < file < flags.
 
-    The file's relative paths (teacher, pool, out, eval_data) are relative to the working directory, as the same words
-    on the command line would be; those of a run's own config.yaml are found from its folder, too. The file may name its
+    Relative paths in the file (teacher, pool, out, eval_data) start from the working directory, as on the command line;
+    those in a run's own config.yaml also from its folder. The file may name its
     preset.
 
     Raises:
@@ -65,7 +64,7 @@ def layered(
             raise KD3Error(f"{unused_options(name, method)} ({where})")
     _replace_budget(from_file, [base])
     if config:
-        # Checked on its own first, so that a mistake is told with the file's name.
+        # Check it separately first, so that errors name the file.
         placeholders = dict.fromkeys(("teacher", "student", "pool", "out"), "-")
         chosen_by_flag = {"method": flags["method"]} if "method" in flags else {}
         build(DistillConfig, merge(placeholders, base, from_file, chosen_by_flag), where=str(config))
@@ -79,7 +78,7 @@ def of_method(values: Mapping[str, Any], method: str) -> dict[str, Any]:
 
 
 def _replace_budget(layer: Mapping[str, Any], below: list[dict[str, Any]]) -> None:
-    """Take the budget out of the layers below one that gives its own, in images or in epochs."""
+    """Remove the budget, in images or epochs, from the layers below one with its own."""
     train = layer.get("train")
     if isinstance(train, Mapping) and ("images" in train or "epochs" in train):
         for lower in below:
@@ -88,7 +87,7 @@ def _replace_budget(layer: Mapping[str, Any], below: list[dict[str, Any]]) -> No
 
 
 def resumed(flags: Mapping[str, Any], *, where: str) -> DistillConfig:
-    """Return the settings of the run to continue; `flags` may only change where it goes on and how often it is saved.
+    """Return the settings of the run to continue; `flags` may only change its locations and checkpoints.
 
     Raises:
         KD3Error: `out` is missing or holds no run, or a flag differs from the run's own setting.
@@ -103,7 +102,7 @@ def resumed(flags: Mapping[str, Any], *, where: str) -> DistillConfig:
     if "init" not in saved:  # begun before students inherited
         saved = {**saved, "init": "random", "teacher_statistics": "lost", "recall": "off"}
     saved = found(Path(str(flags["out"])), saved, but=flags)
-    # What `auto` means was resolved when the run began.
+    # `auto` was resolved when the run began.
     flags = {k: v for k, v in flags.items() if not (k in ("device", "precision") and v == "auto")}
     before = build(DistillConfig, saved, where=str(saved_path)).settled()
     after = build(DistillConfig, merge(saved, flags), where=where).settled()

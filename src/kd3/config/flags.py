@@ -1,4 +1,4 @@
-"""Command-line flags made from settings classes, and the way back to a mapping."""
+"""Command-line flags made from settings classes, and the conversion back to a mapping."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _add_flag(
 
 
 def _is_repeated(field: FieldInfo) -> bool:
-    """Say whether a flag is given once for each value: a list that is not split by commas or semicolons."""
+    """Return whether a flag is repeated for each value: a list not split by commas or semicolons."""
     split = any(getattr(part, "func", None) in (split_commas, split_semicolons) for part in field.metadata)
     return typing.get_origin(field.annotation) is list and not split
 

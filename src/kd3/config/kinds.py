@@ -19,7 +19,7 @@ WORKERS = (
     "for your own images)"
 )
 
-# What the lists and tables among a command's images may name. Every command that reads images has both.
+# Permissions for lists and tables among a command's images. Every command that reads images has both.
 READING = ("trust_entries", "private_hosts")
 TrustEntries = Annotated[
     bool,
@@ -78,7 +78,7 @@ def read_recall(value: Any) -> Any:
     raise ValueError(f"must be auto, off, or a number of images that is at least {LEAST_RECALLED}; got {value!r}")
 
 
-LEAST_RECALLED = 16  # one half counts, the other half judges; fewer than 8 judge nothing
+LEAST_RECALLED = 16  # one half estimates, the other evaluates, with at least 8 images
 Recall = Annotated[
     Literal["auto", "off"] | int,
     BeforeValidator(read_recall),

@@ -122,7 +122,7 @@ class KD3Options(Settings):
     def _selection_that_uses_them(self) -> KD3Options:
         if self.selection not in ("dynamic", "teacher-only"):
             for name in ("threshold", "teacher_weight", "scoring", "refreshed"):
-                # The paper's schedule is of its preset, in which only the selection may have been switched off.
+                # The paper's schedule belongs to its preset, which may only have the selection switched off.
                 if getattr(self, name) not in (type(self).model_fields[name].default, "paper"):
                     raise ValueError(f"{name} belongs to selection 'dynamic', and selection is '{self.selection}'")
         return self

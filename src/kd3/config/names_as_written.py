@@ -6,13 +6,13 @@ import yaml
 
 NAMES = ("classes", "without_classes")  # lists of names
 NAME = "name"
-NOT_OURS = ("arch_args", "student_args")  # what stands there is for somebody's own function
+NOT_OURS = ("arch_args", "student_args")  # arguments of the user's own function
 TEXT = "tag:yaml.org,2002:str"
 NOTHING = "tag:yaml.org,2002:null"
 
 
 def keep_names_as_written(node: yaml.Node) -> None:
-    """Make text of what stands for a name below a node: the items of lists of classes, and `name: ...`.
+    """Convert names below a node to text: the items of lists of classes, and `name: ...`.
 
     An empty item stays empty, so that a list with a gap is refused.
     """

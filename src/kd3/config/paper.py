@@ -1,4 +1,4 @@
-"""The tables of the paper as they can be repeated: which pairs on which data, which study answers. Free of torch."""
+"""Tables of the paper that can be repeated: their pairs, data sets and studies. Free of torch."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Pair:
     dataset: str  # a key of `DATASETS`
     teacher: str
     student: str
-    published: Mapping[str, float] = field(default_factory=dict)  # percent, by what it is of; docs/paper.md has sources
+    published: Mapping[str, float] = field(default_factory=dict)  # percent by kind; docs/paper.md has the sources
 
     @property
     def name(self) -> str:
-        """Its folder, and what `--only` calls it."""
+        """Its folder, and its name for `--only`."""
         return f"{self.dataset}-{self.teacher}-{self.student}"
 
 
@@ -150,7 +150,7 @@ class ReproduceConfig(Settings):
 
 
 def chosen(table: str, only: Sequence[str]) -> list[Pair]:
-    """Return the pairs of a table, or those of them that are named: by data set, or by `DATASET-TEACHER-STUDENT`.
+    """Return a table's pairs, or the named ones: by data set, or by `DATASET-TEACHER-STUDENT`.
 
     Raises:
         KD3Error: a name is neither.

@@ -57,8 +57,8 @@ def build(model: type[S], values: Mapping[str, Any], *, where: str) -> S:
     """Return `values` as checked settings; a path object is read as its text.
 
     Raises:
-        KD3Error: the first thing that is wrong: an unknown name (with the nearest known one), a
-            wrong type, a value out of range; `where` says which file or command it came from.
+        KD3Error: the first error: an unknown name (with the nearest known one), a
+            wrong type, a value out of range; `where` is its file or command.
     """
     try:
         return model.model_validate(_paths_as_text(values))
@@ -75,7 +75,7 @@ def _paths_as_text(value: Any) -> Any:
 
 
 def _sentence(model: type[Settings], problem: pydantic.ValidationError, where: str) -> str:
-    # An unknown name explains a missing one, so it is told first.
+    # An unknown name may explain a missing one, so report it first.
     errors = sorted(problem.errors(), key=lambda e: e["type"] != "extra_forbidden")
     first = errors[0]
     path = [str(part) for part in first["loc"]]
@@ -129,7 +129,7 @@ def read_yaml(path: Path, *, what: str) -> dict[str, Any]:
 
 
 def to_yaml(settings: Settings, *, without: Set[str] = frozenset()) -> str:
-    """Return settings as YAML that `read_yaml` and `build` read back to equal ones; those of `without` are left out."""
+    """Return settings as YAML that `read_yaml` and `build` read back to equal ones; without those in `without`."""
     values = settings.model_dump(mode="json", exclude_none=True, exclude=set(without))
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None)
 

@@ -18,12 +18,12 @@ class Shrink:
     kind: Literal["any", "depth", "width"] = "any"  # any: blocks first, channels for what is left
 
     def __str__(self) -> str:
-        """Return what `parse_shrink` reads."""
+        """Return the notation of `parse_shrink`."""
         return f"{PREFIX}:{self.share:g}" if self.kind == "any" else f"{PREFIX}:{self.kind}:{self.share:g}"
 
 
 def parse_shrink(student: str) -> Shrink | None:
-    """Return the meaning of `shrink:...`; None for any other architecture.
+    """Parse `shrink:...`; None for any other architecture.
 
     >>> parse_shrink("shrink:0.3"), parse_shrink("kd3:resnet20")
     (Shrink(share=0.3, kind='any'), None)
@@ -50,7 +50,7 @@ def parse_shrink(student: str) -> Shrink | None:
 
 
 def is_shrunk(student: str) -> bool:
-    """Say whether a student is its teacher made smaller.
+    """Return whether a student is a shrunken teacher.
 
     Raises:
         ValueError: as `parse_shrink`.

@@ -1,4 +1,4 @@
-"""Common YAML read as data: of bounded size, without repeated names."""
+"""Safe YAML loading: plain data of bounded size, without repeated names."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from kd3.config.names_as_written import keep_names_as_written
 from kd3.errors import KD3Error
 
 MOST_BYTES = 16 << 20
-MOST_VALUES = 200_000  # with what aliases stand for; ImageNet's 21,841 classes are a tenth of it
-DEEPEST = 100  # lists and mappings in each other
+MOST_VALUES = 200_000  # with expanded aliases; ten times ImageNet's 21,841 classes
+DEEPEST = 100  # levels of nesting
 
 
 def load_yaml(path: Path, *, what: str) -> Any:
@@ -40,7 +40,7 @@ def load_yaml(path: Path, *, what: str) -> Any:
         raise KD3Error(f"{what} {path} {problem}") from None
     except RecursionError:
         raise KD3Error(f"{what} {path} {TOO_DEEP}") from None
-    except (yaml.YAMLError, ValueError, TypeError) as problem:  # dates and the like that are none; names that are lists
+    except (yaml.YAMLError, ValueError, TypeError) as problem:  # invalid dates; names that are lists
         raise KD3Error(f"{what} {path} is not valid YAML{_line(getattr(problem, 'problem_mark', None))}") from None
 
 
@@ -48,11 +48,11 @@ TOO_DEEP = f"is nested deeper than {DEEPEST} levels"
 
 
 class _Refused(Exception):
-    """What is YAML and yet nothing that kd3 reads; the message goes on from the file's name."""
+    """Valid YAML that kd3 refuses; the message continues after the file's name."""
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which looks at the whole tree, and keeps names as text, before anything is made of it."""
+    """PyYAML's safe loader with checks of the whole tree and names as text before construction."""
 
     # Levels are counted while they are read: PyYAML's time grows with their square.
     def fetch_flow_collection_start(self, TokenClass: Any) -> None:
@@ -73,7 +73,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _weight(node: yaml.Node, known: dict[int, int | None], depth: int) -> int:
-    """Return how many values a node stands for, once each of its aliases is written out."""
+    """Return the number of values of a node with expanded aliases."""
     if isinstance(node, yaml.ScalarNode):
         return 1
     weight = known.get(id(node), 0)
@@ -82,7 +82,7 @@ def _weight(node: yaml.Node, known: dict[int, int | None], depth: int) -> int:
     if weight:
         return weight
     _check_depth(depth)
-    known[id(node)] = None  # under way
+    known[id(node)] = None  # in progress
     if isinstance(node, yaml.MappingNode):
         _check_names(node)
         below = [part for pair in node.value for part in pair]

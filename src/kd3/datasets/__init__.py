@@ -1,1 +1,1 @@
-"""The data sets of the paper, from the files that their authors publish to pools, training sets and test sets."""
+"""Preparation of the paper's data sets: published files become pools, training sets and test sets."""

@@ -1,4 +1,4 @@
-"""Published files: where they lie, whether they are whole, and how those that are missing are fetched."""
+"""Published files: location, verification and download."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from kd3.pool.record import Unreadable
 from kd3.pool.remote import BLOCK, opened_remote
 
 UNCHECKED = "--no-check takes files as they are"
-PART = ".part"  # behind the name of a file that is being fetched
+PART = ".part"  # suffix of an incomplete download
 
 
 def found(dataset: DataSet, place: Path) -> list[Path]:
-    """Return the published archives at a place: the file itself, or those in the folder; none where it is unpacked.
+    """Return the published archives at a place: the file itself, or those in the folder; none if it is unpacked.
 
     Raises:
-        KD3Error: there is nothing, or a part of the archives is missing.
+        KD3Error: there are none, or some archives are missing.
     """
     if place.is_file():
         return [place]
@@ -34,7 +34,7 @@ def found(dataset: DataSet, place: Path) -> list[Path]:
 
 
 def check(dataset: DataSet, files: list[Path], place: Path) -> None:
-    """Compare files with the published checksums, where these are known; of an unpacked folder its batches.
+    """Compare files with the published checksums, if known; in an unpacked folder, compare the batches.
 
     Raises:
         KD3Error: one differs.
@@ -58,12 +58,12 @@ def check(dataset: DataSet, files: list[Path], place: Path) -> None:
 
 
 def fetch(file: Published, folder: Path) -> None:
-    """Fetch a published file into a folder, where it is not there yet; what an interrupted call has fetched is kept.
+    """Download a published file into a folder if it is missing; an interrupted download is resumed.
 
-    The file has its name once it is whole and its checksum is right.
+    The file gets its name once it is complete and its checksum correct.
 
     Raises:
-        KD3Error: it cannot be reached, or is not what was published.
+        KD3Error: it cannot be reached, or differs from the published file.
         OSError: it cannot be written.
     """
     path, part = folder / file.name, folder / (file.name + PART)
@@ -93,7 +93,7 @@ def fetch(file: Published, folder: Path) -> None:
 
 
 def md5_of(path: Path) -> str:
-    """Return the MD5 of a file, in hex: what is published, against damage, not against forgery."""
+    """Return the MD5 of a file, in hex: the published checksum, which detects damage, not forgery."""
     digest = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as handle:
         while data := handle.read(BLOCK):

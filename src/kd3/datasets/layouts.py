@@ -1,4 +1,4 @@
-"""What the published files hold: each image with its split and its class, whether they are packed or unpacked."""
+"""Layouts of published files, packed or unpacked: each image with its split and class."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Example(NamedTuple):
 
 
 def cifar(place: Path) -> Iterator[Example]:
-    """Yield the images of CIFAR-10 or CIFAR-100, python version: the archive, or the folder in it."""
+    """Yield the images of CIFAR-10 or CIFAR-100, python version: the archive, or its unpacked folder."""
     held = {}
     for key, location in _files(place):
         name = key.rpartition("/")[2]
@@ -46,7 +46,7 @@ def cifar(place: Path) -> Iterator[Example]:
     for name in sorted(held.keys() - set(CIFAR_META)):
         try:
             found = list(batch_in_archive(held[name], meta, str(place), ""))
-        except Exception as problem:  # whatever a reader raises for what is damaged
+        except Exception as problem:  # readers raise many errors on damage
             raise KD3Error(f"{place} is damaged: {name}: {problem}") from None
         for record in found:
             if record.label is None or record.label.name is None:
@@ -69,7 +69,7 @@ def idx(place: Path) -> Iterator[Example]:
 
 
 def folders(place: Path) -> Iterator[Example]:
-    """Yield the images of `train/CLASS` and `test/CLASS`, as CINIC-10 has them; those of `valid` are left out."""
+    """Yield the images of `train/CLASS` and `test/CLASS`, as CINIC-10 has them; `valid` is skipped."""
     for key, location in _files(place):
         label, above = class_folder(key)
         split = above.rpartition("/")[2]
@@ -121,7 +121,7 @@ def _files(place: Path) -> Iterator[tuple[str, Location]]:
 
 
 def check(place: Path, key: str, location: Location) -> None:
-    """Refuse what cannot be read; sidecars are passed by.
+    """Refuse unreadable records; sidecars are skipped.
 
     Raises:
         KD3Error: the source is damaged there.
@@ -131,7 +131,7 @@ def check(place: Path, key: str, location: Location) -> None:
 
 
 def damaged(place: Path, key: str, reason: str, detail: str) -> KD3Error:
-    """Return the error of a source that is damaged."""
+    """Return the error for a damaged source."""
     within = "" if key == place.name else f"{key}: "
     return KD3Error(f"{place} is damaged: {within}{reason}" + (f" ({detail})" if detail else ""))
 

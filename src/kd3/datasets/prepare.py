@@ -1,4 +1,4 @@
-"""Make of a published data set what kd3 takes: a training set, a test set and a pool, or of a crawl a pool."""
+"""Conversion of a published data set to a training set, a test set and a pool; a crawl becomes a pool only."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ABOUT = "dataset.json"  # in the folder of a data set
 POOL, BATCHES = "pool", "batches"  # beside it; batches only of a crawl that came in zips
 BATCH = re.compile(r"train_data_batch_\d+")
 COPY = 1 << 20  # bytes
-AS_THEY_ARE = (b"\x89PNG", b"\xff\xd8")  # how files begin that go into the zips unchanged
+AS_THEY_ARE = (b"\x89PNG", b"\xff\xd8")  # first bytes of files stored unchanged in the zips
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,20 @@ def prepare(
     limit: int | None = None,
     workers: int | None = None,
 ) -> Prepared:
-    """Make a data set's folder; what an interrupted call has finished is kept.
+    """Make a data set's folder; an interrupted call is resumed.
 
     Args:
         name: a key of `DATASETS`.
-        files: the published archive, the folder that it lies in, or the folder that it was unpacked to; or a folder
-            with `train/CLASS` and `test/CLASS` of any images in its place.
-        download: fetch what is missing in the folder `files`.
+        files: the published archive, its parent folder, or its unpacked folder; or any folder with `train/CLASS` and
+            `test/CLASS`.
+        download: download missing files into the folder `files`.
         checked: compare checksums and numbers of images with the published ones.
-        limit: of a crawl, take so many images.
+        limit: maximum number of a crawl's images.
         workers: as for `kd3 ingest`.
 
     Raises:
-        KD3Error: the files are missing, damaged or others, there is too little room, or `out` holds something else.
+        KD3Error: the files are missing, damaged or different, the disk space is too small, or `out` holds something
+            else.
     """
     dataset = DATASETS[name]
     if limit is not None and not dataset.is_crawl:
@@ -122,10 +123,10 @@ def prepare(
 
 
 def prepared(name: str, folder: Path) -> Prepared:
-    """Return a data set that was made ready before.
+    """Return a data set prepared before.
 
     Raises:
-        KD3Error: it was not, or not to its end; the message says by which command.
+        KD3Error: it was not, or not completely; the message names the command.
     """
     if not (folder / ABOUT).is_file():
         raise KD3Error(f"{folder} holds no data set; make it by: kd3 dataset {name} FILES --out {folder}")
@@ -141,17 +142,17 @@ def _about(name: str, folder: Path) -> dict[str, Any]:
 
 
 def bytes_needed(dataset: DataSet, *, download: bool = False, limit: int | None = None) -> int:
-    """Return about how many bytes a data set takes: its pool, its zips or batches and, if asked for, its archives."""
+    """Estimate a data set's size in bytes: its pool, its zips or batches and, if requested, its archives."""
     image = 3 * dataset.side**2
     taken = min(dataset.train, limit or dataset.train) * image
     return taken + (2 if download else 1) * (dataset.train + dataset.test) * image
 
 
 def check_room(dataset: DataSet, out: Path, *, download: bool, limit: int | None = None) -> None:
-    """Refuse to begin where the disk has too little room.
+    """Refuse to begin with too little disk space.
 
     Raises:
-        KD3Error: it has.
+        KD3Error: there is too little.
     """
     need, free = bytes_needed(dataset, download=download, limit=limit), free_at(out)
     if free < need:
@@ -161,7 +162,7 @@ def check_room(dataset: DataSet, out: Path, *, download: bool, limit: int | None
 
 
 def free_at(place: Path) -> int:
-    """Return the bytes that are free on the disk of a place that may not exist yet."""
+    """Return the free bytes on the disk of a path that may not exist yet."""
     place = place.absolute()
     while not place.exists():
         place = place.parent
@@ -189,7 +190,7 @@ def _write(name: str, dataset: DataSet, archives: list[Path], files: Path, out: 
 
 
 def _pack(examples: Iterator[Example], place: Path, folder: Path) -> tuple[dict[str, int], set[str]]:
-    """Write train.zip and test.zip, and return how many images of which classes they hold."""
+    """Write train.zip and test.zip, and return the number of images and the classes."""
     counts: Counter[str] = Counter({TRAIN: 0, TEST: 0})
     classes = set()
     with ExitStack() as held:
@@ -201,7 +202,7 @@ def _pack(examples: Iterator[Example], place: Path, folder: Path) -> tuple[dict[
                 except Unreadable as problem:
                     raise damaged(place, f"an image of {label}", problem.reason, problem.detail) from None
                 data, ending = _as_picture(data)
-                # A date of its own would make other bytes of the same images.
+                # The present date would make the bytes differ for equal images.
                 member = zipfile.ZipInfo(f"{split}/{label}/{counts[split]:06d}{ending}")
                 zips[split].writestr(member, data)
                 counts[split] += 1
@@ -234,7 +235,7 @@ def _check_crawl(dataset: DataSet, pool: ImagePool, source: Path, limit: int | N
     counts = pool.manifest.counts
     is_whole = limit is None or limit >= dataset.train
     there, wanted = (counts.found, dataset.train) if is_whole else (counts.found + counts.skipped, limit)
-    if source.is_dir() and there != wanted:  # a pickle of somebody's may hold any part of it
+    if source.is_dir() and there != wanted:  # an untrusted pickle may hold any part of it
         raise KD3Error(
             f"{source} is not whole: {there:,} of {wanted:,} images of {dataset.title} are there ({UNCHECKED})"
         )

@@ -21,7 +21,7 @@ _SITES = ("site-a", "site-b")
 _FILES_PER_FOLDER = 500
 _SHARDS = 2
 _SHARD_SHARE = 0.35
-_TWICE_EVERY = 100  # one file in so many is there again under another name
+_TWICE_EVERY = 100  # one file in a hundred has a copy under another name
 _FORMATS = {"jpg": 0.60, "png": 0.25, "webp": 0.10, "gif": 0.05}
 
 
@@ -57,8 +57,8 @@ class _Ledger:
 def write_crawl(folder: Path, *, images: int, seed: int) -> Crawl:
     """Write a crawl of `images` pictures below `folder / "crawl"`; same seed, same bytes.
 
-    The truth goes to `folder / "crawl-truth.csv"`: only the end of the demo reads it, to say how
-    many of the kept images were digits.
+    The truth goes to `folder / "crawl-truth.csv"`: it is read only at the end of the demo, to count digits among the
+    kept images.
     """
     draw = random.Random(seed)
     root, ledger = folder / "crawl", _Ledger()
@@ -82,7 +82,7 @@ def write_crawl(folder: Path, *, images: int, seed: int) -> Crawl:
 def read_truth(path: Path) -> dict[str, str]:
     """Return the content of each readable file of the crawl, by the file's SHA-256 in hexadecimal.
 
-    A pool's index holds the same digest, so that images are found again whatever they are called.
+    A pool's index holds the same digest, so images are identified under any name.
     """
     with path.open(newline="", encoding="utf-8") as handle:
         return {row["sha256"]: row["truth"] for row in csv.DictReader(handle)}
@@ -119,7 +119,7 @@ def _write_shard(path: Path, shown: str, amount: int, ledger: _Ledger, draw: ran
             key = f"{int(path.stem):05d}{number:04d}"
             picture = make_picture(draw)
             content = _encode(picture.image, "jpg", draw)
-            # Captions are what a crawl has: words that do not tell what the picture shows.
+            # Captions are what a crawl has: words unrelated to the content of the picture.
             about = {"url": f"https://site-c.example/{key}.jpg", "caption": f"picture {number}"}
             _add(shard, f"{key}.jpg", content)
             _add(shard, f"{key}.json", json.dumps(about).encode())

@@ -16,8 +16,8 @@ CRAWLED_IMAGES = 6_000
 class DemoData:
     """Locations of the lost data and the crawl."""
 
-    lost_train: Path  # what the teacher is trained on; nothing else may look at it
-    lost_test: Path  # put away until the end
+    lost_train: Path  # the teacher's training data; nothing else may read it
+    lost_test: Path  # unused until the end
     crawl: Crawl
 
 

@@ -19,7 +19,7 @@ _TEST_IMAGES = 597
 def write_lost_data(folder: Path, *, seed: int) -> tuple[Path, Path]:
     """Write the 1,797 digits as PNG files and return the folders of the training and the test set.
 
-    The split is stratified by class: 1,200 images to train on, 597 put away. Each set has a folder
+    The split is stratified by class: 1,200 images to train on, 597 to test on. Each set has a folder
     per class, `0` to `9`; the number in a file's name is the image's row in `load_digits`.
     """
     from sklearn.datasets import load_digits

@@ -35,7 +35,7 @@ class Typefaces:
 
 @lru_cache(maxsize=1)
 def find_typefaces() -> Typefaces:
-    """Return the usable fonts of the installed matplotlib, by the characters that they really have."""
+    """Return the usable fonts of the installed matplotlib, by their available characters."""
     import matplotlib
     from matplotlib.ft2font import FT2Font
 
@@ -78,7 +78,7 @@ class Placement:
 
 
 def place_glyph(glyph: Image.Image, size: tuple[int, int], placement: Placement) -> Image.Image:
-    """Return a mask of `size` with the glyph scaled, sheared, turned and shifted as told."""
+    """Return a mask of `size` with the glyph scaled, sheared, turned and shifted as given."""
     side = min(size)
     # A wide glyph ('W', an arrow) is bound by its width.
     scale = placement.height * side / max(glyph.height, 0.9 * glyph.width)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# How much hands and pens vary. No inversion and no colour: the teacher shall know bright ink on dark
-# ground only, as the lost data is, so that the shift to the crawl is a real one.
+# Variation of hands and pens. No inversion and no colour: the teacher should know only bright ink on a dark ground,
+# like the lost data, so that the shift to the crawl is real.
 _MAX_TURN = 0.21  # radians, 12 degrees
 _MAX_SHEAR = 0.2
 _MAX_STRETCH = 0.15  # of width and height, each

@@ -1,4 +1,4 @@
-"""The demo's result: how much of the crawl shows digits, and a picture of the lost images beside the web images."""
+"""The demo's result: the share of digits in the crawl, and a picture of lost and web images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def share_of_digits(pool_folder: Path, truth_file: Path) -> float:
 
 
 def draw_outcome(path: Path, *, pool_folder: Path, run: Path, lost_test: Path, accuracies: dict[str, float]) -> None:
-    """Draw, for each class, lost images and the web images of the last round that the student takes for the class."""
+    """Draw, for each class, lost images and the last round's web images that the student predicts as the class."""
     from kd3.compute import resolve
     from kd3.models.student_files import load_student
     from kd3.pool import ImagePool

@@ -39,7 +39,7 @@ class ClassRow:
     name: str
     lost: np.ndarray  # uint8 (n, 3, H, W): examples; the first `LOST_SHOWN` are drawn
     web: np.ndarray  # uint8 (n, 3, H, W): examples; the first `WEB_SHOWN` are drawn
-    web_count: int  # of all web images that the student takes for this class
+    web_count: int  # of all web images predicted as this class
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _draw_row(page: _Page, top: int, row: ClassRow) -> None:
 
 def _tile(image: np.ndarray) -> np.ndarray:
     """Return an image (3, H, W) as a thumbnail (TILE, TILE, 3)."""
-    # Nobody sees the two lowest bits of a thumbnail, and without them the file is a third smaller.
+    # The two lowest bits of a thumbnail are invisible; without them the file is a third smaller.
     shown = ImageOps.posterize(Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))), 6)
     whole_pixels = _TILE % shown.width == 0 and _TILE % shown.height == 0
     resampling = Image.Resampling.NEAREST if whole_pixels else Image.Resampling.BICUBIC
@@ -135,7 +135,7 @@ def _tile(image: np.ndarray) -> np.ndarray:
 
 def _draw_bars(page: _Page, top: int, bars: Sequence[Bar]) -> None:
     left = _LOST_LEFT + 60
-    full = _WIDTH - _MARGIN - _PERCENT_COLUMN - left  # the length of 100 %
+    full = _WIDTH - _MARGIN - _PERCENT_COLUMN - left  # the length of 100%
     page.text(_MARGIN, top, "accuracy on the put-away test digits", size=13.5, weight="bold")
     for number, bar in enumerate(bars):
         y = top + 24 + number * _BAR_PITCH

@@ -21,8 +21,8 @@ from kd3.demo.glyphs import (
     wobble,
 )
 
-# What a search for "digits" brings home: a good half digits, the rest what stood beside them.
-# Looks and contents are drawn independently, so no look gives away what a picture shows.
+# Results of a web search for "digits": a good half are digits. Styles and contents are drawn independently, so no style
+# reveals the content.
 _CONTENTS = {"digit": 0.56, "letter": 0.20, "symbol": 0.08, "photo": 0.16}
 _LOOKS = {"scan": 0.30, "paper": 0.10, "poster": 0.30, "on photo": 0.30}
 _SHORTEST_SIDE, _LONGEST_SIDE = 40, 90
@@ -32,7 +32,7 @@ _LONGEST_RATIO = 1.35
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture and what it really shows: a digit `0` to `9`, `letter`, `symbol` or `photo`."""
+    """A picture and its true content: a digit `0` to `9`, `letter`, `symbol` or `photo`."""
 
     image: Image.Image  # RGB or L
     truth: str

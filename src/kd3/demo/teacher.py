@@ -1,4 +1,4 @@
-"""Train the demo's teacher on the data that are lost afterwards."""
+"""Training of the demo's teacher on the data that are lost afterwards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 ARCH = "kd3:resnet20"
-EPOCHS = 10  # measured: 99 % on the test digits from 8 epochs on
+EPOCHS = 10  # measured: 99% on the test digits from 8 epochs on
 _BATCH_SIZE = 64
 _PEAK_LEARNING_RATE = 0.1
 _WEIGHT_DECAY = 5e-4
@@ -84,7 +84,7 @@ def _fit(images: Tensor, labels: Tensor, mean: float, std: float, *, seed: int, 
     with progress("teacher", epochs * len(images), "images") as bar:
         for _ in range(epochs):
             order = torch.randperm(len(images), generator=draw, device=compute.device)
-            # The last, incomplete batch is left out; the order is new in every epoch.
+            # Each epoch has a new order, without the last incomplete batch.
             for rows in torch.split(order[: steps_per_epoch * _BATCH_SIZE], _BATCH_SIZE):
                 batch = (rewrite(bend(images[rows], draw), draw) - mean) / std
                 colour = batch.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)

@@ -13,25 +13,25 @@ from torch import Tensor, nn
 from kd3.domain_shift.distances import diagonal_wasserstein
 from kd3.models.moments import Moments, moments_of
 
-LAST_LAYERS = 3  # what the classifier sees passes through these
+LAST_LAYERS = 3  # closest to the classifier
 _Norm = nn.BatchNorm1d | nn.BatchNorm2d
 
 
 @dataclass(frozen=True)
 class LayerShift:
-    """One batch norm."""
+    """Shift in one batch norm."""
 
     layer: str  # path of the module
     channels: int
     distance: float  # squared 2-Wasserstein, in units of the layer's own variance, mean over channels; 0 is the same
-    mean_part: float  # of it, what comes from the means; the rest is from the deviations
+    mean_part: float  # the means' part of it; the rest comes from the deviations
 
 
 class BatchNormWatch:
     """Collects mean and variance of the inputs of a network's batch norms, in constant memory.
 
-    Only those that keep running statistics are watched; a network without any is watched in vain,
-    and `layers` is empty. A module that runs several times an image counts each time.
+    Only those with running statistics are watched; without any, `layers` is empty. A module that runs several times per
+    image counts each time.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -44,7 +44,7 @@ class BatchNormWatch:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Collect from every forward pass within."""
+        """Collect from every forward pass within the context."""
         handles = [norm.register_forward_pre_hook(self._hook(name)) for name, norm in self.norms.items()]
         try:
             yield
@@ -62,10 +62,10 @@ class BatchNormWatch:
         return collect
 
     def layers(self) -> list[LayerShift]:
-        """Return how far each watched layer's input is from its running statistics, in the network's order.
+        """Return the distance of each watched layer's input from its running statistics, in the network's order.
 
         Per channel, with (mu, s) seen and (m, r) remembered: ((mu - m)^2 + (s - r)^2) / (r^2 + eps),
-        eps the layer's own; then the mean over channels. So layers compare, whatever their scale.
+        eps the layer's own; then the mean over channels. So layers of any scale compare.
 
         Source: batch-norm statistics as a stand-in for the lost data as in DeepInversion (arXiv
         1912.08795), equation 4; the distance is the one between Gaussians.
@@ -96,7 +96,7 @@ class BatchNormShift:
 
 
 def summed_up(layers: list[LayerShift]) -> BatchNormShift | None:
-    """Return the layers with their means; None where there is no batch norm."""
+    """Return the layers with their means; None without batch norms."""
     if not layers:
         return None
     distances = [layer.distance for layer in layers]

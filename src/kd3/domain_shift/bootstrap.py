@@ -12,7 +12,7 @@ Distance = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray
 
 
 class Estimate(NamedTuple):
-    """A value and its 95 % interval."""
+    """A value and its 95% interval."""
 
     value: float
     low: float
@@ -22,11 +22,11 @@ class Estimate(NamedTuple):
 def estimate(
     distance: Distance, a: np.ndarray, b: np.ndarray, *, resamples: int, seed: int, signed: bool = False
 ) -> Estimate:
-    """Return a distance of two clouds, and the interval in which it would lie for other images of the same kind.
+    """Return a distance of two clouds, and its interval for other images of the same kind.
 
     Both clouds are drawn anew with replacement. The spread of the resampled distances is laid around the
-    value itself: resamples hold copies, which makes a biased distance larger and is no news. So the
-    interval tells of chance, not of the distance's own bias. Ends below 0 are 0, unless it is `signed`.
+    value itself: resamples contain copies, which inflate a biased distance. So the
+    interval covers chance, not the distance's own bias. Ends below 0 are 0, unless it is `signed`.
     """
     value = once(distance, a, b)
     generator = np.random.default_rng(seed)
@@ -37,7 +37,7 @@ def estimate(
 
 
 def once(distance: Distance, a: np.ndarray, b: np.ndarray) -> float:
-    """Return a distance of two clouds as they are."""
+    """Return a distance of two clouds without resampling."""
     return float(distance(a, b, np.ones((1, len(a))), np.ones((1, len(b))))[0])
 
 

@@ -26,7 +26,7 @@ class AtEqualSize:
     mean: float
     low: float  # the smallest of the draws
     high: float
-    same: float | None  # mean between two separate draws of the larger side: what no shift at all would give
+    same: float | None  # mean between two separate draws of the larger side: the value without any shift
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class FeatureDistance:
 
 @dataclass(frozen=True)
 class ClassShift:
-    """One class: pool images that the teacher takes for it beside reference images that are it."""
+    """One class: pool images predicted as it, and reference images labelled as it."""
 
     name: str
     pool_images: int
@@ -51,15 +51,15 @@ class ClassShift:
 
 @dataclass(frozen=True)
 class FeatureShift:
-    """Pool beside reference in the teacher's feature space."""
+    """Pool and reference in the teacher's feature space."""
 
     reference: str
     pool_images: int
     reference_images: int
-    features: str  # which, in words
+    features: str  # their origin, in words
     distances: list[FeatureDistance]
-    per_class: list[ClassShift]  # empty where the reference has no labels
-    skipped: dict[str, int]  # reference files that could not be used, by reason
+    per_class: list[ClassShift]  # empty if the reference has no labels
+    skipped: dict[str, int]  # unusable reference files, by reason
 
     def distance(self, name: str) -> FeatureDistance:
         """Return a distance by its name."""
@@ -69,8 +69,8 @@ class FeatureShift:
 def feature_distances(pool: np.ndarray, reference: np.ndarray, *, seed: int) -> list[FeatureDistance]:
     """Return the Fréchet, sliced Wasserstein and MMD distances of two sets of features, (n, d) and (m, d).
 
-    Each with the interval of `bootstrap.estimate`, and again at equal n: a Fréchet distance of few
-    images is too large, so it says something only beside `same`, what two draws of one side give.
+    Each with the interval of `bootstrap.estimate`, and again at equal n: a Fréchet distance of few images is too large,
+    so compare it with `same`, the value for two draws of one side.
     """
     resamples = RESAMPLES if pool.shape[1] <= WIDE else RESAMPLES_WIDE
     kinds: list[tuple[str, Distance, bool]] = [
@@ -88,7 +88,7 @@ def feature_distances(pool: np.ndarray, reference: np.ndarray, *, seed: int) -> 
 
 
 def at_equal_size(distance: Distance, pool: np.ndarray, reference: np.ndarray, *, seed: int) -> AtEqualSize:
-    """Return a distance at a size that both sides have, and one of them twice."""
+    """Return a distance at equal sizes, between both sides and within the larger one."""
     generator = np.random.default_rng(seed)
     larger = reference if len(reference) >= len(pool) else pool
     size = max(2, min(len(reference), len(pool), len(larger) // 2))
@@ -106,21 +106,21 @@ def _some(generator: np.random.Generator, points: np.ndarray, size: int, *, sets
 
 
 def narrowed(pool: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return both sets of features in the main directions of the two together, where they are very wide."""
+    """Return both sets of features in the main directions of the two together, if they are very wide."""
     if pool.shape[1] <= MOST_FEATURES:
         return pool, reference
     both = np.concatenate([pool, reference])
     centre = both.mean(axis=0)
     _, vectors = np.linalg.eigh(np.cov(both, rowvar=False))
     directions = vectors[:, -MOST_FEATURES:]
-    # The centre goes back in: the kernel of the MMD is not blind to it.
+    # The centre goes back in: the MMD's kernel depends on it.
     return (pool - centre) @ directions + centre @ directions, (reference - centre) @ directions + centre @ directions
 
 
 def class_shifts(
     pool: np.ndarray, predicted: np.ndarray, reference: np.ndarray, labels: np.ndarray, names: list[str]
 ) -> list[ClassShift]:
-    """Return each class's distances; the pool's classes are the teacher's opinion."""
+    """Return each class's distances; the pool's classes are the teacher's predictions."""
     found = []
     for label, name in enumerate(names):
         ours, theirs = pool[predicted == label], reference[labels == label]

@@ -1,7 +1,7 @@
 """Distances between Gaussians and between clouds of points.
 
-Clouds are (n, d) and (m, d) float64. The `weights` of a cloud are (R, n): how often each point counts
-in each of R resamples, whole numbers that sum to n; the answer is then (R,), one an resample.
+Clouds are (n, d) and (m, d) float64. The `weights` of a cloud are (R, n): each point's count in each of R resamples,
+whole numbers that sum to n; the result is then (R,), one per resample.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _root(covariance: np.ndarray) -> np.ndarray:
 def frechet(a: np.ndarray, b: np.ndarray, weights_a: np.ndarray, weights_b: np.ndarray) -> np.ndarray:
     """Return the Fréchet distance between Gaussians fitted to two clouds, (R,).
 
-    Biased upwards, the more the fewer the points: two samples of one distribution have a positive
+    Biased upwards, most with few points: two samples of one distribution have a positive
     distance. Compare values at equal n only.
     """
     return np.array(
@@ -101,8 +101,8 @@ def sliced_wasserstein(
 def polynomial_mmd(a: np.ndarray, b: np.ndarray, weights_a: np.ndarray, weights_b: np.ndarray) -> np.ndarray:
     """Return the squared maximum mean discrepancy with kernel (x.y / d + 1)^3, unbiased, (R,), no unit.
 
-    Unbiased values may be negative. A pair of a point with its own copy in a resample is left out as
-    a pair with itself is, so that resamples are unbiased too.
+    Unbiased values may be negative. Pairs of a point with its own copy in a resample are excluded, as pairs with itself
+    are, so resamples are unbiased, too.
 
     Source: Demystifying MMD GANs (arXiv 1801.01401), equation 4 and section 4 (the kernel inception distance).
     """
@@ -134,7 +134,7 @@ def _pairs_within(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
     own = ((points**2).sum(axis=1) / points.shape[1] + 1) ** 3
     sums = _pairs(points, points, weights, weights) - weights**2 @ own
     count = len(points)
-    # What a pair weighs on average: 1 as it is, (n - 1) / n where n points are drawn with replacement.
+    # Mean weight of a pair: 1 without resampling, (n - 1) / n where n points are drawn with replacement.
     resampled = np.where((weights == 1).all(axis=1), 1.0, (count - 1) / count)
     means: np.ndarray = sums / (count * (count - 1) * resampled)
     return means

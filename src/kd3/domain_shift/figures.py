@@ -21,12 +21,12 @@ _DPI = 120
 
 
 def available() -> bool:
-    """Say whether matplotlib is installed."""
+    """Return whether matplotlib is installed."""
     return find_spec("matplotlib") is not None
 
 
 def draw(folder: Path, found: Measurement) -> list[str]:
-    """Write `layers.png` (where there are batch norms) and `classes.png`; return their names."""
+    """Write `layers.png` (if there are batch norms) and `classes.png`; return their names."""
     written = []
     if found.batch_norms is not None:
         _save(_layers(found.batch_norms, found.reference_batch_norms), folder / "layers.png")
@@ -43,7 +43,7 @@ def _layers(pool: BatchNormShift, reference: BatchNormShift | None) -> Figure:
     values = [layer.distance for layer in pool.layers]
     axes.bar(places, values, width=0.78, color=_POOL, label=f"pool (mean {pool.mean:.3f})")
     if reference is not None:
-        # Narrow bars in front: both heights stay visible, whichever is larger.
+        # Narrow bars in front: both heights stay visible.
         beside = [layer.distance for layer in reference.layers]
         axes.bar(places, beside, width=0.36, color=_REFERENCE, label=f"reference (mean {reference.mean:.3f})")
         axes.legend(frameon=False, labelcolor=_INK, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=9)

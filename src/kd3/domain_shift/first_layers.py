@@ -1,8 +1,9 @@
-"""Check that weights belong to this network: one with the same names and other layers between them loads as well.
+"""Check that weights belong to this network: another one with the same names but other layers in between also loads
+them.
 
-Every batch norm remembers what entered it in training. In the right network, with each batch norm made to see the
-mean and variance that it remembers, what enters the next one is as remembered, too, whatever the images are like: a
-shift of the images ends at the first batch norm. A pooling too many or another activation changes it at once.
+Every batch norm stores the statistics of its training inputs. The check shifts each batch norm's input to its stored
+mean and variance. In the right network the next input then also matches its stored statistics, for any images: a shift
+of the images ends at the first batch norm. An extra pooling or another activation breaks the match.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from kd3.models.batch_norm_statistics import remembering_norms
 from kd3.models.moments import moments_of
 from kd3.models.teacher import Teacher
 
-LAYERS = 9  # batch norms looked at, the first of which sees the images and tells nothing here
+LAYERS = 9  # batch norms checked; the first sees the images and is no evidence
 # Of the distance at the worst of them. Measured with three ResNets for 32 pixels: right networks stood at 0.02 on the
 # crawl and at 0.19 and less on any images (blur, noise, edges, JPEG, white noise, flat colours), those with a max
 # pooling of 3 x 3 in their stem at 0.51 and more (docs/models.md).
@@ -25,7 +26,7 @@ FAR = 0.3
 
 
 class _Enough(Exception):
-    """All layers that are looked at have run."""
+    """All checked layers have run."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class FirstLayers:
 
     @property
     def warning(self) -> str | None:
-        """One sentence where this is probably another network than the weights were trained in."""
+        """Warning if the weights were probably trained in another network."""
         later = list(self.distances.items())[1:]
         if not later:
             return None
@@ -52,9 +53,9 @@ class FirstLayers:
 
 
 def first_layers(teacher: Teacher, images: Tensor) -> FirstLayers:
-    """Return how well a network's first layers fit together.
+    """Measure the match of a network's first layers.
 
-    Batch norms that have seen no image (mean 0, variance 1) are passed over.
+    Batch norms that have seen no image (mean 0, variance 1) are skipped.
 
     Shapes: normalised images (B, C, S, S), on the teacher's device; a hundred or so are enough.
     """
@@ -76,7 +77,7 @@ def _has_learnt(norm: nn.Module) -> bool:
 
 
 def _fitted(name: str, found: dict[str, float]) -> Any:
-    """Return a hook that notes the distance of an input from a batch norm's running statistics, and moves it there."""
+    """Return a hook that records an input's distance from a batch norm's running statistics, and shifts it there."""
 
     def hook(norm: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if len(found) == LAYERS:

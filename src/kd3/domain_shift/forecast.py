@@ -1,12 +1,12 @@
 """Forecast of a student's accuracy from the distance of its pool: a curve through earlier runs.
 
 The curve and its pools are in `calibration.json`, made by `python -m benchmarks.shift_calibration`. With d the pool's
-mean batch-norm distance, K the classes and C those that the teacher's predictions spread over (exp of their entropy):
+mean batch-norm distance, K the classes and C the effective classes of the teacher's predictions (exp of their entropy):
 
     -log(student's accuracy / teacher's accuracy)
         = distance * max(d - zero, 0) + classes * log(K / C) + budget / images trained + pool / images in the pool
 
-`zero` is what original training images give. The teacher's confidence is not in it: it foretold nothing.
+`zero` is the value for original training images. The teacher's confidence had no predictive value and is left out.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-# The curve is of students that start at random and are not adapted. With what method kd3 adds by default (inherited
-# weights, a fitted teacher, recall) they reached more: docs/results/inherit-fit-recall.md.
+# The curve is for students with a random start and no adaptation. With method kd3's defaults (inherited weights, a
+# fitted teacher, recall) they reached more: docs/results/inherit-fit-recall.md.
 BY_DEFAULT = "with what kd3 adds by default, students of 60,000 images reached 80 to 93% on seven crawls"
-BUDGET = 200_000  # training images of `kd3 distill` where none are asked for
+BUDGET = 200_000  # default training images of `kd3 distill`
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Calibration:
     budget: float
     pool: float
     spread: tuple[float, float]  # factors on the loss: percentiles 10 and 90 over left-out pools
-    farthest: float  # the largest mean batch-norm distance of a pool that was tried
-    fewest: float  # the smallest `spread_of` classes of a pool that was tried
+    farthest: float  # the largest mean batch-norm distance of a tested pool
+    fewest: float  # the smallest `spread_of` classes of a tested pool
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Forecast:
     expected: float
     low: float
     high: float
-    lost: float  # by the shift only: the share of accuracy that original images would not lose, in [0, 1]
-    beyond: bool  # the pool is farther than any that was tried
+    lost: float  # share of accuracy lost by the shift only, in [0, 1]
+    beyond: bool  # the pool is farther than any tested one
 
 
 def forecast(
@@ -67,7 +67,7 @@ def forecast(
         classes: K.
         images: in the pool, at least 1.
         trained: budget in training images.
-        calibration: the one that comes with kd3 where None.
+        calibration: None: kd3's own.
     """
     known = calibration or shipped()
     shift = known.distance * max(distance - known.zero, 0.0) + known.classes * math.log(classes / effective_classes)
@@ -80,7 +80,7 @@ def forecast(
 
 
 def spread_of(effective_classes: float, classes: int) -> float:
-    """Return how far predictions are from one class, 0, towards all of K alike, 1."""
+    """Return the spread of predictions: 0 for one class, 1 for all K equally."""
     return (effective_classes - 1) / max(classes - 1, 1)
 
 

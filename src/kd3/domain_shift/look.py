@@ -23,9 +23,9 @@ class Look:
     """Results of one pass."""
 
     watch: OpinionWatch
-    batch_norms: BatchNormShift | None  # None: the teacher has no batch norm that remembers
-    features: np.ndarray  # (n, d) float64: pooled features of the chosen images; (0, 0) where none was chosen
-    predicted: np.ndarray  # (n,) int64: the class that the teacher gives these
+    batch_norms: BatchNormShift | None  # None: no running statistics in the teacher
+    features: np.ndarray  # (n, d) float64: pooled features of the chosen images; (0, 0) if none
+    predicted: np.ndarray  # (n,) int64: the teacher's predicted class
 
 
 def look(
@@ -36,10 +36,10 @@ def look(
     title: str,
     total: int | None,
 ) -> Look:
-    """Run the teacher once over batches of images and the marks of those whose features are wanted.
+    """Run the teacher once over batches of images and a mask of those whose features are wanted.
 
     Batches are uint8 (B, 3, S, S) on the device and bool (B,). Without a shared head the logits
-    serve as features. Memory: a few bytes an image, and the features asked for.
+    serve as features. Memory: a few bytes per image, and the requested features.
 
     Raises:
         KD3Error: some logits are not finite.

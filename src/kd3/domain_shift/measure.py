@@ -1,4 +1,4 @@
-"""The whole measurement: the pool, the reference if there is one, and the verdict."""
+"""The whole measurement: pool, optional reference, verdict."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from kd3.training.scan import scan_batch, scored
 
 @dataclass(frozen=True)
 class Measurement:
-    """All that was found out about a pool."""
+    """All results for a pool."""
 
     verdict: Verdict
     opinions: Opinions
     kept: Kept
     batch_norms: BatchNormShift | None
-    reference_opinions: Opinions | None  # the yardstick: what these figures are on the reference
+    reference_opinions: Opinions | None  # the same figures on the reference
     reference_batch_norms: BatchNormShift | None
     features: FeatureShift | None
 
@@ -44,17 +44,17 @@ def measure(
     seed: int,
     sample_of: int | None = None,
 ) -> Measurement:
-    """Return how far a pool is from the training data of a teacher, which is on the device.
+    """Measure a pool's distance from the training data of a teacher, which is on the device.
 
-    All images count for statistics and opinions, at most `limit` of either side for features.
+    Statistics and predictions use all images, at most `limit` of either side for features.
     `sample_of` is the size of the pool that `pool` was drawn from, where it was.
-    The teacher runs a second time over the pool only where a class would keep no image.
+    The teacher runs a second time over the pool only if a class would keep no image.
 
     Raises:
         KD3Error: logits are not finite, or the reference has too few usable images.
     """
     other = None
-    if reference is not None:  # first, since it is what may be wrong
+    if reference is not None:  # first: the likeliest source of errors
         batches = reference.batches(compute)
         other = look(teacher, batches, compute, title="teacher looks at the reference", total=len(reference.chosen))
     ours = _look_at_pool(teacher, pool, compute, limit=0 if reference is None else limit, seed=seed)

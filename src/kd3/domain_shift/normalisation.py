@@ -1,8 +1,8 @@
 """Check that the teacher gets images as in its training: a wrong mean, std or colour order raises no error.
 
-What tells is not the teacher's confidence: fed with values from 0 to 255 a network is *certain* of everything. Its
-batch norms know what their inputs looked like in training; the setting under which a pool's come nearest to that is
-the likely one. Measured in docs/models.md.
+The teacher's confidence is no evidence: fed with values from 0 to 255 a network is *certain* of everything. Its batch
+norms store the statistics of their training inputs; the likely setting is the one that comes nearest to these. Measured
+in docs/models.md.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from kd3.domain_shift.first_layers import FirstLayers, first_layers
 from kd3.models.preprocessing import Normalisation
 from kd3.models.teacher import Teacher
 
-# How many times nearer another setting must bring the batch norms before it is spoken of. On photographs wrong
-# settings stood at 3.1 and more, right ones on any pool at 1.7 and less.
+# Minimum ratio of batch norm distances for a warning. Wrong settings had at least 3.1 on photographs, right ones at
+# most 1.7 on any pool.
 CLEARLY_BETTER = 2.5
-# The same for the order of colours, which changes less: wrong ones stood at 1.27 and more on photographs, right
-# ones at 1.02 and less on any pool, and at 1.16 and less on images of one class.
+# The same for the colour order, which changes less: wrong ones had at least 1.27 on photographs, right ones at most
+# 1.02 on any pool, and at most 1.16 on images of one class.
 COLOURS_BETTER = 1.2
-COLLAPSED_CLASSES = 1.5  # that are left, of many images, where a setting is off beyond all measure
+COLLAPSED_CLASSES = 1.5  # effective classes of many images under a grossly wrong setting
 COLLAPSED_CONFIDENCE = 0.99
 ALTERNATIVES: dict[str, tuple[Sequence[float], Sequence[float]]] = {
     "ImageNet's mean and std": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -46,23 +46,23 @@ class Reading:
     """Statistics of a teacher on images under one setting."""
 
     setting: str
-    distance: float | None  # of the batch norms, as `kd3 shift` tells it; None without any
+    distance: float | None  # of the batch norms, as in `kd3 shift`; None without any
     confidence: float  # mean, in [0, 1]
     effective_classes: float  # exp of the entropy of the mean prediction
 
 
 @dataclass(frozen=True)
 class NormalisationCheck:
-    """A teacher's own setting beside others."""
+    """Comparison of a teacher's own setting with others."""
 
     given: Reading
     others: list[Reading]
-    network: FirstLayers | None = None  # whether it is the one that was trained
+    network: FirstLayers | None = None  # whether it is the trained one
 
     @property
     def warning(self) -> str | None:
-        """One sentence where another setting is clearly the likelier one, or it or the network cannot be right."""
-        # In another network other settings may fit better by chance; in the right one this tells nothing of them.
+        """Warning if another setting is clearly likelier, or if the setting or the network must be wrong."""
+        # In another network other settings may fit better by chance; so test the network first.
         if self.network is not None and self.network.warning:
             return self.network.warning
         given = self.given
@@ -90,10 +90,10 @@ class NormalisationCheck:
 
 
 def check_normalisation(teacher: Teacher, images: Tensor) -> NormalisationCheck:
-    """Run a teacher on images under its own mean and std, and under others that people use.
+    """Run a teacher on images under its own mean and std, and under other common ones.
 
-    Costs eight forward passes. It cannot tell settings apart that are nearly the same (CIFAR's and ImageNet's), nor
-    see anything in grey pictures' order of colours; without batch norms it sees only what is off beyond all measure.
+    Costs eight forward passes. It cannot distinguish nearly equal settings (CIFAR's and ImageNet's), nor the colour
+    order of grey pictures. Without batch norms it detects only gross errors.
 
     Shapes: uint8 RGB (B, 3, S, S), on the teacher's device.
     """

@@ -18,7 +18,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 @dataclass(frozen=True)
 class Opinions:
-    """A teacher's predictions of N images, summed up."""
+    """Summary of a teacher's predictions on N images."""
 
     images: int
     classes: list[str]
@@ -38,18 +38,18 @@ class Kept:
 
     share: float  # of all images, in [0, 1]
     per_class: list[int]
-    rescued: list[str]  # classes of which the thresholds alone keep no image
+    rescued: list[str]  # classes without an image above the thresholds
 
 
 class OpinionWatch:
-    """Collects predictions, twelve bytes an image."""
+    """Collects predictions, twelve bytes per image."""
 
     def __init__(self, classes: list[str]) -> None:
         self.classes = classes
         self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def add(self, logits: Tensor) -> None:
-        """Note one batch of finite logits, (B, K)."""
+        """Add one batch of finite logits, (B, K)."""
         logs = torch.log_softmax(logits.float(), dim=1)
         entropy = -(logs.exp() * logs).sum(dim=1)
         said = predict(logits.float())
@@ -61,7 +61,7 @@ class OpinionWatch:
         return Predictions(confidence, label, len(self.classes))
 
     def opinions(self) -> Opinions:
-        """Return them summed up."""
+        """Return the summary."""
         said = self.predictions()
         entropy = torch.cat([part[2] for part in self._parts]).double()
         predicted = torch.bincount(said.label, minlength=said.num_classes)
@@ -90,8 +90,8 @@ def kept_by_selection(
 ) -> Kept:
     """Return the images that KD3 would keep at the start, when only the teacher decides.
 
-    `teacher_logits` gives the logits of the same images again, (n, K) at a time; called only where
-    the thresholds leave a class without an image.
+    `teacher_logits` gives the logits of the same images again, (n, K) at a time; called only if the thresholds leave a
+    class without an image.
     """
     chosen = select_confident(predictions, threshold=CONFIDENT, teacher_logits=teacher_logits)
     assert chosen.kept_per_class is not None

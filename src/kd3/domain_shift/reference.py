@@ -27,9 +27,9 @@ BATCH = 256
 
 
 class Reference:
-    """At most `limit` images of a folder, zip, tar or pool, drawn by seed where there are more.
+    """At most `limit` images of a folder, zip, tar or pool, drawn by seed if there are more.
 
-    Where each image lies in a folder named after one of the teacher's classes, that is its label.
+    If every image lies in a folder named after a class of the teacher, the folders are labels.
 
     Raises:
         KD3Error: there is no image, or the pool's images have another size than the teacher's.
@@ -64,14 +64,14 @@ class Reference:
 
     @property
     def labels(self) -> np.ndarray | None:
-        """The labels of the images that were yielded, (n,) int64; None where they have none."""
+        """The labels of the images that were yielded, (n,) int64; None if unlabelled."""
         return np.array(self._seen, dtype=np.int64) if self._labels else None
 
     def batches(self, compute: Compute) -> Iterator[tuple[Tensor, np.ndarray]]:
         """Yield uint8 images (B, 3, S, S) on the device, each with a mark that its features are wanted.
 
         Raises:
-            KD3Error: fewer than two files are usable images; told at the end.
+            KD3Error: fewer than two files are usable images; reported at the end.
         """
         count = 0
         self._seen, self.skipped = [], Counter()
@@ -109,14 +109,14 @@ class Reference:
 
 
 def drawn(count: int, limit: int, seed: int) -> np.ndarray:
-    """Return `limit` of `count` positions without repetition, ascending; all where there are no more."""
+    """Return `limit` of `count` positions without repetition, ascending; all if there are fewer."""
     if count <= limit:
         return np.arange(count)
     return np.sort(np.random.default_rng(seed).choice(count, size=limit, replace=False))
 
 
 def _listed(source: str, teacher: Teacher) -> tuple[list[Record], list[int]]:
-    """Return the files, and the label of each; no labels where there are none, or none of the teacher's classes."""
+    """Return the files, and the label of each; no labels if there are none of the teacher's classes."""
     records = list(list_records([source]))
     if not records:
         return records, []
@@ -125,7 +125,7 @@ def _listed(source: str, teacher: Teacher) -> tuple[list[Record], list[int]]:
             source, preparation=teacher.preparation, num_classes=teacher.num_classes, class_names=teacher.classes
         )
     except KD3Error:
-        return records, []  # whether any is an image shows when they are read
+        return records, []  # reading will show whether any is an image
     for line in labelled.matching.lines():
         console.say(line)
     return labelled.records, labelled.labels

@@ -73,7 +73,7 @@ def _figures(found: Measurement) -> Rows:
 
 
 def _classes(found: Measurement, most: int | None) -> Rows:
-    """Return a row for each class; of many classes only the least covered."""
+    """Return a row for each class; only the least covered ones if there are many."""
     ours = found.opinions
     order = list(range(len(ours.classes)))
     if most is not None and len(order) > most:

@@ -1,4 +1,4 @@
-"""Meaning of the figures for a distillation, in words. All rules are here."""
+"""Verdict: the meaning of the figures for a distillation, in words. All rules are here."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from kd3.domain_shift.comparison import FeatureShift
 from kd3.domain_shift.forecast import BUDGET, BY_DEFAULT, Forecast, forecast
 from kd3.domain_shift.opinions import Kept, Opinions
 
-# The share of a student's accuracy that the shift costs, as the calibrated curve has it. Below the first bound it is
-# what another seed moves; beyond the second the curve's own error is as large as what is left to win.
+# Share of a student's accuracy lost by the shift, from the calibrated curve. Below the first bound it is within the
+# noise of seeds; beyond the second the curve's own error is as large as the remaining gain.
 LITTLE_LOST, MUCH_LOST = 0.05, 0.2
-# A class that the teacher sees in less than a tenth of an even share of the images.
+# A class predicted for less than a tenth of an even share of the images.
 HARDLY_COVERED = 0.1
-# A distance within this multiple of what two draws of one side give is not told from chance.
+# A distance below this multiple of that between two draws of one side may be chance.
 LIKE_CHANCE = 1.5
 _SHOWN = 8
 _MEANINGS = {
@@ -27,7 +27,7 @@ _MEANINGS = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """One sentence, and why."""
+    """The verdict in a sentence, with reasons."""
 
     level: str  # "near", "shifted", "far", or "unknown" where the teacher has no batch norms
     sentence: str  # of the crawl, and what a student may reach
@@ -38,7 +38,7 @@ class Verdict:
 
 
 def hardly_covered(opinions: Opinions) -> list[str]:
-    """Return the classes that the teacher predicts of less than a tenth of an even share of the images."""
+    """Return the classes predicted for less than a tenth of an even share of the images."""
     even = opinions.images / len(opinions.classes)
     pairs = zip(opinions.classes, opinions.predicted, strict=True)
     return [name for name, count in pairs if count < HARDLY_COVERED * even]
@@ -54,10 +54,10 @@ def judge(
 ) -> Verdict:
     """Return the verdict of all figures.
 
-    The level follows what the shift is expected to cost (`forecast`): "near" below a twentieth of the student's
-    accuracy, "far" from a fifth on or where the pool is farther than any that was tried, else "shifted". It follows the
-    mean batch-norm distance and the effective classes and nothing else: how sure the teacher is foretold nothing.
-    `pool_images` is the pool's size, where `opinions` are of some of its images.
+    The level follows the expected loss (`forecast`): "near" below a twentieth of the student's accuracy, "far" from a
+    fifth on or if the pool is farther than any tested one, otherwise "shifted". It depends only on the mean batch norm
+    distance and the effective classes: the teacher's confidence had no predictive value. `pool_images` is the pool's
+    size, if `opinions` are from a sample.
     """
     rare = hardly_covered(opinions)
     covered = f"{_named(rare)} hardly covered" if rare else "every class is covered"

@@ -1,1 +1,1 @@
-"""Many runs of one question, side by side, and the table that answers it."""
+"""Studies: many runs for one question, and the resulting table."""

@@ -14,7 +14,7 @@ from kd3.storage.atomic import write_json
 
 
 class ChangedTests:
-    """Labelled images under each change of the study, by name; none where no labelled images were given."""
+    """Labelled images under each change of the study, by name; empty without labelled images."""
 
     def __init__(
         self, tests: Mapping[str, tuple[str, float]], eval_data: str | None, layout: Layout, compute: Compute

@@ -19,7 +19,7 @@ from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.storage.atomic import write_json
 
-FEWEST_POOLS = 4  # three points lie in order too often by chance
+FEWEST_POOLS = 4  # three points are in order too often by chance
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class PoolDistance:
     batch_norms_last: float  # scale-free squared 2-Wasserstein distance, mean of the last layers
     batch_norms_mean: float  # of all layers
     confident_share: float  # of images above the teacher's confidence 0.95
-    kept_share: float  # that KD3's selection would keep at the start
+    kept_share: float  # kept by KD3's selection at the start
     effective_classes: float  # exp of the entropy of the predicted classes
 
 
@@ -51,10 +51,10 @@ def pool_distances(
     compute: Compute,
     recorded: Callable[[str], PoolDistance | None] = lambda _: None,
 ) -> dict[str, PoolDistance]:
-    """Return each pool's distance, measured once and kept in the folder; a teacher without batch norms gives none.
+    """Return each pool's distance, measured once and stored in the folder; none without batch norms in the teacher.
 
     Args:
-        recorded: what was measured elsewhere for the pool of a content hash.
+        recorded: distances measured elsewhere, by content hash of the pool.
     """
     found: dict[str, PoolDistance] = {}
     compute.place(teacher)
@@ -84,7 +84,7 @@ def pool_distances(
 
 
 def correlations(results: Sequence[RunResult], distances: Mapping[str, PoolDistance]) -> list[Correlation]:
-    """Return, for each method run on enough pools, how each measure ranks them beside the mean accuracy there."""
+    """Return, for each method run on enough pools, the rank correlation of each measure with the mean accuracy."""
     found = []
     for method in dict.fromkeys(result.method for result in results):
         reached: dict[str, list[float]] = {}

@@ -1,4 +1,4 @@
-"""A study's figure: accuracy over its dial, or one point per row."""
+"""A study's figure: accuracy over the varied setting, or one point per row."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def can_draw() -> bool:
 
 
 def draw(path: Path, table: Sequence[Line], *, title: str, dial: str | None) -> None:
-    """Write a PNG of the table's accuracy, or of its agreement where no labelled images were given."""
+    """Write a PNG of the table's accuracy, or of its agreement without labelled images."""
     from matplotlib.figure import Figure
 
     measure = "accuracy" if any("accuracy" in line.measures for line in table) else "agreement"

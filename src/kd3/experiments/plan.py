@@ -18,7 +18,7 @@ from kd3.config.studies import studies
 from kd3.errors import KD3Error, unknown_name
 
 CRAWL = "crawl"
-GIVEN = ("crawl", "original", "other")  # pools that the user may give to any study, which makes the others from them
+GIVEN = ("crawl", "original", "other")  # pools given by the user; the study derives the others from them
 
 
 class PoolRecipe(Settings):
@@ -58,7 +58,7 @@ class Row(Settings):
 
 
 class StudyFile(Settings):
-    """A study as it is written down."""
+    """A study file."""
 
     title: str
     about: str = ""
@@ -92,7 +92,7 @@ class StudyFile(Settings):
 
     @property
     def given_names(self) -> list[str]:
-        """The pools that the user may give."""
+        """The names of pools that the user may give."""
         return [*GIVEN, *self.given]
 
 
@@ -115,12 +115,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """All runs of a study, in the order in which they are run, and the pools that must be made."""
+    """All runs of a study, in order, and the pools to be made."""
 
     study: StudyFile
     cells: list[Cell]
     recipes: dict[str, PoolRecipe]
-    left_out: list[str]  # rows that need a pool which was not given
+    left_out: list[str]  # rows that need a missing pool
 
     @property
     def rows(self) -> list[str]:
@@ -145,11 +145,11 @@ def read_study(named: str) -> StudyFile:
 def plan(study: StudyFile, given: Mapping[str, Any], pools: Sequence[str], *, only: Sequence[str] = ()) -> Plan:
     """Return the runs of a study.
 
-    The first seed of every row comes before the second of any, so that an early table is a whole one.
+    The first seed of every row comes before the second of any, so that an early table has all rows.
 
     Args:
         given: settings from the command line, which win over the file's `common`.
-        pools: which of the given pools there are; rows that need another are left out.
+        pools: names of the given pools; rows that need another are left out.
         only: names of rows to run; empty for all.
 
     Raises:
@@ -183,7 +183,7 @@ def plan(study: StudyFile, given: Mapping[str, Any], pools: Sequence[str], *, on
 
 
 def _lines(row: Row, recipes: dict[str, PoolRecipe]) -> Iterator[Row]:
-    """Yield a row for each value of its dial, with the pools that they need named in `recipes`."""
+    """Yield a row for each value of its varied setting; `recipes` gets the names of the needed pools."""
     if isinstance(row.pool, PoolRecipe) and not row.vary_pool:
         row = row.model_copy(update={"pool": _named(row.pool, recipes)})
     if not row.vary and not row.vary_pool:
@@ -211,7 +211,7 @@ def _lines(row: Row, recipes: dict[str, PoolRecipe]) -> Iterator[Row]:
 
 def _settings(study: StudyFile, line: Row, given: Mapping[str, Any], seed: int) -> dict[str, Any]:
     own = {name: value for name, value in line.settings.items() if name != "preset"}
-    # The default of a flag is nothing that is asked for: a preset has a precision of its own.
+    # A flag's default is not a request: a preset has a precision of its own.
     given = {name: value for name, value in given.items() if (name, value) != ("precision", "auto")}
     preset = preset_values(str(line.settings["preset"])) if "preset" in line.settings else {}
     # Options in `common` and of a preset are for the rows of their method; those of a row itself must be its method's.
@@ -238,7 +238,7 @@ def _budget(study: StudyFile, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_budget(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings without how many images or epochs are trained on."""
+    """Return settings without the number of training images or epochs."""
     train = values.get("train")
     if not isinstance(train, Mapping):
         return dict(values)
@@ -299,7 +299,7 @@ def _shown(value: Any) -> str:
 
 
 def slug(name: str) -> str:
-    """Return a name as a folder can bear it.
+    """Convert a name to a folder name.
 
     >>> slug("KD3, tau 0.95")
     'kd3-tau-0.95'

@@ -21,7 +21,7 @@ from kd3.training.teacher_logits import teacher_logits
 def make_pools(
     folder: Path, recipes: Mapping[str, PoolRecipe], given: Mapping[str, ImagePool], teacher: Teacher, compute: Compute
 ) -> dict[str, ImagePool]:
-    """Return all pools by name; those that are not there yet are made under `folder`.
+    """Return all pools by name; missing ones are made under `folder`.
 
     Raises:
         KD3Error: a pool cannot be made, or was made by another recipe.
@@ -53,7 +53,7 @@ def make_pools(
 
 
 def _without(source: ImagePool, recipe: PoolRecipe, teacher: Teacher, compute: Compute) -> np.ndarray | None:
-    """Return the images that the teacher takes for one of the classes to leave out."""
+    """Return the images predicted as one of the excluded classes."""
     left_out = recipe.without_classes
     if not left_out:
         return None
@@ -79,7 +79,7 @@ def _parts(logits: np.ndarray) -> int:
 
 
 def check_given(given: Mapping[str, ImagePool], teacher: Teacher) -> None:
-    """Refuse pools that do not fit the teacher or one another, before a run begins.
+    """Refuse pools that do not fit the teacher or one another, before the first run.
 
     Raises:
         KD3Error: images of another size than the teacher's.

@@ -20,8 +20,8 @@ def run_all_on_ray(
 ) -> list[Failure]:
     """Run all unfinished runs, as many at a time as fit on the cluster, and return the failures.
 
-    A run whose worker is lost goes on from its last checkpoint elsewhere; the study's folder is on a disk that all
-    machines share. `finished` is told of each success.
+    A run whose worker is lost continues elsewhere from its last checkpoint; the study's folder is on a shared disk.
+    `finished` is called for each success.
 
     Raises:
         KD3Error: there is no cluster.

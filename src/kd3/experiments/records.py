@@ -17,7 +17,7 @@ from kd3.experiments.distances import PoolDistance
 from kd3.experiments.plan import Cell
 from kd3.experiments.table import RunResult, what_was_run
 
-# Settled by the machine, or about how a run is kept and not what it learns.
+# Settings of the machine or the storage, without an effect on training.
 NO_INFLUENCE = ("precision", "train.checkpoint_minutes", "train.checkpoint_steps")
 
 # The effect of a run whose record is older than these settings.
@@ -56,18 +56,18 @@ class Records:
         return [result for result, _ in self._known]
 
     def distance(self, teacher: str, pool: str) -> PoolDistance | None:
-        """Return the recorded distance of the pool of this content hash from this teacher's training data."""
+        """Return the recorded distance of a pool, by content hash, from this teacher's training data."""
         return self.distances.get((teacher, pool))
 
     def find(self, cell: Cell, wanted: DistillConfig, *, teacher: str, pool: str) -> tuple[RunResult | None, str]:
-        """Return the result of a run that was made with these very settings, teacher and pool, under any row's name.
+        """Return the result of a run with the same settings, teacher and pool, under any row's name.
 
-        Where there is none, but one of this row and seed with other settings: None, and what differs in words.
+        If there is only one of this row and seed with other settings: None, and the differences in words.
         """
         asked = what_was_run(wanted, teacher=teacher, pool=pool)
         why_not = ""
         for result, path in self._known:
-            # A setting that did not exist then had the effect that its default has now.
+            # A setting that did not exist then had the effect of its present default.
             done = merge(_defaults(wanted), BEFORE_INHERITANCE, result.run)
             done = {name: value for name, value in done.items() if name in asked}
             done["options"] = {name: value for name, value in done["options"].items() if name in asked["options"]}

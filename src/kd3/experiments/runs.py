@@ -27,7 +27,7 @@ from kd3.storage.lock import waiting
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 20.0
-MACHINES_CHOICE = ("device", "precision")  # settled when a run begins, whatever `auto` means there
+MACHINES_CHOICE = ("device", "precision")  # resolved when a run begins
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Failure:
 
 
 def check_finished(layout: Layout, cell: Cell, settings: Mapping[str, Any]) -> bool:
-    """Return whether a run is finished with these very settings.
+    """Return whether a run is finished with the same settings.
 
     Raises:
         KD3Error: its folder holds a run with other settings, or something else.
@@ -107,10 +107,10 @@ def run_all(
 ) -> list[Failure]:
     """Run all unfinished runs, at most `jobs` at a time, and return the failures.
 
-    Devices take turns. `finished` is told of each success. An interrupted run is resumed.
+    Devices take turns. `finished` is called for each success. An interrupted run is resumed.
 
     Raises:
-        KeyboardInterrupt: interrupted; every run under way has written its checkpoint by then.
+        KeyboardInterrupt: interrupted; all active runs have written their checkpoints.
     """
     waiting = list(cells)
     free = [devices[number % len(devices)] for number in range(jobs)]
@@ -141,8 +141,8 @@ def run_all(
 
 
 def _stop(children: Sequence[subprocess.Popen[bytes]], *, told: bool) -> None:
-    """Wait until each has written its checkpoint and ended."""
-    # Ctrl-C has reached them already; a second signal would cut the step short that they are in.
+    """Wait until all runs have written their checkpoints and ended."""
+    # Ctrl-C has reached them already; a second signal would interrupt their current step.
     for child in children if not told else ():
         child.terminate()
     deadline = time.monotonic() + GRACE_SECONDS
@@ -155,7 +155,7 @@ def _stop(children: Sequence[subprocess.Popen[bytes]], *, told: bool) -> None:
 
 
 class _Process:
-    """One run under way."""
+    """One active run."""
 
     def __init__(self, layout: Layout, cell: Cell, settings: Mapping[str, Any], device: str, *, jobs: int) -> None:
         self.cell, self.device, self.folder = cell, device, RunFolder(layout.run(cell))
@@ -166,7 +166,7 @@ class _Process:
         out = ["--out", str(self.folder.path)]
         if self.folder.lock.exists():
             with waiting(self.folder.lock, what=f"run {self.folder.path}"):
-                pass  # of a study that was killed, and which writes its last checkpoint
+                pass  # left by a killed study, and writing its last checkpoint
         if self.folder.state() == "interrupted":
             arguments = ["--resume", *out]
         else:
@@ -174,13 +174,13 @@ class _Process:
             arguments = ["--config", str(config), *out]
         environment = {**os.environ, WITH_PARENT: str(os.getpid())}
         if jobs > 1 and not device.startswith("cuda"):
-            # Several runs with all cores each would wait for one another.
+            # Several runs with all cores each would slow one another down.
             environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
         with self._log.open("ab") as log:
             self.child = _start([sys.executable, "-m", "kd3", "distill", *arguments], log, environment)
 
     def failure(self) -> str | None:
-        """Return why the finished process left no student; None where it did."""
+        """Return the reason for a missing student of the finished process; None on success."""
         if self.child.returncode == 0 and self.folder.state() == "finished":
             return None
         if self.child.returncode in (EXIT_INTERRUPTED, -signal.SIGINT):
@@ -192,7 +192,7 @@ class _Process:
 
 
 def write_settings(path: Path, settings: Mapping[str, Any], device: str) -> None:
-    """Write the file of settings that a run begins by."""
+    """Write a run's file of initial settings."""
     values = {name: value for name, value in settings.items() if name != "out"}
     if device != "auto":
         values["device"] = device
@@ -210,7 +210,7 @@ def pending(
     """Yield the runs that are not finished.
 
     Raises:
-        KD3Error: a folder holds another run than the study asks for.
+        KD3Error: a folder holds a run with other settings.
     """
     for cell, settings in cells:
         if not check_finished(layout, cell, settings):

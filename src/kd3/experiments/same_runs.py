@@ -12,10 +12,10 @@ from kd3.runs.folder import RunFolder
 
 
 def made_for(layout: Layout, cells: Iterable[Cell], planned: Iterable[Cell]) -> dict[str, Cell]:
-    """Return whose run folder answers each cell, by the cell's name: its own, or that of one with the same settings.
+    """Return the cell whose run folder serves each cell, by name: its own, or one with the same settings.
 
-    A finished folder answers first, then an interrupted one, then that of the earliest row. Only those of `planned`
-    are run; another one's answers if it is finished.
+    A finished folder has priority, then an interrupted one, then that of the earliest row. Only `planned` cells are
+    run; others serve if they are finished.
     """
     alike: dict[str, list[Cell]] = {}
     for cell in cells:

@@ -43,15 +43,15 @@ class RunResult:
     kept_last: float | None  # share of the training images in the last selection, percent
     images: int
     seconds: float
-    history: tuple[tuple[float, float], ...]  # (seconds, accuracy) at each look
+    history: tuple[tuple[float, float], ...]  # (seconds, accuracy) at each evaluation
     changed: Mapping[str, float]  # accuracy on changed test images, by name
-    run: Mapping[str, Any]  # what decides the result; see `what_was_run`
+    run: Mapping[str, Any]  # all determinants of the result; see `what_was_run`
     machine: str  # hardware, precision, date, version of kd3
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A mean, and the sample standard deviation where there are two or more."""
+    """A mean, and the sample standard deviation if there are two or more."""
 
     mean: float
     deviation: float | None
@@ -62,7 +62,7 @@ class Spread:
         return shown if self.deviation is None else f"{shown} ± {self.deviation:.2f}"
 
 
-# What a run takes from its teacher, and how.
+# Settings of inheritance from the teacher.
 TAKEN = ("init", "inherit_blocks", "teacher_statistics", "teacher_blend", "recall", "deployment")
 
 
@@ -108,7 +108,7 @@ def read_run(layout: Layout, cell: Cell, changed: Mapping[str, float]) -> RunRes
 
 
 def what_was_run(config: DistillConfig, *, teacher: str, pool: str) -> dict[str, Any]:
-    """Return all that decides a run's result, and no place of the machine that it was made on.
+    """Return all determinants of a run's result, without paths of its machine.
 
     teacher: the teacher's fingerprint; pool: the pool's content hash.
     """
@@ -121,7 +121,7 @@ def what_was_run(config: DistillConfig, *, teacher: str, pool: str) -> dict[str,
     made = {**values, "options": options, "teacher": teacher, "pool": pool, "labelled": labelled}
     own_classifier = config.method in ("kd", "dfnd", "labels") or options.get("classifier") == "own"
     if config.train.optimizer == "muon" and (own_classifier or options.get("contrastive", "none") != "none"):
-        made["muon_moves"] = "hidden matrices"  # before 30 November 2026 it moved classifiers and embeddings, too
+        made["muon_moves"] = "hidden matrices"  # before 30 November 2026 it also moved classifiers and embeddings
     return made
 
 
@@ -134,7 +134,7 @@ def _machine(origin: Mapping[str, Any]) -> str:
 def lines(results: Sequence[RunResult], rows: Sequence[str]) -> list[Line]:
     """Return a line for each row that has a finished run, in the study's order.
 
-    "accuracy at equal time" is that of the last look within the mean time of the quickest row.
+    "accuracy at equal time" is that of the last evaluation within the mean time of the fastest row.
     """
     by_row = {row: [r for r in results if r.row == row] for row in rows}
     by_row = {row: found for row, found in by_row.items() if found}
@@ -158,7 +158,7 @@ def lines(results: Sequence[RunResult], rows: Sequence[str]) -> list[Line]:
 
 
 def spread(values: Sequence[float | None]) -> Spread | None:
-    """Return mean and sample standard deviation; None where a value is missing."""
+    """Return mean and sample standard deviation; None if a value is missing."""
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return None
@@ -185,7 +185,7 @@ def markdown(plan: Plan, table: Sequence[Line], *, about: str, notes: Sequence[s
 
 
 def as_csv(table: Sequence[Line]) -> str:
-    """Return the table as CSV, a mean and a deviation a column."""
+    """Return the table as CSV, with a mean and a deviation per column."""
     names = list(dict.fromkeys(name for line in table for name in line.measures))
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")

@@ -1,1 +1,1 @@
-"""A student that starts from its teacher's weights: the plan and the copying."""
+"""Inheritance of a teacher's weights by its student: planning and copying."""

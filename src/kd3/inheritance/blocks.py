@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 Fits = Callable[[nn.Module, nn.Module], bool]
-UNMATCHED = 1e6  # what a student's block without a source costs: more than any choice of sources
+UNMATCHED = 1e6  # cost of a block without a source, above any choice of sources
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ def keeping(importance: Sequence[float], count: int) -> list[list[float]]:
 
 
 def in_order(costs: Sequence[Sequence[float]], fits: Sequence[Sequence[bool]]) -> list[int | None]:
-    """Return a source for each block, in rising order, at the least total cost; None where none fits.
+    """Return a source for each block, in rising order, at the least total cost; None if none fits.
 
-    Shapes: costs and fits (blocks, sources). The order is that of the teacher, since each block was
-    trained on what the ones before it give.
+    Shapes: costs and fits (blocks, sources). The order is that of the teacher, since each block was trained on the
+    outputs of those before it.
     """
     count, sources = len(costs), len(costs[0]) if costs else 0
     # best[i][j]: of the first i blocks with the first j sources.

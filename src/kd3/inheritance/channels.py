@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-# What changes values and leaves the channels in their places.
+# Operations that keep the order of the channels.
 _KEEPS = {
     *(torch.relu, torch.relu_, torch.flatten, torch.mean, torch.clone),
     *(F.relu, F.relu_, F.relu6, F.gelu, F.silu, F.hardswish, F.dropout),
@@ -26,14 +26,14 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 class Space(NamedTuple):
-    """Channels that several layers write to and read from, and so must be chosen together."""
+    """Channels written and read by several layers, which must be chosen together."""
 
     channels: int
-    free: bool  # some of them may be left out: every layer that touches them is understood
+    free: bool  # channels may be removed: all layers that use them are supported
 
 
 class LayerSpaces(NamedTuple):
-    """Channels that a layer reads and writes; a norm does both in one place."""
+    """Channels that a layer reads and writes; a norm does both."""
 
     reads: int
     writes: int
@@ -46,13 +46,13 @@ class ChannelSpaces:
         network: a classifier that `torch.fx` can trace.
 
     Raises:
-        ValueError: it cannot be traced; the message says why.
+        ValueError: it cannot be traced.
     """
 
     def __init__(self, network: nn.Module) -> None:
         try:
             graph = fx.symbolic_trace(network).graph
-        except Exception as problem:  # any code may stand in a forward
+        except Exception as problem:  # a forward may contain any code
             raise ValueError(str(problem).splitlines()[0]) from problem
         self.network = network
         self._parent: list[int] = []
@@ -65,14 +65,14 @@ class ChannelSpaces:
         self.layers = {name: LayerSpaces(self._root(a), self._root(b)) for name, (a, b) in self._layers.items()}
 
     def space(self, number: int) -> Space:
-        """Return a space by the number that `layers` has."""
+        """Return a space by its number in `layers`."""
         root = self._root(number)
         return Space(self._size[root], root not in {self._root(fixed) for fixed in self._fixed})
 
     def importance(self, number: int) -> Tensor:
-        """Return how much each channel of a space weighs in the layers that touch it, (C,) float64; they sum to 1.
+        """Return the importance of each channel of a space in its layers, (C,) float64; they sum to 1.
 
-        The squared weights that write, scale and read a channel, as a share of all of their layer.
+        The squared weights that write, scale and read a channel, as a share of the layer's total.
 
         Source: weight subcloning (arXiv 2312.09299), section 3, by magnitude.
         """
@@ -163,7 +163,7 @@ def _share(values: Tensor) -> Tensor:
 
 
 def _keeps_channels(node: fx.Node) -> bool:
-    """Return whether a mean is over places and not over channels; other operations have no such choice."""
+    """Return whether a mean is over positions, not channels; True for other operations."""
     if node.target not in ("mean", torch.mean):
         return True
     axes: Any = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)

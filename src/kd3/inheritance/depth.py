@@ -1,4 +1,4 @@
-"""Blocks to leave out of a smaller network: the least important ones, evenly over the rows."""
+"""Choice of blocks to remove for a smaller network: the least important ones, evenly over the rows."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ PROBED = 2  # images
 
 @dataclass(frozen=True)
 class Blocks:
-    """The blocks of a network that can be left out."""
+    """The removable blocks of a network."""
 
     blocks: list[Block]  # in the order in which they run
-    costs: list[int]  # multiply-adds an image of each
-    importance: list[float]  # of each; all alike where they are to be spaced evenly
-    rows: dict[str, int]  # row of blocks -> how many it has, with those that cannot be left out
+    costs: list[int]  # multiply-adds per image of each
+    importance: list[float]  # of each; equal for even spacing
+    rows: dict[str, int]  # row of blocks -> its number of blocks, including those not removable
     evenly_spaced: bool
     total: int  # multiply-adds an image of the network
 
 
 def measured_blocks(teacher: Teacher, images: Tensor, rule: Rule) -> Blocks:
-    """Return the blocks of a teacher that can be left out, and how much each of them matters.
+    """Return the removable blocks of a teacher, and their importance.
 
-    By `change` or `recovery` (see `block_importance`), or all alike, so that those that stay are spaced evenly.
+    By `change` or `recovery` (see `block_importance`), or all equal, for even spacing of the remaining ones.
 
     Shapes: images (B, C, H, W), normalised.
     """
@@ -53,10 +53,10 @@ def measured_blocks(teacher: Teacher, images: Tensor, rule: Rule) -> Blocks:
 
 
 def blocks_to_drop(known: Blocks, *, most: float) -> list[Block]:
-    """Return the blocks to leave out, until at most `most` multiply-adds an image are left, or none can go any more.
+    """Return the blocks to remove until at most `most` multiply-adds per image are left, or no block is removable.
 
-    Rows of blocks become shorter together, so that no stage is left empty while another is whole; in a row those go
-    first that matter least.
+    Rows of blocks become shorter together, so that no stage is empty while another is complete; within a row the least
+    important ones go first.
     """
     blocks, costs, importance, sizes = known.blocks, known.costs, known.importance, known.rows
     rows: dict[str, list[int]] = {}
@@ -65,7 +65,7 @@ def blocks_to_drop(known: Blocks, *, most: float) -> list[Block]:
     dropped: dict[str, list[int]] = {row: [] for row in rows}
 
     def order(row: str) -> tuple[float, float]:
-        """The row of which the largest part is left; of several, the one whose next block matters least."""
+        """The row with the largest remaining part; on a tie, the one with the least important next block."""
         rest = [importance[place] for place in rows[row] if place not in dropped[row]]
         return len(dropped[row]) / sizes[row], min(rest)
 
@@ -90,7 +90,7 @@ def _size(network: nn.Module, block: Block) -> int:
 
 
 def _least(places: Sequence[int], importance: Sequence[float], count: int, *, evenly_spaced: bool) -> list[int]:
-    """Return the places of `count` blocks of a row to leave out."""
+    """Return the positions of `count` blocks of a row to remove."""
     if not evenly_spaced:
         return sorted(places, key=lambda place: importance[place])[:count]
     kept = in_order(evenly(len(places) - count, len(places)), [[True] * len(places)] * (len(places) - count))

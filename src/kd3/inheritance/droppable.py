@@ -15,13 +15,13 @@ from kd3.models.head import evaluating
 
 @dataclass(frozen=True)
 class Block:
-    """A part of a network that can be left out: one module, or plain layers that follow one another."""
+    """A removable part of a network: one module, or consecutive plain layers."""
 
     paths: tuple[str, ...]
 
     @property
     def row(self) -> str:
-        """Path of the module that it stands in, among others like it."""
+        """Path of the parent module, which contains similar ones."""
         return self.paths[0].rpartition(".")[0]
 
     def __str__(self) -> str:
@@ -37,12 +37,12 @@ class _Call:
 
 
 def droppable_blocks(network: nn.Module, images: Tensor) -> list[Block]:
-    """Return the blocks that can be left out, in the order in which they run.
+    """Return the removable blocks in order of execution.
 
-    The innermost modules that carry their input past their weights (residual blocks); in a network without such, each
+    The innermost modules that carry their input past their weights (residual blocks); in a network without these, each
     convolution or linear layer of a Sequential, with the norm and activation behind it, that keeps the shape.
 
-    Shapes: images (B, C, H, W), as the network takes them; two are enough.
+    Shapes: images (B, C, H, W), network inputs; two are enough.
     """
     calls = _calls(network, images)
     found = [path for path, call in calls.items() if _is_residual(network.get_submodule(path), call)]
@@ -78,7 +78,7 @@ def _calls(network: nn.Module, images: Tensor) -> dict[str, _Call]:
 
 
 def _is_residual(module: nn.Module, call: _Call) -> bool:
-    """Say whether a module without weights gives back its input, or the input after a ReLU."""
+    """Return whether a module with zero weights returns its input, or its input after a ReLU."""
     parameters = list(module.parameters())
     x = call.arguments[0]
     if not parameters or not list(module.children()) or not x.is_floating_point():
@@ -89,7 +89,7 @@ def _is_residual(module: nn.Module, call: _Call) -> bool:
             parameter.data = torch.zeros_like(parameter.data)
         with torch.no_grad(), evaluating(module):
             output = module(x, *call.arguments[1:], **call.keywords)
-    except Exception:  # of somebody's code, called alone
+    except Exception:  # user code, called out of context
         return False
     finally:
         for parameter, data in zip(parameters, values, strict=True):

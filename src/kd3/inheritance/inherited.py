@@ -1,4 +1,4 @@
-"""Give a student its teacher's weights, or report why it starts at random."""
+"""Copying of a teacher's weights into a student, or a report of the obstacle."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def planned(student: nn.Module, teacher: Teacher, sample: Tensor, *, blocks: Blo
 
 @dataclass(frozen=True)
 class Row:
-    """A block of the student, or a layer outside blocks: a line of the table that people read."""
+    """A block of the student, or a layer outside blocks: a line of the displayed table."""
 
     part: str
-    source: str  # module path in the teacher; several, or "" where it starts at random
+    source: str  # module path in the teacher; several, or "" for a random start
     how: str  # whole, channels, random
     parameters: int
     inherited: int  # of them
@@ -49,7 +49,7 @@ def rows(inheritance: Inheritance) -> list[Row]:
 
 
 def _block(layer: str) -> str:
-    """Return the path up to the number of the block that a layer is in; else the layer's own."""
+    """Return the path of a layer's block, up to its number; otherwise the layer's own path."""
     names = layer.split(".")
     numbers = [place for place, name in enumerate(names[:-1]) if name.isdigit()]
     return ".".join(names[: numbers[0] + 1]) if numbers else layer
@@ -58,7 +58,7 @@ def _block(layer: str) -> str:
 def inherited(
     student: nn.Module, teacher: Teacher, sample: Tensor, *, blocks: Blocks, name: str, must: bool = False
 ) -> Inheritance | None:
-    """Copy into a student every part that fits; return None, with a note, where too little fits to be worth it.
+    """Copy all fitting parts into a student; return None, with a note, if too little fits.
 
     Raises:
         KD3Error: so little fits, and the student `must` inherit.

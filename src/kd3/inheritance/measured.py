@@ -17,9 +17,9 @@ Ends = tuple[nn.Module, nn.Module]  # the first and the last module of a block
 
 
 def measured_importance(teacher: Teacher, images: Tensor, rule: Rule) -> Importance:
-    """Return a measure of the blocks of any row of the teacher, as `block_importance` has it.
+    """Return a function that measures the blocks of any row of the teacher, as `block_importance` does.
 
-    Blocks whose input and output differ in shape cannot be left out and matter most.
+    Blocks whose input and output differ in shape cannot be removed and rank highest.
     """
 
     def of(path: str) -> list[float]:
@@ -32,11 +32,11 @@ def measured_importance(teacher: Teacher, images: Tensor, rule: Rule) -> Importa
 
 
 def block_importance(teacher: Teacher, images: Tensor, rule: Rule, blocks: Sequence[Ends]) -> list[float | None]:
-    """Return how much each block of the teacher matters; None of one that changes the shape.
+    """Return the importance of each block of the teacher; None for one that changes the shape.
 
-    `change`: how far a block moves its input, |block(x) - x|^2 / |x|^2 (a block that moves it little can go).
-    `recovery`: how far the teacher's pooled features end from their place when the linear map (1 x 1) that fits the
-    block best stands in for it: what the rest cannot recover.
+    `change`: a block's relative change of its input, |block(x) - x|^2 / |x|^2 (small: removable).
+    `recovery`: the change of the teacher's pooled features when the best-fitting linear map (1 x 1) replaces the block:
+    the error that the rest cannot recover.
 
     Shapes: images (B, 3, H, W), normalised. Source: PRACTISE (arXiv 2202.07861); `recovery` is its closed form.
     """
@@ -101,7 +101,7 @@ def _standing_in(first: nn.Module, last: nn.Module, linear: Callable[[Tensor], T
 
 
 def _best_linear(before: Tensor, after: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return the affine map over channels that takes one to the other with the least square error."""
+    """Return the affine map over channels from one to the other by least squares."""
     axis = 1 if before.ndim == 4 else -1  # (B, C, h, w), or (B, tokens, C)
 
     def rows(values: Tensor) -> Tensor:

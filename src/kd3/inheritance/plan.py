@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from kd3.inheritance.blocks import Unit, evenly, in_order, is_row, keeping, units
 from kd3.inheritance.channels import ChannelSpaces
 
-Importance = Callable[[str], list[float]]  # path of a row of blocks -> how much each of them matters
-LEFT_OUT = 1.5  # a block that has a layer less than its source had better come from another, if one is near
-LEAST_SHARE = 0.1  # of the parameters: less in common is chance, such as two stems of one shape
+Importance = Callable[[str], list[float]]  # path of a row of blocks -> the importance of each
+LEFT_OUT = 1.5  # cost of a source with an extra layer: prefer a near source without one
+LEAST_SHARE = 0.1  # of the parameters: a smaller match is chance, such as two equal stems
 
 
 @dataclass(frozen=True)
 class Part:
-    """One layer of the student that has parameters of its own."""
+    """One layer of the student with its own parameters."""
 
     layer: str  # module path in the student
-    source: str | None  # module path in the teacher; None: it keeps its random start
+    source: str | None  # module path in the teacher; None: random start
     how: Literal["whole", "channels", "random"]
     parameters: int
 
@@ -30,37 +30,37 @@ class Part:
 class Inheritance:
     """Parts that a student takes from its teacher.
 
-    `keep` says of every thinned layer which output and input channels of the teacher's it takes; None: all.
+    `keep` lists the teacher's output and input channels for every thinned layer; None: all.
     """
 
     parts: list[Part]
     keep: dict[str, tuple[Tensor | None, Tensor | None]] = field(default_factory=dict)
     blocks: dict[str, list[int | None]] = field(default_factory=dict)  # row of blocks -> the teacher's block for each
-    problem: str | None = None  # why nothing, or not all, fits
+    problem: str | None = None  # reason for a partial or missing fit
 
     @property
     def share(self) -> float:
-        """Part of the student's parameters that the teacher gives, in [0, 1]."""
+        """Part of the student's parameters from the teacher, in [0, 1]."""
         total = sum(part.parameters for part in self.parts)
         return sum(part.parameters for part in self.parts if part.source is not None) / max(1, total)
 
     @property
     def is_empty(self) -> bool:
-        """True if so little fits that a random start is better."""
+        """Whether so little fits that a random start is better."""
         return self.share < LEAST_SHARE
 
     @property
     def narrows(self) -> bool:
-        """True if some layers take only a part of the teacher's channels."""
+        """Whether some layers take only a part of the teacher's channels."""
         return any(part.how == "channels" for part in self.parts)
 
 
 def plan_inheritance(student: nn.Module, teacher: nn.Module, *, importance: Importance | None = None) -> Inheritance:
-    """Return where each part of a student can come from.
+    """Plan the origin of each part of a student.
 
-    Networks are compared by the names of their modules, as families of networks share them; rows of blocks in order,
-    evenly spaced, or by `importance` the ones that matter most; layers that are narrower take the teacher's most
-    important channels, the same ones wherever they are read and written.
+    Modules are matched by name, since families of networks share names. Blocks of a row are matched in order, evenly
+    spaced or by `importance`. Narrower layers take the teacher's most important channels, consistently for reading and
+    writing.
 
     Source: weight selection (arXiv 2311.18823), weight subcloning (arXiv 2312.09299).
     """
@@ -152,7 +152,7 @@ class _Matching:
 def _thinned(
     student: nn.Module, teacher: nn.Module, pairs: dict[str, str]
 ) -> tuple[dict[str, tuple[Tensor | None, Tensor | None]], str | None]:
-    """Return the channels that narrower layers take; the layers that are left out stay random."""
+    """Return the channels that narrower layers take; unlisted layers stay random."""
     narrower = {
         layer: source
         for layer, source in pairs.items()
@@ -164,7 +164,7 @@ def _thinned(
         spaces = ChannelSpaces(teacher)
     except ValueError as problem:
         return {}, f"its narrower layers start at random, since the teacher's channels cannot be followed ({problem})"
-    wanted: dict[int, set[int]] = {}  # space -> the widths that the student has there
+    wanted: dict[int, set[int]] = {}  # space -> the student's widths
     for layer, source in pairs.items():
         if source in spaces.layers:
             for number, width in zip(spaces.layers[source], _widths(student.get_submodule(layer)), strict=True):
@@ -186,7 +186,7 @@ def _thinned(
 
 
 def _widths(module: nn.Module) -> tuple[int, int]:
-    """Return how many channels a layer reads and writes."""
+    """Return the numbers of channels that a layer reads and writes."""
     shape = next(iter(dict(_own_tensors(module)).values())).shape
     if len(shape) < 2 or (isinstance(module, nn.Conv2d) and module.groups > 1):
         return shape[0], shape[0]
@@ -194,7 +194,7 @@ def _widths(module: nn.Module) -> tuple[int, int]:
 
 
 def _inside(module: nn.Module, path: str = "") -> tuple[nn.Module, str]:
-    """Return the network inside wrappers that hold nothing else, and its path."""
+    """Return the network inside pure wrappers, and its path."""
     children = list(module.named_children())
     if len(children) == 1 and not list(module.parameters(recurse=False)) and list(children[0][1].children()):
         return _inside(children[0][1], _join(path, children[0][0]))

@@ -1,4 +1,4 @@
-"""A student that is its teacher made smaller: the plan, and the network with the teacher's weights in it."""
+"""Shrinking of a teacher to a student: the plan, and the smaller network with the teacher's weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kd3.models.shrunk import shrink
 from kd3.models.teacher import Teacher
 
 PROBED = 2  # images
-MEASURED, MEASURED_LARGE, SMALL_SIDE = 32, 8, 64  # images that blocks are measured on
+MEASURED, MEASURED_LARGE, SMALL_SIDE = 32, 8, 64  # images for measuring blocks
 
 
 def plan_shrinking(
@@ -28,13 +28,13 @@ def plan_shrinking(
 ) -> ShrinkPlan:
     """Return the parts to remove from a teacher, so that at most the given share of its multiply-adds is left.
 
-    Blocks first, as their removal is what a student recovers from and what saves time; where a network has too few of
-    them, or where only channels are asked for, channels.
+    Blocks first: students recover from their removal, and it saves time. Channels if a network has too few blocks, or
+    on request.
 
-    Shapes: images (B, C, H, W), normalised: unlabelled ones, of the pool. `known`: its blocks, if they were measured.
+    Shapes: images (B, C, H, W), normalised: unlabelled pool images. `known`: its blocks, if already measured.
 
     Raises:
-        KD3Error: it cannot be made as small; the sentence says how small, and why.
+        KD3Error: it cannot be made as small; the sentence gives the limit and the reason.
     """
     network = _copy(teacher)
     probe = images[:PROBED]
@@ -71,17 +71,17 @@ def plan_shrinking(
 
 
 def blocks_of(teacher: Teacher, images: Tensor, rule: Rule) -> Blocks:
-    """Return the teacher's blocks that can be left out, measured on some of the images (B, C, H, W).
+    """Return the teacher's removable blocks, measured on some of the images (B, C, H, W).
 
     Raises:
-        KD3Error: it is a program that was saved whole.
+        KD3Error: it is a complete saved program.
     """
     _check_parts(teacher)
     return measured_blocks(teacher, images[: MEASURED if images.shape[-1] <= SMALL_SIDE else MEASURED_LARGE], rule)
 
 
 def shrunk(teacher: Teacher, plan: ShrinkPlan) -> nn.Module:
-    """Return the smaller network, to be trained, with the teacher's weights wherever it keeps them.
+    """Return the smaller network, to be trained, with the teacher's weights in all remaining parts.
 
     Raises:
         KD3Error: the plan is another network's.
@@ -95,7 +95,7 @@ def shrunk(teacher: Teacher, plan: ShrinkPlan) -> nn.Module:
 
 
 def as_inheritance(network: nn.Module, plan: ShrinkPlan) -> Inheritance:
-    """Return where the smaller network's weights come from: all of them from the layers of the same names."""
+    """Return the origin of the smaller network's weights: always the layer of the same name."""
     narrow = {name.rpartition(".")[0] for name in plan.tensors}
     parts = [
         Part(path, path, "channels" if path in narrow else "whole", sum(p.numel() for p in own))
@@ -106,7 +106,7 @@ def as_inheritance(network: nn.Module, plan: ShrinkPlan) -> Inheritance:
 
 
 def described(plan: ShrinkPlan) -> list[str]:
-    """Return a plan as lines of text: what is left, removed blocks by row, remaining channels by layer."""
+    """Return a plan as lines of text: remaining share, removed blocks by row, remaining channels by layer."""
     lines = [
         f"{100 * plan.reached:.1f}% of the multiply-adds ({plan.multiply_adds:,} of {plan.multiply_adds_before:,} an "
         f"image), {100 * plan.parameters / plan.parameters_before:.1f}% of the parameters ({plan.parameters:,} of "
@@ -127,16 +127,16 @@ def described(plan: ShrinkPlan) -> list[str]:
 
 
 def _measured(teacher: Teacher, plan: ShrinkPlan, probe: Tensor) -> ShrinkPlan:
-    """Return a plan with the remaining parts, after a trial run of the network.
+    """Complete a plan with the remaining parts, after a trial run of the network.
 
     Raises:
-        KD3Error: it does not.
+        KD3Error: it does not run.
     """
     network = shrunk(teacher, plan)
     try:
         with torch.no_grad(), evaluating(network):
             logits = as_logits(network(probe))
-    except Exception as problem:  # of anybody's forward
+    except Exception as problem:  # user code
         first = str(problem).strip().partition("\n")[0]
         raise KD3Error(
             f"teacher {teacher.name} cannot be shrunk: without {len(plan.blocks)} of its blocks it does not run "
@@ -162,7 +162,7 @@ def _check_parts(teacher: Teacher) -> None:
 
 
 def _place(axis: Sequence[int] | None, sets: list[list[int]]) -> int | None:
-    """Return where a set of channels stands among those that were met, each of which is kept once."""
+    """Return the index of a set of channels in a list of distinct sets, extended if needed."""
     if axis is None:
         return None
     if axis not in sets:

@@ -19,32 +19,32 @@ from kd3.models.multiply_adds import multiply_adds
 from kd3.models.shrunk import sizes_of
 from kd3.models.sources.library import first_line, library
 
-STEPS = 32  # in each of which every layer loses the same part of its channels
+STEPS = 32  # each removes the same part of every layer's channels
 FEWEST = 0.04  # of a layer's channels that stay
 PROBED = 2  # images
 
-History = list[tuple[str, bool, list[int]]]  # layer, whether its outputs, which channels it loses; see Torch-Pruning
+History = list[tuple[str, bool, list[int]]]  # layer, whether its outputs, removed channels; see Torch-Pruning
 
 
 class CannotNarrow(Exception):
-    """The network's channels cannot be left out; the message says why."""
+    """The network's channels cannot be removed; the message gives the reason."""
 
 
 def narrowed(network: nn.Module, images: Tensor, *, most: float) -> tuple[dict[str, list[Any]], dict[str, Any]]:
     """Return the channels that a network keeps, so that at most `most` multiply-adds an image are left.
 
-    Every layer keeps the same part of its channels, those of the largest weights; which belong together is found by
-    following the network's graph. Layers that make the logits, and what does not run any more when it is narrowed (a
-    shortcut padded with zeros, the heads of an attention), stay as wide as they are.
+    Every layer keeps the same part of its channels, those of the largest weights. The network's graph shows dependent
+    channels. Layers that make the logits, and parts that fail when narrowed (zero-padded shortcuts, attention heads),
+    keep their width.
 
     Shapes: images (B, C, H, W), normalised.
 
     Returns:
         For each parameter and buffer that becomes smaller, by name, the channels kept along each axis (None: all); and
-        for each module, by path, the sizes that it remembers, as they become.
+        for each module, by path, the new values of its stored sizes.
 
     Raises:
-        CannotNarrow: no channels can be left out, or not as many.
+        CannotNarrow: no channels, or too few, can be removed.
         KD3Error: Torch-Pruning is missing.
     """
     pruning = library("torch_pruning", extra="shrink", needs="; without it, shrink:depth:SHARE leaves out blocks only")
@@ -82,7 +82,7 @@ def _history(pruning: Any, network: nn.Module, images: Tensor, most: float) -> H
         pruning_ratio=1 - FEWEST,
         iterative_steps=STEPS,
         ignored_layers=ignored,
-        in_channel_groups={},  # its defaults are shared by all pruners
+        in_channel_groups={},  # the default is shared by all pruners
         out_channel_groups={},
     )
     left = multiply_adds(narrow, images)
@@ -99,10 +99,10 @@ def _history(pruning: Any, network: nn.Module, images: Tensor, most: float) -> H
 
 
 def _stiff(pruning: Any, network: nn.Module, images: Tensor) -> list[str]:
-    """Return the layers whose outputs cannot be fewer.
+    """Return the layers whose outputs cannot be reduced.
 
-    Without half of them the network does not run, or is another one than where nothing reads that half: the library
-    takes a padding of channels, say, for an operation on each of them.
+    Without half of them the network fails, or its outputs differ from those with that half unread. For example, the
+    library treats a padding of channels as an elementwise operation.
     """
     narrow = copy_of(network).cpu()
     names = {module: name for name, module in narrow.named_modules()}
@@ -119,7 +119,7 @@ def _stiff(pruning: Any, network: nn.Module, images: Tensor) -> list[str]:
             same = expected is None or torch.allclose(
                 logits, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())
             )
-        except Exception:  # of somebody's forward, or of the library
+        except Exception:  # user code, or the library
             same = False
         if not same:
             found.append(names[root])
@@ -128,7 +128,7 @@ def _stiff(pruning: Any, network: nn.Module, images: Tensor) -> list[str]:
 
 
 def _unread(graph: Any, group: Any, network: nn.Module, images: Tensor) -> Tensor | None:
-    """Return the logits where no layer reads the channels of a group; None where a norm over channels sees them."""
+    """Return the logits if no layer reads the channels of a group; None if a norm over channels sees them."""
     weights: list[tuple[nn.Conv2d | nn.Linear, Any]] = []
     try:
         for dep, places in group:
@@ -175,7 +175,7 @@ def _tensors(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _kept(marked: Tensor, before: torch.Size) -> list[list[int] | None]:
-    """Return which places along each axis a tensor still has, whose values were its places when it was whole."""
+    """Return the remaining positions along each axis of a tensor whose values encode its original positions."""
     flat = marked.detach().long()
     kept: list[list[int] | None] = []
     for axis, size in enumerate(before):
@@ -190,7 +190,7 @@ def _kept(marked: Tensor, before: torch.Size) -> list[list[int] | None]:
 
 @contextmanager
 def _followed() -> Iterator[None]:
-    """Say in a sentence that the library cannot follow a network; it raises whatever comes."""
+    """Convert any of the library's errors on a network to one sentence."""
     try:
         yield
     except CannotNarrow:

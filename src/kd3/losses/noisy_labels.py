@@ -13,7 +13,7 @@ def transition_matrix(mistakes: Tensor, accuracy: Tensor | float) -> Tensor:
     """Return Q, where Q_ij is the probability that an image of class i was labelled j.
 
     The diagonal is `accuracy`; the rest of each row shares 1 - accuracy by a softmax of `mistakes`, whose own diagonal
-    is not looked at. Zeros spread it evenly. Rows sum to 1.
+    is ignored. Zeros spread it evenly. Rows sum to 1.
 
     Shapes: mistakes (K, K), K >= 2; accuracy in [0, 1], a number or () -> (K, K).
 

@@ -13,7 +13,7 @@ class Tally:
 
     Args:
         num_classes: number of classes K.
-        temperature: what logits are divided by before they are read as probabilities.
+        temperature: divisor of the logits before the softmax.
     """
 
     def __init__(self, num_classes: int, *, temperature: float = 1.0) -> None:
@@ -45,7 +45,7 @@ class Tally:
 
     @property
     def top1_percent(self) -> float:
-        """Share of images whose first class is right."""
+        """Share of images whose first class is correct."""
         return 100 * int(self.confusion.diag().sum()) / self.count
 
     @property
@@ -55,12 +55,12 @@ class Tally:
 
     @property
     def agreement_percent(self) -> float | None:
-        """Share of images on which teacher and student say the same class; None without a teacher."""
+        """Share of images for which teacher and student predict the same class; None without a teacher."""
         return None if self.agreed is None else 100 * self.agreed / self.count
 
     @property
     def teacher_top1_percent(self) -> float | None:
-        """Share of images whose first class is right by the teacher; None without a teacher."""
+        """Share of images for which the teacher's first class is correct; None without a teacher."""
         return None if self.teacher_right is None else 100 * self.teacher_right / self.count
 
     @property

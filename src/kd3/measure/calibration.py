@@ -14,7 +14,7 @@ LEAST, MOST = 0.05, 20.0  # temperatures that are tried
 
 @dataclass(frozen=True)
 class Bin:
-    """Images of like confidence: how sure a classifier is of them on average, and how often it is right, in [0, 1]."""
+    """Images of similar confidence: their mean confidence and accuracy, in [0, 1]."""
 
     images: int
     confidence: float
@@ -37,7 +37,7 @@ class Reliability:
 
     @classmethod
     def of(cls, logits: Tensor, answers: Tensor, temperature: float = 1.0) -> Reliability:
-        """Return the bins of logits (N, K) that are held against answers (N,)."""
+        """Return the bins of logits (N, K) compared with answers (N,)."""
         confidence, said = (logits.double() / temperature).softmax(dim=1).max(dim=1)
         found = cls()
         found.add(confidence, said == answers)
@@ -52,16 +52,16 @@ class Reliability:
         return 100 * float((self.right - self.confidence).abs().sum()) / int(self.count.sum())
 
     def bins(self) -> list[Bin]:
-        """Return the bins that hold images, the least sure first."""
+        """Return the non-empty bins, in order of confidence."""
         rows = zip(self.count.tolist(), self.confidence.tolist(), self.right.tolist(), strict=True)
         return [Bin(int(images), sure / images, hits / images) for images, sure, hits in rows if images]
 
 
 def fit_temperature(logits: Tensor, answers: Tensor) -> float:
-    """Return the temperature T > 0 for which softmax(logits / T) says best how likely the answers are.
+    """Return the temperature T > 0 for which softmax(logits / T) fits the answers best.
 
-    It minimises the mean cross-entropy. So that T stays above 0 where all answers are met, an answer weighs
-    (n + 1) / (n + 2) of n images and the rest goes to all classes alike, as in Platt's scaling.
+    It minimises the mean cross-entropy. To keep T above 0 if all answers are met, an answer has the weight (n + 1) / (n
+    + 2) for n images, and all classes share the rest equally, as in Platt scaling.
 
     Shapes: logits (N, K), answers (N,) int64, of a teacher or of labels.
 

@@ -1,8 +1,8 @@
-"""Threshold below which a cascade asks the teacher, and its promise.
+"""Threshold below which a cascade asks the teacher, and its guarantee.
 
-The student answers where its margin, the largest logit less the second, reaches the threshold; else the teacher does,
-who agrees with itself. The cascade thus disagrees with the teacher exactly on images that the student keeps and gets
-wrong, and its share of them can only fall as the threshold rises.
+The student answers where its margin, the largest logit less the second, reaches the threshold;
+otherwise the teacher answers, which agrees with itself. So the cascade disagrees with the teacher exactly on images
+that the student keeps and gets wrong, and their share can only fall as the threshold rises.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from torch import Tensor
 
 from kd3.measure.intervals import most
 
-AGREEMENTS = (95.0, 98.0, 99.0)  # percent, that are always tried
-CONFIDENCE = 95.0  # percent, of a promise
+AGREEMENTS = (95.0, 98.0, 99.0)  # percent, always evaluated
+CONFIDENCE = 95.0  # percent, of a guarantee
 POINTS = 101  # of a curve
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """What one threshold promises of images like those that it was set on, and what it gave on these; in percent."""
+    """A threshold's guarantee for similar images, and its result on the images that set it; in percent."""
 
-    agreement: float  # promised: of the cascade with the teacher
-    margin: float | None  # the student answers from here on; None: no threshold keeps the promise
+    agreement: float  # guaranteed, of the cascade with the teacher
+    margin: float | None  # the student answers from here on; None: no threshold meets the guarantee
     escalated: float  # images that go to the teacher
     reached: float  # agreement of the cascade on these images
-    problem: str = ""  # why there is none
+    problem: str = ""  # reason for a missing threshold
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Point:
 
     escalated: float
     agreement: float  # on these images
-    promised: float  # at least so much at the confidence, of images like these
+    promised: float  # lower bound at the confidence, for similar images
 
 
 def margins(logits: Tensor) -> Tensor:
-    """Return how far each image's first class is ahead of the second: (N, K) -> (N,) float64, at least 0.
+    """Return each image's margin of the first class over the second: (N, K) -> (N,) float64, at least 0.
 
     A temperature scales it and changes no order, so that the images that set a temperature can set a threshold too.
     """
@@ -53,7 +53,7 @@ def margins(logits: Tensor) -> Tensor:
 
 
 def images_needed(agreement: float, confidence: float) -> int:
-    """Return how many images a promise needs at least; both in percent, below 100.
+    """Return the minimum number of images for a guarantee; both in percent, below 100.
 
     >>> images_needed(98, 95), images_needed(99, 95)
     (149, 299)
@@ -66,7 +66,7 @@ class Cascade:
 
     Args:
         margin: (N,), at least 0.
-        same: (N,) bool: the student says what the teacher says.
+        same: (N,) bool: the student predicts the teacher's class.
     """
 
     def __init__(self, margin: Tensor, same: Tensor) -> None:
@@ -75,17 +75,17 @@ class Cascade:
         self.count = len(margin)
 
     def at(self, threshold: float) -> tuple[float, float]:
-        """Return a threshold's results on these images: percent that go to the teacher, percent of agreement."""
+        """Return a threshold's results on these images: percent escalated, percent of agreement."""
         kept = self.margin >= threshold
         return 100 * float(1 - kept.mean()), 100 * float(1 - (kept & self.wrong).mean())
 
     def threshold(self, agreement: float, confidence: float = CONFIDENCE) -> Threshold:
-        """Return the lowest threshold whose promise holds; both arguments in percent, below 100.
+        """Return the lowest threshold whose guarantee holds; both arguments in percent, below 100.
 
-        On images like these the cascade agrees with the teacher on at least `agreement` percent, unless these images
-        are among the 100 - confidence percent of samples that mislead. The share of images that the student keeps and
-        gets wrong falls as the threshold rises, so that its exact binomial bound (Clopper and Pearson) at each
-        threshold is enough: no correction for trying many is needed.
+        On similar images the cascade agrees with the teacher on at least `agreement` percent, except for 100 -
+        confidence percent of misleading samples. The share of images that the student keeps and gets wrong falls as the
+        threshold rises, so the exact binomial bound (Clopper and Pearson) at each threshold is enough, without a
+        correction for multiple tests.
 
         Source: Bates et al., Distribution-free, risk-controlling prediction sets (arXiv 2101.02703), theorem 1.
         """
@@ -113,7 +113,7 @@ class Cascade:
         return points
 
     def _allowed(self, agreement: float, confidence: float) -> int:
-        """Return how many images the student may keep and get wrong; -1: not even none is enough."""
+        """Return the number of allowed wrong images that the student keeps; -1: even zero is too many."""
         share = 1 - agreement / 100
         low, high = -1, self.count  # the bound rises with the count: halve
         while high - low > 1:

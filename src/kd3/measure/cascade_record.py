@@ -1,4 +1,4 @@
-"""From images to the record of a cascade: the share for each agreement, the curve, the temperature."""
+"""Record of a cascade: the share for each agreement, the curve, the temperature."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def answers_of_both(student: Student, teacher: Teacher, images: Tensor, compute:
 def measured(
     logits: Tensor, answers: Tensor, *, confidence: float = CONFIDENCE, agreements: Iterable[float] = AGREEMENTS
 ) -> dict[str, Any]:
-    """Return the measurements of a student beside its teacher, in percent except the temperature and the margins.
+    """Compare a student with its teacher, in percent except the temperature and the margins.
 
-    Shapes: logits (N, K) of the student, answers (N,) of the teacher, on images that the student did not learn from.
+    Shapes: logits (N, K) of the student, answers (N,) of the teacher, on images that the student was not trained on.
     """
     cascade = Cascade(margins(logits), logits.argmax(dim=1) == answers)
     temperature = fit_temperature(logits, answers)

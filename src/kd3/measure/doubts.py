@@ -9,20 +9,20 @@ from scipy.stats import binom
 from kd3.class_names import some
 from kd3.pool.class_matching import Matching
 
-MOST_OF = 0.6  # of a class's images are called one other class, each of which takes one class
-OWN = 0.25  # of these, at most, are right
+MOST_OF = 0.6  # of a class's images predicted as one other class, one-to-one
+OWN = 0.25  # of these correct, at most
 ENOUGH = 3  # images of each such class
 FAR_BELOW = 0.5  # of what chance gives
-BY_CHANCE = 0.01  # so improbable is an accuracy that far below
+BY_CHANCE = 0.01  # probability of an accuracy that low by chance
 SHOWN = 4
 
 
 def doubts(confusion: np.ndarray, matching: Matching) -> list[str]:
-    """Return sentences that speak against the order of the classes, if any.
+    """Return doubts about the order of the classes, in sentences.
 
     Args:
         confusion: counts (K, K), [label, prediction].
-        matching: how the labels became classes.
+        matching: of the labels to the classes.
     """
     counts = confusion.sum(axis=1)
     total, right, classes = int(counts.sum()), int(np.trace(confusion)), len(counts)
@@ -38,7 +38,7 @@ def doubts(confusion: np.ndarray, matching: Matching) -> list[str]:
 
 
 def _moved(confusion: np.ndarray) -> dict[int, int]:
-    """Return which classes are nearly always called one other class, by the best one-to-one assignment."""
+    """Return classes nearly always predicted as one other class, by the best one-to-one assignment."""
     labels, called = linear_sum_assignment(confusion, maximize=True)
     counts = confusion.sum(axis=1)
     moved = {
@@ -76,7 +76,7 @@ def _permuted(moved: dict[int, int], confusion: np.ndarray, matching: Matching) 
 
 
 def _pattern(fit: dict[int, int], matching: Matching) -> str:
-    """Return the known mistake that gives this order, in words."""
+    """Return the known cause of this order, in words."""
     if {abs(other - label) for label, other in fit.items()} == {1} and len(fit) > 2:
         return "one counts from 0, the other from 1"
     said = {place: key for key, place in matching.labels.items()}

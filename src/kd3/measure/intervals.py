@@ -12,7 +12,7 @@ Z = float(ndtri((1 + LEVEL) / 2))
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure in percent, or in points, and where it may lie at 95 % confidence."""
+    """A figure in percent or points, with its interval at 95% confidence."""
 
     value: float
     low: float
@@ -22,7 +22,7 @@ class Interval:
         return f"{self.value:.1f} ({self.low:.1f} to {self.high:.1f})"
 
     def signed(self) -> str:
-        """Return it with signs, as a difference."""
+        """Format it with signs, as a difference."""
         return f"{self.value:+.1f} ({self.low:+.1f} to {self.high:+.1f})"
 
 
@@ -37,19 +37,19 @@ def share(count: int, images: int) -> Interval:
     z, p = Z, count / images
     middle = (p + z**2 / (2 * images)) / (1 + z**2 / images)
     half = z / (1 + z**2 / images) * (p * (1 - p) / images + z**2 / (4 * images**2)) ** 0.5
-    # At either end the interval touches it, but for rounding.
+    # At either end the interval touches it, up to rounding.
     return Interval(100 * p, 100 * max(0.0, min(middle - half, p)), 100 * min(1.0, max(middle + half, p)))
 
 
 def paired_difference(gained: int, lost: int, images: int) -> Interval:
     """Return the difference of two classifiers' accuracies on the same images, in points, with its interval.
 
-    Only the images on which one of them is right count: b of `gained`, c of `lost`. With half an image added to each of
-    the four cells, so that n = images + 2: d = (b - c) / n, and d ± z sqrt(b + c - (b - c)² / n) / n.
+    Only images that exactly one of them gets right count: b of `gained`, c of `lost`. With half an image added to each
+    of the four cells, so that n = images + 2: d = (b - c) / n, and d ± z sqrt(b + c - (b - c)² / n) / n.
 
     Args:
-        gained: images on which only the first is right.
-        lost: images on which only the second is right.
+        gained: images that only the first gets right.
+        lost: images that only the second gets right.
         images: all of them, at least 1.
 
     Source: Agresti and Min (2005), https://doi.org/10.1002/sim.1781.
@@ -65,9 +65,9 @@ def paired_difference(gained: int, lost: int, images: int) -> Interval:
 
 
 def most(count: int, images: int, confidence: float) -> float:
-    """Return the share that is not exceeded at a confidence in (0, 1), one-sided: Clopper and Pearson's, exact.
+    """Return the one-sided upper bound of a share at a confidence in (0, 1): Clopper and Pearson's, exact.
 
-    Whatever the true share of independent images is, the bound lies below it in at most 1 - confidence of the samples.
+    For any true share of independent images, the bound lies below it in at most 1 - confidence of the samples.
 
     Source: Clopper and Pearson (1934), https://doi.org/10.1093/biomet/26.4.404.
 

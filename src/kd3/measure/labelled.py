@@ -33,11 +33,11 @@ BATCH = 256
 
 
 class LabelledImages:
-    """Images with the classes that their folders or labels name; `matching` says how these became the model's.
+    """Images with the classes that their folders or labels name; `matching` maps these to the model's.
 
-    `preparation` is the model's: how pictures become its input. `change` is a name of `kd3.pool.CHANGES` and a
-    strength, applied to the decoded pixels: what a shift of the test images costs. What is random about it follows
-    from the image's place in the source.
+    `preparation` is the model's: of its input pictures. `change` is a name of `kd3.pool.CHANGES` and a
+    strength, applied to the decoded pixels: what a shift of the test images costs. Its random numbers depend on the
+    image's place in the source.
 
     Raises:
         KD3Error: there are no labels, they are not the model's classes, or there is no such change.
@@ -54,7 +54,7 @@ class LabelledImages:
         change: tuple[str, float] | None = None,
     ) -> None:
         if change is not None:
-            find_change(*change)  # what is wrong with it is told now
+            find_change(*change)  # reports errors now
         self.source, self.preparation, self.workers = shown(source), preparation, workers
         self.change = change
         found = labelled_files(source)
@@ -71,11 +71,11 @@ class LabelledImages:
 
     @property
     def usable(self) -> int:
-        """Number of decodable images; 0 before all were tried."""
+        """Number of decodable images; 0 before all were decoded."""
         return len(self._places)
 
     def batches(self, size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield uint8 images (B, 3, S, S) and labels (B,); decoded once and kept while that is small."""
+        """Yield uint8 images (B, 3, S, S) and labels (B,); decoded once and cached if small."""
         if self._kept is not None:
             yield from self._kept
             return
@@ -89,9 +89,9 @@ class LabelledImages:
             self._kept = kept
 
     def known(self, preparation: Preparation | None = None) -> KnownImages:
-        """Return the images, as they are without a change, by what tells copies of them.
+        """Return fingerprints of the images, without the change, to detect copies.
 
-        Copies are told among pictures that were made alike: `preparation` is that of those to compare with.
+        Copies are detected among pictures of equal preparation: `preparation` is that of the pictures to compare with.
         """
         if preparation is not None and preparation.fit != self.preparation.fit:
             other = copy.copy(self)
@@ -111,7 +111,7 @@ class LabelledImages:
         return [one.result.pixels for one in outcomes if isinstance(one.result, Decoded)]
 
     def _check_first(self) -> None:
-        """Refuse at once data of which nothing can be used."""
+        """Refuse entirely unusable data at once."""
         outcomes = list(decode_records(self.records[:FIRST], self._settings, workers=0))
         if not any(isinstance(outcome.result, Decoded) for outcome in outcomes):
             reasons = Counter[str](o.result.reason for o in outcomes if not isinstance(o.result, Decoded))
@@ -161,8 +161,8 @@ class LabelledImages:
     ) -> Tally:
         """Return a model's correct answers on these images (and its agreement with the teacher).
 
-        `teacher_order` says where each of the model's classes stands among the teacher's (`class_names.places`); None:
-        at the same place. `answers` gathers what both say of each image.
+        `teacher_order` maps the model's classes to the teacher's (`class_names.places`); None: equal order. `answers`
+        collects both networks' predictions.
 
         Raises:
             KD3Error: none of the images can be decoded.

@@ -1,4 +1,4 @@
-"""Check whether a student is tested on images of its own pool."""
+"""Detection of test images in a student's own pool."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Leak:
     """Images that a pool and labelled data share."""
 
     pool: str
-    images: int  # labelled ones
+    images: int  # number of labelled images
     found: dict[int, Found]  # by position in the pool
     keys: dict[int, str]  # of the pool's images
 
@@ -60,7 +60,7 @@ class Leak:
 
 
 def leak(pool: ImagePool, data: LabelledImages) -> Leak:
-    """Return which labelled images a pool holds, as the same file or as a near copy."""
+    """Return the labelled images in a pool, as the same file or a near copy."""
     known = data.known(pool.preparation)
     found = overlap(pool, known)
     keys: dict[int, str] = {}
@@ -72,7 +72,7 @@ def leak(pool: ImagePool, data: LabelledImages) -> Leak:
 def pool_of_student(model: str | Path) -> ImagePool | None:
     """Return the pool that the student in a run folder, or in its `student/`, learned from.
 
-    None, with a line that says why, where it is not there any more; None where the model is no run's student.
+    None, with a message, if it no longer exists; None if the model is no run's student.
     """
     folder = Path(model)
     run = RunFolder(folder if (folder / "student").is_dir() else folder.parent)

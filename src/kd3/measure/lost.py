@@ -19,14 +19,14 @@ TEACHER, STUDENT, AS_TRAINED = "teacher", "student", "student as trained"
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Both networks on some images; in percent and points, with intervals at 95 % confidence."""
+    """Both networks on some images; in percent and points, with 95% intervals."""
 
     name: str
     images: int
     teacher: Interval
     student: Interval
     difference: Interval  # of the student from the teacher; paired
-    only_teacher: int  # images on which only the teacher is right
+    only_teacher: int  # images that only the teacher gets right
     only_student: int
 
 
@@ -34,15 +34,15 @@ class SideBySide:
 class Example:
     """An image that only the teacher gets right."""
 
-    place: int  # among the images, in their order
-    teacher: float  # how sure it is of the right class, in percent
+    place: int  # position among the images
+    teacher: float  # its confidence in the right class, in percent
     student_says: str
-    student: float  # how sure it is of that, in percent
+    student: float  # its confidence in that, in percent
 
 
 @dataclass(frozen=True)
 class Reached:
-    """Results of a promised threshold on these images, in percent."""
+    """Results of a guaranteed threshold on these images, in percent."""
 
     promised: float
     escalated: float
@@ -52,17 +52,17 @@ class Reached:
 
 @dataclass(frozen=True)
 class Lost:
-    """Everything that the comparison says."""
+    """Complete results of the comparison."""
 
     total: SideBySide
     classes: list[SideBySide]  # those that have images, in the order of the classes
     calibration_error: dict[str, float]  # percent
     reliability: dict[str, list[Bin]]
-    cascade: list[Reached]  # empty where the student has no threshold of this teacher
-    examples: dict[str, list[Example]]  # by class, the most surprising ones first
+    cascade: list[Reached]  # empty if the student has no threshold for this teacher
+    examples: dict[str, list[Example]]  # by class, the most surprising first
 
     def worst(self, most: int) -> list[SideBySide]:
-        """Return the classes that lost most, first ones first; none that lost nothing."""
+        """Return the classes with the largest losses, in order, without those that lost nothing."""
         losers = [one for one in self.classes if one.difference.value < 0]
         return sorted(losers, key=lambda one: one.difference.value)[:most]
 
@@ -74,11 +74,11 @@ class Lost:
 
 
 class Answers:
-    """Predictions of teacher and student on labelled images, gathered batch by batch: 48 bytes per image.
+    """Predictions of teacher and student on labelled images, collected by batch, 48 bytes per image.
 
     Args:
         student: whose temperature and thresholds count.
-        of_this_teacher: whether its thresholds are of the teacher that it is compared with.
+        of_this_teacher: whether its thresholds are for this teacher.
     """
 
     def __init__(self, student: Any, *, of_this_teacher: bool = True) -> None:
@@ -91,7 +91,7 @@ class Answers:
             self._reliability[AS_TRAINED] = Reliability()
 
     def add(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor) -> None:
-        """Take one batch. Shapes: (B, K), (B,), (B, K); the teacher's logits in the order of the student's."""
+        """Add one batch. Shapes: (B, K), (B,), (B, K); the teacher's logits in the order of the student's."""
         own, theirs, labels = logits.double().cpu(), teacher_logits.double().cpu(), labels.cpu()
         shown = {TEACHER: theirs, STUDENT: own / self._temperature, AS_TRAINED: own}
         surest = {name: shown[name].softmax(dim=1).max(dim=1) for name in self._reliability}

@@ -29,7 +29,7 @@ def total_in_words(lost: Lost) -> str:
 
 
 def worst_in_words(lost: Lost) -> str:
-    """Return the classes that lost most, in a sentence; empty where none lost anything."""
+    """Name the classes with the largest losses in a sentence; empty if none lost anything."""
     worst = [one for one in lost.worst(WORST) if one.difference.high < 0]
     if not worst:
         return "Of no class alone is a loss beyond chance." if lost.worst(1) else ""
@@ -59,7 +59,7 @@ def cascade_lines(lost: Lost) -> list[str]:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows as lines with columns below one another, the first to the left and the others to the right."""
+    """Format rows with aligned columns, the first to the left and the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  "

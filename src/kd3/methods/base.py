@@ -23,9 +23,9 @@ from kd3.selection.select import Selection
 
 
 class Scan(Protocol):
-    """Both networks' opinions of the pool's training images.
+    """Outputs of both networks for the pool's training images.
 
-    Computed when asked for: a method that does not select pays nothing.
+    Computed on request: a method that does not select pays nothing.
     """
 
     @property
@@ -39,16 +39,16 @@ class Scan(Protocol):
         """Return predictions of teacher_weight * z_T + (1 - teacher_weight) * z_S for each image's plain view now."""
 
     def typicality(self) -> Tensor:
-        """Return how far each image is from the lost data in the teacher's batch norms: (N,), 0 is the same."""
+        """Return each image's distance from the lost data, by the teacher's batch norms: (N,); 0 is no distance."""
 
     def outliers(self) -> Tensor:
-        """Return which images look like nothing the teacher was trained on: (N,) bool; none in a clean pool."""
+        """Return the images unlike anything that the teacher was trained on: (N,) bool; none in a clean pool."""
 
     def latest_predictions(self, teacher_weight: float, *, refreshed: float) -> Predictions:
-        """Return what was last said of each image: in a step (`StepResult.predictions`) or in a scan.
+        """Return the latest prediction for each image: from a step (`StepResult.predictions`) or a scan.
 
-        Of the images that no step has seen since the last selection the given share is looked at
-        anew, those first that were seen longest ago; all where nothing was said yet.
+        Of the images that no step has seen since the last selection, the given share is evaluated anew, the least
+        recently seen first. Images without a prediction are all evaluated.
         """
 
 
@@ -57,11 +57,11 @@ class StepResult(NamedTuple):
 
     loss: Tensor  # (), to be differentiated
     terms: Mapping[str, Tensor]  # named, weighted parts of the loss; they sum to it
-    predictions: Predictions | None = None  # of the batch, where `select` will ask for the latest
+    predictions: Predictions | None = None  # of the batch, for a `select` that uses `latest_predictions`
 
 
 class Method(nn.Module, abc.ABC):
-    """Owns the student and whatever else is trained beside it; the teacher is only looked at.
+    """The student and all other trained parts; the teacher is only read.
 
     A method never reads files, chooses devices or logs: the training loop does.
     """
@@ -79,7 +79,7 @@ class Method(nn.Module, abc.ABC):
     teacher: Teacher
 
     def learn_from(self, teacher: Teacher) -> None:
-        """Take another form of the same teacher, such as one whose batch norms were fitted to the pool."""
+        """Replace the teacher by another form of it, such as one whose batch norms were fitted to the pool."""
         object.__setattr__(self, "teacher", teacher)
 
     @property
@@ -90,21 +90,21 @@ class Method(nn.Module, abc.ABC):
     def hidden_matrices(self) -> list[Tensor]:
         """Return the weights that an optimizer for hidden matrices may move: see `kd3.models.hidden_matrices`.
 
-        Not among them: the layers that make the student's logits, and what a method holds as a bare parameter.
+        The layers that make the student's logits and a method's bare parameters are excluded.
         """
         return hidden_matrices(self, besides=self.student.output_layers())
 
     def moved_by_adam(self) -> list[Tensor]:
-        """Return the parameters that Adam moves, by its own rate, whatever the optimizer of the others is."""
+        """Return the parameters that Adam moves at its own rate, whichever optimizer moves the others."""
         return []
 
     def compares_images(self) -> str | None:
-        """Return the terms of the loss that compare images, in words, with a remedy; None: there are none."""
+        """Return in words the loss terms that compare images, with a remedy; None: there are none."""
         return None
 
     @abc.abstractmethod
     def select(self, scan: Scan, progress: float, *, at_least: int) -> Selection:
-        """Return the images to learn from next; progress in [0, 1], at least a batch of them."""
+        """Return the next images to train on, at least a batch; progress in [0, 1]."""
 
     @abc.abstractmethod
     def forward(
@@ -116,10 +116,10 @@ class Method(nn.Module, abc.ABC):
     ) -> StepResult:
         """Return the loss of a batch. Shapes: images (B, 3, H, W), normalised and augmented; labels (B,) int64.
 
-        Of several ranks each has a part of the batch, and the loss is such that their mean is that of the whole batch.
+        Each of several ranks has a part of the batch; the mean of their losses is the loss of the whole batch.
 
-        `teacher` is what the teacher says of these very images, where it is known already; `labels` are there for
-        a method that needs them.
+        `teacher` is the teacher's output for these images, if known already; `labels` are given to methods that need
+        them.
         """
 
 
@@ -128,8 +128,8 @@ def build_method(
 ) -> Method:
     """Return a method by name, ready to train.
 
-    `sample` is a batch of normalised pool images, (B, 3, H, W), from which a method may learn what
-    the teacher's features look like.
+    `sample` is a batch of normalised pool images, (B, 3, H, W), which shows a method the shape and range of the
+    teacher's features.
 
     Raises:
         KD3Error: there is no such method, or teacher and student do not fit it.

@@ -1,10 +1,10 @@
-"""DFND: distil on the images of which the teacher is surest, and model its mistakes on them.
+"""DFND: distil on the images with the surest teacher predictions, with a model of the teacher's mistakes.
 
-Source: Chen et al., Learning Student Networks in the Wild (CVPR 2021), and its public code for the constants: the n
-images with the smallest cross-entropy between the teacher's logits and their own argmax; temperature distillation on
-them; plus the cross-entropy to that argmax of the student's probabilities times a transition matrix Q whose diagonal is
-the teacher's accuracy and whose rest is learned, by an Adam of its own at a constant 1e-3. Differs: where the
-teacher's accuracy is not given it is estimated without labels, by its mean confidence on the images kept.
+Source: Chen et al., Learning Student Networks in the Wild (CVPR 2021), and its public code for the constants. It
+selects the n images with the smallest cross-entropy between the teacher's logits and their own argmax, and distils on
+them with a temperature. It adds the cross-entropy to that argmax of the student's probabilities times a transition
+matrix Q. The diagonal of Q is the teacher's accuracy; the rest is learned by an Adam of its own at a constant 1e-3.
+Differs: an unknown teacher accuracy is estimated without labels, by the mean confidence on the selected images.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kd3.models.teacher import Teacher
 from kd3.selection.select import Selection
 from kd3.selection.surest import select_surest
 
-HIGHEST_ACCURACY = 0.999  # an estimate of 1 would leave nothing for the matrix to learn
+HIGHEST_ACCURACY = 0.999  # an estimate of 1 leaves the matrix nothing to learn
 
 
 class DFND(Method):
@@ -46,7 +46,7 @@ class DFND(Method):
         return cls(options, teacher, own_head(backbone, teacher.signature(), name=backbone_name))
 
     def moved_by_adam(self) -> list[Tensor]:
-        """Return Q: an optimizer of matrices would make its rows say one or two classes after a few steps."""
+        """Return Q: an optimizer for hidden matrices would reduce each row to one or two classes within a few steps."""
         return [self.mistakes]
 
     def select(self, scan: Scan, progress: float, *, at_least: int) -> Selection:

@@ -24,7 +24,7 @@ class KD(Method):
     def __init__(self, options: KDOptions, teacher: Teacher, student: Student) -> None:
         super().__init__(teacher, student)
         self.options = options
-        # Drawn where the initial weights are, so that the run's seed decides; a resumed run draws it again.
+        # Drawn with the initial weights, so the run's seed decides it; a resumed run draws it again.
         self._seed = int(torch.randint(2**31, ())) if options.share < 1 else 0
 
     @classmethod

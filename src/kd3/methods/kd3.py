@@ -1,14 +1,15 @@
-"""KD3: learn from web images whose distribution is not the lost data's.
+"""KD3: distil from web images whose distribution differs from the lost data's.
 
 Source: Distribution Shift Matters for Knowledge Distillation with Webly Collected Images (ICCV
 2023, arXiv 2307.11469).
 
 Each of its parts is a switch (`selection`, `classifier`, `alignment`, `contrastive`), so that every ablation is
-a configuration. Differs from the released code: the contrastive loss on the teacher's features through a second
-head is left out, since it cannot reach the student. Ours, and off in the `paper` preset: the
-alignment relative to the teacher's feature energy, a term on the softened logits, and batch norms whose running
-statistics are of the images as they are, not of the MixDistribution view as well. Off by
-default, and on in that preset: the contrastive term, which did not pay for its second view.
+a configuration. Differs from the released code:
+the contrastive loss on the teacher's features through a second head is left out, since it cannot reach the student.
+
+Ours, and off in the `paper` preset: the alignment relative to the teacher's feature energy, a term on the softened
+logits, and running statistics of the unaltered images only, without the MixDistribution view. The contrastive term is
+on in that preset and off by default: its gain did not justify the cost of its second view.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ class KD3(Method):
     ) -> None:
         super().__init__(teacher, student)
         self.options = options
-        self.projector = projector  # of a student with a classifier of its own, which ships without it
-        # Kept in checkpoints: a run that goes on inside a round predicts as it did before.
+        self.projector = projector  # for a student with its own classifier; it is not shipped
+        # Kept in checkpoints: a run resumed within a round predicts as before.
         self.register_buffer("alpha", torch.ones((), dtype=torch.float64))
         self._entropy: tuple[Tensor, Tensor] | None = None
         self.embedding: nn.Linear | None = None
@@ -100,12 +101,12 @@ class KD3(Method):
         return self.options.select_every
 
     def hidden_matrices(self) -> list[Tensor]:
-        """Return the weights that an optimizer for hidden matrices may move; the contrastive embedding is none."""
+        """Return the weights that an optimizer for hidden matrices may move, without the contrastive embedding."""
         outer = [self.embedding] if self.embedding is not None else []
         return hidden_matrices(self, besides=[*self.student.output_layers(), *outer])
 
     def compares_images(self) -> str | None:
-        """Return the terms of the loss that compare images; None: there are none."""
+        """Return in words the loss terms that compare images; None: there are none."""
         options = self.options
         if options.contrastive != "none":
             return "the images are contrasted with each other; use --kd3.contrastive none"
@@ -116,7 +117,7 @@ class KD3(Method):
     # 1. Dynamic instance selection
 
     def select(self, scan: Scan, progress: float, *, at_least: int) -> Selection:
-        """Return the images to learn from, without the surest and class by class, where that is asked for."""
+        """Return the images to train on; on request without the surest ones, or balanced by class."""
         options = self.options
         selection, predictions = self._selected(scan, progress, at_least=at_least)
         if options.drop_surest > 0:
@@ -128,7 +129,7 @@ class KD3(Method):
         return replace(selection, weights=weights)
 
     def _selected(self, scan: Scan, progress: float, *, at_least: int) -> tuple[Selection, Predictions | None]:
-        """Return the images of which teacher and student together are sure, or as the options say."""
+        """Return the images of which teacher and student together are sure, or those that the options select."""
         options = self.options
         if options.selection == "none":
             return select_everything(scan.count), None
@@ -151,7 +152,7 @@ class KD3(Method):
         return selection, predictions
 
     def _self_entropy(self, scan: Scan) -> tuple[Tensor, Tensor]:
-        """Return how unsure the teacher is of each image, and its class: (N,) float32 and int32, computed once."""
+        """Return the teacher's uncertainty and class for each image: (N,) float32 and int32, computed once."""
         if self._entropy is None:
             parts = [(self_cross_entropy(z).float().cpu(), z.argmax(1).int().cpu()) for z in scan.teacher_logits()]
             self._entropy = torch.cat([entropy for entropy, _ in parts]), torch.cat([labels for _, labels in parts])

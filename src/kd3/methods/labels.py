@@ -1,6 +1,6 @@
 """Training on original labels, if they exist: the upper bound for distillation on other data.
 
-Not a distillation: the teacher only gives the input's normalisation and the class names.
+This is no distillation: the teacher provides only the normalisation and the class names.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kd3.selection.select import Selection, select_everything
 
 
 class Labels(Method):
-    """L = CE(z_S, y), y the folder that the image came from."""
+    """L = CE(z_S, y), y the image's folder."""
 
     needs_labels = True
 

@@ -26,11 +26,11 @@ def student_with_teachers_classifier(
     projector: Literal["auto", "simkd", "correction", "none"],
     projector_width: int | None,
 ) -> Student:
-    """Return a student scored by the teacher's classifier; `sample` (B, 3, H, W) shows what features are like.
+    """Return a student with the teacher's classifier; `sample` (B, 3, H, W) shows the features' shape and range.
 
     Raises:
-        KD3Error: the teacher's head cannot be shared, the student's features cannot be found, or without a projector
-            have not the teacher's channels.
+        KD3Error: the teacher's head cannot be shared, or the student's features cannot be found, or (without a
+            projector) their channels differ from the teacher's.
     """
     features = teacher.outputs(sample).features
     student = shared_head(
@@ -49,11 +49,11 @@ def student_with_teachers_classifier(
 
 
 def _fit_lift(student: Student, correction: Correction, teacher: Teacher, sample: Tensor) -> None:
-    """Start the correction's linear map where it comes nearest to the teacher's features."""
+    """Fit the correction's initial linear map to the teacher's features."""
     wanted = teacher.outputs(sample).features
     student.to(sample.device)
     before = {name: value.clone() for name, value in student.named_buffers()}
-    # In training mode, as inherited batch norms hold statistics of other layers before them.
+    # Training mode: inherited batch norms hold statistics of other preceding layers.
     student.train()
     with torch.no_grad():
         features = student.features(sample)
@@ -64,7 +64,7 @@ def _fit_lift(student: Student, correction: Correction, teacher: Teacher, sample
 
 
 def training_projector(teacher: Teacher, student: Student, sample: Tensor, *, width: int | None) -> Projector:
-    """Return a projector that helps a student with its own classifier to learn, and does not ship with it."""
+    """Return a projector that helps to train a student with its own classifier, and is not shipped."""
     assert student.head is not None
     channels, features = teacher.shared_head().channels, teacher.outputs(sample).features
     size = smaller_map(student.backbone, student.head, student.input_size, features.shape[2:])
@@ -72,7 +72,7 @@ def training_projector(teacher: Teacher, student: Student, sample: Tensor, *, wi
 
 
 def projector_for(teacher: Teacher, backbone: nn.Module, *, inherited: bool) -> Literal["simkd", "correction", "none"]:
-    """Return the projector that `auto` means: one with random weights only where nothing was inherited."""
+    """Return the projector for `auto`: randomly initialised only if nothing was inherited."""
     if not inherited or teacher.head is None:
         return "simkd"
     assert teacher.input_size is not None
@@ -84,5 +84,5 @@ def projector_for(teacher: Teacher, backbone: nn.Module, *, inherited: bool) -> 
 
 
 def never_negative(features: Tensor) -> bool:
-    """Return whether the teacher's features are those of a ReLU: a projector may then end in one, and only then."""
+    """Return whether the teacher's features come from a ReLU; only then may a projector end in one."""
     return bool((features >= 0).all())

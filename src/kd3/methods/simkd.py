@@ -1,9 +1,9 @@
-"""SimKD: the student learns the teacher's features, and the teacher's classifier does the rest.
+"""SimKD: the student learns the teacher's features and uses the teacher's classifier.
 
 Source: Chen et al., Knowledge Distillation with the Reused Teacher Classifier (arXiv 2203.14001), equation 2: the mean
-square between projected and teacher features, no other term. Ours, and the default: that mean square as a share of
-the teacher's feature energy, without which it learns too slowly to be a baseline at short budgets; `alignment_scale:
-raw` with weight 1 is the paper's.
+square between projected and teacher features, no other term. By default (ours) the mean square is a share of the
+teacher's feature energy; the raw one learns too slowly for short budgets: `alignment_scale: raw` with weight 1 is the
+paper's.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class SimKD(Method):
         return cls(options, teacher, student)
 
     def compares_images(self) -> str | None:
-        """Return the terms of the loss that compare images; None: there are none."""
+        """Return in words the loss terms that compare images; None: there are none."""
         if self.options.alignment_scale == "relative":
             return "the features' mean energy divides the alignment; use --simkd.alignment-scale raw"
         return None

@@ -29,7 +29,7 @@ Builder = Callable[..., nn.Module]
 
 @dataclass(frozen=True)
 class ArchReference:
-    """Meaning of an architecture's text: a named source and a name in it, or a place and a function there."""
+    """Parsed architecture: a named source and a name in it, or a place and a function there."""
 
     source: str  # a key of SOURCES, "file" or "module"
     target: str  # the name, the path, or the dotted module
@@ -37,7 +37,7 @@ class ArchReference:
 
 
 def parse_arch(arch: str) -> ArchReference:
-    """Return the meaning of an architecture's text.
+    """Parse an architecture's text.
 
     >>> parse_arch("resnet20")
     ArchReference(source='kd3', target='resnet20', function='')
@@ -45,7 +45,7 @@ def parse_arch(arch: str) -> ArchReference:
     ArchReference(source='file', target='nets/mine.py', function='build')
 
     Raises:
-        KD3Error: it is none of the accepted forms, or the zoo has no such network; the message shows what there is.
+        KD3Error: it has none of the accepted forms, or the zoo has no such network; the message lists the choices.
     """
     prefix, _, name = arch.partition(":")
     if prefix in SOURCES and name:
@@ -76,7 +76,7 @@ def build_arch(
     input_size: int | None = None,
     channels: int = 3,
 ) -> nn.Module:
-    """Return a new network, with the weights it starts with.
+    """Return a new network with its initial weights.
 
     A function (or a module class) of the user's is called with `arch_args`, and with `num_classes`
     if it has such a parameter. Naming a file or a package runs the code in it.
@@ -87,8 +87,8 @@ def build_arch(
         num_classes: number of logits.
         arch_args: further arguments of the builder.
         relative_to: the folder that a file's path starts from; None: the working directory.
-        input_size: side of the images; networks of a library that are built for one size are built for it, and layers
-            that take their size from the first image (`nn.LazyLinear`) take it from one of this size.
+        input_size: side of the images; library networks with a fixed input size are built for it, and lazy layers
+            (`nn.LazyLinear`) are initialised with it.
         channels: of the images: 3, or 1 for grey.
 
     Raises:
@@ -123,7 +123,7 @@ def _built(
     path = ((relative_to or Path()) / Path(reference.target).expanduser()).resolve()
     if not path.is_file():
         raise KD3Error(f"arch {arch!r}: there is no file {path}")
-    with importing_from(path.parent):  # around the call too: a function may import when it runs
+    with importing_from(path.parent):  # covers the call, too: a function may import at run time
         return _build_from(_import_file(path, arch), reference.function, num_classes, arguments, arch)
 
 
@@ -131,7 +131,7 @@ def _settle_lazy_layers(network: nn.Module, arch: str, input_size: int | None, c
     """Run a network once, so that its lazy layers get their shapes.
 
     Raises:
-        KD3Error: it does not run on such an image, or the size is not known.
+        KD3Error: it does not run on such an image, or the size is unknown.
     """
     if input_size is None:
         raise KD3Error(f"arch {arch!r} has lazy layers, which need to know the input size first")
@@ -221,7 +221,7 @@ def _arguments(builder: Builder, num_classes: int, arch_args: dict[str, Any], ar
     parameters = _parameters(builder)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     named = {key for key, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    # Without the parameter the network has as many classes as it has; the teacher's check counts them.
+    # Without the parameter the network fixes its number of classes; the teacher's check counts them.
     classes = {"num_classes": num_classes} if takes_any or "num_classes" in named else {}
     allowed = named - {"num_classes"}
     for argument in arch_args:
@@ -250,7 +250,7 @@ def _failed(arch: str, what: str, error: BaseException, home: str) -> KD3Error:
         return KD3Error(f"{sentence}: {error.msg} ({error.filename}, line {error.lineno})")
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename == home]
-    # Otherwise the innermost: not this file, nor Python's import machinery, whose files are <frozen ...>.
+    # Otherwise the innermost line outside this file and Python's import machinery (<frozen ...>).
     other = [frame for frame in frames if frame.filename != __file__ and not frame.filename.startswith("<")]
     seen = own or other
     place = f" ({seen[-1].filename}, line {seen[-1].lineno})" if seen else ""

@@ -1,4 +1,4 @@
-"""Statistics of a network's batch norms: read, counted on other images, blended, restored."""
+"""Statistics of a network's batch norms: read, estimated on other images, blended, restored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kd3.models.synced_batch_norm import SyncedBatchNorm
 
 
 class LayerStatistics(NamedTuple):
-    """Of one batch norm, a channel at a time."""
+    """Statistics of one batch norm, per channel."""
 
     mean: Tensor  # (C,) float32
     variance: Tensor  # (C,) float32, unbiased
@@ -43,9 +43,9 @@ def remembered(network: nn.Module) -> dict[str, LayerStatistics]:
 
 
 def counted(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, LayerStatistics]:
-    """Return the statistics that images have in every batch norm, each layer normalised by its own batch.
+    """Return the images' statistics in every batch norm, with each layer normalised by its own batch.
 
-    Every other layer runs as in evaluation, and the network is left as it was. Batches are normalised
+    Every other layer runs as in evaluation; the network is unchanged afterwards. Batches are normalised
     images (B, 3, H, W), B > 1, of one size; their means and variances are averaged.
 
     Source: AdaBN (arXiv 1603.04779).
@@ -72,7 +72,7 @@ def blended(old: Statistics, new: Statistics, share: float) -> dict[str, LayerSt
     """Return (1 - share) * old + share * new, of means and of variances; share in [0, 1].
 
     Source: Schneider et al., Improving robustness against common corruptions by covariate shift
-    adaptation (arXiv 2006.16971), with the share given outright instead of by a number of images.
+    adaptation (arXiv 2006.16971), with the share given directly instead of by a number of images.
     """
     if share == 0:
         return dict(old)
@@ -85,7 +85,7 @@ def blended(old: Statistics, new: Statistics, share: float) -> dict[str, LayerSt
 
 
 def set_statistics(network: nn.Module, statistics: Statistics) -> None:
-    """Make the batch norms normalise by these in evaluation.
+    """Make the batch norms normalise by these statistics in evaluation.
 
     Raises:
         KeyError: a batch norm is not among them.
@@ -96,7 +96,7 @@ def set_statistics(network: nn.Module, statistics: Statistics) -> None:
 
 
 def mean_distance(seen: Statistics, expected: Statistics) -> float:
-    """Return how far statistics are from others: the mean over layers and channels of a squared distance.
+    """Return the distance between statistics: the mean over layers and channels of a squared distance.
 
     ((mu - m)^2 + (s - r)^2) / r^2 for each channel, with (mu, s) seen and (m, r) expected: the squared
     2-Wasserstein distance of Gaussians in units of the expected variance. 0 is the same.

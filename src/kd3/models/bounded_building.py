@@ -1,4 +1,4 @@
-"""Build a network from another person's description, in no more memory than its weights on disk account for."""
+"""Build a network from an untrusted description, in memory bounded by the size of its weights on disk."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kd3.errors import KD3Error
 
-BESIDE = 256 << 20  # bytes of tensors beside the weights: what initialising them needs for a moment, tables of places
-TIMES = 8  # as many bytes as the weights have on disk: they may be halves there, and are made and copied
-TENSORS = 1_000_000  # that a network may be made of
+BESIDE = 256 << 20  # bytes for temporary tensors of the initialisation and for position tables
+TIMES = 8  # the weights' bytes on disk: they may be float16 there, and are made and copied
+TENSORS = 1_000_000  # of one network
 MAKERS = {"empty", "empty_strided", "zeros", "ones", "full", "rand", "randn", "randint", "eye", "arange", "linspace"}
 MAKERS |= {"new_empty", "new_zeros", "new_ones", "new_full"}
 
 
 class _TooLarge(BaseException):
-    """Not an Exception: libraries that build networks turn those into words of their own."""
+    """No subclass of Exception: libraries that build networks replace those by their own."""
 
 
 class _Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -42,10 +42,10 @@ class _Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def bounded_by(file_size: int, *, what: str) -> Iterator[None]:
-    """Let tensors be made within, as many as `file_size` bytes of weights can account for.
+    """Limit the tensors made within the context to the size justified by `file_size` bytes of weights.
 
     Raises:
-        KD3Error: more are asked for, or more than there is memory for; told of `what`.
+        KD3Error: the network needs more than that, or more than the memory; the message begins with `what`.
     """
     try:
         with _Bounded(BESIDE + TIMES * file_size):

@@ -1,6 +1,6 @@
 """Calls of networks that need more than `network(images)`, kept on them as hooks: they are never wrapped.
 
-`soundness` finds it by trying. Copies of the network keep it; a student's folder tells it.
+`soundness` finds the calling convention by trial. Copies of the network and student folders keep it.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ class Calling:
     """Changes to a network's images and outputs. The defaults change nothing."""
 
     channels: int = 3  # of the normalised images: 3 for R, G, B; 1 for grey
-    grey_thrice: bool = False  # it reads three channels, and gets the grey one three times
-    contiguous: bool = False  # it looks at its maps by .view and cannot run with the channels last
+    grey_thrice: bool = False  # the grey channel is repeated for a network that reads three
+    contiguous: bool = False  # it applies .view to its maps and cannot run in channels_last
     output: int | str | None = None  # which of several outputs holds the logits; None: as `as_logits` takes them
     one_logit: bool = False  # its one value z for an image stands for the logits (0, z)
 
 
 def call_as(network: nn.Module, calling: Calling) -> None:
-    """Have a network called in this way from now on, and in no other that was said before."""
+    """Set the calling convention of a network, replacing any earlier one."""
     for hooks in (network._forward_pre_hooks, network._forward_hooks):
         for key in [key for key, hook in hooks.items() if isinstance(hook, _Before | _After)]:
             del hooks[key]
     setattr(network, CONTIGUOUS, calling.contiguous)
-    # Of TorchScript the bound methods refuse; the hooks run all the same.
+    # The bound methods of a TorchScript module refuse hooks; these run all the same.
     if calling != Calling():
         nn.Module.register_forward_pre_hook(network, _Before(calling))
     if calling.output is not None or calling.one_logit:
@@ -40,7 +40,7 @@ def call_as(network: nn.Module, calling: Calling) -> None:
 
 
 def calling_of(network: nn.Module) -> Calling:
-    """Return how a network, or the one inside it, is called."""
+    """Return the calling convention of a network, or of the one inside it."""
     for part in network.modules():
         for hook in part._forward_pre_hooks.values():
             if isinstance(hook, _Before):
@@ -52,7 +52,7 @@ def picked(returned: Any, output: int | str) -> Any:
     """Return one of a network's outputs, by its place or its name.
 
     Raises:
-        LookupError: there is none such.
+        LookupError: there is no such output.
     """
     if isinstance(output, str) and not isinstance(returned, Mapping):
         if not hasattr(returned, output):
@@ -70,7 +70,7 @@ def both_logits(one: Tensor) -> Tensor:
 
 
 class _Before:
-    """A hook as an object, so that copies and pickles of the network keep it."""
+    """Hook as an object, so that copies and pickles of the network keep it."""
 
     def __init__(self, calling: Calling) -> None:
         self.calling = calling

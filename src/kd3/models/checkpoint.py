@@ -24,21 +24,21 @@ def load_weights(
     key: str | None = None,
     prefix: str | None = None,
 ) -> str:
-    """Load a checkpoint into a network, all of it or nothing, and return a sentence on what was loaded.
+    """Load a checkpoint into a network completely, or not at all; return a sentence that describes it.
 
     The file holds a state dict (`.safetensors`, or anything that `torch.load` reads), bare or under
-    `state_dict`, `model_state_dict`, `model`, `net`, `module` or an average's name. Prefixes are removed, and `fc` /
-    `linear` / `classifier`, `downsample` / `shortcut` exchanged where that alone makes the names fit; tensors of the
-    training (a loss's weights, a metric's counters) are left aside. Nothing in the file is executed, unless it is
-    trusted; it may be a whole pickled network then.
+    `state_dict`, `model_state_dict`, `model`, `net`, `module` or an average's name. Prefixes are removed. The names
+    `fc` / `linear` / `classifier` and `downsample` / `shortcut` are exchanged only where that makes the names fit.
+    Training state (a loss's weights, a metric's counters) is ignored. Nothing in the file is executed unless it is
+    trusted; then it may be a whole pickled network.
 
     Args:
-        module: the network; on an error it is left as it was.
+        module: the network; unchanged on an error.
         path: the checkpoint.
-        where: what asks for it, to begin messages with ("teacher.yaml").
-        trusted: let a pickle run what code it holds.
-        key: the name under which the state dict lies in the file; None: it is looked for.
-        prefix: that the network's names have in the file; None: it is looked for.
+        where: the origin of the request, at the start of messages ("teacher.yaml").
+        trusted: let a pickle run its code.
+        key: name of the state dict in the file; None: found automatically.
+        prefix: of the network's names in the file; None: found automatically.
 
     Raises:
         KD3Error: the file cannot be read, does not fit the network, or holds values that are not finite.
@@ -52,9 +52,9 @@ def load_weights(
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
             raise KD3Error(f"{where}: {path} holds values that are not finite, first in {name!r}")
     try:
-        # Not strict, as counters may be missing; the names were compared above.
+        # Not strict: counters may be missing. The names were compared above.
         module.load_state_dict(dict(fit.tensors), strict=False)
-    except RuntimeError as error:  # a module with rules of its own for loading
+    except RuntimeError as error:  # a module with its own loading rules
         raise KD3Error(f"{where}: {path} cannot be loaded: {error}") from error
     details = "; ".join((*notes, *fit.changes))
     return f"loaded {len(fit.tensors)} tensors from {path.name}" + (f" ({details})" if details else "")
@@ -98,7 +98,7 @@ def _check_fit(fit: Fit, module: nn.Module, target: Mapping[str, Tensor], place:
 
 
 def _projections_hint(fit: Fit, module: nn.Module) -> str:
-    """Return what to write where a network of the zoo has shortcuts without weights, and the file's have some."""
+    """Return a hint for a zoo network with weightless shortcuts and a file whose shortcuts have weights."""
     padded = any(isinstance(part, PaddedShortcut) for part in module.modules())
     projected = [name for name in fit.left_over if ".shortcut." in name or ".downsample." in name]
     if not padded or not projected:
@@ -109,7 +109,7 @@ def _projections_hint(fit: Fit, module: nn.Module) -> str:
 def _class_counts(
     fit: Fit, module: nn.Module, target: Mapping[str, Tensor], wrong: list[str]
 ) -> tuple[int, int] | None:
-    """Return the classes in the file and in the network, if nothing but a linear layer's outputs differs."""
+    """Return the class counts of file and network, if only a linear layer's outputs differ."""
     layers = {name.rpartition(".")[0] for name in wrong}
     if len(layers) != 1 or not isinstance(module.get_submodule(next(iter(layers))), nn.Linear):
         return None

@@ -17,11 +17,11 @@ from kd3.errors import KD3Error
 from kd3.models.importing import importing_from, where_to_find
 from kd3.storage.other_files import FIRST, stand_in
 
-# Where training scripts put the state dict; the first that is there is taken. An average of the weights
-# comes last: which of the two a user means is theirs to say, by `weights_key`.
+# Usual keys of the state dict; the first one found is taken. Averaged weights come last: users select them with
+# `weights_key`.
 _TRAINED = ("state_dict", "model_state_dict", "model", "net", "module")
 _AVERAGED = ("ema", "state_dict_ema", "model_ema")
-_WRAPPERS = 2  # how many dictionaries may lie around the state dict
+_WRAPPERS = 2  # nested dictionaries around the state dict, at most
 _MOST_STRANGERS = 100  # classes beside the weights
 _SHOWN = 3  # names in a message
 
@@ -29,16 +29,16 @@ _SHOWN = 3  # names in a message
 def read_state_dict(
     path: Path, *, where: str, trusted: bool = False, key: str | None = None
 ) -> tuple[Mapping[str, Tensor], list[str]]:
-    """Return a checkpoint's tensors by name, and notes on where in it they were.
+    """Return a checkpoint's tensors by name, and notes on their place in it.
 
-    Objects of classes that are not PyTorch's own (numbers of NumPy, paths, settings) are left unread: something empty
-    takes their places.
+    Objects of classes that are not PyTorch's own (numbers of NumPy, paths, settings) are not read; empty objects
+    replace them.
 
     Args:
         path: the file.
-        where: what asks for it, to begin messages with.
-        trusted: let a pickle run what code it holds.
-        key: the name under which the state dict lies, where it is not to be looked for.
+        where: the origin of the request, at the start of messages.
+        trusted: let a pickle run its code.
+        key: name of the state dict; None: found automatically.
 
     Raises:
         KD3Error: the file cannot be read, or holds no state dict.
@@ -55,7 +55,7 @@ def read_state_dict(
 
 
 def _read(path: Path, where: str, trusted: bool) -> tuple[Any, list[str]]:
-    """Return the contents of the file, and the classes of unread objects."""
+    """Return the file's contents, and the classes of unread objects."""
     if not path.exists():
         raise KD3Error(f"{where}: there is no weights file {path}")
     if path.is_dir():
@@ -65,9 +65,9 @@ def _read(path: Path, where: str, trusted: bool) -> tuple[Any, list[str]]:
         if path.suffix == ".safetensors":
             return load_file(path, device="cpu"), strangers
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch guesses at the file; our sentence tells
+            warnings.simplefilter("ignore", UserWarning)  # torch guesses; our own sentence is exact
             if trusted:
-                with importing_from(path.resolve().parent):  # the file that defines a pickled network may lie there
+                with importing_from(path.resolve().parent):  # may hold the code of a pickled network
                     return torch.load(path, map_location="cpu", weights_only=False), strangers
             return _without_code(path, strangers), strangers
     except pickle.UnpicklingError as error:
@@ -81,12 +81,12 @@ def _read(path: Path, where: str, trusted: bool) -> tuple[Any, list[str]]:
             f"{where}: {path} holds a pickled network whose module {error.name!r} is not found; "
             f"{where_to_find(error.name or '', path.resolve().parent)}"
         ) from error
-    except AttributeError as error:  # a class of a script's own: __main__
+    except AttributeError as error:  # a class defined in a script's __main__
         raise KD3Error(
             f"{where}: {path} holds a pickled object whose class is not where it was ({error}); where it was made, "
             f"save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
         ) from error
-    except Exception as error:  # a damaged file makes torch.load raise nearly anything
+    except Exception as error:  # torch.load raises nearly anything on damaged files
         if "TorchScript" in str(error):
             raise KD3Error(
                 f"{where}: {path} is a TorchScript archive, not a checkpoint; save its weights alone: "
@@ -96,7 +96,7 @@ def _read(path: Path, where: str, trusted: bool) -> tuple[Any, list[str]]:
 
 
 class _Unread:
-    """Takes the place of an object whose class is not known: it is empty, and runs nothing."""
+    """Empty replacement for an object of an unknown class; it runs nothing."""
 
     def __init__(self, *_: object, **__: object) -> None: ...
 
@@ -104,7 +104,7 @@ class _Unread:
 
 
 def _without_code(path: Path, strangers: list[str]) -> Any:
-    """Load a pickle with something empty for every class that PyTorch does not allow; these are noted.
+    """Load a pickle with empty replacements for all classes that PyTorch does not allow, and record these.
 
     Raises:
         pickle.UnpicklingError: it asks for more than objects of other classes.
@@ -138,7 +138,7 @@ def _unreadable(path: Path, where: str, error: Exception) -> KD3Error:
     with path.open("rb") as file:
         if (other := stand_in(file.read(FIRST))) is not None:
             return KD3Error(f"{where}: {path} is {other}")
-    # What torch says of a refused pickle is advice for its own callers.
+    # torch's message about a refused pickle is advice for its own callers.
     reason = "" if isinstance(error, pickle.UnpicklingError) else str(error).partition("\n")[0].partition(". ")[0]
     details = f" ({type(error).__name__}: {reason})" if reason else ""
     return KD3Error(

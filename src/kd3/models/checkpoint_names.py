@@ -10,12 +10,12 @@ from torch import Tensor
 
 from kd3.errors import KD3Error
 
-# What DataParallel, torch.compile and people's own wrappers put before every name.
+# Prefixes added by DataParallel, torch.compile and custom wrappers.
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "network.", "encoder.")
 _PREFIXES_DEEP = 4  # how many of them may be stacked
-# What wrappers of inner parts put in the middle of names.
+# Infixes added by wrappers of inner parts.
 _INNER = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-# Names that the same part has in different families.
+# Names of the same part in different families.
 _SYNONYMS = (("fc", "linear", "classifier"), ("downsample", "shortcut"))
 # weiaicunzai/pytorch-cifar100: each convolution in one sequence with its norm.
 _SEQUENCES = (
@@ -28,7 +28,7 @@ _SEQUENCES = (
 # Counters, not weights: torch before 0.4.1 wrote none, and weight averaging adds one.
 BATCH_COUNTER = "num_batches_tracked"
 _AVERAGE_COUNTER = "n_averaged"
-# Of a training, not of the network: weights of a loss, counters of metrics, the mean and std of a layer for images.
+# Training state: weights of a loss, counters of metrics, the mean and std of an image layer.
 _OF_TRAINING = re.compile(r"criterion|loss|metric|normali[sz]e|(^|_)(acc|accuracy|f1|auroc|confmat|mean|std)$")
 
 _Names = dict[str, str]  # name in the file: name in the network
@@ -39,7 +39,7 @@ class Fit:
     """The file's tensors under one choice of names."""
 
     tensors: Mapping[str, Tensor]
-    changes: tuple[str, ...] = ()  # what was done to the names, in words
+    changes: tuple[str, ...] = ()  # changes of the names, in words
     missing: list[str] = field(default_factory=list)  # of the network's names
     left_over: list[str] = field(default_factory=list)  # of the file's names
 
@@ -50,16 +50,16 @@ class Fit:
 
 
 def best_fit(tensors: Mapping[str, Tensor], target: Mapping[str, Tensor], *, prefix: str | None, place: str) -> Fit:
-    """Return the file's tensors under the names that fit a network's state dict, else under those that fit best.
+    """Return the file's tensors under the names that fit a network's state dict, or under the best-fitting ones.
 
     Args:
         tensors: of the file, by name.
         target: of the network.
-        prefix: of the names that are meant, where the file has others, too; None: found where it is one.
-        place: of the file, to begin messages with.
+        prefix: of the wanted names, if the file has others, too; None: found if it is unique.
+        place: of the file, at the start of messages.
 
     Raises:
-        KD3Error: several prefixes fit alike, or none of the names has the one that is asked for.
+        KD3Error: several prefixes fit equally well, or no name has the requested one.
     """
     if prefix is not None:
         return _under(prefix, tensors, target, place)
@@ -116,7 +116,7 @@ def _best(tensors: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Fit:
 
 
 def _renamings(tensors: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Iterator[tuple[_Names, tuple[str, ...]]]:
-    """Yield ways to name the file's tensors and what was done, the plainest first."""
+    """Yield candidate names for the file's tensors with their changes, the simplest first."""
     plain = {name: name for name in tensors}
     starts: list[tuple[_Names, tuple[str, ...]]] = [(plain, ())]
     ours = {part for name in target for part in name.split(".")}
@@ -135,16 +135,16 @@ def _renamings(tensors: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> I
                     yield translated, (*changes, *words)
                 for prefix in _PREFIXES:
                     shorter = {old: new.removeprefix(prefix) for old, new in names.items()}
-                    # Two tensors must not come to the same name.
+                    # Two tensors must not get the same name.
                     if shorter != names and len(set(shorter.values())) == len(names):
                         deeper.append((shorter, (*changes, f"prefix {prefix!r} removed")))
             levels = deeper
 
 
 def _translated(names: _Names, target: Mapping[str, Tensor]) -> tuple[_Names, list[str]]:
-    """Return the names with the network's words for the same parts, and what was exchanged.
+    """Return the names in the network's terms, and the exchanged terms.
 
-    Words are exchanged only where the file has one of a group, the network another one, and neither has both.
+    A term is exchanged only if the file has one of a group, the network another, and neither has both.
     """
     words = []
     if any(".residual_function." in new for new in names.values()):

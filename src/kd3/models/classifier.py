@@ -14,11 +14,11 @@ from kd3.models.teacher import Teacher
 def load_classifier(path: str | Path, *, trust_code: bool = False) -> Teacher | Student:
     """Return the classifier at a path. Both kinds map normalised images to logits.
 
-    `trust_code` lets a folder, of a student or a teacher, run the code that it names; a description that is named as
-    a file is its user's own word and needs none.
+    `trust_code` lets the folder of a student or a teacher run the code that it names. A description named as a file is
+    the user's own and needs no consent.
 
     Raises:
-        KD3Error: there is nothing of these kinds, or it is damaged.
+        KD3Error: there is no classifier, or it is damaged.
     """
     if is_named(path):
         return load_teacher(path)

@@ -1,4 +1,4 @@
-"""Networks that were trained on images in the order B, G, R, as OpenCV reads them, made to take R, G, B."""
+"""Conversion of networks trained on B, G, R images (the order of OpenCV) to R, G, B."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from kd3.errors import KD3Error
 from kd3.models.copying import copy_of
 from kd3.models.head import as_logits, evaluating, probe_images
 
-SAME = 1e-3  # relative: sums come in another order
+SAME = 1e-3  # relative: the order of summation differs
 
 
 @full_float32()
 def turned(network: nn.Module, input_size: int, *, what: str) -> nn.Module:
-    """Return a copy that says of images in the order R, G, B what the network says of them in B, G, R.
+    """Return a copy whose output for R, G, B images equals the network's for B, G, R.
 
-    The weights of the convolutions that read three channels are turned round, and the result is compared with the
-    network's own on random images.
+    The input channels of the first convolutions are reversed, and the outputs are compared on random images.
 
     Raises:
-        KD3Error: it cannot be done in this network, or the network does not run; told of `what`.
+        KD3Error: the network cannot be converted, or does not run; the message begins with `what`.
     """
     if isinstance(network, torch.jit.ScriptModule):
         raise _cannot(what)
@@ -37,7 +36,7 @@ def turned(network: nn.Module, input_size: int, *, what: str) -> nn.Module:
                 module.weight.copy_(module.weight.flip(1))
             found = as_logits(other(images))
     except Exception:
-        return network  # that it does not run is told, with more words, where it is tried next
+        return network  # a later check reports in more detail that it does not run
     if not readers or bool((found - expected).abs().max() > SAME * expected.abs().max()):
         raise _cannot(what)
     return other

@@ -15,8 +15,8 @@ from kd3.models.head import Head, ModelOutput, as_logits
 class CompiledTeacher:
     """Runs a frozen network compiled: images -> features and logits, as `run_with_features` gives them.
 
-    The compiled copy shares the network's parameters; they must not change any more, since the
-    compiler lays them out as suits the machine. The network itself stays as it was.
+    The compiled copy shares the network's parameters. These must not change any more, since the compiler may change
+    their layout. The network itself is unchanged.
 
     Args:
         network: in evaluation mode, on its device, where it stays.
@@ -25,7 +25,7 @@ class CompiledTeacher:
 
     def __init__(self, network: nn.Module, head: Head | None) -> None:
         self._name, self._relu = type(network).__name__, head is not None and head.relu
-        # Steps have one shape; a batch of another would be compiled anew.
+        # Steps have one shape; another shape would trigger a new compilation.
         self._run = torch.compile(_Tapped(network, head).eval(), dynamic=False, options={"freezing": True})
 
     def __call__(self, images: Tensor) -> ModelOutput:
@@ -47,7 +47,7 @@ class CompiledTeacher:
 
 
 class _Tapped(nn.Module):
-    """A network that also returns the feature map at its head: the hook is there before it is compiled."""
+    """A network that also returns the feature map at its head: hooked before compilation."""
 
     def __init__(self, network: nn.Module, head: Head | None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Network names that run code: those from another person's folder need consent.
+"""Consent for network names that run code, if they come from another person's folder.
 
 A description that its user names as a file is the user's own word, and so is an architecture on the command line. A
 folder (a student, a run, a downloaded teacher) may be anybody's.
@@ -19,22 +19,22 @@ REMEDY = "if you trust whoever made it, add --trust-code (in Python: trust_code=
 
 
 def runs_code(arch: str) -> bool:
-    """Say whether building this architecture runs code that is neither kd3's own nor a known library's.
+    """Return whether building this architecture runs code that is neither kd3's own nor a known library's.
 
     >>> runs_code("net.py:build"), runs_code("os:system"), runs_code("timm:resnet18")
     (True, True, False)
 
     Raises:
-        KD3Error: it is no architecture at all.
+        KD3Error: it is no architecture.
     """
     return parse_arch(arch).source in CODE
 
 
 def check_student_arch(arch: str, arch_args: Mapping[str, Any], folder: Path, *, trust_code: bool) -> None:
-    """Refuse forbidden names in a student's folder: code without consent, and in any case files outside it.
+    """Refuse forbidden names in a student's folder: code without consent, and always files outside the folder.
 
     Raises:
-        KD3Error: it names such; the sentence says what, and how to allow code.
+        KD3Error: it has one; the sentence names it, and the way to allow code.
     """
     where = f"the student in {folder}"
     reference = parse_arch(arch)
@@ -49,10 +49,10 @@ def check_student_arch(arch: str, arch_args: Mapping[str, Any], folder: Path, *,
 
 
 def refuse_code(arch: str, arch_args: Mapping[str, Any], *, where: str, remedy: str) -> None:
-    """Refuse an architecture that runs code, or has a library read files and addresses of its maker's choice.
+    """Refuse an architecture that runs code, or makes a library read files or addresses chosen by its author.
 
     Raises:
-        KD3Error: it does; told of `where`, with the remedy.
+        KD3Error: it does; the message names `where` and the remedy.
     """
     if runs_code(arch):
         raise KD3Error(f"{where} names code, {arch!r}, which would run; {remedy}")

@@ -15,8 +15,8 @@ PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def copy_of(network: nn.Module) -> nn.Module:
     """Return a deep copy, also of a network whose modules hold computed tensors.
 
-    `torch.nn.utils.weight_norm`, `spectral_norm` and pruning leave the weight that they computed last as an
-    attribute, with the graph that made it, which PyTorch refuses to copy. The next run computes it anew.
+    `torch.nn.utils.weight_norm`, `spectral_norm` and pruning keep the last computed weight as an attribute with its
+    autograd graph, which PyTorch refuses to copy. The next forward pass computes it again.
     """
     computed: dict[int, Tensor] = {}
     for part in network.modules():
@@ -27,9 +27,9 @@ def copy_of(network: nn.Module) -> nn.Module:
 
 
 def cast_layers(network: nn.Module, kind: torch.dtype) -> None:
-    """Cast in place the weights and biases that autocast casts at every pass: of plain linear layers and convolutions.
+    """Cast in place the weights and biases that autocast casts at every pass: plain linear layers and convolutions.
 
-    Left as they are: tensors that another kind of module holds, too, and those that are computed or altered by hooks.
+    Tensors shared with other kinds of modules, and those computed or altered by hooks, are unchanged.
     """
     plain = [part for part in network.modules() if type(part) in PLAIN and not parametrize.is_parametrized(part)]
     plain = [part for part in plain if not part._forward_pre_hooks and not part._forward_hooks]
@@ -43,6 +43,6 @@ def cast_layers(network: nn.Module, kind: torch.dtype) -> None:
 
 
 def in_float32(network: nn.Module) -> nn.Module:
-    """Return it in float32, whatever it was saved in: images come in that, and kd3 sets the precision."""
+    """Return the network in float32, the type of the images; kd3 sets the precision later."""
     kinds = {tensor.dtype for tensor in chain(network.parameters(), network.buffers()) if tensor.is_floating_point()}
     return network if kinds <= {torch.float32} else network.float()

@@ -13,7 +13,7 @@ from kd3.preparation import Fit
 
 
 class TeacherDescription(Settings):
-    """A trained classifier: how to build it, its weights, and what it expects to see."""
+    """A trained classifier: architecture, weights and input requirements."""
 
     arch: str = Field(
         description="kd3:NAME, timm:NAME, torchvision:NAME, hf:NAME_OR_FOLDER, torchscript:FILE, torch-export:FILE, "
@@ -58,7 +58,7 @@ class TeacherDescription(Settings):
     @field_validator("classes", mode="before")
     @classmethod
     def _names_are_text(cls, names: Any) -> Any:
-        # From Python or JSON they may be numbers; `read_yaml` gives them as they are written.
+        # They may be numbers from Python or JSON; `read_yaml` keeps their spelling.
         return [name if name is None else class_name(name) for name in names] if isinstance(names, list) else names
 
     @field_validator("mean", "std")
@@ -100,7 +100,7 @@ class TeacherDescription(Settings):
 
 
 def read_description(path: Path) -> TeacherDescription:
-    """Return a teacher description that says everything itself.
+    """Return a complete teacher description.
 
     Raises:
         KD3Error: the file is missing, not YAML, or a setting in it is missing, unknown or wrong.

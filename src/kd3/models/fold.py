@@ -32,11 +32,11 @@ def logits_alone(network: nn.Module, images: Tensor) -> list[Tensor]:
 
 @full_float32()
 def foldable(network: nn.Module, input_size: int, outputs: Outputs = logits_alone) -> list[Pair]:
-    """Return the batch norms that can be merged into the convolution before them, found by trying.
+    """Return the batch norms that can be merged into the convolution before them, found by trial.
 
-    What feeds what is seen by running the network; then a merged copy's `outputs` are compared with
-    the original's on other input. A pair that changes them (a map that is used elsewhere too) is
-    left out. The network may be in training mode: what counts is what it says in evaluation.
+    A run of the network shows which layer feeds which. Then a merged copy's `outputs` are compared with the original's
+    on other input, and a pair that changes them (its map is used elsewhere, too) is left out. The network may be in
+    training mode; evaluation outputs are compared.
     """
     if not any(type(module) is nn.BatchNorm2d for module in network.modules()):
         return []
@@ -57,11 +57,11 @@ def foldable(network: nn.Module, input_size: int, outputs: Outputs = logits_alon
                 _put(trial, pair, convolution, norm)
             return [pair for pair in candidates if _keeps(trial, pair, unchanged)]
     except Exception:
-        return []  # it runs, as others have seen; only it cannot be merged
+        return []  # the network runs (checked elsewhere), but cannot be merged
 
 
 def fold(network: nn.Module, pairs: list[Pair]) -> nn.Module:
-    """Return a copy of a network in evaluation mode with these batch norms merged; itself where there are none.
+    """Return a copy in evaluation mode with these batch norms merged; the network itself if there are none.
 
     Module paths stay; the state dict does not.
     """
@@ -74,7 +74,7 @@ def fold(network: nn.Module, pairs: list[Pair]) -> nn.Module:
 
 
 def _pairs(network: nn.Module, probe: Tensor) -> list[Pair]:
-    """Return the pairs in which the one feeds the other and each runs once."""
+    """Return the pairs in which the first feeds the second and both run once."""
     made: dict[int, tuple[str, Tensor, int]] = {}  # holds the tensors, so that no identity is used twice
     runs: dict[str, int] = {}
     fed: list[Pair] = []
@@ -118,7 +118,7 @@ def _put(network: nn.Module, pair: Pair, convolution: nn.Module, norm: nn.Module
 
 
 def _keeps(network: nn.Module, pair: Pair, unchanged: Callable[[], bool]) -> bool:
-    """Merge a pair if that changes nothing."""
+    """Merge a pair if the outputs stay the same."""
     before = _merge(network, pair)
     if unchanged():
         return True

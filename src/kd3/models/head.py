@@ -1,7 +1,7 @@
 """Find a classifier's head: the linear layer that makes the logits and the features it pools.
 
-Found by running the network once and looking at what passes through it, then verified on other
-input: no wrapper code, no naming convention.
+One observed run of the network finds it; a second run on other input verifies it. No wrapper code, no naming
+convention.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Head:
     """Module paths of a network's classifier and features."""
 
     classifier: str  # the linear layer whose output is the logits: an nn.Linear, or a convolution of 1 x 1
-    features: str | None  # the module at which the feature map is seen; None: no map, a vector
-    side: Literal["output", "input"]  # seen coming out of that module, or going in
-    relu: bool  # the map is pooled after a ReLU that is no module of its own
+    features: str | None  # the module with the feature map; None: a vector, no map
+    side: Literal["output", "input"]  # of that module
+    relu: bool  # a functional ReLU precedes the pooling
     channels: int  # of the features, the classifier's inputs
     num_classes: int
 
@@ -50,7 +50,7 @@ class HeadNotFound(Exception):
 
 
 def as_logits(output: Any) -> Tensor:
-    """Return the logits in what a network returned: a tensor, `.logits`, `['logits']` or a tuple's first."""
+    """Return the logits of a network's output: a tensor, `.logits`, `['logits']` or a tuple's first item."""
     if isinstance(output, dict):
         output = output.get("logits", output)
     output = getattr(output, "logits", output)
@@ -68,11 +68,11 @@ def find_head(network: nn.Module, input_size: int) -> Head:
 
     The classifier is the layer whose output is the network's own logits: an `nn.Linear`, or a convolution of 1 x 1
     before or after the pooling; of a network whose one logit z stands for (0, z), the layer that makes z. The feature
-    map is the last (B, C, h, w) that passes into or out of a module and whose mean over h, w is the classifier's input;
-    where there is none (vision transformers, a norm or a layer in between), the classifier's input vector serves.
+    map is the last input or output (B, C, h, w) of a module whose mean over h, w is the classifier's input. Without one
+    (vision transformers, a norm or a layer in between), the classifier's input vector is used.
 
     Raises:
-        HeadNotFound: no such layer makes the logits; the message says what was seen.
+        HeadNotFound: no such layer makes the logits; the message describes the findings.
     """
     if isinstance(network, torch.jit.ScriptModule):
         raise HeadNotFound("it is TorchScript, inside of which features cannot be watched")
@@ -86,7 +86,7 @@ def find_head(network: nn.Module, input_size: int) -> Head:
         try:
             _verify(network, head, other)
         except HeadNotFound:
-            # What matched may have matched by chance; the classifier's input is always right.
+            # The match may be a coincidence; the classifier's input is always right.
             head = replace(head, features=None, side="input", relu=False)
             _verify(network, head, other)
     return head
@@ -95,8 +95,8 @@ def find_head(network: nn.Module, input_size: int) -> Head:
 def output_layers(network: nn.Module, input_size: int) -> list[str]:
     """Return the layers that make the logits, by module path, also of a network whose head cannot be shared.
 
-    The last one whose output is the logits; where there is none, those that put out as many values (several heads, or
-    a head that is scaled behind), else the last linear layer that ran. Empty where no layer can be watched.
+    The last layer whose output is the logits. Otherwise all layers with as many outputs (several heads, or a scaled
+    head); otherwise the last linear layer that ran. Empty if no layer can be observed.
     """
     if isinstance(network, torch.jit.ScriptModule):
         return []
@@ -132,12 +132,14 @@ def run_with_features(network: nn.Module, head: Head, images: Tensor) -> ModelOu
 
 
 def pool(features: Tensor) -> Tensor:
-    """Return the mean of a feature map over its places: (B, C, h, w) -> (B, C)."""
+    """Return the mean of a feature map over its positions: (B, C, h, w) -> (B, C)."""
     return features.mean(dim=(2, 3))
 
 
 def is_pointwise(module: nn.Module) -> bool:
-    """Say whether a module is a convolution that is a linear layer at each place: 1 x 1, whole, not moved."""
+    """Return whether a module is a convolution equal to a linear layer at each position: 1 x 1, no groups, stride or
+    padding.
+    """
     return (
         isinstance(module, nn.Conv2d)
         and module.kernel_size == module.stride == (1, 1)
@@ -147,7 +149,7 @@ def is_pointwise(module: nn.Module) -> bool:
 
 
 class _Layer(NamedTuple):
-    """A linear layer in one run. What a convolution of 1 x 1 reads and makes is pooled, which it commutes with."""
+    """A linear layer in one run. Input and output of a 1 x 1 convolution are pooled, since it commutes with pooling."""
 
     name: str
     vector: Tensor  # (B, C)
@@ -194,7 +196,7 @@ def _match(trace: _Trace, logits: Tensor) -> Head:
     if name == "":
         raise HeadNotFound("the network is a single linear layer; there are no features to share")
     size = {"channels": vector.shape[1], "num_classes": logits.shape[1]}
-    # Of an untrained network it may be all zeros, as which any map would do.
+    # An untrained network's may be all zeros, which any zero map would match.
     maps = reversed(trace.maps) if bool(vector.abs().max() > 0) else []
     for path, side, values in maps:
         if values.shape[1] != vector.shape[1] or values.shape[2] * values.shape[3] == 1:
@@ -244,17 +246,17 @@ def _verify(network: nn.Module, head: Head, images: Tensor) -> None:
 
 
 def _as_many(made: Tensor, logits: Tensor) -> Tensor:
-    """Return a layer's one value z for each image as the logits (0, z), where these are two."""
+    """Return a layer's single value z per image as the logits (0, z), if there are two logits."""
     return both_logits(made) if made.shape[1] == 1 and logits.shape[1] == 2 else made
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
-    # Relative alone: what an untrained network puts out may be of the size 1e-29.
+    # Relative only: outputs of an untrained network may be as small as 1e-29.
     return a.shape == b.shape and bool((a - b).abs().max() <= RELATIVE_TOLERANCE * b.abs().max())
 
 
 def probe_images(network: nn.Module, input_size: int, *, images: int, seed: int) -> Tensor:
-    """Return random images of the kind that a network takes, where its parameters are: (images, C, S, S)."""
+    """Return random input images on the device of the network's parameters: (images, C, S, S)."""
     generator = torch.Generator().manual_seed(seed)
     probe = torch.randn(images, calling_of(network).channels, input_size, input_size, generator=generator)
     parameter = next(network.parameters(), None)
@@ -263,7 +265,7 @@ def probe_images(network: nn.Module, input_size: int, *, images: int, seed: int)
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode, and each of its modules back afterwards."""
+    """Put a network into evaluation mode, and restore each module's mode afterwards."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:

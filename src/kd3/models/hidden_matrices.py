@@ -1,4 +1,4 @@
-"""Matrices inside a network: weights from hidden values to hidden values, recognised by the kind of module."""
+"""Hidden matrices of a network: weights between hidden activations, recognised by the kind of module."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"
 def hidden_matrices(network: nn.Module, *, besides: Collection[nn.Module] = ()) -> list[Tensor]:
     """Return the weights of linear layers, convolutions and attention's projections, each once, in their order.
 
-    `besides` are layers that are not hidden: classifiers, embeddings that a loss compares. A weight that a module of
-    another kind holds as well, such as an embedding, is none. Biases, norms, class tokens, tables of positions and
-    parameters of modules of other kinds are not among them.
+    `besides` are layers that are not hidden: classifiers, embeddings that a loss compares. Excluded are weights shared
+    with another kind of module (such as an embedding), biases, norms, class tokens, position tables and parameters of
+    other kinds of modules.
     """
     found: dict[int, Tensor] = {}
     others: set[int] = set()

@@ -1,4 +1,4 @@
-"""Let a user's file import its neighbours, as if it ran as a script."""
+"""Imports of a user's file from its own folder, as if it ran as a script."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# On modules that lie beside a user's file: the folder they were imported from.
+# Attribute of modules beside a user's file: the folder of their import.
 _FOLDER_MARK = "__kd3_folder__"
-_LEVELS_UP = 4  # in which a package is looked for
+_LEVELS_UP = 4  # searched for a package
 
 
 @contextmanager
 def importing_from(folder: Path) -> Iterator[None]:
     """Let `import` find the modules in a folder."""
     for name, module in list(sys.modules.items()):
-        # An earlier file's neighbour of the same name, in another folder, would be taken for ours.
+        # Otherwise an earlier file's neighbour of the same name, from another folder, would be reused.
         mark = getattr(module, "__dict__", {}).get(_FOLDER_MARK, folder)
         if mark != folder and _lies_in(folder, name):
             del sys.modules[name]
@@ -35,7 +35,7 @@ def importing_from(folder: Path) -> Iterator[None]:
 
 
 def where_to_find(missing: str, folder: Path) -> str:
-    """Return in words what to set so that a module is found which files in a folder import."""
+    """Return in words the setting that makes a module importable from files in a folder."""
     near = next((place for place in folder.parents[:_LEVELS_UP] if _lies_in(place, missing)), None)
     if near is not None:
         return f"it lies in {near}: set PYTHONPATH={near}"

@@ -22,20 +22,20 @@ from kd3.models.sources.facts import Facts
 from kd3.models.sources.model_file import file_hash
 from kd3.models.teacher import Teacher
 
-PRETRAINED = "pretrained"  # weights that a library has itself
-LIKELY = ("mean", "std", "input_size", "colours")  # what other weights of the same network are likely to share
-FILES = ("torchscript", "torch-export")  # sources whose name is one file with the whole network
+PRETRAINED = "pretrained"  # the library's own weights
+LIKELY = ("mean", "std", "input_size", "colours")  # likely to hold for other weights of the same network
+FILES = ("torchscript", "torch-export")  # sources that name one file with the whole network
 MODEL_FILES = (".pt", ".pth", ".th", ".safetensors", ".ts", ".pt2")
 
 
 def load_teacher(path: str | Path, *, trust_code: bool | None = None) -> Teacher:
-    """Return the teacher that a description file tells of, or that a library has under a name.
+    """Return the teacher of a description file, or a library's teacher by name.
 
     Args:
-        path: a YAML file, a folder with one, or `timm:NAME`, `torchvision:NAME`, `hf:NAME_OR_FOLDER` for a network
-            whose library knows everything about it, weights included.
-        trust_code: run code that the description names: the architecture's, or a pickle's under `trusted: true`.
-            None: where the description is named as a file, which is its user's own word, not where a folder is.
+        path: a YAML file, a folder with one, or `timm:NAME`, `torchvision:NAME`, `hf:NAME_OR_FOLDER` for a network that
+            its library specifies completely, with weights.
+        trust_code: run code that the description names: the architecture's, or a pickle's under `trusted: true`. None:
+        yes if the description is named as a file, since that is the user's own choice; no for a folder.
 
     Raises:
         KD3Error: the description, the architecture or the weights are missing or do not fit, or it names code without
@@ -85,7 +85,7 @@ def _refuse_code(description: TeacherDescription, path: Path) -> None:
 
 
 def is_named(path: str | Path) -> bool:
-    """Say whether a teacher is named by what a library calls it, and not by a file."""
+    """Return whether a teacher is named as a library's network, not as a file."""
     prefix, colon, name = str(path).partition(":")
     return bool(colon and name) and prefix in SOURCES and SOURCES[prefix].is_trained and not Path(path).exists()
 
@@ -101,7 +101,7 @@ def _known(values: Mapping[str, Any], folder: Path) -> Facts:
     facts = SOURCES[reference.source].load().facts(reference.target, arch_args, folder=folder)
     if values.get("weights") in (None, PRETRAINED):
         return facts
-    # Other weights may be of other classes; what the network takes is likely to be the same.
+    # Other weights may have other classes; the input requirements are likely the same.
     return Facts({name: value for name, value in facts.settings.items() if name in LIKELY})
 
 
@@ -139,7 +139,7 @@ def _loaded(
     teacher.class_names = description.classes
     reference = parse_arch(description.arch)
     if reference.source in FILES and description.weights is None:
-        # A frozen program has its weights in its code, where no state dict shows them.
+        # A frozen program holds its weights in its code, outside the state dict.
         teacher.known_hash = file_hash(reference.target, folder)
     return teacher
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Moments:
-    """Count, mean and sum of squared deviations of some values, a channel at a time."""
+    """Count, mean and sum of squared deviations of some values, per channel."""
 
     count: int  # values a channel
     mean: Tensor  # (C,) float64

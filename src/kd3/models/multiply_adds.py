@@ -13,13 +13,13 @@ from kd3.models.head import evaluating
 def multiply_adds(network: nn.Module, images: Tensor) -> int:
     """Return the multiply-adds of an image in convolutions, matrix products and attention.
 
-    Shapes: images (B, C, H, W), as the network takes them.
+    Shapes: images (B, C, H, W), the network's input.
     """
     return _counted(network, images, {})
 
 
 def multiply_adds_of(network: nn.Module, images: Tensor, modules: Iterable[nn.Module]) -> list[int]:
-    """Return the multiply-adds of an image that are taken within each of some modules; 0 where one is not called."""
+    """Return the multiply-adds per image within each of the given modules; 0 for an uncalled one."""
     found = dict.fromkeys(modules, 0)
     _counted(network, images, found)
     return list(found.values())

@@ -1,4 +1,4 @@
-"""From stored pixels to what a network expects."""
+"""Normalisation of stored pixels for a network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kd3.errors import KD3Error
 
-TOLERANCE = 0.01  # by which resampled images overshoot
+TOLERANCE = 0.01  # overshoot of resampled images
 GREY = (0.299, 0.587, 0.114)  # of R, G, B: the luma of ITU-R BT.601, as Pillow's "L" and OpenCV have it
 
 
@@ -25,7 +25,7 @@ class Normalisation(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
-        self.channels = len(self.mean)  # of what it puts out: 3, or 1
+        self.channels = len(self.mean)  # of the output: 3 or 1
         deviation = torch.tensor(self.std, dtype=torch.float64)
         offset = torch.tensor(self.mean, dtype=torch.float64)
         of_each = torch.tensor(GREY if self.channels == 1 else (1.0,), dtype=torch.float64)
@@ -41,7 +41,7 @@ class Normalisation(nn.Module):
             white: of floats, the value that stands for white: 1.0 of images in [0, 1], 255.0 of those in [0, 255].
 
         Raises:
-            KD3Error: another type, floats whose range is not said, or values outside it.
+            KD3Error: another type, floats without a stated range, or values outside it.
         """
         if images.dtype == torch.uint8:
             if white not in (None, 255):

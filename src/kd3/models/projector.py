@@ -1,4 +1,4 @@
-"""Lift the student's feature map into the teacher's feature space."""
+"""Projectors of the student's feature map into the teacher's feature space."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Projector(nn.Sequential):
     """1x1 conv, 3x3 conv, 1x1 conv, each with batch norm and ReLU, no bias.
 
     C_s -> width -> width -> C_t channels. The last ReLU is right for teachers whose feature map
-    is itself after a ReLU; for maps that go negative leave it out (`final_relu=False`).
+    is itself after a ReLU; for maps with negative values leave it out (`final_relu=False`).
 
     A map larger than `size` (height and width of the teacher's) is average-pooled to it first.
 
@@ -52,7 +52,7 @@ class Projector(nn.Sequential):
         return features
 
     def description(self) -> dict[str, Any]:
-        """Return the arguments of `build_projector` that make it again."""
+        """Return the arguments of `build_projector` for an equal projector."""
         return {
             "kind": "simkd",
             "in_channels": self.in_channels,
@@ -66,9 +66,9 @@ class Projector(nn.Sequential):
 class Correction(nn.Module):
     """The features themselves plus a projector that starts at zero: r(F) = relu(lift(F) + P(F)).
 
-    What a student inherits from its teacher is not thrown away by a projector with random weights in
-    front of the teacher's classifier. `lift` is the identity where the channels agree, else a linear
-    map (1x1 convolution) of them. A map larger than `size` is average-pooled to it first.
+    This preserves inherited features, which a randomly initialised projector before the teacher's classifier would
+    destroy. `lift` is the identity where the channels agree, else a linear map (1x1 convolution) of them. A map larger
+    than `size` is average-pooled to it first.
 
     Shapes: (B, in_channels, h, w) -> (B, out_channels, h, w).
     """
@@ -98,9 +98,9 @@ class Correction(nn.Module):
 
     @torch.no_grad()
     def fit_lift(self, features: Tensor, wanted: Tensor) -> None:
-        """Set the linear map to the one that gives the wanted features with the least square error.
+        """Fit the linear map to the wanted features by least squares.
 
-        Shapes: (B, in_channels, h, w), (B, out_channels, h, w). Where the channels agree there is nothing to fit.
+        Shapes: (B, in_channels, h, w), (B, out_channels, h, w). Nothing is fitted if the channels agree.
         """
         if isinstance(self.lift, nn.Identity):
             return
@@ -112,7 +112,7 @@ class Correction(nn.Module):
         self.lift.weight.copy_(weight[:, :, None, None])
 
     def description(self) -> dict[str, Any]:
-        """Return the arguments of `build_projector` that make it again."""
+        """Return the arguments of `build_projector` for an equal projector."""
         return {**self.projector.description(), "kind": "correction", "final_relu": self.final_relu}
 
 
@@ -129,7 +129,7 @@ def build_projector(*, kind: str = "simkd", **sizes: Any) -> Projector | Correct
 
 
 def draw_as_torch(network: nn.Module) -> None:
-    """Draw the convolutions of a network again as PyTorch does: uniform, within 1 / sqrt(fan_in)."""
+    """Initialise a network's convolutions again as PyTorch does: uniform, within 1 / sqrt(fan_in)."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.reset_parameters()

@@ -1,4 +1,4 @@
-"""Running statistics of batch norms: the choice of images that a network remembers for its evaluation."""
+"""Control over the images that update the running statistics of batch norms."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kd3.models.synced_batch_norm import SyncedBatchNorm
 def running_statistics_kept(module: nn.Module) -> Iterator[None]:
     """Use batch statistics in training without updating the running ones.
 
-    For images that the network will never be evaluated on, such as altered views.
+    Use it for images unlike those of the evaluation, such as altered views.
     """
     norms = [part for part in module.modules() if isinstance(part, (_BatchNorm, SyncedBatchNorm))]
     remembering = [norm for norm in norms if norm.track_running_stats]

@@ -1,4 +1,4 @@
-"""Plan of a smaller network: the parts that it keeps of a larger one. Free of torch."""
+"""Plan of a smaller network: the parts kept from a larger one. Free of torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kd3.config.settings import Settings
 
 
 class ShrinkPlan(Settings):
-    """Parts that a smaller network keeps of a larger one; part of a student's `config.json`."""
+    """Parts of a larger network that a smaller one keeps; part of a student's `config.json`."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -31,12 +31,12 @@ class ShrinkPlan(Settings):
 
     @property
     def reached(self) -> float:
-        """Share of the multiply-adds that is left, in (0, 1]."""
+        """Share of the multiply-adds left, in (0, 1]."""
         return self.multiply_adds / self.multiply_adds_before
 
 
 def architecture_in_words(about: Mapping[str, Any]) -> str | None:
-    """Return what network a student's `config.json` describes; None for a live module."""
+    """Describe in words the network of a student's `config.json`; None for a live module."""
     arch, plan = about["arch"], about.get("shrunk")
     if plan is None:
         return arch  # type: ignore[no-any-return]  # checked when it was read

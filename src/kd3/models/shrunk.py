@@ -13,7 +13,7 @@ from kd3.models.shrink_plan import ShrinkPlan
 
 
 class PassedOn(nn.Module):
-    """Stands where a block was: returns its first input as it is."""
+    """Replacement for a removed block: returns its first input unchanged."""
 
     def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         """Return x."""
@@ -21,12 +21,12 @@ class PassedOn(nn.Module):
 
 
 def shrink(network: nn.Module, plan: ShrinkPlan) -> None:
-    """Leave out of a network what the plan leaves out: blocks, then channels of its parameters and buffers.
+    """Remove the plan's blocks from a network, then the channels of its parameters and buffers.
 
-    Its remaining values stay what they are: a trained network gives a student that starts from them.
+    The remaining values are unchanged: a student of a trained network starts from them.
 
     Raises:
-        KD3Error: the plan is another network's: a name is missing, or a channel.
+        KD3Error: the plan is for another network: a name or a channel is missing.
     """
     for path in plan.blocks:
         _module(network, path)
@@ -55,9 +55,9 @@ def shrink(network: nn.Module, plan: ShrinkPlan) -> None:
 
 
 def may_become(before: object, size: object) -> bool:
-    """Say whether a number (or a row of numbers) that a module remembers may be replaced by a smaller one.
+    """Return whether a number (or a row of numbers) stored in a module may be replaced by a smaller one.
 
-    A plan may come from a folder that somebody else made: it may make sizes smaller and nothing else.
+    A plan may come from an untrusted folder; it may only reduce sizes.
     """
     if isinstance(before, tuple):
         same = isinstance(size, (list, tuple)) and len(size) == len(before)
@@ -68,7 +68,7 @@ def may_become(before: object, size: object) -> bool:
 
 
 def sizes_of(network: nn.Module) -> Iterator[tuple[str, str, int | tuple[int, ...]]]:
-    """Yield path, name and value of every number, or row of numbers, that the modules of a network remember."""
+    """Yield path, name and value of every number, or row of numbers, stored in the modules of a network."""
     for path, module in network.named_modules():
         for name, value in vars(module).items():
             if not name.startswith("_") and may_become(value, value):

@@ -10,7 +10,7 @@ from kd3.preparation import Fit, Preparation
 
 @dataclass(frozen=True)
 class Signature:
-    """Normalisation and size of the input, names of the classes, how pictures become the input."""
+    """Normalisation and size of the input, names of the classes, preparation of pictures."""
 
     mean: Sequence[float]  # per channel of RGB in [0, 1]
     std: Sequence[float]

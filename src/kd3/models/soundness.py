@@ -1,7 +1,7 @@
-"""Requirements of any classifier: it gives logits, the same for the same image whatever the batch.
+"""Requirements of any classifier: it returns logits that do not depend on the rest of the batch.
 
-Found by running it as every command will: with the channels last, in batches of one and more. Running it also sees
-into files whose training mode was frozen when they were saved.
+The checks run it as the commands do: in channels_last, in batches of one and more. This also detects files that were
+saved with a frozen training mode.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from kd3.models.head import HeadNotFound, as_logits, evaluating, find_head, prob
 
 IMAGES = 4
 SMALLER_BATCHES = (2, 1)
-UNLIKE = 5.0  # how many times as large the image is that takes another's place
-LOUD = 1e4  # times as large are images of which logits leave [0, 1] and the values of a sigmoid do not
-SAME = 1e-3  # relative to the largest logit; dropout and batch statistics change more, other rounding less
+UNLIKE = 5.0  # scale of the image that replaces another
+LOUD = 1e4  # scale of images whose logits leave [0, 1], unlike a sigmoid's values
+SAME = 1e-3  # relative to the largest logit; dropout and batch statistics exceed it, rounding does not
 
 Outputs = dict[int | str, Tensor]
 
@@ -40,23 +40,23 @@ def sound_logits(
     output: int | str | None = None,
     chosen_by: str = "output: {} in its description, or output={!r} of kd3.Teacher",
 ) -> Tensor:
-    """Return the network's logits of a few random images, (4, K), in evaluation mode, once they are found sound.
+    """Return the network's logits of a few random images, (4, K), in evaluation mode, after the checks.
 
-    From then on the network is called as it must be (`models.calling`): with its maps contiguous where it cannot run
-    with the channels last, with grey images three times where it reads three channels, its one logit z as (0, z).
+    This also sets the network's calling convention (`models.calling`): contiguous maps if it cannot run in
+    channels_last, grey images repeated if it reads three channels, and a single logit z as (0, z).
 
     Args:
-        network: gets hooks, and contiguous weights where it cannot run with the channels last.
+        network: gets hooks, and contiguous weights if it cannot run in channels_last.
         input_size: side of the images, in pixels.
         what: begins the messages ("teacher kd3:resnet20").
         channels: of the images: 3, or 1 for grey.
-        num_classes: tells which of several outputs holds the logits; None: not known.
-        output: says which it is, by place or name.
-        chosen_by: how the user says it, with a place for the output.
+        num_classes: identifies the logits among several outputs; None: unknown.
+        output: the output with the logits, by place or name.
+        chosen_by: the user's setting for it, as a format string.
 
     Raises:
-        KD3Error: it does not run on images of this size, returns no logits, or such as are not finite, are
-            probabilities, change from run to run, or depend on the other images of the batch.
+        KD3Error: it does not run on images of this size, returns no logits, or its outputs are not finite, are
+            probabilities, change between runs, or depend on the rest of the batch.
     """
     before = [(tensor, tensor.data) for tensor in (*network.parameters(), *network.buffers()) if not is_lazy(tensor)]
     laid_out(network, torch.contiguous_format)
@@ -69,7 +69,7 @@ def sound_logits(
     if not bool(torch.isfinite(logits).all()):
         raise KD3Error(f"{what} puts out values that are not finite; are its weights whole?")
     _refuse_probabilities(network, images, logits, calling, what)
-    # The last image is another one in the second run.
+    # The second run replaces the last image.
     if not _same(_run(network, others, what)[:-1], logits[:-1]):
         if _same(_run(network, images, what)[:-1], logits[:-1]):
             raise KD3Error(
@@ -101,7 +101,7 @@ def _calling(
     what: str,
     chosen_by: str,
 ) -> Calling:
-    """Return how the network takes images and which of its outputs holds the logits."""
+    """Return the network's calling convention."""
     plain = Calling(channels=channels)
     call_as(network, plain)
     images = probe_images(network, input_size, images=IMAGES, seed=2)
@@ -132,7 +132,7 @@ def _calling(
 
 
 def _output_with_logits(returned: Any, num_classes: int | None, what: str, chosen_by: str) -> int | str | None:
-    """Return which of a network's outputs holds the logits, None where that is plain; say so where it is a guess."""
+    """Return the output with the logits, None if it is unambiguous; report a guess."""
     outputs = _outputs(returned)
     if len(outputs) < 2:
         return next(iter(outputs), None)
@@ -157,7 +157,7 @@ def _chosen(by: str, output: int | str) -> str:
 
 
 def _outputs(returned: Any) -> Outputs:
-    """Return the outputs that may hold logits; none where it is one tensor, or the network says itself which it is."""
+    """Return the candidate outputs; none for a single tensor, or if the network marks its logits."""
     if isinstance(returned, Mapping):
         if isinstance(returned.get("logits"), Tensor):
             return {}
@@ -171,7 +171,7 @@ def _outputs(returned: Any) -> Outputs:
 
 
 def _classes(values: Tensor) -> tuple[int, ...]:
-    """Return the numbers of classes that an output may be of: one value an image tells two classes apart."""
+    """Return an output's possible numbers of classes: one value per image separates two classes."""
     width = values.shape[1] if values.ndim == 2 else 1
     return (width,) if width > 1 else (1, 2)
 
@@ -217,7 +217,7 @@ def _runs_with_channels_last(network: nn.Module, images: Tensor, expected: Tenso
 
 
 def _check_batch(network: nn.Module, images: Tensor, expected: Tensor, what: str) -> None:
-    """Refuse a network that goes wrong in smaller batches, as `.squeeze()` does at one image."""
+    """Refuse a network that fails in smaller batches, as `.squeeze()` does at one image."""
     few = "one image" if len(images) == 1 else f"{len(images)} images"
     try:
         returned = _returned(network, images)
@@ -256,7 +256,7 @@ def _refuse_probabilities(network: nn.Module, images: Tensor, logits: Tensor, ca
 
 
 def _is_made_by_a_linear_layer(network: nn.Module, input_size: int) -> bool:
-    """Return whether the output is that of a linear layer, which may be small by chance: no sigmoid follows."""
+    """Return whether a linear layer makes the output: small values are then a coincidence, not a sigmoid's."""
     try:
         find_head(network, input_size)
     except HeadNotFound:

@@ -1,4 +1,4 @@
-"""The student: one module that runs by itself, with either kind of classifier."""
+"""The student: one self-contained module, with either kind of classifier."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Student(nn.Module):
     """A classifier made of a backbone and either its own head or a projector and the teacher's.
 
     With the teacher's head: logits = classifier(pool(projector(features))), and the backbone's
-    own classifier is gone. `forward` takes normalised images and returns logits; `normalise`
-    makes normalised images of uint8 ones, and `preparation` says how these are made of pictures. `cascade` is what
-    `kd3 cascade` found of it, None before: its `temperature`, and the `threshold` below which to ask the teacher.
+    own classifier is gone. `forward` takes normalised images and returns logits. `normalise` turns uint8
+    images into normalised ones; `preparation` describes how pictures become uint8 images. `cascade` holds the results
+    of `kd3 cascade` (None before): the `temperature`, and the `threshold` below which to ask the teacher.
     """
 
     def __init__(
@@ -72,12 +72,12 @@ class Student(nn.Module):
 
     @property
     def temperature(self) -> float:
-        """What its logits are divided by, so that probabilities say how often the teacher says the same; 1: as is."""
+        """Divisor of the logits that makes probabilities match the rate of agreement with the teacher; 1: none."""
         return 1.0 if self.cascade is None else float(self.cascade["temperature"])
 
     @property
     def threshold(self) -> float | None:
-        """The margin of the largest logit over the second below which the teacher is to be asked; None: not known."""
+        """The margin of the largest logit over the second below which to ask the teacher; None: unknown."""
         return None if self.cascade is None else float(self.cascade["threshold"])
 
     def output_layers(self) -> list[nn.Module]:
@@ -127,7 +127,7 @@ def own_head(network: nn.Module, signature: Signature, *, name: str) -> Student:
         what=f"student {name}",
         channels=len(signature.mean),
         num_classes=len(signature.classes),
-        output=calling_of(network).output,  # as it was settled before
+        output=calling_of(network).output,  # as settled before
     )
     if logits.shape[1] != len(signature.classes):
         raise KD3Error(
@@ -151,17 +151,18 @@ def shared_head(
     final_relu: bool,
     teacher_map: Sequence[int] | None = None,
 ) -> Student:
-    """Return a student that is scored by the teacher's classifier, through a projector or on its own features.
+    """Return a student with the teacher's classifier, on projected or its own features.
 
     With projector `none` the teacher's classifier takes the place of the student's own, frozen, and the student is a
     plain network of its architecture.
 
-    A feature map that is larger than the teacher's, `teacher_map` (h, w), is pooled to it before the projector.
+    A feature map larger than the teacher's, `teacher_map` (h, w), is pooled to that size before the projector.
 
     Source: KD3 (arXiv 2307.11469), shared classifier; SimKD (arXiv 2203.14001).
 
     Raises:
-        KD3Error: the student's features cannot be found, or without a projector have not the teacher's channels.
+        KD3Error: the student's features cannot be found, or (without a projector) their channels differ from the
+            teacher's.
     """
     sound_logits(
         network,
@@ -169,7 +170,7 @@ def shared_head(
         what=f"student {name}",
         channels=len(signature.mean),
         num_classes=len(signature.classes),
-        output=calling_of(network).output,  # as it was settled before
+        output=calling_of(network).output,  # as settled before
     )
     try:
         head = find_head(network, signature.input_size)
@@ -214,7 +215,7 @@ def _takes_over(own: nn.Module, classifier: nn.Linear) -> bool:
 def smaller_map(
     network: nn.Module, head: Head, input_size: int, teacher_map: Sequence[int] | None
 ) -> Sequence[int] | None:
-    """Return the teacher's map (h, w) where the network's own is larger; None where there is nothing to pool."""
+    """Return the size (h, w) of the teacher's map if the network's own is larger; otherwise None."""
     if teacher_map is None:
         return None
     with evaluating(network), torch.no_grad():

@@ -15,7 +15,7 @@ CLASSES = 1 << 20
 
 
 class _Part(Settings):
-    """A group of it; names of later versions are passed over."""
+    """A group of settings; names from later versions are ignored."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -60,9 +60,9 @@ class ThresholdDescription(_Part):
 
 
 class CascadeDescription(_Part):
-    """How sure the student is, and when the teacher is to be asked; see `kd3.commands.cascade`."""
+    """Calibration of the student, and the threshold for asking the teacher; see `kd3.commands.cascade`."""
 
-    weights: str  # hashes of those that it was measured on
+    weights: str  # hash of the measured weights
     teacher: str
     temperature: float = Field(gt=0, le=1e6)
     threshold: float = Field(ge=0, le=1e6)
@@ -87,7 +87,7 @@ class StudentDescription(_Part):
     std: list[float]
     input_size: int = Field(ge=1, le=4096)
     head: HeadDescription | None
-    projector: dict[str, Any] | None  # of its kind, which checks the names
+    projector: dict[str, Any] | None  # its kind checks the names
     classifier: ClassifierDescription | None
     calling: CallingDescription = CallingDescription()
     shrunk: ShrinkPlan | None = None

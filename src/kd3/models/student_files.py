@@ -1,4 +1,4 @@
-"""A student on disk: weights as safetensors and a small description, loadable without other files."""
+"""Student folders: weights as safetensors and a small description, loadable without other files."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from kd3.storage.versioned import read_versioned
 
 FORMAT = "kd3-student"
 VERSION = 2
-PLAIN = 1  # the version of students that are no smaller teachers, which earlier kd3 read, too
-MOST_TIMES_LARGER = 64  # a network before its blocks and channels were left out
+PLAIN = 1  # version of students that are not shrunken teachers; earlier kd3 can read it
+MOST_TIMES_LARGER = 64  # a network before the removal of blocks and channels
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "config.json"
 ADAPTATION = "kd3-adaptation"  # in the weights' metadata
@@ -54,17 +54,16 @@ def save_student(
 ) -> None:
     """Write a student folder: `model.safetensors` and `config.json`.
 
-    `arch` None marks a live module, which `load_student` must then be given again. An architecture
-    from a file of code has that one file copied into the folder; files that it imports must be there
-    when the student is loaded. `about`
-    is kept as it is, for people (method, teacher, figures). `shrunk` says what the student leaves out of `arch`.
+    `arch` None marks a live module, which must be passed to `load_student` again. If the architecture comes from a code
+    file, that file is copied into the folder; its imports must be available on loading. `about` is information for
+    people (method, teacher, figures). `shrunk` lists the parts of `arch` that the student lacks.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if arch is not None and arch.startswith("hf:"):
         arch, arch_args = _bring_configuration(student.backbone, folder), {}
     elif arch is not None:
         entry = SOURCES.get(parse_arch(arch).source)
-        # The weights that it started from are no matter any more, and may lie in a network.
+        # The initial weights no longer matter, and may be remote.
         arch_args = {name: value for name, value in arch_args.items() if entry is None or name not in entry.starts_from}
         arch = _bring_code(arch, folder)
     _save_weights(student, folder / WEIGHTS, metadata=None)
@@ -100,15 +99,15 @@ def save_student(
 def save_adapted(student: Student, folder: Path, record: dict[str, Any]) -> None:
     """Replace the weights in a student folder, in one move, by those of the student with adapted batch norms.
 
-    The record of the adaptation lies in the same file, so that it cannot be another's.
+    The same file holds the record of the adaptation, so the two cannot be mixed up.
     """
     _save_weights(student, folder / WEIGHTS, metadata={ADAPTATION: json.dumps(record, ensure_ascii=False)})
 
 
 def save_cascade(student: Student, folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Write into a student folder's `config.json`, in one move, when the teacher is to be asked; return the record.
+    """Write the cascade's record into a student folder's `config.json`, atomically; return it.
 
-    It holds for these weights: of others, such as those of a later adaptation, `load_student` does not take it.
+    It is valid for these weights only; `load_student` ignores it after a later adaptation.
     """
     about = read_student_description(folder)
     whole = {"weights": weights_hash(student), **record}
@@ -117,7 +116,7 @@ def save_cascade(student: Student, folder: Path, record: dict[str, Any]) -> dict
 
 
 def adaptation_of(folder: Path) -> dict[str, Any] | None:
-    """Return the record of the adaptation of the student in a student folder; None for a student as trained.
+    """Return the record of the adaptation of the student in a student folder; None for an unadapted student.
 
     Raises:
         KD3Error: the weights are missing or damaged.
@@ -136,14 +135,14 @@ def adaptation_of(folder: Path) -> dict[str, Any] | None:
 def load_student(path: str | Path, *, module: nn.Module | None = None, trust_code: bool = False) -> Student:
     """Return a distilled student, in evaluation mode, from a `student/` or run folder.
 
-    It runs alone: normalised images (B, C, H, W) -> logits (B, K); `student.normalise` makes those of uint8 RGB, also
-    for the student of a grey teacher, C = 1.
+    It needs no other files: normalised images (B, C, H, W) -> logits (B, K); `student.normalise` makes them from uint8
+    RGB, also for a grey teacher's student, C = 1.
 
     Args:
         path: the folder.
         module: the untrained backbone (of a student that is a smaller teacher, the teacher's network); a copy is taken.
-        trust_code: run code that the folder brings (`net.py:build`) or names (`package.module:build`). Without it
-            nothing is run but kd3 and the libraries that it knows; with it, only for folders that you trust.
+        trust_code: run code that the folder brings (`net.py:build`) or names (`package.module:build`). Without it only
+            kd3 and its known libraries run. Set it only for folders that you trust.
 
     Raises:
         KD3Error: the folder is missing, no student's, damaged, written by a newer kd3, or names code without consent.
@@ -157,7 +156,7 @@ def load_student(path: str | Path, *, module: nn.Module | None = None, trust_cod
     what, weights = str(folder / DESCRIPTION), folder / WEIGHTS
     tensors = _read_weights(weights)
     try:
-        # Code that was consented to may build as it likes.
+        # Consented code may build without limits.
         size = weights.stat().st_size * _times_larger(about)
         with nullcontext() if trust_code or module is not None else bounded_by(size, what=what):
             return _built(folder, about, tensors, module).eval()
@@ -191,10 +190,10 @@ def _built(folder: Path, about: dict[str, Any], tensors: dict[str, Tensor], modu
 
 
 def read_student_description(folder: Path) -> dict[str, Any]:
-    """Return a student folder's `config.json`, checked to be ours.
+    """Return a student folder's validated `config.json`.
 
     Raises:
-        KD3Error: it is missing, damaged, no student's, of a newer version, or says what cannot be.
+        KD3Error: it is missing, damaged, no student's, of a newer version, or contradictory.
     """
     path = folder / DESCRIPTION
     if not path.is_file():
@@ -205,7 +204,7 @@ def read_student_description(folder: Path) -> dict[str, Any]:
 
 
 def _times_larger(about: dict[str, Any]) -> int:
-    """Return how many times as large the network is before blocks and channels are left out of it."""
+    """Return the size of the network before shrinking, as a multiple of the student's."""
     if about.get("shrunk") is None:
         return 1
     plan = ShrinkPlan.model_validate(about["shrunk"])
@@ -243,7 +242,7 @@ def _bring_code(arch: str, folder: Path) -> str:
 
 
 def _bring_configuration(backbone: nn.Module, folder: Path) -> str:
-    """Write a transformers network's configuration into the folder, so that no other place is needed to load it."""
+    """Write a transformers network's configuration into the folder, so that it loads without other files."""
     place = folder / "architecture"
     place.mkdir(exist_ok=True)
     backbone.config.to_json_file(place / "config.json", use_diff=False)  # type: ignore[union-attr, operator]

@@ -1,4 +1,4 @@
-"""Batch norms over the batch of all ranks. PyTorch's own run only on GPUs; these run anywhere."""
+"""Batch norms over the batch of all ranks. PyTorch's own are GPU-only; these run anywhere."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class SyncedBatchNorm(nn.Module):
-    """A batch norm that normalises by the mean and the variance over all ranks' images; in evaluation as ever.
+    """A batch norm that trains with the mean and variance over all ranks' images; evaluation is as usual.
 
-    Takes over the parameters, buffers and names of another. All ranks must have parts of one size.
+    It takes over the parameters, buffers and names of another one. All ranks must have parts of one size.
     """
 
     weight: nn.Parameter | None
@@ -44,7 +44,7 @@ class SyncedBatchNorm(nn.Module):
             values = images if images.dtype == torch.float64 else images.float()
             mean = self.ranks.mean(values.mean(axes))
             centred = values - mean.view(place)
-            # Of the centred values: a difference of squares would lose digits.
+            # From centred values: a difference of squares would lose precision.
             variance = self.ranks.mean(centred.square().mean(axes))
             if self.training and self.track_running_stats:
                 self._remember(mean.detach(), variance.detach(), self.ranks.count * images[:, 0].numel())
@@ -63,10 +63,10 @@ class SyncedBatchNorm(nn.Module):
 
 
 def sync_batch_norms(module: nn.Module, ranks: Ranks, device: torch.device) -> None:
-    """Replace a network's batch norms, in their places, by ones that are synced over all ranks.
+    """Replace a network's batch norms, in place, by ones synced over all ranks.
 
     Raises:
-        KD3Error: there is a batch norm of a kind of its own, whose work cannot be taken over.
+        KD3Error: there is a batch norm of an unknown kind.
     """
     for name, norm in module.named_modules():
         if isinstance(norm, KINDS) and type(norm) not in KINDS:

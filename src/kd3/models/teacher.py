@@ -1,4 +1,4 @@
-"""The frozen teacher: a trained classifier that never changes and never trains."""
+"""The frozen teacher: a trained classifier that never changes."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from kd3.models.signature import Signature
 from kd3.models.soundness import sound_logits
 from kd3.preparation import Fit, Preparation
 
-CAST_PROBE = 2  # images on which a teacher with cast weights is compared
+CAST_PROBE = 2  # images to compare a teacher with cast weights
 CAST_TOLERANCE = 1e-3  # of the largest logit; the same kernels give the same bits
 
 
 class Teacher(nn.Module):
-    """A trained classifier with the requirements on its input.
+    """A trained classifier with its input requirements.
 
-    Always in evaluation mode, without gradients, its weights in float32. The module is copied: the caller's stays as it
-    is.
+    Always in evaluation mode, without gradients, its weights in float32. The module is copied; the caller's is
+    unchanged.
 
     Args:
         module: any classifier, normalised images (B, C, H, W) -> logits (B, K), or one logit z that stands for (0, z).
@@ -46,12 +46,12 @@ class Teacher(nn.Module):
         std: of the same.
         input_size: side of its input in pixels; None takes the pool's.
         classes: names in the order of the logits; None numbers them.
-        num_classes: how many there are, where that is known; tells which of several outputs holds the logits.
-        output: which of several outputs holds them, by place or name.
-        fit: how pictures become squares, "crop" or "squash"; None takes the pool's, and crops where there is none.
+        num_classes: if known; identifies the logits among several outputs.
+        output: the output with the logits, by place or name.
+        fit: how pictures become squares, "crop" or "squash"; None takes the pool's, or crops without a pool.
 
     Raises:
-        KD3Error: the module does not run on an image of `input_size`, or what it returns are no sound logits.
+        KD3Error: the module does not run on an image of `input_size`, or returns no sound logits.
     """
 
     def __init__(
@@ -74,19 +74,19 @@ class Teacher(nn.Module):
         self.fit = fit
         self.name = name or type(module).__name__
         self.loaded = "a live module"
-        self.origin: Origin | None = None  # None: only its caller knows how to build it
-        self.pictures = ""  # how its library makes squares of them, in words
-        self.assumed: list[str] = []  # settings that nobody gave, taken from its library's own weights
+        self.origin: Origin | None = None  # None: only the caller can build it
+        self.pictures = ""  # its library's picture preparation, in words
+        self.assumed: list[str] = []  # settings taken from the library's own weights
         self.is_turned = False  # it was trained on B, G, R
         self.head: Head | None = None
         self.head_problem: str | None = None
         self.num_classes = num_classes or (len(classes) if classes else 0)
         self.output = output
         self.runs_in_autocast: bool | None = None  # None: not tried yet
-        self.is_folded = False  # the same function with other rounding
+        self.is_folded = False  # the same function up to rounding
         self._compiled: CompiledTeacher | None = None
         self.class_names = [class_name(name) for name in classes] if classes else None
-        self.known_hash: str | None = None  # of weights that the module's own state does not show, or no longer
+        self.known_hash: str | None = None  # of weights that the module's state does not (or no longer) show
         self.eval()
         if input_size is not None:
             self.fit_to(input_size)
@@ -101,17 +101,17 @@ class Teacher(nn.Module):
         """Preparation of pictures for its input.
 
         Raises:
-            KD3Error: its input size is not known.
+            KD3Error: its input size is unknown.
         """
         if self.input_size is None:
             raise KD3Error("the teacher's input size is not known; give it as Teacher(..., input_size=...)")
         return Preparation(self.input_size, self.fit or "crop")
 
     def seeing(self, preparation: Preparation) -> Teacher:
-        """Return the same teacher for images that were made so, such as a pool's or those of its student.
+        """Return the same teacher for images prepared in this way, such as a pool's or its student's.
 
         Raises:
-            KD3Error: it was said to see pictures in another way.
+            KD3Error: its description states another preparation.
         """
         if self.fit not in (None, preparation.fit):
             raise KD3Error(
@@ -165,7 +165,7 @@ class Teacher(nn.Module):
             return run_with_features(self.module, head, images)
 
     def _autocast(self, images: Tensor) -> AbstractContextManager[Any]:
-        """Return the context that leaves autocast on, or turns it off for a network that fails in it."""
+        """Return a context that turns autocast off for a network that fails in it."""
         kind = images.device.type
         if not torch.is_autocast_enabled(kind):
             return nullcontext()
@@ -186,7 +186,7 @@ class Teacher(nn.Module):
         """Return the head, for methods that share it with the student.
 
         Raises:
-            KD3Error: it cannot be shared; the sentence says why.
+            KD3Error: it cannot be shared; the sentence gives the reason.
         """
         if self.head is None:
             raise KD3Error(
@@ -205,14 +205,14 @@ class Teacher(nn.Module):
         path = self.shared_head().classifier
         own = self.module.get_submodule(path)
         assert isinstance(own, nn.Linear | nn.Conv2d)
-        weight = own.weight.detach().flatten(1)  # a convolution of 1 x 1 is one, too
+        weight = own.weight.detach().flatten(1)  # also of a 1 x 1 convolution
         bias = None if own.bias is None else own.bias.detach()
         single = calling_of(self.module).one_logit
         if single:
             weight = torch.cat([torch.zeros_like(weight), weight])
             bias = None if bias is None else torch.cat([torch.zeros_like(bias), bias])
         count, channels = weight.shape
-        # Without random initial values, which would shift every later draw of the caller's.
+        # No random initialisation: it would shift the caller's later draws.
         plain = nn.Linear(channels, count, bias=bias is not None, device="meta")
         plain = plain.to(weight.dtype).to_empty(device=weight.device).requires_grad_(False)
         plain.weight.copy_(weight)
@@ -246,13 +246,13 @@ class Teacher(nn.Module):
         return Signature(self.normalise.mean, self.normalise.std, self.input_size, self.classes, self.fit or "crop")
 
     def fingerprint(self) -> str:
-        """Return a hash of the weights and the normalisation, to tell teachers apart."""
+        """Return a hash of the weights and the normalisation, to distinguish teachers."""
         weights = self.known_hash or weights_hash(self.module)
         identity = repr((weights, self.normalise.mean, self.normalise.std))
         return hashlib.sha256(identity.encode()).hexdigest()
 
     def with_statistics(self, statistics: Statistics) -> Teacher:
-        """Return the same teacher, its batch norms normalising by other statistics; another fingerprint, too."""
+        """Return the same teacher with other batch norm statistics, and another fingerprint."""
         other = copy.copy(self)
         module = copy.deepcopy(self.module)
         set_statistics(module, statistics)
@@ -262,7 +262,7 @@ class Teacher(nn.Module):
         return other
 
     def folded(self) -> Teacher:
-        """Return the same teacher, its batch norms merged into its convolutions where that changes nothing.
+        """Return the same teacher with batch norms merged into convolutions where the outputs stay the same.
 
         It keeps the fingerprint: it is the same function, up to rounding.
         """
@@ -283,19 +283,19 @@ class Teacher(nn.Module):
         return other
 
     def compiled(self) -> Teacher:
-        """Return the same teacher, compiled for batches of one size; to be called where it will run.
+        """Return the same teacher, compiled for batches of one size; call it on the final device.
 
-        Its first batch takes up to a minute; one that cannot be compiled says so there.
+        The first batch takes up to a minute; a failed compilation is reported there.
         """
         other = copy.copy(self)
         other._compiled = CompiledTeacher(self.module, self.head)
         return other
 
     def cast_for(self, compute: Compute) -> Teacher:
-        """Return the same teacher, those weights cast once that autocast would cast at every pass.
+        """Return the same teacher with the weights cast once that autocast would cast at every pass.
 
-        It is itself where that would change what it says, where it does not run in autocast, and in float32. To be
-        called once it is on its device.
+        It returns the teacher itself in float32, if it does not run in autocast, or if its outputs would change. Call
+        it on the final device.
         """
         kind = compute.autocast_type
         if kind is None or isinstance(self.module, torch.jit.ScriptModule) or self.input_size is None:
@@ -316,14 +316,14 @@ class Teacher(nn.Module):
         return other if self.runs_in_autocast and bool(same) else self
 
     def train(self, mode: bool = True) -> Teacher:
-        """Stay in evaluation mode, whatever is asked."""
+        """Stay in evaluation mode, whatever the argument."""
         return super().train(False)
 
 
 def _frozen_copy(module: nn.Module) -> nn.Module:
     if not isinstance(module, torch.jit.ScriptModule):
         return in_float32(copy_of(module)).requires_grad_(False)
-    # TorchScript knows no such copy: its parameters would come out as results of a computation.
+    # TorchScript cannot copy like this: its parameters would become non-leaf tensors.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         buffer = io.BytesIO()

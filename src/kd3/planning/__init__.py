@@ -1,1 +1,1 @@
-"""`kd3 plan`: a recommended student, the cost of a run and its expected result, from a minute of measuring."""
+"""`kd3 plan`: recommended student, cost and expected result of a run, from a minute of measurements."""

@@ -11,14 +11,14 @@ from kd3.domain_shift.verdict import Verdict
 from kd3.models.teacher import Teacher
 from kd3.planning.costs import Cost
 
-LIKE_OURS = 0.33  # of the teacher's multiply-adds: ResNet-20 beside ResNet-56, which our results are of
+LIKE_OURS = 0.33  # of the teacher's multiply-adds: ResNet-20 and ResNet-56, as in our results
 AT_MOST = 0.6
-USUAL, LARGEST = 200_000, 1_000_000  # training images that our results are of
+USUAL, LARGEST = 200_000, 1_000_000  # training images of our results
 
 
 @dataclass(frozen=True)
 class Advice:
-    """One recommendation, why, and the page of the documentation with the results behind it."""
+    """A recommendation, its reason, and the documentation page with the results."""
 
     what: str
     why: str
@@ -26,9 +26,9 @@ class Advice:
 
 
 def best_student(costs: Mapping[str, Cost], teacher: Cost) -> str | None:
-    """Return the student to begin with: faster than the teacher here, and of the size that our results are of.
+    """Return the recommended student: faster than the teacher here, and near the size in our results.
 
-    Of two that are as near to that size, the first. None where no student is faster.
+    The first one wins a tie. None if no student is faster.
     """
     fitting = {
         name: abs(math.log(cost.multiply_adds / teacher.multiply_adds / LIKE_OURS))
@@ -40,7 +40,7 @@ def best_student(costs: Mapping[str, Cost], teacher: Cost) -> str | None:
 
 
 def method_for(teacher: Teacher) -> tuple[str, Advice]:
-    """Return the method to use, and why."""
+    """Return the method to use, and the reason."""
     if teacher.sharing_problem() is None:
         why = "82.7% on our crawl, where plain KD reaches 74.3% with as many images and SimKD 82.3%"
         return "kd3", Advice("--method kd3", why, "docs/results/table1.md")
@@ -49,7 +49,9 @@ def method_for(teacher: Teacher) -> tuple[str, Advice]:
 
 
 def budget_for(affordable: int | None) -> tuple[int, Advice]:
-    """Return the training images of a run, and why; `affordable` is what the minutes allow, None: they are not said."""
+    """Return the training images of a run, and the reason; `affordable` is the limit by the minutes, None: not
+    given.
+    """
     if affordable is None:
         why = "the default; 86% on our crawl (one seed), where 60,000 images gave 84.5%"
         return USUAL, Advice(f"--images {USUAL // 1000}k", why, "docs/results/inherit-fit-recall.md")
@@ -60,7 +62,7 @@ def budget_for(affordable: int | None) -> tuple[int, Advice]:
 
 
 def for_the_crawl(found: Measurement, *, has_deployment: bool) -> list[Advice]:
-    """Return advice that follows from the distance of the crawl."""
+    """Return advice based on the distance of the crawl."""
     level = found.verdict.level
     page = "docs/results/inherit-fit-recall.md"
     advice = []
@@ -79,7 +81,7 @@ def for_the_crawl(found: Measurement, *, has_deployment: bool) -> list[Advice]:
 
 
 def expected(verdict: Verdict) -> str:
-    """Say how the range was calibrated."""
+    """Describe the calibration of the range."""
     if verdict.forecast is None:
         return "no range: the teacher has no batch norms, by which the curve knows a crawl (docs/results/shift.md)"
     return (

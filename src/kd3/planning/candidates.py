@@ -1,4 +1,4 @@
-"""Candidate students: smaller networks of the teacher's family in the zoo, and the teacher made smaller."""
+"""Candidate students: smaller networks of the teacher's family in the zoo, and the shrunken teacher."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ SHARES = (0.5, 0.3, 0.15)
 class Candidate:
     """A student that could be distilled."""
 
-    name: str  # as --student takes it
-    network: nn.Module  # with whatever weights
-    inherits: float  # part of its parameters that the teacher gives, in [0, 1]
+    name: str  # as for --student
+    network: nn.Module  # with any weights
+    inherits: float  # part of its parameters from the teacher, in [0, 1]
 
 
 def candidates(teacher: Teacher, images: Tensor) -> tuple[list[Candidate], list[str]]:
-    """Return the students to choose from, and a sentence on each share to which the teacher cannot be shrunk.
+    """Return the students to choose from, and a sentence for each impossible share of shrinking.
 
     Shapes: images (B, C, H, W), normalised: of the pool.
     """
@@ -52,7 +52,7 @@ def candidates(teacher: Teacher, images: Tensor) -> tuple[list[Candidate], list[
 
 
 def _family(teacher: Teacher, images: Tensor) -> list[Candidate]:
-    """Return the networks of the zoo that the teacher's class builds with fewer multiply-adds, the largest first."""
+    """Return the networks of the zoo of the teacher's class with fewer multiply-adds, the largest first."""
     if teacher.origin is None:
         return []
     reference = parse_arch(teacher.origin.arch)

@@ -22,21 +22,21 @@ BATCH, BATCH_OF_LARGE, SMALL_SIDE = 64, 8, 64
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one network, in float32."""
+    """Costs of one network, in float32."""
 
     parameters: int
-    multiply_adds: int  # of an image
+    multiply_adds: int  # per image
     bytes: int  # of its weights on disk
-    memory: int  # bytes: its weights, and the most that a layer reads and writes for one image
+    memory: int  # bytes: weights, and the largest input and output of a layer
     one: float  # milliseconds for one image, on one thread: median of the turns
     many: float  # milliseconds for a batch
-    batch: int  # how many images that is
+    batch: int  # images in the batch
 
 
 def costs(networks: Mapping[str, nn.Module], images: Tensor) -> dict[str, Cost]:
     """Return the costs of each network, timed in turns, so a slower machine slows all of them.
 
-    Shapes: images (B, C, H, W), as the networks take them.
+    Shapes: images (B, C, H, W), network inputs.
     """
     batch = BATCH if images.shape[-1] <= SMALL_SIDE else BATCH_OF_LARGE
     many = images.cpu().repeat(-(-batch // len(images)), 1, 1, 1)[:batch]

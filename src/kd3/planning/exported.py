@@ -29,12 +29,12 @@ class Exported:
 
 
 def exported(networks: Mapping[str, nn.Module], images: Tensor) -> tuple[dict[str, Exported], list[str]]:
-    """Export each network, time all files in turns, and return a sentence on each that cannot be exported.
+    """Export each network, time all files in turns, and return a sentence for each failure.
 
-    In 8 bits all layers are, with a scale per channel: `kd3 export --int8` chooses among four such ways by agreement,
-    which takes a trained student. Weights do not change the time.
+    In 8 bits, all layers are quantised per channel. `kd3 export --int8` chooses among four ways by agreement, which
+    needs a trained student; weights do not change the time.
 
-    Shapes: images (B, C, H, W), as the networks take them; they calibrate.
+    Shapes: images (B, C, H, W), network inputs, for calibration.
 
     Raises:
         KD3Error: the packages of `kd3[export]` are missing.

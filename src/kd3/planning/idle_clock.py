@@ -8,10 +8,10 @@ import torch
 
 
 def idle_seconds(device: torch.device) -> float:
-    """Return a clock's reading, of which differences count.
+    """Return a clock's reading, for differences.
 
-    On the CPU: the time that this process was at work, shared by its threads, so that other work on the machine hardly
-    counts. On a GPU: the wall clock, once the GPU has done what it was given.
+    On the CPU: this process's CPU time divided by its threads, so that other work on the machine hardly counts. On a
+    GPU: the wall clock, after synchronisation.
     """
     if device.type == "cpu":
         return time.process_time() / torch.get_num_threads()

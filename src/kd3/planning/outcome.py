@@ -41,7 +41,7 @@ class Plan:
     verdict: Verdict
     teacher_cost: Cost
     choices: list[Choice]
-    student: str | None  # the one to begin with; None: no candidate is faster than the teacher
+    student: str | None  # recommended; None: no candidate is faster than the teacher
     pace: Pace
     method: str
     images: int  # the budget
@@ -49,11 +49,11 @@ class Plan:
     forecast: Forecast | None  # for that budget
     deployment: str | None = None  # one sentence on these images
     problems: list[str] = field(default_factory=list)  # shares to which the teacher cannot be shrunk, failed exports
-    exported: dict[str, Exported] = field(default_factory=dict)  # by candidate, and "teacher"; empty: not asked for
+    exported: dict[str, Exported] = field(default_factory=dict)  # by candidate, and "teacher"; empty: not requested
 
     @property
     def command(self) -> str:
-        """The run that is recommended, as a shell takes it."""
+        """The recommended run as a shell command."""
         student = self.student or min(self.choices, key=lambda choice: choice.cost.multiply_adds).name
         words = ["kd3", "distill", "--teacher", self.teacher, "--student", student, "--pool", self.pool]
         words += ["--method", self.method] if self.method != "kd3" else []

@@ -17,8 +17,8 @@ from kd3.training.learner import Learner
 from kd3.training.pool_batches import PoolBatches
 
 STEPS = 20
-SECONDS = 20.0  # no further step is begun after so many
-WARM_UP = 2  # steps that are not counted
+SECONDS = 20.0  # no step begins after these
+WARM_UP = 2  # uncounted steps
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ def pace_of(
     steps: int = STEPS,
     seconds: float = SECONDS,
 ) -> Pace:
-    """Return how long a step of a method takes; the method's student is changed by it.
+    """Measure the time of a method's step; this changes its student.
 
-    `places` are the positions in the pool of the images to train on. Steps of a slow network are fewer than `steps`:
-    none is begun after so many `seconds`. A method that needs labels learns made ones.
+    `places` are the positions in the pool of the images to train on. A slow network takes fewer than `steps`: none
+    begins after `seconds`. A method that needs labels gets artificial ones.
     """
     batch = min(settings.batch, len(places))
     labels = torch.zeros(len(pool), dtype=torch.int64) if method.needs_labels else None

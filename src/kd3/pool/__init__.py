@@ -1,6 +1,6 @@
-"""The pool: from a heap of crawled files to equal-sized images in one memory-mapped place.
+"""The pool: crawled files become equal-sized images in memory-mapped files.
 
-Names are imported when first used: a decoding process needs NumPy and Pillow, not all the rest.
+Names are imported on first use: a decoding process needs only NumPy and Pillow.
 """
 
 from __future__ import annotations

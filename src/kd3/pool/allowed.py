@@ -1,7 +1,7 @@
-"""Names that a crawl may use. Rows of tables and entries of lists come from strangers: they are data, not orders.
+"""Restrictions on the names in a crawl. Rows of tables and entries of lists are untrusted data.
 
-A source that the user names is the user's own word, and may be anything that fsspec opens. What stands in it may be a
-file below its folder, or a URL of one of `PROTOCOLS`, which never stand for a chain of file systems.
+A source named by the user is trusted and may be anything that fsspec opens. Its entries may be files below its folder,
+or URLs of one of `PROTOCOLS`, none of which can start a chain of file systems.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FLAG = "--trust-entries"
 HOSTS_FLAG = "--private-hosts"
 RESOLVE_SECONDS = 15.0
 HERE = "an address of this machine or of a private network"
-# In IPv6 addresses that a gateway makes IPv4 of.
+# IPv6 prefixes that gateways translate to IPv4.
 TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 _PROTOCOL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)(?:://|::)")
 
@@ -40,8 +40,8 @@ Answer = TypeVar("Answer")
 class Trust:
     """Permissions beyond the default for names and connections."""
 
-    entries: bool = False  # rows and lists may name whatever they like
-    private_hosts: bool = False  # and those of the private network
+    entries: bool = False  # rows and lists may name anything
+    private_hosts: bool = False  # connections may lead to private networks
     of_user: frozenset[Host] = frozenset()  # servers of sources that the user has named
     addresses: frozenset[tuple[str, str]] = frozenset()  # of these by name: the private ones that each had then
 
@@ -51,7 +51,7 @@ _trust = Trust()
 
 @contextmanager
 def trusting(*, entries: bool = False, private_hosts: bool = False) -> Iterator[None]:
-    """Within, let rows and lists name whatever they like, or private servers, where the user says so."""
+    """Let rows and lists name anything, or private servers, within the context."""
     before = _trust
     _set(entries=before.entries or entries, private_hosts=before.private_hosts or private_hosts)
     try:
@@ -61,7 +61,7 @@ def trusting(*, entries: bool = False, private_hosts: bool = False) -> Iterator[
 
 
 def as_settings_say(command: Callable[Call, Answer]) -> Callable[Call, Answer]:
-    """Let a command read what its settings, the first argument, allow lists and tables to name."""
+    """Apply the permissions in a command's settings, its first argument."""
 
     @wraps(command)
     def trusted(*arguments: Call.args, **named: Call.kwargs) -> Answer:
@@ -75,9 +75,9 @@ def as_settings_say(command: Callable[Call, Answer]) -> Callable[Call, Answer]:
 def named_by_user(url: str) -> None:
     """Let this process connect to a web server wherever it is now: the user has named it.
 
-    Its name is resolved here and once: who owns it cannot lead it to a private address later.
+    Its name is resolved once, here, so that its owner cannot lead it to a private address later.
     """
-    if is_flat(url) and protocol(url) in WEB:  # of others, what looks like a host may be a bucket
+    if is_flat(url) and protocol(url) in WEB:  # in other protocols the "host" may be a bucket
         host, port = _host(url)
         found: set[tuple[str, str]] = set()
         if host and host not in {name for name, _ in _trust.of_user}:
@@ -86,7 +86,7 @@ def named_by_user(url: str) -> None:
 
 
 def trust_for_good(trust: Trust) -> None:
-    """Trust what another process does for as long as this one lives: one of those that decode."""
+    """Adopt another process's permissions for the life of this one, a decoding process."""
     global _trust
     _trust = trust
 
@@ -97,12 +97,12 @@ def trust() -> Trust:
 
 
 def anywhere_allowed() -> bool:
-    """Say whether connections may lead to any private address, as the user says."""
+    """Return whether the user allowed connections to any private address."""
     return _trust.entries or _trust.private_hosts
 
 
 def trusted_host(url: str) -> str | None:
-    """Return the host of a URL that may be private: one that the user has named, or that was let through outright."""
+    """Return the host of a URL that may be private: one that the user named or allowed explicitly."""
     return _host(url)[0] if _host(url) in _trust.of_user or is_private(url) else None
 
 
@@ -112,7 +112,7 @@ def _set(**changes: Any) -> None:
 
 
 def is_remote(path: str) -> bool:
-    """Say whether a source is a URL or a chain of them, not a path.
+    """Return whether a source is a URL or a chain of them, not a path.
 
     >>> is_remote("s3://bucket/a.tar"), is_remote("zip://a.png::s3://b/c.zip"), is_remote("C:/a"), is_remote("a/b")
     (True, True, False, False)
@@ -128,12 +128,12 @@ def protocol(url: str) -> str:
 
 
 def is_flat(url: str) -> bool:
-    """Say whether a URL is of one of the `PROTOCOLS`, in which "::" is a part of a name."""
+    """Return whether a URL is of one of the `PROTOCOLS`, in which "::" is a part of a name."""
     return is_remote(url) and protocol(url) in PROTOCOLS and url[len(protocol(url)) :].startswith("://")
 
 
 def as_path(path: str) -> str:
-    """Return a path of this machine in a form that nothing takes for a URL.
+    """Return a local path in a form that cannot be taken for a URL.
 
     >>> as_path("gs::y.png"), as_path("a/b")
     ('./gs::y.png', 'a/b')
@@ -142,7 +142,7 @@ def as_path(path: str) -> str:
 
 
 def beside(path: str, entry: str) -> str:
-    """Return the path or URL that an entry of the file `path` means: relative to its folder, unless it is whole.
+    """Return the path or URL of an entry of the file `path`: relative to its folder, unless it is absolute.
 
     Raises:
         Unreadable: the entry is not allowed.
@@ -181,7 +181,7 @@ def _lies_in(folder: str, path: str) -> bool:
 
 
 def is_private(url: str) -> bool:
-    """Say whether a URL names this machine or a private network outright, by an address or as "localhost"."""
+    """Return whether a URL names this machine or a private network explicitly, by an address or as "localhost"."""
     return _is_private_name(_host(url)[0] or "")
 
 
@@ -191,7 +191,9 @@ def _is_private_name(host: str) -> bool:
 
 
 def is_private_address(address: str) -> bool:
-    """Say whether an IP address is none of the public internet: loopback, link-local, private, reserved, multicast."""
+    """Return whether an IP address is not on the public internet: loopback, link-local, private, reserved,
+    multicast.
+    """
     try:
         ip: Any = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -204,11 +206,11 @@ def is_private_address(address: str) -> bool:
 def guarded_socket(info: tuple[Any, ...], trusted: str | None = None) -> socket.socket:
     """Return a socket for a connection to one of a host's addresses, unless it leads to a private one.
 
-    Whatever name was asked for or redirected to, this sees the address that is connected to. Excepted are the addresses
-    that the host `trusted` had when the user named it: it may redirect to itself and to no other private one.
+    This checks the final address, after name resolution and redirects. The addresses that the host `trusted` had when
+    the user named it are exempt; it may redirect to itself, but to no other private host.
 
     Raises:
-        OSError: it does.
+        OSError: the address is private.
     """
     family, kind, number, _, address = info
     if is_private_address(str(address[0])) and not (trusted and _is_of(trusted, str(address[0]))):

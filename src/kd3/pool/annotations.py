@@ -17,7 +17,7 @@ SMALL = 1 << 20  # bytes of a .json of one image
 
 
 def labels_by_sample(sidecars: Sequence[Record]) -> dict[str, Label]:
-    """Return what `.cls` and `.json` files say, by what an image's key and theirs have in common."""
+    """Return the labels of `.cls` and `.json` files, by sample (see `sample`)."""
     found: dict[str, Label] = {}
     for record in sidecars:
         ending = PurePosixPath(record.key).suffix.lower()
@@ -36,7 +36,7 @@ def sample(key: str) -> str:
 
 
 def labels_by_file(sidecars: Sequence[Record], keys: set[str]) -> tuple[str, dict[str, Label]]:
-    """Return the table that labels most of the images, by its key, and what it says of each; `""` where none does.
+    """Return the key of the table that labels most images, and its labels; `""` if there is none.
 
     Tables are .csv and .tsv files with a column of files and one of labels, and TinyImageNet's `val_annotations.txt`. A
     file is meant relative to the table's folder, or to that of images below it.
@@ -81,7 +81,7 @@ def _rows(record: Record) -> Iterator[tuple[str, Label]]:
 
 
 def _text(record: Record) -> str:
-    """Return a sidecar's text; none where it cannot be had."""
+    """Return a sidecar's text; None if it cannot be read."""
     assert isinstance(record.location, Unusable)
     try:
         data = record.location.contents.read() if record.location.contents is not None else b""

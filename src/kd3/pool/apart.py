@@ -1,7 +1,7 @@
-"""Open and split archives in a separate process, in bounded memory and time, however images are decoded.
+"""Reading of archives in a separate process, in bounded memory and time.
 
-Their formats are read by large libraries, and a few bytes can ask for all memory or all time. One that does so costs
-itself: its process is ended, and one row says why. The process is kept for the next archive.
+Large libraries read their formats, and a few bytes can demand unlimited memory or time. Then the process is ended, and
+one row gives the reason; no other archive is affected. The process is reused for the next archive.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from kd3.pool.worker import bound_memory, ignore_interrupts
 
 AT_ONCE = 64  # files in a message
 BYTES_AT_ONCE = 4 << 20  # of their contents
-ALIVE_SECONDS = 1.0  # between two words of a process that goes on
-START_SECONDS = 300.0  # that it may take to start, on the busiest machine
+ALIVE_SECONDS = 1.0  # between messages of a live process
+START_SECONDS = 300.0  # to start, even on a busy machine
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "ARROW_DEFAULT_MEMORY_POOL": "system"}
 START = "import sys; sys.path[:0] = [sys.argv[1]]; from kd3.pool.apart import serve; serve(*map(int, sys.argv[2:]))"
-# What a message says: these files, go on waiting, no more, or a KD3Error in words.
+# Kinds of messages: files, still working, end, or a KD3Error in words.
 FILES, ALIVE, END, ERROR = "files", "alive", "end", "error"
 
 _spare: list[_Opener] = []
@@ -44,7 +44,7 @@ def members(
 ) -> Iterator[Record]:
     """Yield the records of an archive, or the first ones, as its reader gives them.
 
-    What costs more than the limits gives one last record that says so.
+    An archive that exceeds the limits gives one last record with the reason.
 
     Raises:
         KD3Error: a package is missing, or no process can be started.
@@ -67,7 +67,7 @@ def members(
         found = Unusable(
             "archive damaged", f"reading it ended its process, as a need of more than {limits.memory >> 20} MiB does"
         )
-    except BaseException:  # also where nobody wants the rest
+    except BaseException:  # also when the consumer stops early
         opener.stop()
         raise
     if found is None:
@@ -77,10 +77,10 @@ def members(
 
 
 def count(kind: str, path: str, limits: Limits, *, given_up: Callable[[], bool] = lambda: False) -> int:
-    """Return about how many records an archive has; `given_up` is asked again and again whether that is still wanted.
+    """Estimate the number of an archive's records; `given_up` is polled to cancel.
 
     Raises:
-        Exception: it cannot be told.
+        Exception: the number cannot be found.
     """
     opener = _taken()
     try:
@@ -96,7 +96,7 @@ def count(kind: str, path: str, limits: Limits, *, given_up: Callable[[], bool] 
 
 
 class _Opener:
-    """The process, seen from this one."""
+    """The parent's side of the process."""
 
     def __init__(self) -> None:
         self._here, there = multiprocessing.Pipe()
@@ -168,7 +168,7 @@ def serve(handle: int, parent: int) -> None:
     from kd3.pool.sources import ARCHIVES
 
     _say(connection, END)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what libraries say when they end the process is told by a row
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a row replaces the libraries' last messages
     with suppress(EOFError, OSError):
         while True:
             kind, path, memory, trusts, *how = pickle.loads(connection.recv_bytes())
@@ -205,7 +205,7 @@ def _send_members(
             _say(connection, FILES, batch)
             batch, payload, told = [], 0, time.monotonic()
         elif time.monotonic() - told > ALIVE_SECONDS:
-            # Not the files: where the process dies, the same ones must have been sent each time.
+            # Not the files: before a crash, the same ones must have been sent each time.
             _say(connection, ALIVE)
             told = time.monotonic()
     _say(connection, FILES, batch)

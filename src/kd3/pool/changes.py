@@ -1,4 +1,4 @@
-"""Changes of images by a dial: strength 0 is the image itself.
+"""Image changes of adjustable strength; strength 0 is the image itself.
 
 Each takes an image uint8 (3, N, N), a strength and the image's own randomness, and returns uint8 (3, N, N).
 """
@@ -16,9 +16,9 @@ from kd3.errors import KD3Error, unknown_name
 from kd3.pool.off_topic import off_topic_image
 
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32).reshape(3, 1, 1)  # ITU-R BT.601
-LEAST_CONTRAST = 64.0  # in grey levels: the slope that is drawn black at least, lest flat areas show their noise
+LEAST_CONTRAST = 64.0  # in grey levels: minimum slope drawn black, so that noise in flat areas stays invisible
 BEST_QUALITY, WORST_QUALITY = 95, 3
-NOISE_DRAWS = 4  # tells these random numbers from those of other uses of a seed
+NOISE_DRAWS = 4  # separates these random numbers from other uses of a seed
 
 Place = Sequence[int]  # of an image's random numbers
 
@@ -74,21 +74,23 @@ def low_resolution(image: np.ndarray, strength: float, place: Place) -> np.ndarr
 
 
 def off_topic(image: np.ndarray, strength: float, place: Place) -> np.ndarray:
-    """Replace this share of the images by pictures of no class; what a smaller share replaces, a larger does too."""
+    """Replace this share of the images by pictures of no class; a larger share also replaces the images of a smaller
+    one.
+    """
     draw = np.random.default_rng(place)
     return off_topic_image(image.shape[-1], draw) if draw.random() < strength else image
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One way to change images, and how strong it may be."""
+    """A change of images, with its maximum strength."""
 
     apply: Callable[[np.ndarray, float, Place], np.ndarray]
     summary: str
     most: float  # the range is 0..most
 
     def check(self, name: str, strength: float) -> None:
-        """Raise KD3Error where a strength is outside the range."""
+        """Raise KD3Error if a strength is outside the range."""
         if not 0 <= strength <= self.most:
             raise KD3Error(f"strength {strength} of change {name} is out of range; it may be 0 to {self.most:g}")
 
@@ -120,8 +122,8 @@ def find_change(name: str, strength: float) -> Change:
 def change_images(name: str, strength: float, images: np.ndarray, positions: np.ndarray, seed: int = 0) -> np.ndarray:
     """Return changed copies of images: uint8 (B, 3, N, N) -> uint8 (B, 3, N, N).
 
-    What is random about an image follows from `seed` and its position (B,), both at least 0, not from its
-    neighbours in the batch. Strength 0 changes nothing.
+    Random numbers of an image depend on `seed` and its position (B,), both at least 0, not on the batch. Strength 0
+    changes nothing.
 
     Raises:
         KD3Error: there is no change of that name, or the strength is outside its range.

@@ -1,7 +1,7 @@
 """Match a folder's name or a label to one of a model's classes: by name, by number, or in sorted order.
 
-Numbers in names are read as numbers: `1` to `12`, `class_0` to `class_11`, `zero` to `nine`. The result says how labels
-became classes, so that it can be shown: a wrong order gives wrong figures without an error.
+Numbers in names are read as numbers: `1` to `12`, `class_0` to `class_11`, `zero` to `nine`. The result records the
+matching for display: a wrong order would give wrong figures without an error.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ SHOWN = 40
 class Matching:
     """The class of each label.
 
-    `labels` is keyed by what the data say: a name, else a number.
+    `labels` is keyed by the data's labels: names or numbers.
     """
 
     how: str  # in words
     labels: dict[str, int]
     classes: list[str]  # the model's
-    note: str = ""  # what may be wrong with it
+    note: str = ""  # a possible error in it
 
     def of(self, label: Label) -> int:
         """Return the class of a label."""
@@ -46,7 +46,7 @@ class Matching:
         return all(key in (self.classes[place], str(place)) for key, place in self.labels.items())
 
     def lines(self) -> list[str]:
-        """Return it for people: a line where it is the identity, a table where it is not."""
+        """Describe the matching: in a line if it is the identity, otherwise in a table."""
         first = one_line(f"classes: {self.how}" + (f"; {self.note}" if self.note else ""))
         if self.is_identity:
             return [first]
@@ -60,27 +60,29 @@ class Matching:
         return f"class {place}" + ("" if self.classes[place] == str(place) else f", {self.classes[place]}")
 
     def names(self) -> list[str]:
-        """Return a name for each class: the model's; where it only numbers them, the data's if they name them all."""
+        """Return a name for each class: the model's, or the data's if the model has only numbers and the data name
+        all.
+        """
         if are_numbers(self.classes) and len(self.labels) == len(self.classes):
             return [key for key, _ in sorted(self.labels.items(), key=lambda pair: pair[1])]
         return list(self.classes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return a dictionary for JSON."""
         return {"how": self.how, "note": self.note, "identity": self.is_identity, "labels": self.labels}
 
 
 def match_classes(labels: Iterable[Label], classes: Sequence[str], *, where: str, told_by: str) -> Matching:
-    """Return which class each label means.
+    """Match each label to a class.
 
     Args:
         labels: all labels of the data.
-        classes: the model's, in the order of its logits; where they have no names, "0", "1", ...
+        classes: the model's, in the order of its logits; "0", "1", ... if they have no names.
         where: the data's source, for messages.
-        told_by: what says the labels, in words ("class folders").
+        told_by: origin of the labels, in words ("class folders").
 
     Raises:
-        KD3Error: they are not the model's classes, or it cannot be said which is which.
+        KD3Error: they are not the model's classes, or ambiguous.
     """
     found = {_key(label): label for label in labels}
     classes = [class_name(name) for name in classes]
@@ -159,7 +161,7 @@ class _Data:
         )
 
     def _counted(self, numbers: dict[str, int]) -> tuple[str, dict[str, int]] | None:
-        """Return how these numbers count the classes, and the class of each; None where they do not."""
+        """Return the way in which these numbers count the classes, and the class of each; None if they do not."""
         first, last = min(numbers.values()), max(numbers.values())
         if len(set(numbers.values())) < len(numbers) or first < 0:
             return None
@@ -170,7 +172,7 @@ class _Data:
         return None
 
     def _doubt(self, names: Sequence[str]) -> str:
-        """Return what speaks against numbers that count from 0: that there is no 0."""
+        """Return a doubt about numbers that should count from 0: there is no 0."""
         numbers = numbers_of(names) if not self.has_names or not set(names) <= set(self.place) else {}
         if len(numbers) > 1 and min(numbers.values()) == 1 and max(numbers.values()) < len(self.classes):
             return "counted from 0, though there is no 0: if they count from 1, name the model's classes"
@@ -184,7 +186,7 @@ class _Data:
 
 
 def numbers_of(names: Sequence[str]) -> dict[str, int]:
-    """Return the number in each name where all are alike but for it (`class_7`, `07`, `seven`); else nothing.
+    """Return the number in each name if the names differ only in it (`class_7`, `07`, `seven`); otherwise nothing.
 
     >>> numbers_of(["class_10", "class_9"]), numbers_of(["Two", "one"]), numbers_of(["mp3", "h264"])
     ({'class_10': 10, 'class_9': 9}, {'Two': 2, 'one': 1}, {})

@@ -1,4 +1,4 @@
-"""Count the files of a crawl while the first are being decoded, so that progress knows the time left."""
+"""Background count of a crawl's files, so that the progress bar can show the remaining time."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ PATIENCE = 2.0  # seconds
 def count_in_background(
     sources: Sequence[str], limit: int | None, bar: Progress, part: tuple[int, int] | None = None
 ) -> Iterator[None]:
-    """Tell the bar its total as soon as the files have been counted.
+    """Set the bar's total once the files have been counted.
 
-    A compressed tar would have to be unpacked for it; with one among the sources the total stays unknown.
+    Counting a compressed tar would need unpacking; with one among the sources the total stays unknown.
     """
     stop = threading.Event()
     thread = threading.Thread(target=_count, args=(sources, part, limit, bar, stop), daemon=True)
@@ -27,14 +27,14 @@ def count_in_background(
         yield
     finally:
         stop.set()
-        thread.join(1.0)  # it may be waiting for a server that says nothing
+        thread.join(1.0)  # it may be waiting for a silent server
 
 
 def _count(
     sources: Sequence[str], part: tuple[int, int] | None, limit: int | None, bar: Progress, stop: threading.Event
 ) -> None:
     total = 0
-    if stop.wait(PATIENCE):  # of what is done soon nobody asks how long it takes
+    if stop.wait(PATIENCE):  # short work needs no estimate
         return
     try:
         for count in counts(sources, part, given_up=stop.is_set):
@@ -42,6 +42,6 @@ def _count(
                 return
             total += count
     except Exception:
-        return  # whatever is wrong is told where the files are read, not here
+        return  # errors are reported where the files are read
     if not stop.is_set():
         bar.set_total(min(total, limit or total))

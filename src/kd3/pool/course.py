@@ -1,4 +1,4 @@
-"""Progress through the sources: the archive that a count of files has reached, so work can continue from there."""
+"""Progress through the sources: the position of an ingest, from which it can continue."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from kd3.pool.sources import DEFAULT, contents, find_part
 
 
 class Place(NamedTuple):
-    """A place in the sources: so many files and archives are done with, and so many records of the one after them."""
+    """A position in the sources: finished files and archives, and finished records of the next one."""
 
     found: int = 0
     inside: int = 0
 
 
 class Course:
-    """The records of sources from a place on.
+    """The sources' records from a position on.
 
-    Archives before it are not opened again: what they hold need not be read, nor be there any more. They are
-    drawn ahead of the work on them; `place` follows the work. With `part` (I, N) it is the I-th of N parts.
+    Archives before it are not opened again, and may be gone. Records are drawn ahead of their processing; `place`
+    follows the processing. With `part` (I, N) it is the I-th of N parts.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Course:
                 yield record
 
     def place(self, done: int) -> Place:
-        """Return the place behind the first `done` records; the counts of calls must not fall."""
+        """Return the position after the first `done` records; `done` must not decrease between calls."""
         while self._begun and self._begun[0][0] <= done:
             self._last = self._begun.popleft()
         before, number = self._last

@@ -1,4 +1,4 @@
-"""From the bytes of any image to RGB pixels of one size, or to a reason for refusal."""
+"""Decoding of any image's bytes to RGB pixels of one size, or to a reason for rejection."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class DecodeSettings:
     fit: Fit = "crop"
     min_side: int = DEFAULT_MIN_SIDE
     max_pixels: int = MAX_PIXELS
-    max_seconds: float = DEFAULT_MAX_SECONDS  # of one file, where it is decoded in a process of its own
+    max_seconds: float = DEFAULT_MAX_SECONDS  # for one file, in a worker process
 
     @classmethod
     def to_see(cls, preparation: Preparation) -> DecodeSettings:
-        """Return what makes pictures as a network sees them, however small they are: someone asks about each."""
+        """Return the settings for evaluation and prediction, which accept pictures of any size."""
         return cls(preparation.size, preparation.fit, min_side=1)
 
 
@@ -62,9 +62,9 @@ class Rejected:
 
 
 def decode(data: bytes, settings: DecodeSettings) -> Decoded | Rejected:
-    """Return an image as RGB uint8 (3, N, N), or why it cannot be; `read_picture` tells how it is made.
+    """Decode an image to RGB uint8 (3, N, N) as `read_picture` does, or return a rejection.
 
-    Whatever a decoder raises becomes a rejection.
+    Any exception of a decoder becomes a rejection.
     """
     with _pillow_with_our_limit(settings.max_pixels):
         return decode_without_limits(data, settings)
@@ -89,7 +89,7 @@ def decode_without_limits(data: bytes, settings: DecodeSettings) -> Decoded | Re
 
 
 def _plain_jpeg(data: bytes, settings: DecodeSettings) -> Picture | None:
-    """Return what `read_picture` would, of an ordinary JPEG and sooner; None of others and of doubtful ones."""
+    """Decode an ordinary JPEG like `read_picture`, but faster; None for others and doubtful ones."""
     frame = ordinary_frame(data)
     if frame is None:
         return None
@@ -115,7 +115,7 @@ def _decoded(data: bytes, picture: Picture) -> Decoded:
 
 
 def pixel_digest(pixels: np.ndarray) -> bytes:
-    """Return the 16 bytes by which a pool knows an image's pixels."""
+    """Return the 16 bytes that identify an image's pixels in a pool."""
     return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16).digest()
 
 
@@ -126,7 +126,7 @@ _limits_before: int | None = None
 
 @contextmanager
 def _pillow_with_our_limit(max_pixels: int) -> Iterator[None]:
-    """Switch off Pillow's warnings and put our limit of pixels for its own; its setting comes back after."""
+    """Switch off Pillow's warnings and replace its limit of pixels by ours, within the context."""
     global _limits_users, _limits_before
     with _limits:
         if _limits_users == 0:
@@ -144,11 +144,11 @@ def _pillow_with_our_limit(max_pixels: int) -> Iterator[None]:
 
 
 def _pillows(max_pixels: int) -> int:
-    # It warns above its limit and refuses above twice of it; ours is looked at first wherever a header tells the size.
+    # Pillow warns above its limit and refuses above twice the limit; ours is checked first if a header gives the size.
     return (max_pixels + 1) // 2
 
 
 def lift_limits_for_good(max_pixels: int) -> None:
-    """Switch off Pillow's warnings and put our limit for its own, in a process that does nothing but decode."""
+    """Switch off Pillow's warnings and replace its limit by ours, in a process that only decodes."""
     Image.MAX_IMAGE_PIXELS = _pillows(max_pixels)
     warnings.simplefilter("ignore")

@@ -1,4 +1,6 @@
-"""Decode many files in worker processes, in order, in constant memory; a deadly file costs only itself."""
+"""Decoding of many files in worker processes, in order, in constant memory; a file that crashes its worker costs only
+itself.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,12 @@ from kd3.pool.worker import Answer, answer, attempt, prepare_worker, question, r
 
 CHUNK = 128  # files in one message to a worker: each message costs the main process some 0.3 ms
 CHUNK_BYTES = 8 << 20  # of contents that travel with the records, or of pixels that come back
-CHUNK_PATIENCE = 4  # times the longest that a file may take: then each file of a chunk is tried alone
-START_SECONDS = 300  # that a process may take to start, on the busiest machine
+CHUNK_PATIENCE = 4  # times a file's limit: then each file of a chunk is tried alone
+START_SECONDS = 300  # to start a process, even on a busy machine
 CULPRITS = ("decoder crashed", "took too long")
 FEW_CHUNKS = 3  # fewer than this are not worth starting processes for
 CHUNKS_AHEAD = 4  # per worker
-BYTES_AHEAD = 128 << 20  # of contents that wait for workers, whatever their number; one file may be larger
+BYTES_AHEAD = 128 << 20  # of contents that wait for workers, in all; one file may be larger
 # glibc would give each chunk's memory back to the system and fetch it again, zeroed, for the next.
 # And numpy would start threads that nothing here uses.
 WORKER_ENVIRONMENT = {
@@ -37,7 +39,7 @@ WORKER_ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Outcome of a record."""
+    """Outcome for one record."""
 
     record: Record
     result: Decoded | Rejected

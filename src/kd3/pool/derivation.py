@@ -47,7 +47,7 @@ class Derivation(Settings):
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON would hold it."""
+        """Return a dictionary for JSON."""
         return self.model_dump(mode="json")
 
 
@@ -60,10 +60,10 @@ class Choice:
 
 
 def choose(derivation: Derivation, images: int, left_out: np.ndarray, others: int) -> Choice:
-    """Return where the images come from: a source of `images`, another pool of `others` images (0: none).
+    """Choose the origins of the images: a source of `images`, another pool of `others` images (0: none).
 
-    `left_out` are positions (m,) of the source, sorted and unique. The images that a smaller share takes are among
-    those that a larger one takes, for the same seed and `left_out`; so are those that a smaller `mixed_share` takes.
+    `left_out` are positions (m,) of the source, sorted and unique. For the same seed and `left_out`, a smaller share is
+    a subset of a larger one; the same holds for `mixed_share`.
 
     Raises:
         KD3Error: all images are left out, or the other pool has too few.
@@ -108,7 +108,7 @@ def sorted_positions(without: Any, images: int) -> np.ndarray:
 
 
 def left_out_of(positions: np.ndarray) -> LeftOut | None:
-    """Return what a manifest tells of sorted positions; None where there are none."""
+    """Return the manifest's record of sorted positions; None if there are none."""
     if not positions.size:
         return None
     digest = hashlib.sha256(positions.astype("<i8").tobytes()).hexdigest()

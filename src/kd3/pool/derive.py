@@ -1,4 +1,4 @@
-"""Make a pool from a pool: a part of its images, changed, some replaced by those of another."""
+"""Derived pools: a part of a pool's images, changed, some replaced by another pool's."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from kd3.storage.atomic import write_json
 from kd3.storage.lock import exclusive
 from kd3.storage.versioned import read_versioned
 
-CHUNK_BYTES = 8 << 20  # of pixels that are changed between two looks at the progress
+CHUNK_BYTES = 8 << 20  # of pixels changed between progress updates
 MARK = "kd3-derivation"
 MARK_VERSION = 1
 
@@ -58,15 +58,15 @@ def derive_pool(
         mixed_share: ... whose images take the places of this share (0..1) of the images; drawn by `seed`.
         seed: of everything random, at least 0.
 
-    What is random about a change follows from the seed and the image's position in `source`; images of `mixed_with`
-    are counted on behind the last of those. Images keep the source, key, sha256, width, height and format of the
-    file that they came from. Where a change makes images equal, all stay.
+    Random numbers of a change depend on the seed and the image's position in `source`; positions in `mixed_with`
+    continue after these. Images keep the source, key, sha256, width, height and format of their file. Images that
+    become equal all stay.
 
-    A derivation that was killed begins anew; a finished one is returned as it is.
+    A killed derivation starts again; a finished one is returned unchanged.
 
     Raises:
         KD3Error: a pool cannot be read, a setting is out of range, or the output belongs to something else or to
-            other settings, which is told before anything is written; or the output cannot be written.
+            other settings, which is checked before anything is written; or the output cannot be written.
     """
     source, other = _on_disk(source), None if mixed_with is None else _on_disk(mixed_with)
     left_out = sorted_positions(() if without is None else without, len(source))
@@ -117,7 +117,7 @@ def _finished(folder: Path, derivation: Derivation) -> ImagePool:
 
 
 def _begin(folder: Path, derivation: Derivation) -> None:
-    """Mark the folder as ours; remnants of a killed derivation are removed."""
+    """Mark the folder as ours; remove the remnants of a killed derivation."""
     if (folder / DERIVING).exists():
         read_versioned(folder / DERIVING, format_name=MARK, version=MARK_VERSION)  # not someone else's
         for pattern in (PARTS, INDEX, ".*.tmp"):
@@ -139,7 +139,7 @@ def _fill(folder: Path, derivation: Derivation, choice: Choice, source: ImagePoo
             writing_index(folder / INDEX) as index,
         ):
             for pool in (source, other):
-                if pool is not None:  # new digests must not be of damaged pixels
+                if pool is not None:  # must not compute new digests from damaged pixels
                     looks.enter_context(watched(pool, to_the_end=True))
             for start in range(0, count, chunk):
                 part = Choice(choice.positions[start : start + chunk], choice.mixed[start : start + chunk])

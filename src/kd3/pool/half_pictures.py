@@ -1,4 +1,4 @@
-"""Incomplete or damaged files for which the decoder reports nothing and fills the gap.
+"""Detection of incomplete or damaged files that the decoder silently fills up.
 
 A JPEG that was cut and closed by an end mark (servers and proxies do so) is grey from there on; a PNG whose
 compressed pixels were overwritten, as by a download that broke off, ends in noise or black.
@@ -14,16 +14,16 @@ from collections.abc import Callable
 from PIL import Image
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
-PNG_CHECKED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")  # what makes the pixels
+PNG_CHECKED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")  # the chunks with the pixels
 PNG_WORDS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 # Any marker but those that may stand within the data of a scan.
 MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 JPEG_END, JPEG_SCAN = 0xD9, 0xDA
 SEQUENTIAL, PROGRESSIVE = (0xC0, 0xC1, 0xC9), (0xC2, 0xCA)
 ALL_COEFFICIENTS = (1 << 64) - 1  # of a block
-# What a decoder puts for blocks that are missing: the middle of all values, which CMYK has inverted.
+# A decoder's fill for missing blocks: the middle value, inverted in CMYK.
 MIDDLE = (127, 128)
-OTHER_ENDING = bytes(range(1, 200)) * 2  # read as pixels only where some are missing; no 0xFF in it
+OTHER_ENDING = bytes(range(1, 200)) * 2  # decoded as pixels only if some are missing; contains no 0xFF
 
 
 def png_problem(data: bytes) -> str | None:
@@ -35,7 +35,7 @@ def png_problem(data: bytes) -> str | None:
         length, kind = struct.unpack_from(">I4s", data, place)
         end = place + 12 + length
         if end > len(data):
-            return None  # cut, which Pillow tells
+            return None  # truncated; Pillow reports it
         if kind in PNG_CHECKED and zlib.crc32(view[place + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
             return f"the checksum of its {kind.decode()} chunk is wrong: bytes are missing or were changed"
         if kind == b"IEND":
@@ -45,7 +45,7 @@ def png_problem(data: bytes) -> str | None:
 
 
 def png_without_words(data: bytes) -> bytes:
-    """Return a PNG without its texts and colour profile, which change no pixel and may be larger than Pillow reads."""
+    """Return a PNG without texts and colour profile, which change no pixel and may exceed Pillow's limits."""
     kept, place = [data[: len(PNG_START)]], len(PNG_START)
     while place + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, place)
@@ -63,10 +63,10 @@ def ends_as_if_cut(image: Image.Image) -> bool:
 
 
 def jpeg_is_cut(data: bytes, image: Image.Image, decoded: Callable[[bytes], Image.Image]) -> bool:
-    """Say whether a part of a JPEG is missing, though it has an end mark.
+    """Return whether a part of a JPEG is missing despite its end mark.
 
-    `image` is what `decoded` makes of `data`. With other bytes before the end mark a whole picture stays as it is,
-    since its last pixel was decoded before them; one that was cut takes them for its own.
+    `image` is what `decoded` makes of `data`. Other bytes before the end mark do not change a complete picture, since
+    its last pixel comes before them; a truncated one decodes them as pixels.
     """
     is_short, place = scans(data)
     if is_short or not ends_as_if_cut(image):
@@ -76,11 +76,11 @@ def jpeg_is_cut(data: bytes, image: Image.Image, decoded: Callable[[bytes], Imag
 
 
 def scans(data: bytes) -> tuple[bool, int]:
-    """Say whether some of a JPEG's scans are missing, and where the data of the last one begin.
+    """Return whether scans of a JPEG are missing, and the start of the last scan's data.
 
     Each component must have been sent; of a progressive one each coefficient, to its last bit.
     """
-    wanted: dict[int, int] = {}  # component -> its coefficients that are still to come, a bit each
+    wanted: dict[int, int] = {}  # component -> missing coefficients, a bit each
     is_progressive, place, start_of_data = False, 2, 2
     try:
         while found := MARKER.search(data, place):
@@ -101,5 +101,5 @@ def scans(data: bytes) -> tuple[bool, int]:
                 if not any(wanted.values()):
                     return False, start_of_data
     except (IndexError, KeyError, ValueError):
-        return False, start_of_data  # damaged in another way, of which the decoder tells
+        return False, start_of_data  # other damage, which the decoder reports
     return any(wanted.values()), start_of_data

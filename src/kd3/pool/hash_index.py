@@ -1,8 +1,8 @@
-"""Find all hashes within a few bits of given ones, among millions that grow in number.
+"""Index of millions of hashes: finds all within a few bits of given ones.
 
 Multi-index hashing (Norouzi, Punjani, Fleet: Fast Search in Hamming Space with Multi-Index Hashing, CVPR 2012):
 where hashes differ in at most 11 bits, one of their quarters differs in at most two. Each quarter has a table from
-its 16 bits to the hashes that have them; what is newer than the tables is compared one by one.
+its 16 bits to the hashes that have them; newer hashes are compared one by one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from kd3.pool.perceptual_hash import MOST_BITS, bits_between
 
 QUARTERS = 4
 KEYS = 1 << 16
-NEW = 8_192  # hashes that are compared one by one before the tables are made again
+NEW = 8_192  # hashes that are compared one by one before the tables are rebuilt
 PAIRS = 1 << 22  # candidates that are held at a time
 FLIPS = np.array(
     [0, *(1 << bit for bit in range(16)), *((1 << one) | (1 << other) for one, other in combinations(range(16), 2))],
@@ -38,7 +38,7 @@ class HashIndex:
         return self._count
 
     def add(self, hashes: np.ndarray) -> None:
-        """Put hashes behind the last ones: (n,) uint64."""
+        """Append hashes: (n,) uint64."""
         needed = self._count + len(hashes)
         if needed > len(self._hashes):
             grown = np.empty(max(needed, 2 * len(self._hashes)), dtype=np.uint64)

@@ -1,4 +1,4 @@
-"""Read a pool: packed images, mapped into memory, by many processes at once."""
+"""Pools as memory-mapped images, shared by many processes."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class ImagePool:
         """Open a finished pool.
 
         Raises:
-            KD3Error: it is missing, no pool, unfinished, empty, damaged in a way that shows at once
-                (`verify` looks at everything), or of a newer version.
+            KD3Error: it is missing, no pool, unfinished, empty, visibly damaged (`verify` checks everything), or of a
+                newer version.
         """
         folder = Path(path)
         manifest = read_manifest(folder)
@@ -85,10 +85,10 @@ class ImagePool:
 
     @property
     def preparation(self) -> Preparation:
-        """How its pictures were made; of a pool in memory, whose images are as they are, with the centre cut out.
+        """Preparation of its pictures; for a pool in memory, the centre crop.
 
         Raises:
-            KD3Error: in a way that this kd3 does not know.
+            KD3Error: this kd3 does not know the preparation.
         """
         if self._manifest is None:
             return Preparation(self.image_size)
@@ -114,7 +114,7 @@ class ImagePool:
         return image
 
     def read(self, positions: np.ndarray | slice) -> np.ndarray:
-        """Return images by position, in the order asked for: (n,) integers -> (n, 3, N, N) uint8, a copy.
+        """Return images by position, in the given order: (n,) integers -> (n, 3, N, N) uint8, a copy.
 
         Negative positions count from the end.
 
@@ -172,7 +172,7 @@ class ImagePool:
         """Return the images' labels, of a pool of labelled data: (N,) int64, places in `class_names`.
 
         The last folder in an image's key is its class: `train/ship/0001.jpg` is a ship. Without such folders the labels
-        are read from the pool's sources.
+        come from the pool's sources.
 
         Raises:
             KD3Error: the pool is in memory, the index is missing or damaged, or an image has no label of a class.
@@ -180,7 +180,7 @@ class ImagePool:
         return self.matched_labels(class_names)[0]
 
     def matched_labels(self, class_names: Sequence[str]) -> tuple[np.ndarray, Matching]:
-        """Return the labels, and how they became classes; raises as `labels`."""
+        """Return the labels, and their matching to classes; raises as `labels`."""
         from kd3.pool.key_labels import labels_of_pool
 
         return labels_of_pool(

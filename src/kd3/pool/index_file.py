@@ -25,7 +25,7 @@ class IndexWriter:
         self._waiting: list[Row] = []
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Add rows behind the last ones."""
+        """Append rows."""
         self._waiting.extend(rows)
         if len(self._waiting) >= ROWS:
             self.flush()
@@ -43,7 +43,7 @@ class IndexWriter:
 
 @contextmanager
 def writing_index(path: Path) -> Iterator[IndexWriter]:
-    """Give a writer of an index, which takes its name once the block ends well."""
+    """Yield a writer of an index; the file gets its name when the block succeeds."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -61,7 +61,7 @@ def writing_index(path: Path) -> Iterator[IndexWriter]:
 
 
 def read_index(path: Path, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows' values in these columns, in order; raises whatever pyarrow does."""
+    """Yield the rows' values in these columns, in order; raises pyarrow's errors."""
     import pyarrow.parquet
 
     with path.open("rb") as handle, pyarrow.parquet.ParquetFile(handle) as file:
@@ -70,7 +70,7 @@ def read_index(path: Path, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
 
 
 def checked_rows(path: Path, columns: Sequence[str], images: int) -> Iterator[tuple[Any, ...]]:
-    """Yield what `read_index` does, of a pool of so many images.
+    """Yield the values of `read_index`, for a pool with this number of images.
 
     Raises:
         KD3Error: the index is missing or damaged, or lists another number of images.

@@ -1,4 +1,4 @@
-"""Progress of an ingest, on disk: it may be killed at any moment and continues from here."""
+"""Progress of an ingest on disk, from which it continues after a kill at any moment."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from kd3.pool.sieve import Sieve
 from kd3.storage.atomic import replacing
 
 DATABASE = "ingest.sqlite"
-BATCH = 256  # rows that go to the database together
-BATCH_BYTES = 8 << 20  # of pixels that wait with them
-CACHE_BYTES = 32 << 20  # hashes go all over their index: what does not fit is read and written again and again
+BATCH = 256  # rows per database write
+BATCH_BYTES = 8 << 20  # of pending pixels with them
+CACHE_BYTES = 32 << 20  # hashes are spread over their index: a smaller cache would cause repeated reads and writes
 
 
 class IngestState:
-    """Counts, index rows and packed pixels of an ingest under way.
+    """Counts, index rows and packed pixels of a running ingest.
 
-    Pixels are appended and synced first, then one transaction records them; whatever lies behind
-    the recorded end when work resumes is cut off. Duplicates are found by a unique index on
+    Pixels are appended and synced first, then one transaction records them. On resumption everything after the recorded
+    end is cut off. Duplicates are found by a unique index on
     disk, so memory does not grow with the pool.
     """
 
@@ -57,10 +57,10 @@ class IngestState:
         self.files: int = stored.get("files", 0)  # records consumed, sidecars among them
         self.skipped: int = stored.get("skipped", 0)
         self.seconds: float = stored.get("seconds", 0.0)
-        # Where in the sources that is (see `Course`); None where an earlier version of kd3 counted the files alone.
+        # Position in the sources (see `Course`); None if an earlier version of kd3 counted files only.
         place = stored.get("place", None if self.files else Place())
         self.place: Place | None = None if place is None else Place(*place)
-        # As it was begun, whatever this version of kd3 would take.
+        # From the start of the ingest, not this version's default.
         per_part: int = stored.get("images_per_part", images_per_part(image_size, part_bytes))
         try:
             self._packed = PackedImages(folder, image_size, images_per_part=per_part, images=stored.get("images", 0))
@@ -78,7 +78,7 @@ class IngestState:
         self.database.execute("BEGIN")
 
     def begin(self, request: dict[str, Any]) -> None:
-        """Remember the settings."""
+        """Store the settings."""
         self._put("request", request)
         self._put("images_per_part", self._packed.images_per_part)
         self.commit()
@@ -89,19 +89,19 @@ class IngestState:
         return self._packed.images
 
     def add(self, record: Record, decoded: Decoded) -> None:
-        """Keep an image, or note that the pool has it already."""
+        """Store an image, or record it as a duplicate."""
         self._waiting.append((record, decoded))
         if len(self._waiting) >= self._batch:
             self._flush()
 
     def reject(self, record: Record, reason: str, detail: str) -> None:
-        """Note a file that cannot be used."""
+        """Record an unusable file."""
         self._rejected.append((record.source, record.key, reason, detail))
         if len(self._rejected) >= BATCH:
             self._flush()
 
     def commit(self) -> None:
-        """Make everything so far survive a crash."""
+        """Commit everything so far, so that it survives a crash."""
         self._flush()
         self._packed.sync()
         for name in ("files", "skipped", "seconds", "images", "place"):
@@ -164,7 +164,7 @@ class IngestState:
                 index.write(batch)
 
     def write_lists(self, folder: Path) -> None:
-        """Write as CSV the images left out: rejected files, duplicates, and those held back by a sieve."""
+        """Write the excluded images as CSV: rejected files, duplicates, near copies and test images."""
         self._write_csv(folder / REJECTED, "source,key,reason,detail", "SELECT * FROM rejected ORDER BY rowid")
         self._write_csv(
             folder / DUPLICATES,
@@ -198,7 +198,7 @@ class IngestState:
             writer.writerows(self.database.execute(query))
 
     def _flush(self) -> None:
-        """Take in what waits: its pixels go behind the last ones, its rows into the open transaction.
+        """Flush pending images: append the pixels, add the rows to the open transaction.
 
         Of identical files the first gives the pixels and the shortest path names the image: plain.jpg, not
         copy_of_plain.jpg.
@@ -249,7 +249,7 @@ class IngestState:
         rows.write(self.database)
 
     def _known(self, hashes: list[bytes]) -> dict[bytes, tuple[int, str, str]]:
-        """Return position, source and key of the images that the pool has of these files, by hash."""
+        """Return position, source and key of the pool's images of these files, by hash."""
         rows = self.database.execute(
             f"SELECT sha256, position, source, key FROM items WHERE sha256 IN ({','.join('?' * len(hashes))})", hashes
         )
@@ -260,7 +260,7 @@ class IngestState:
 
 
 def begun_with(folder: Path) -> dict[str, Any] | None:
-    """Return the settings of an unfinished ingest, touching nothing; None where it has not begun.
+    """Return the settings of an unfinished ingest, read-only; None if it has not begun.
 
     Raises:
         KD3Error: the database is damaged, or none of ours.

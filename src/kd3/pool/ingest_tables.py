@@ -1,4 +1,4 @@
-"""The tables of an ingest under way, and what a batch adds to them."""
+"""The tables of a running ingest, and a batch's additions to them."""
 
 from __future__ import annotations
 

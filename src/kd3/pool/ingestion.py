@@ -35,7 +35,7 @@ from kd3.storage.lock import exclusive
 
 COMMIT_SECONDS = 2.0
 COMMIT_FILES = 16_384
-TELL_FILES = 64  # drawing the bar costs as much as a small image
+TELL_FILES = 64  # files between updates: drawing the bar costs as much as a small image
 
 
 class NothingUsableError(KD3Error):
@@ -50,10 +50,10 @@ def ingest(
 
     `sources` are paths and URLs: folders, archives, tables, arrays, lists of paths; `docs/sources.md` tells of each.
     `settings` are `quiet=True` and those of `kd3 ingest --help`: fit, min_side, max_pixels, dedup, keep_out, shard,
-    workers, limit, trust_entries, private_hosts. What is left out is listed in the pool: files that cannot be used in
+    workers, limit, trust_entries, private_hosts. Excluded images are listed in the pool: files that cannot be used in
     `rejected.csv`, exact duplicates in `duplicates.csv`, near ones in `near-duplicates.csv`, copies of test images in
-    `kept-out.csv`. An interrupted
-    ingest goes on when called again with the same sources and settings; a finished one is returned as it is.
+    `kept-out.csv`. An interrupted ingest continues when called again with the same sources and settings; a finished one
+    is returned unchanged.
 
     Raises:
         KD3Error: a source is missing, the output belongs to something else or to other settings, or
@@ -70,8 +70,8 @@ def ingest_with(config: IngestConfig, *, part_bytes: int = PART_BYTES) -> ImageP
     folder = Path(config.out)
     try:
         if (folder / NAME).is_file():
-            return _finished(folder, config)  # also where the crawl is gone by now
-        # What is wrong is told before anything is made.
+            return _finished(folder, config)  # even if the crawl is gone
+        # Errors are reported before anything is created.
         found = expand(config.sources)
         check_place(folder, [*found, *expand(config.keep_out)])
         check_given([*config.sources, *config.keep_out])
@@ -88,7 +88,7 @@ def ingest_with(config: IngestConfig, *, part_bytes: int = PART_BYTES) -> ImageP
             if not (folder / NAME).is_file():  # another process may have finished it meanwhile
                 _fill(folder, config, found, keep_out, made, part_bytes)
     except (OSError, sqlite3.OperationalError) as problem:
-        # Files of the crawl that cannot be read are rejections by now: this is about the output.
+        # Unreadable crawl files are rejections by now: this error concerns the output.
         raise KD3Error(
             f"cannot write pool {folder}: {problem}; once that is mended, the same command goes on from here"
         ) from problem
@@ -101,7 +101,7 @@ def ingest_with(config: IngestConfig, *, part_bytes: int = PART_BYTES) -> ImageP
 def _check_again(folder: Path, config: IngestConfig, made: list[Path]) -> None:
     try:
         here = [source for source in config.sources if not is_remote(source)]
-        check_place(folder, expand(here))  # a glob may match the folder now that it is there
+        check_place(folder, expand(here))  # a glob may match the new folder
     except KD3Error:
         remove_pool(folder, made)
         raise
@@ -150,7 +150,7 @@ def _fill(
 
 
 def ingest_request(config: IngestConfig) -> dict[str, Any]:
-    """Return what must be equal for an ingest to go on; how it is worked at may change."""
+    """Return the settings that must be equal for an ingest to continue; others, such as workers, may change."""
     values = config.model_dump(
         mode="json", exclude={"sources", "keep_out", "out", "workers", "max_seconds", "max_unpacked", "engine"}
     )
@@ -162,7 +162,7 @@ def ingest_request(config: IngestConfig) -> dict[str, Any]:
 
 
 def _as_now(request: dict[str, Any]) -> dict[str, Any]:
-    """Return a request of an earlier kd3, which kept more of a URL, as it would be written now."""
+    """Convert a request of an earlier kd3, which kept more of a URL, to the present form."""
     now = dict(request)
     for name in ("sources", "keep_out"):
         if name in now:
@@ -171,7 +171,7 @@ def _as_now(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _consume(state: IngestState, config: IngestConfig, found: Sequence[str], *, again: bool) -> None:
-    """Draw from what was `found`, decode and keep what is left; `again`: an earlier process has ended on the way."""
+    """Decode and store the remaining records of `found`; `again`: an earlier process was interrupted."""
     settings = DecodeSettings(config.image_size, config.fit, config.min_side, config.max_pixels, config.max_seconds)
     course = Course(found, state.place or Place(), config.part, Limits(config.max_seconds, config.max_unpacked))
     before_it = state.files if state.place else 0  # files that are not drawn again

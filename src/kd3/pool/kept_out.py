@@ -1,4 +1,4 @@
-"""Images that a pool must not hold, because a student will be tested on them."""
+"""Exclusion of test images, which a pool must not contain."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ BATCH = 256
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A known image that another is, or is a copy of."""
+    """The known image that matches another one."""
 
     source: str
     key: str
     bits: int  # in which the hashes differ
-    similarity: float  # of the looks: 1 is the same
+    similarity: float  # of the thumbnails: 1 is equal
 
 
 class KnownImages:
@@ -46,7 +46,7 @@ class KnownImages:
         return len(self.names)
 
     def add(self, names: Sequence[tuple[str, str]], files: Sequence[bytes], images: np.ndarray) -> None:
-        """Make known images (n, 3, N, N) uint8 with their names and the SHA-256 of their files."""
+        """Add images (n, 3, N, N) uint8 with their names and the SHA-256 of their files."""
         for number, file in enumerate(files, start=len(self.names)):
             self._files.setdefault(file, number)
         self.names.extend(names)
@@ -54,7 +54,7 @@ class KnownImages:
         self._near.add(perceptual_hashes(images))
 
     def find(self, files: Sequence[bytes], hashes: np.ndarray, looks_of: Looks) -> dict[int, Found]:
-        """Return, by place, the known image that an image is: as a file, or as a near copy.
+        """Return the known image that each image matches, by place: the same file, or a near copy.
 
         `files` are the SHA-256 of the images asked about, `looks_of` gives their looks.
         """
@@ -77,7 +77,7 @@ class KnownImages:
         return None if number is None else Found(*self.names[number], bits=0, similarity=1.0)
 
     def fingerprint(self) -> str:
-        """Return a hash of the files' contents, whatever their order and names."""
+        """Return a hash of the files' contents, for any order and names."""
         return fingerprint(self._files)
 
     def _looks_at(self, places: np.ndarray) -> np.ndarray:
@@ -88,21 +88,21 @@ class KnownImages:
 
 
 def fingerprint(files: Iterable[bytes]) -> str:
-    """Return a hash of files by their SHA-256, whatever their order and names."""
+    """Return a hash of files by their SHA-256, for any order and names."""
     return hashlib.sha256(b"".join(sorted(set(files)))).hexdigest()
 
 
 def read_known(source: str, *, image_size: int, fit: Fit, workers: int | None) -> KnownImages:
-    """Return the images of a folder, an archive, or whatever else kd3 reads.
+    """Return the images of a folder, an archive, or any other source.
 
-    They are scaled as the pool's are, so that copies look alike. Files that are no images are left out, with a warning.
+    They are scaled as the pool's are, so that copies match. Files that are no images are skipped with a warning.
 
     Raises:
         KD3Error: there is none, or the source cannot be read.
     """
     known = KnownImages()
     records = list_records([source])
-    settings = DecodeSettings(image_size, fit, min_side=1)  # a test image counts, however small it is
+    settings = DecodeSettings(image_size, fit, min_side=1)  # test images of any size count
     waiting: list[tuple[str, str, Decoded]] = []
     unusable: Counter[str] = Counter()
 

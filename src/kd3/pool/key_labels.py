@@ -15,13 +15,13 @@ from kd3.pool.record import Label
 def labels_of_pool(
     rows: Callable[[], Iterable[tuple[str, str]]], class_names: Sequence[str], *, where: str
 ) -> tuple[np.ndarray, Matching]:
-    """Return the labels of images, places among the class names (N,) int64, and how they became classes.
+    """Return the labels of images, as indices of class names (N,) int64, and their matching to classes.
 
-    An image's class is the last folder in its key (`train/ship/0001.jpg` is a ship). Where keys have no such folders,
-    as those of rows of tables and batches, the sources are read again for their labels.
+    An image's class is the last folder in its key (`train/ship/0001.jpg` is a ship). If keys have no folders (rows of
+    tables and batches), the labels come from the sources.
 
     Args:
-        rows: yields source and key of each image, as often as it is called.
+        rows: yields source and key of each image; called repeatedly.
         where: the pool, for messages.
 
     Raises:

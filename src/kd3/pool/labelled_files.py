@@ -1,4 +1,4 @@
-"""Images of a source with their labels: the one place that reads labels.
+"""Labelled images of a source: the only reader of labels.
 
 In this order: rows that carry a label (a column of a table, CIFAR's batches, idx, a list), `.cls` and `.json` files, a
 table of file and label beside the images, class folders. Archives and splits are no class folders.
@@ -44,16 +44,16 @@ class LabelledFiles:
 
     records: list[Record]
     labels: list[Label]
-    told_by: str  # what says the labels, in words
+    told_by: str  # origin of the labels, in words
     left_out: Counter[str] = field(default_factory=Counter)  # files, by reason
-    split: str = ""  # the one that was taken, where the source has several
+    split: str = ""  # the chosen one of several
 
 
 def labelled_files(source: str, *, every_split: bool = False) -> LabelledFiles:
-    """Return a source's labelled files; of a source whose archives are several splits those of the test split.
+    """Return a source's labelled files; if its archives are several splits, those of the test split.
 
     Raises:
-        KD3Error: the source does not exist, or nothing there says which class an image is of.
+        KD3Error: the source does not exist, or has no labels.
     """
     images: list[Record] = []
     sidecars: list[Record] = []
@@ -86,7 +86,7 @@ def labelled_files(source: str, *, every_split: bool = False) -> LabelledFiles:
 
 
 def _of_cifar(members: list[Record]) -> Iterator[Record]:
-    """Yield the images of the test batch, where the members of an archive are those of CIFAR; else the members.
+    """Yield the images of the test batch, if an archive's members are CIFAR's; otherwise all members.
 
     Raises:
         KD3Error: the test batch is damaged.
@@ -99,16 +99,16 @@ def _of_cifar(members: list[Record]) -> Iterator[Record]:
     record = named[batch]
     try:
         yield from batch_in_archive(record.location.read(), named[CIFAR[batch]].location.read(), record.source, "")
-    except Exception as problem:  # whatever a reader raises for what is damaged
+    except Exception as problem:  # readers raise many errors on damage
         raise KD3Error(
             f"{record.source} holds {record.key}, which cannot be read: {unusable(problem).detail}"
         ) from None
 
 
 def class_folder(key: str) -> tuple[str, str]:
-    """Return the class folder of a key and the path above it; archives on the way are none.
+    """Return the class folder of a key and the path above it; archives do not count.
 
-    A folder `images` in it, as TinyImageNet's training classes have one, is passed by.
+    A folder `images` in it, as TinyImageNet's training classes have one, is skipped.
 
     >>> class_folder("shards/0.tar/ship/7.png"), class_folder("0.tar/7.png"), class_folder("train/n014/images/7.png")
     (('ship', 'shards'), ('', ''), ('n014', 'train'))
@@ -157,7 +157,7 @@ def _of_folders(source: str, images: Sequence[Record]) -> list[Label | None]:
 
 
 def _split_of(path: str) -> str:
-    """Return which split an archive's path names; "" where it names none."""
+    """Return the split that an archive's path names; "" if none."""
     for part in reversed(path.rstrip("/").split("/")[-3:]):
         words = words_of(part) if "t10k" not in part.lower() else ["t10k"]
         named = [_SPLITS[word] for word in words if word in _SPLITS and (word != "data" or "batch" in words)]
@@ -167,6 +167,6 @@ def _split_of(path: str) -> str:
 
 
 def _chosen(splits: set[str]) -> str:
-    """Return the split to test on, where there are several."""
+    """Return the test split, if there are several."""
     named = splits - {""}
     return next((split for split in (TEST, VALIDATION) if split in named and len(named) > 1), "")

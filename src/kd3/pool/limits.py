@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from kd3.pool.allowed import is_remote
 
-MEMORY = 2 << 30  # bytes of address space for opening one, beside what the process has when it begins
-REMOTE_SECONDS = 3600.0  # without a file of an archive elsewhere: it may have to be fetched whole first
+MEMORY = 2 << 30  # bytes of address space for opening one, in addition to the process's initial size
+REMOTE_SECONDS = 3600.0  # without a file of a remote archive, which may need a full download first
 LEAST_UNPACKED = 4 << 30  # bytes
 TIMES_ITS_SIZE = 50  # images hardly shrink; arrays of drawings may, by some tens
 REMOTE_UNPACKED = 1 << 40
@@ -19,7 +19,7 @@ class Limits:
     """The budget of one archive: seconds without a file of it, bytes that all its files may have, memory to open it."""
 
     seconds: float = 60.0
-    unpacked: int | None = None  # None: so many times its own size
+    unpacked: int | None = None  # None: a multiple of its own size
     memory: int = MEMORY
 
     def patience(self, path: str) -> float:
@@ -35,4 +35,4 @@ class Limits:
         try:
             return max(LEAST_UNPACKED, TIMES_ITS_SIZE * os.stat(path).st_size)
         except OSError:
-            return LEAST_UNPACKED  # where it is opened it is told
+            return LEAST_UNPACKED  # reported when it is opened

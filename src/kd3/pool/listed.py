@@ -39,7 +39,7 @@ class ListedImages:
         self._pairs = {pair for line in self._lines if (pair := _pair(line)) is not None}
 
     def holds(self, source: str, key: str) -> bool:
-        """Say whether an image is listed."""
+        """Return whether an image is listed."""
         if (source, key) in self._pairs or key in self._lines or f"{source}\t{key}" in self._lines:
             return True
         return f"{source.translate(_ESCAPES)}\t{key.translate(_ESCAPES)}" in self._lines

@@ -43,11 +43,11 @@ class Counts(Settings):
     rejected: dict[str, int]  # by reason
     skipped: int  # sidecars and hidden files
     near_duplicates: int = 0
-    kept_out: int = 0  # like an image that is tested on
+    kept_out: int = 0  # copies of test images
 
 
 class KeptOut(Settings):
-    """Images that the pool was kept clear of."""
+    """Test images that the pool excludes."""
 
     source: str
     images: int
@@ -66,7 +66,7 @@ class Manifest(Settings):
     parts: list[Part]
     sources: list[str]
     settings: dict[str, Any]
-    preparation: dict[str, Any] | None = None  # how its pictures were made; earlier versions have it in the settings
+    preparation: dict[str, Any] | None = None  # of its pictures; earlier versions stored it in the settings
     kept_out: tuple[KeptOut, ...] = ()
     files: dict[str, str] = Field({})  # SHA-256 of the index, the lists beside it, and the parts
     kd3: str
@@ -74,14 +74,14 @@ class Manifest(Settings):
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON would hold it."""
+        """Return a dictionary for JSON."""
         return self.model_dump(mode="json")
 
     def how_made(self) -> Preparation:
-        """Return how its pictures were made.
+        """Return the preparation of its pictures.
 
         Raises:
-            ValueError: in a way that this kd3 does not know.
+            ValueError: this kd3 does not know the preparation.
         """
         fit = self.settings.get("fit")  # of pools that earlier versions ingested or merged
         return Preparation.of(self.preparation or (fit and {"fit": fit}) or None, size=self.image_size)
@@ -133,7 +133,7 @@ def sha256_of(path: Path) -> str:
 def content_hash(image_size: int, digests: Iterable[bytes]) -> str:
     """Return the hash of a pool's pixels, in order.
 
-    It does not depend on where the images came from, nor on how the pool is cut into parts.
+    It does not depend on the images' sources or the division into parts.
     """
     total = hashlib.sha256(f"kd3-pool {image_size}\n".encode())
     for digest in digests:

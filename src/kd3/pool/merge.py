@@ -1,4 +1,4 @@
-"""Make one pool of several, such as the parts that machines made of one crawl."""
+"""Merging of pools, such as parts of one crawl from several machines."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from kd3.storage.lock import exclusive
 
 READ_BYTES = 32 << 20
 COLUMNS = ("source", "key", "sha256", "width", "height", "format", "digest")
-SAME_IN_ALL = ("fit", "min_side", "max_pixels", "dedup")  # settings of an ingest that make images what they are
+SAME_IN_ALL = ("fit", "min_side", "max_pixels", "dedup")  # settings of an ingest that determine the images
 
 
 def merge_pools(
     pools: Sequence[ImagePool | str | Path], out: str | Path, *, ingest: dict[str, Any] | None = None
 ) -> ImagePool:
-    """Make a pool of the images of pools, one after the other, and return it.
+    """Concatenate pools into a new one, and return it.
 
-    Of files that are the same byte for byte one stays, and of near copies the first, where the pools were made so. The
+    Of identical files one stays; of near copies the first, if the pools were made with that setting. The
     parts that `kd3 ingest --shard 1/N` to `N/N` make, merged in this order, give the content hash of an ingest of the
-    whole. A merge that was killed begins anew; a finished one is returned as it is. `ingest` is what the manifest is to
-    say of the settings that the parts were made by.
+    whole. A killed merge starts again; a finished one is returned unchanged. `ingest` holds the parts' settings for the
+    manifest.
 
     Raises:
         KD3Error: a pool cannot be read, they do not belong together, or the output belongs to something else.
@@ -154,7 +154,7 @@ def _images(pool: ImagePool) -> Iterator[tuple[Record, Decoded]]:
 
 
 def _add_lists(folder: Path, pools: Sequence[ImagePool]) -> None:
-    """Put what the parts left out before what the merge did; groups of near copies are counted on."""
+    """Prepend the parts' excluded images to those of the merge; numbering of near-copy groups continues."""
     for name in LEFT_OUT:
         rows: list[list[str]] = []
         header: list[str] = []
@@ -173,6 +173,6 @@ def _add_lists(folder: Path, pools: Sequence[ImagePool]) -> None:
 
 
 def _kept_out_of_all(pools: Sequence[ImagePool]) -> list[Any]:
-    """Return the test images that every one of the pools was kept clear of."""
+    """Return the test images that all the pools exclude."""
     contents = [{known.content for known in pool.manifest.kept_out} for pool in pools]
     return [known for known in pools[0].manifest.kept_out if all(known.content in one for one in contents)]

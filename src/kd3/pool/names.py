@@ -16,7 +16,7 @@ IN_MEMORY = "memory"
 
 
 def check_index(pool: ImagePool) -> None:
-    """Look whether a pool's index can be opened and has a row for each image.
+    """Check that a pool's index can be opened and has a row for each image.
 
     Raises:
         KD3Error: it is missing, damaged or of another length.
@@ -36,10 +36,10 @@ def check_index(pool: ImagePool) -> None:
 
 
 def names(pool: ImagePool) -> Iterator[tuple[list[str], list[str]]]:
-    """Yield sources and keys in pool order, some at a time; a pool in memory numbers its images.
+    """Yield sources and keys in pool order, in chunks; a pool in memory numbers its images.
 
     Raises:
-        KD3Error: the index cannot be read; see `check_index` for what shows at once.
+        KD3Error: the index cannot be read; see `check_index` for an early check.
     """
     if pool.path is None:
         for start in range(0, len(pool), BATCH):

@@ -15,15 +15,15 @@ Looks = Callable[[np.ndarray], np.ndarray]  # places (n,) -> looks (n, 256)
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A known image of which another is a copy."""
+    """A match: the known image and its similarity."""
 
     place: int  # of the known image
     bits: int  # in which the hashes differ
-    similarity: float  # of the looks: 1 is the same
+    similarity: float  # of the thumbnails: 1 is equal
 
 
 class NearCopies:
-    """Known images by their hashes; `looks_at` gives the look of those that come into question."""
+    """Known images by their hashes; `looks_at` returns the thumbnails of candidates."""
 
     def __init__(self, looks_at: Looks) -> None:
         self._index = HashIndex()
@@ -33,13 +33,13 @@ class NearCopies:
         return len(self._index)
 
     def add(self, hashes: np.ndarray) -> None:
-        """Make known the images behind the last ones."""
+        """Append images."""
         self._index.add(hashes)
 
     def find(self, hashes: np.ndarray, looks_of: Looks) -> dict[int, Copy]:
-        """Return, by place in `hashes`, of which known image an image is a copy: the most similar one.
+        """Return the most similar known image that each image is a copy of, by place in `hashes`.
 
-        `looks_of` gives the looks of the images asked about.
+        `looks_of` returns the queried images' thumbnails.
         """
         query, place, bits = self._index.near(hashes)
         if not len(query):
@@ -60,7 +60,7 @@ class NearCopies:
 def copies_within(hashes: np.ndarray, images: np.ndarray, gone: Collection[int] = ()) -> dict[int, Copy]:
     """Return which images of a small batch are copies of an earlier one that stays.
 
-    What is `gone` does not stay, and is not asked about.
+    Images in `gone` are excluded.
     """
     copies: dict[int, Copy] = {}
     index = HashIndex()
@@ -69,7 +69,7 @@ def copies_within(hashes: np.ndarray, images: np.ndarray, gone: Collection[int] 
     earlier = place < query
     query, place, bits = query[earlier], place[earlier], bits[earlier]
     similarity = np.einsum("nd,nd->n", looks(images[query]), looks(images[place]))
-    # In the order of the images: what an earlier one is has been settled.
+    # In order: earlier images are already decided.
     for one, other, apart, alike in zip(query.tolist(), place.tolist(), bits, similarity, strict=True):
         if alike < LEAST_SIMILARITY or one in gone or other in gone or other in copies:
             continue

@@ -1,4 +1,4 @@
-"""Output folder of a pool: check that it is ours, and clear it."""
+"""Output folder of a pool: ownership checks and removal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOCK = ".lock"
 def check_place(folder: Path, sources: Sequence[str], *, ours: Sequence[str] = (NAME, DATABASE)) -> None:
     """Refuse a place for a pool that belongs to something else; nothing is written.
 
-    `ours` are the files of which one shows that a folder is a pool or becomes one.
+    One of the files `ours` marks a folder as a finished or unfinished pool.
 
     Raises:
         KD3Error: it is a file, it holds other things, or it lies inside a source.
@@ -36,7 +36,7 @@ def check_place(folder: Path, sources: Sequence[str], *, ours: Sequence[str] = (
 
 
 def check_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse to go on with other settings than a pool was begun with.
+    """Refuse to continue a pool with other settings.
 
     Raises:
         KD3Error: the pool was made in another way; or names the first that differs, and both values.

@@ -19,9 +19,9 @@ WORTH_A_BAR = 100_000  # images
 
 
 def overlap(pool: ImagePool, tested: KnownImages) -> dict[int, Found]:
-    """Return, by position in the pool, the tested image that an image of the pool is or is a near copy of.
+    """Return the test image that each pool image equals or nearly copies, by position in the pool.
 
-    Nothing is compared where the pool was kept clear of just these images when it was made.
+    Nothing is compared if the ingest excluded exactly these images.
     """
     if was_kept_clear(pool, tested):
         return {}
@@ -42,14 +42,14 @@ def overlap(pool: ImagePool, tested: KnownImages) -> dict[int, Found]:
 
 
 def was_kept_clear(pool: ImagePool, tested: KnownImages) -> bool:
-    """Say whether `kd3 ingest --keep-out` kept a pool clear of these images."""
+    """Return whether `kd3 ingest --keep-out` excluded these images from a pool."""
     if pool.path is None:
         return False
     return tested.fingerprint() in {known.content for known in pool.manifest.kept_out}
 
 
 def pool_hashes(pool: ImagePool) -> np.ndarray:
-    """Return the perceptual hashes of a pool's images: (N,) uint64; kept beside it where that can be written."""
+    """Return the perceptual hashes of a pool's images: (N,) uint64; cached beside it if possible."""
     path = None if pool.path is None else _place(pool)
     if path is not None:
         with suppress(OSError, ValueError):
@@ -70,7 +70,7 @@ def pool_hashes(pool: ImagePool) -> np.ndarray:
 
 
 def keep_hashes(path: Path, hashes: np.ndarray) -> None:
-    """Write hashes beside a pool; one that cannot be written to is hashed again the next time."""
+    """Cache hashes beside a pool; a read-only pool is hashed again next time."""
     with suppress(OSError), replacing(path) as temporary, temporary.open("wb") as handle:
         np.save(handle, hashes, allow_pickle=False)
 

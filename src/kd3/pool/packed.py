@@ -1,4 +1,4 @@
-"""The files of packed pixels: images one behind the other, cut into parts of a bounded size."""
+"""Files of packed pixels: consecutive images in parts of bounded size."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ WRITE_BYTES = 1 << 20
 class PackedImages:
     """Appends images (3, N, N) uint8 to a pool's parts.
 
-    `images` are there already; whatever lies behind them is cut off.
+    The first `images` exist already; everything after them is cut off.
 
     Raises:
-        KD3Error: fewer are there.
+        KD3Error: there are fewer.
     """
 
     def __init__(self, folder: Path, image_size: int, *, images_per_part: int, images: int = 0) -> None:
@@ -36,7 +36,7 @@ class PackedImages:
         self._cut()
 
     def append(self, pixels: np.ndarray) -> None:
-        """Write an image behind the last one; `sync` makes it survive a crash."""
+        """Append an image; `sync` makes it survive a crash."""
         if self._handle is None or self.images % self.images_per_part == 0:
             self._open_part(self.images // self.images_per_part)
         assert self._handle is not None
@@ -45,7 +45,7 @@ class PackedImages:
         self.images += 1
 
     def read(self, positions: np.ndarray) -> np.ndarray:
-        """Return images by position: (n,) integers -> (n, 3, N, N) uint8; those too that are not synced yet."""
+        """Return images by position: (n,) integers -> (n, 3, N, N) uint8; also unsynced ones."""
         if self._handle is not None:
             self._handle.flush()
         images = np.empty((len(positions), self.image_bytes), dtype=np.uint8)
@@ -63,20 +63,20 @@ class PackedImages:
             os.fsync(self._handle.fileno())
 
     def close(self) -> None:
-        """Let go of the file, whose last bytes are written but not synced."""
+        """Close the file; its last bytes are written but not synced."""
         handle, self._handle = self._handle, None
         if handle is not None:
             self._digests[Path(handle.name).name] = self._digest.hexdigest()
             handle.close()  # writes what is buffered, and fails where the disk is full
 
     def parts(self) -> list[Part]:
-        """Return the files and how many images each holds."""
+        """Return the files and their numbers of images."""
         full, rest = divmod(self.images, self.images_per_part)
         sizes = [self.images_per_part] * full + ([rest] if rest else [])
         return [Part(file=part_name(number), images=size) for number, size in enumerate(sizes)]
 
     def digests(self) -> dict[str, str]:
-        """Return the SHA-256 of each file in hex, by name: of the bytes as they were given; older parts are read."""
+        """Return the SHA-256 of each file in hex, by name: computed while writing; older parts are read."""
         if self._handle is not None:
             self._digests[Path(self._handle.name).name] = self._digest.hexdigest()
         return {part.file: self._digests.get(part.file) or sha256_of(self.folder / part.file) for part in self.parts()}

@@ -1,8 +1,8 @@
-"""Appearance of an image in 63 bits and in 256 numbers: slightly edited copies keep both.
+"""Perceptual hash (63 bits) and thumbnail vector (256 numbers) of an image; both survive slight edits.
 
 The hash is pHash: the signs of an image's low frequencies about their median. The look is the image at 16 x 16.
-Hashes find candidates among many images, looks tell copies from two views of plain ground. Both are linear in the
-pixels up to their last step, hence a batch costs two matrix products: 2 µs an image of 32 x 32 on one core, where
+Hashes find candidates among many images, looks distinguish copies from two views of plain ground. Both are linear in
+the pixels up to their last step, hence a batch costs two matrix products: 2 µs an image of 32 x 32 on one core, where
 imagehash (4.3) takes some 200 and needs PyWavelets.
 """
 
@@ -14,15 +14,15 @@ from functools import lru_cache
 import numpy as np
 
 SIDE = 32  # of the image whose frequencies are taken
-FREQUENCIES = 8  # lowest ones in each direction; the constant one says how bright an image is, and is left out
+FREQUENCIES = 8  # lowest ones in each direction; without the constant one, the brightness
 LOOK_SIDE = 16
 BATCH_BYTES = 4 << 20  # of pixels as floats, small enough for a cache
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as JPEG has it
 
 # Chosen on images re-encoded, rescaled, brightened and cropped, and on pairs among 55,000 that are none:
 # docs/near-duplicates.md has the figures.
-MOST_BITS = 10  # that hashes of copies differ in
-LEAST_SIMILARITY = 0.92  # of looks of copies
+MOST_BITS = 10  # of difference between hashes of copies
+LEAST_SIMILARITY = 0.92  # between looks of copies
 
 
 def perceptual_hashes(images: np.ndarray) -> np.ndarray:
@@ -53,7 +53,7 @@ def looks(images: np.ndarray) -> np.ndarray:
 
 
 def bits_between(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return in how many bits hashes differ; the arrays broadcast."""
+    """Return the Hamming distances of hashes; the arrays broadcast."""
     bits: np.ndarray = np.bitwise_count(one ^ other)
     return bits
 
@@ -80,7 +80,7 @@ def _frequencies(side: int) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _averages(side: int, cells: int) -> np.ndarray:
-    """Return the matrix (cells, side) that averages over equal cells; a pixel counts by how much of it lies in one."""
+    """Return the matrix (cells, side) that averages over equal cells; pixels are weighted by their overlap."""
     edges = np.linspace(0, side, cells + 1)
     pixel = np.arange(side)
     inside = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)

@@ -1,4 +1,4 @@
-"""From the bytes of a picture file to a square of RGB: the one way in which kd3 makes pixels.
+"""Conversion of a picture file's bytes to a square of RGB, the only code in kd3 that makes pixels.
 
 Pools, labelled images, predictions and exports are all made by `read_picture`. Its modules need Pillow and NumPy only:
 `kd3 export` puts them into `predict.py`, so that the shipped student sees what it was trained on.
@@ -26,7 +26,7 @@ Problem = Literal[
 
 
 class Picture(NamedTuple):
-    """A picture as a network sees it, and the file's own."""
+    """A picture prepared for a network, and facts about its file."""
 
     image: Image.Image  # RGB, size x size
     width: int  # of the file's picture, upright
@@ -80,7 +80,7 @@ def check_limits(width: int, height: int, min_side: int, max_pixels: int) -> Non
     """Refuse a picture that is too large or too small.
 
     Raises:
-        UnusablePicture: it is.
+        UnusablePicture: it is too large or too small.
     """
     if width * height > max_pixels:
         raise UnusablePicture("too many pixels", f"{width} x {height}, more than {max_pixels:,}")
@@ -115,7 +115,7 @@ def _read_file(data: bytes, size: int, fit: str, min_side: int, max_pixels: int)
         opened.load()
         if name in JPEG_FORMATS and jpeg_is_cut(data, opened, lambda other: _drafted(other, size)):
             raise UnusablePicture("truncated", "a part of it is missing, before its end mark")
-        turn = orientation(opened)  # after loading, by which Pillow may have turned it
+        turn = orientation(opened)  # after loading, which may already apply it
         image = upright(to_rgb(opened, name), turn)
     if scale == 1:
         width, height = image.size
@@ -133,7 +133,7 @@ def _drafted(data: bytes, size: int) -> Image.Image:
 
 
 def _refused_size(problem: Image.DecompressionBombError) -> tuple[int, int] | None:
-    """Return the size that Pillow refused: of the whole, or of an image inside the file, which its header hides."""
+    """Return the size that Pillow refused: of the whole picture, or of an image hidden inside the file."""
     at = problem.__traceback__
     while at is not None and at.tb_next is not None:
         at = at.tb_next
@@ -143,5 +143,5 @@ def _refused_size(problem: Image.DecompressionBombError) -> tuple[int, int] | No
 
 
 def _webp_is_cut(data: bytes) -> bool:
-    # Its decoder does not say why it gave up; the header says how long the file should be.
+    # The decoder gives no reason; the header has the expected length of the file.
     return data[:4] == b"RIFF" and len(data) < 8 + int.from_bytes(data[4:8], "little")

@@ -37,9 +37,9 @@ class Layout:
         return self.height * self.width * self.channels
 
     def as_file(self, data: bytes) -> bytes:
-        """Return an image's bytes in the array as those of a file: PGM of grey, PPM of RGB, PNG where there is alpha.
+        """Convert an image's bytes in the array to those of a file: PGM (grey), PPM (RGB), or PNG (with alpha).
 
-        Equal pixels give equal files, whatever array they came from.
+        Equal pixels give equal files, from any array.
         """
         if self.planes and self.channels > 1:
             planes = np.frombuffer(data, dtype=np.uint8).reshape(self.channels, self.height, self.width)
@@ -57,7 +57,7 @@ class Layout:
 
 
 def images_in(name: str, shape: Sequence[int], dtype: np.dtype[Any], *, fortran: bool = False) -> tuple[int, Layout]:
-    """Return how many images an array holds and how one of them lies in it.
+    """Return the number of images in an array, and their layout.
 
     Shapes are tried in this order, C being 1, 3 or 4 channels: (N, H, W, C), (N, C, H, W); of three axes
     (H, W, C), one image, then (N, H, W), grey ones; of two, where the array is named "data", (N, 3 * S * S).

@@ -1,8 +1,8 @@
-"""Decode an ordinary JPEG without opening it as a file: of small images that is a third of the time.
+"""Fast decoding of ordinary JPEGs without opening them as files, which takes a third of the time for small images.
 
 Ordinary is one of grey or colour whose header holds nothing that concerns the pixels: no EXIF data (which may
 turn it), no second picture, no CMYK. The decoder is Pillow's own, with the same arguments, so the pixels are
-the same; whatever is not ordinary, or fails, is left to `Image.open`, which finds the words for it.
+the same; all others and failures are left to `Image.open`, which reports the error.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def ordinary_frame(data: bytes) -> Frame | None:
 
 
 def decode_frame(data: bytes, frame: Frame, scale: int) -> Image.Image | None:
-    """Return the image at 1/`scale` of its size (1, 2, 4 or 8), None where it cannot be decoded to its end."""
+    """Return the image at 1/`scale` of its size (1, 2, 4 or 8), None if it cannot be decoded completely."""
     size = (-(-frame.width // scale), -(-frame.height // scale))
     try:
         return Image.frombytes(frame.mode, size, data, "jpeg", frame.mode, "", scale, 0)
-    except Exception:  # as many kinds as `decode` speaks of
+    except Exception:  # decoders raise many kinds of errors
         return None

@@ -46,17 +46,17 @@ def _kind(data: bytes) -> str | None:
 
 
 def plug_in(kind: str) -> bool:
-    """Make Pillow read a kind of pictures; say whether it can now."""
+    """Make Pillow read a kind of pictures; return whether that worked."""
     plugin = PLUGINS[kind]
     try:
         found = importlib.import_module(plugin.module)
         if plugin.register:
             getattr(found, plugin.register)()
-    except Exception:  # not there, or not made for this Pillow
+    except Exception:  # missing, or built for another Pillow
         return False
     return True
 
 
 def what_to_install(kind: str) -> str:
-    """Return the sentence for a person who has such pictures."""
+    """Return the installation advice for such pictures."""
     return f"{kind}, which Pillow reads with a plug-in: pip install {PLUGINS[kind].package}"

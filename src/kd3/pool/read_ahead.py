@@ -1,4 +1,4 @@
-"""Fetch files over the network while others are decoded; local files are read in their turn."""
+"""Prefetching of remote files during decoding; local files are read in order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TypeVar
 from kd3.pool.record import Location
 from kd3.pool.remote import Remote
 
-AT_ONCE = 16  # requests of one process: a server far away answers in tens of milliseconds, an image decodes in one
+AT_ONCE = 16  # requests of one process: a distant server takes tens of milliseconds, decoding one
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ class _Coming:
 
 
 def read_ahead(items: Iterable[T], location_of: Callable[[T], Location]) -> Iterator[tuple[T, Location]]:
-    """Yield each item, in order, with the location to read; remote ones are being fetched by then, a few at once."""
+    """Yield each item in order, with its location; remote ones are prefetched, a few at once."""
     threads: ThreadPoolExecutor | None = None
     waiting: deque[tuple[T, Location]] = deque()
     try:
@@ -43,4 +43,4 @@ def read_ahead(items: Iterable[T], location_of: Callable[[T], Location]) -> Iter
             yield waiting.popleft()
     finally:
         if threads is not None:
-            threads.shutdown(wait=False, cancel_futures=True)  # one may be waiting for a server that says nothing
+            threads.shutdown(wait=False, cancel_futures=True)  # one may be waiting for a silent server

@@ -18,10 +18,10 @@ Reason = Literal[
     "decoder crashed",
     "took too long",
     "no images",  # a container of something else, such as an array of floats
-    "unsafe pickle",  # it asks for code
-    "not downloaded",  # the crawler noted that it failed
-    "unreachable",  # the network or the server failed, again and again
-    "not allowed",  # a row or a list names what a stranger may not name
+    "unsafe pickle",  # it would run code
+    "not downloaded",  # the crawler recorded a failure
+    "unreachable",  # repeated failures of network or server
+    "not allowed",  # a forbidden name in a row or list
     "not installed",  # the package that reads its protocol
     "sidecar",  # metadata by its name: skipped and counted, never in rejected.csv
 ]
@@ -31,7 +31,7 @@ REMEDIES = {"not allowed": "--trust-entries or --private-hosts allows it"}
 
 
 def counted(left_out: Mapping[str, int]) -> str:
-    """Return files by reason in words, with what can be done where a flag decides.
+    """Return files by reason in words, with the flag that allows them.
 
     >>> counted({"truncated": 2, "not allowed": 1, "sidecar": 4})
     '2 truncated, 1 not allowed (--trust-entries or --private-hosts allows it)'

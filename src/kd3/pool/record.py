@@ -1,4 +1,4 @@
-"""One file found in a crawl, and how to get its bytes; small enough to send to another process."""
+"""A file found in a crawl with the location of its bytes, small enough to send to another process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FILE_LIMIT = 256 << 20  # bytes; no photograph is larger, and a worker must hold
 
 
 class Unreadable(Exception):
-    """The bytes cannot be had; carries the reason and a detail."""
+    """The bytes cannot be read; carries the reason and a detail."""
 
     def __init__(self, reason: Reason, detail: str = "") -> None:
         super().__init__(reason, detail)
@@ -40,12 +40,12 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A file of a crawl: which source it came from, its path in there, where its bytes are."""
+    """A file of a crawl: its source, its path there, the location of its bytes."""
 
     source: str
     key: str  # "/" separated
     location: Location
-    label: Label | None = None  # where the container that holds it says so
+    label: Label | None = None  # if the container has one
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class InFile:
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """An image of an array: a range of a file, and how its pixels lie there."""
+    """An image of an array: a range of a file, with its pixel layout."""
 
     range: InFile
     layout: Layout
@@ -84,7 +84,7 @@ class Pixels:
 
 
 class Reader:
-    """Reads one location after the other; members of one archive without opening it again for each."""
+    """Reads one location after another, and keeps an archive open for its members."""
 
     def __init__(self) -> None:
         self._path: str | None = None
@@ -112,7 +112,7 @@ class Reader:
 
 
 def _open_at_once(path: str) -> int:
-    # A named pipe that took a file's place must not make a worker wait for ever.
+    # A named pipe in place of a file must not block a worker forever.
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
 
 
@@ -130,7 +130,7 @@ def _range(handle: int, offset: int, size: int | None) -> bytes:
 
 
 def too_large() -> Unreadable:
-    """Return the refusal of a file beyond the limit."""
+    """Return the error for a file beyond the limit."""
     return Unreadable("file too large", f"more than {FILE_LIMIT >> 20} MiB")
 
 
@@ -152,12 +152,12 @@ class InZip:
 
 
 def unpacked(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> InMemory | Unusable:
-    """Return a zip's member uncompressed, or why that cannot be."""
+    """Return a zip's member uncompressed, or raise the reason."""
     try:
         with archive.open(member) as handle:
             data = handle.read(FILE_LIMIT + 1)
     except Unreadable:
-        raise  # it is the network
+        raise  # a network error
     except Exception as problem:
         # zlib, lzma, bz2 and zipfile each raise their own.
         return Unusable("archive damaged", f"{type(problem).__name__}: {problem}")
@@ -178,7 +178,7 @@ def _open_zip(path: str, *version: int) -> zipfile.ZipFile:
 
 @dataclass(frozen=True, slots=True)
 class InMemory:
-    """Bytes that were at hand when the file was found (compressed tars can only be read in order)."""
+    """Bytes already read when the file was found (compressed tars can only be read in order)."""
 
     data: bytes
 
@@ -189,7 +189,7 @@ class InMemory:
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """Something that is known to be no image without a look inside."""
+    """A file known to be no image without opening it."""
 
     reason: Reason
     detail: str = ""

@@ -18,27 +18,27 @@ from kd3.pool.without_secrets import HIDDEN, secrets_of, without_secrets, writte
 from kd3.version import __version__
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "hf": "hf"}  # protocol -> extra of kd3
-BLOCK = 1 << 20  # bytes of one request, where something is read from its start to its end more
+BLOCK = 1 << 20  # bytes of one request, more for sequential reads
 STREAM_BLOCK = 8 << 20
-FETCH_LIMIT = 64 << 30  # bytes of an archive whose server gives it whole only, perhaps without an end
+FETCH_LIMIT = 64 << 30  # bytes of an archive from a server without range requests, perhaps endless
 IMAGE_WAITS = (0.5, 2.0)  # seconds before the second and the third attempt: a crawl's servers are many, and often dead
 ARCHIVE_WAITS = (1.0, 4.0, 15.0)  # an archive is worth more
 CONNECT_SECONDS, READ_SECONDS = 15.0, 60.0
-LONGEST = 200  # signs of what is told of a failure
-PASSING = (408, 425, 429)  # HTTP's client errors that may be gone the next time
+LONGEST = 200  # characters of a failure message
+PASSING = (408, 425, 429)  # HTTP's temporary client errors
 
 T = TypeVar("T")
 
 
 def is_http(url: str) -> bool:
-    """Say whether a web server is asked."""
+    """Return whether a URL is on a web server."""
     return url.startswith(("http://", "https://"))
 
 
 def filesystem(url: str) -> tuple[Any, str]:
     """Return fsspec's file system for a URL, and the file's path in there.
 
-    Nothing is asked yet, but of a chain of URLs, whose later ones are opened.
+    No request is made yet, except for the later URLs of a chain.
 
     Raises:
         KD3Error: the protocol's package is not installed.
@@ -85,10 +85,10 @@ def _guarded_client(host: str | None) -> Callable[..., Any]:
 
 
 def patiently(url: str, attempt: Callable[[], T], waits: Sequence[float]) -> T:
-    """Return what `attempt` does with a URL, after some pauses where the network failed.
+    """Call `attempt` with a URL, again after pauses if the network fails.
 
     Raises:
-        Unreadable: it failed for good, or each time, or leads to a private address.
+        Unreadable: permanent failure, failure of all attempts, or a private address.
         KD3Error: as the attempt does.
     """
     for wait in (*waits, None):
@@ -119,7 +119,7 @@ def _status(problem: Exception) -> int | None:
 
 
 def told(problem: Exception, url: str) -> str:
-    """Return the error of a URL, in few words and without secrets."""
+    """Describe a URL's error briefly, without secrets."""
     status = _status(problem)
     if status is not None:
         return f"HTTP status {status} {getattr(problem, 'message', '') or ''}".rstrip()[:LONGEST]
@@ -133,7 +133,7 @@ def told(problem: Exception, url: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A file of its own that lies elsewhere."""
+    """A single remote file."""
 
     url: str
 
@@ -150,18 +150,18 @@ def _whole(url: str, system: Any, path: str) -> bytes:
     if not is_http(url):
         return bytes(system.cat_file(path))
     parts: list[bytes] = []
-    with _http_stream(system, path) as stream:  # which says nothing of its length, and may be endless
+    with _http_stream(system, path) as stream:  # no length is given, and it may be endless
         while sum(map(len, parts)) <= FILE_LIMIT and (part := stream.read(BLOCK)):
             parts.append(part)
     return b"".join(parts)
 
 
 def _http_stream(system: Any, path: str) -> BinaryIO:
-    return cast(BinaryIO, system.open(path, block_size=0, size=1))  # any size spares a request that asks for it
+    return cast(BinaryIO, system.open(path, block_size=0, size=1))  # a given size saves a request
 
 
 def look(url: str) -> None:
-    """Ask whether a file can be read, reading nothing of it.
+    """Check that a file can be read, without reading it.
 
     Raises:
         Unreadable: it cannot.
@@ -173,9 +173,9 @@ def look(url: str) -> None:
 
 @contextmanager
 def opened_remote(url: str, *, block: int = BLOCK) -> Iterator[BinaryIO]:
-    """Open a file that lies elsewhere to be read at any place, a block at a time; failed requests are repeated.
+    """Open a remote file for random access in blocks; failed requests are repeated.
 
-    Where a server gives whole files only, it is fetched into a temporary one.
+    Without range requests, the file is downloaded to a temporary one.
 
     Raises:
         Unreadable: when opened or read, it cannot be reached.
@@ -194,7 +194,7 @@ def opened_remote(url: str, *, block: int = BLOCK) -> Iterator[BinaryIO]:
 
 @contextmanager
 def streamed_remote(url: str) -> Iterator[BinaryIO]:
-    """Open a file that lies elsewhere to be read from its start to its end; raises as `opened_remote`."""
+    """Open a remote file for sequential reading; raises as `opened_remote`."""
     system, path = filesystem(url)
     size = patiently(url, lambda: _size(url, system, path), ARCHIVE_WAITS)
     if size is not None:
@@ -217,7 +217,7 @@ def _fetch(system: Any, path: str, copy: BinaryIO) -> None:
 
 
 def _size(url: str, system: Any, path: str) -> int | None:
-    """Return a file's size, None where parts of it cannot be had."""
+    """Return a file's size, None if range requests are not supported."""
     if not is_http(url):
         info = system.info(path)
         if info["type"] == "directory":
@@ -231,7 +231,7 @@ def _size(url: str, system: Any, path: str) -> int | None:
 
 
 async def _size_of_web_file(system: Any, path: str) -> int | None:
-    # Many servers that know ranges do not say so, and a signed URL allows nothing but GET: so a byte is asked for.
+    # Many servers do not announce range support, and a signed URL allows only GET: request one byte.
     session = await system.set_session()
     options = {**system.kwargs, "headers": {**system.kwargs.get("headers", {}), "Range": "bytes=0-0"}}
     async with session.get(system.encode_url(path), **options) as answer:

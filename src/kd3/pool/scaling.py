@@ -1,10 +1,10 @@
-"""Scale an image to the pool's size, and let the JPEG decoder do most of the work."""
+"""Scaling of images to the pool's size, mostly in the JPEG decoder."""
 
 from __future__ import annotations
 
 from PIL import Image
 
-JPEG_FORMATS = ("JPEG", "MPO")  # MPO: what some cameras call a JPEG with a second picture behind it
+JPEG_FORMATS = ("JPEG", "MPO")  # MPO: some cameras' JPEG with a second picture
 DRAFT_SCALES = (8, 4, 2)  # the decoder can leave out these many pixels a side: it inverts a smaller transform
 DRAFT_MARGIN = 2  # a draft keeps this many pixels for each that is wanted (Pillow's `reducing_gap` advises 2 to 3)
 
@@ -12,14 +12,14 @@ DRAFT_MARGIN = 2  # a draft keeps this many pixels for each that is wanted (Pill
 def draft_scale(size: tuple[int, int], image_size: int) -> int:
     """Return the 1, 2, 4 or 8 by which a JPEG's decoder may divide its size: the shorter side keeps 2 N pixels.
 
-    The resize that follows still has the say then: the result is that of a full decode but for rounding.
+    The following resize then dominates: the result equals that of a full decode up to rounding.
     """
     times = min(size) // (DRAFT_MARGIN * image_size)
     return 1 if times < DRAFT_SCALES[-1] else next(scale for scale in DRAFT_SCALES if times >= scale)
 
 
 def draft(opened: Image.Image, image_size: int) -> int:
-    """Tell a JPEG that is far larger than wanted, before it is loaded, to decode smaller; return the divisor."""
+    """Make a far too large JPEG decode at a smaller size; call before loading. Return the divisor."""
     scale = draft_scale(opened.size, image_size) if opened.format in JPEG_FORMATS else 1
     if scale == 1 or opened.draft(None, (opened.width // scale, opened.height // scale)) is None:
         return 1

@@ -1,4 +1,4 @@
-"""Readable images that an ingest leaves out: test images, and near copies of images in the pool."""
+"""Detection of images that an ingest excludes: test images, and near copies of pool images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kd3.pool.perceptual_hash import looks, perceptual_hashes
 
 @dataclass(frozen=True, slots=True)
 class Sieved:
-    """What was found in a batch, by place in it; `hashes` (n,) are those of all its images."""
+    """Findings in a batch, by place in it; `hashes` (n,) are those of all its images."""
 
     hashes: np.ndarray
     kept_out: dict[int, Found] = field(default_factory=dict)
@@ -28,9 +28,9 @@ class Sieved:
 
 
 class Sieve:
-    """Looks at images before they go into a pool.
+    """Filter for images before they enter a pool.
 
-    `looks_at` gives the looks of the pool's own images by position; None lets near copies pass.
+    `looks_at` returns the thumbnails of pool images by position; None allows near copies.
     """
 
     def __init__(self, keep_out: Sequence[KnownImages] = (), looks_at: Looks | None = None) -> None:
@@ -39,16 +39,16 @@ class Sieve:
 
     @property
     def knows_pool(self) -> bool:
-        """True if it needs to see the pool's own images."""
+        """Whether it needs the pool's own images."""
         return self._near is not None
 
     def learn(self, hashes: np.ndarray) -> None:
-        """Take note of images that went into the pool, in order."""
+        """Record images added to the pool, in order."""
         if self._near is not None:
             self._near.add(hashes)
 
     def sift(self, batch: Sequence[Decoded]) -> Sieved:
-        """Return which images of a batch do not belong into the pool."""
+        """Return the images of a batch to exclude from the pool."""
         images = np.stack([decoded.pixels for decoded in batch])
         hashes = perceptual_hashes(images)
         files = [decoded.sha256 for decoded in batch]

@@ -1,4 +1,4 @@
-"""Any mode of Pillow as plain RGB, upright."""
+"""Conversion of any Pillow mode to upright RGB."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
 def to_rgb(image: Image.Image, file_format: str = "") -> Image.Image:
     """Return an image of any mode as RGB: alpha over white, wide samples scaled to 8 bits.
 
-    What the samples mean depends on the kind of file, of which `file_format` is Pillow's name.
+    The meaning of the samples depends on `file_format`, Pillow's name of the format.
     """
     has_alpha = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
     if image.mode == "RGB" and not has_alpha:
@@ -57,7 +57,7 @@ def to_rgb(image: Image.Image, file_format: str = "") -> Image.Image:
 
 
 def _is_padding(image: Image.Image) -> bool:
-    """Say whether an alpha is 0 everywhere: four bytes a pixel of which the fourth was never used."""
+    """Return whether an alpha is 0 everywhere: four bytes a pixel of which the fourth was never used."""
     return "A" in image.getbands() and image.getchannel("A").getextrema() == (0, 0)
 
 

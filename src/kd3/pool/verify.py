@@ -1,4 +1,4 @@
-"""Read a whole pool and report damage."""
+"""Verification of a whole pool."""
 
 from __future__ import annotations
 

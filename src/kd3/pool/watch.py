@@ -1,4 +1,4 @@
-"""Check that the pixels of a pool are still those that were written: once, beside the work on them."""
+"""Background check, once per run, that a pool's pixels are those originally written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kd3.pool.image_pool import ImagePool
 
 BLOCK = 4 << 20  # bytes
-PATIENCE = 5.0  # seconds that finished work waits for the rest to be looked at
+PATIENCE = 5.0  # seconds that finished work waits for the rest of the check
 
 
 class Watch:
@@ -33,7 +33,7 @@ class Watch:
         self._thread = threading.Thread(target=self._look, name="kd3-pool", daemon=True)
 
     def start(self) -> None:
-        """Begin to read."""
+        """Start reading."""
         if self._parts:
             self._thread.start()
 
@@ -41,7 +41,7 @@ class Watch:
         """Raise an error found so far.
 
         Raises:
-            KD3Error: a part is not what was written.
+            KD3Error: a part has changed.
         """
         if self._damaged:
             raise KD3Error(
@@ -50,7 +50,7 @@ class Watch:
             )
 
     def finish(self, patience: float | None) -> None:
-        """Wait so long for the rest, or as long as it takes; raises as `check` does."""
+        """Wait for the rest, up to a time or without limit; raises as `check` does."""
         if self._thread.is_alive():
             self._thread.join(patience)
         self.stop()
@@ -75,13 +75,13 @@ class Watch:
 
 @contextmanager
 def watched(pool: ImagePool, *, to_the_end: bool = False) -> Iterator[Watch]:
-    """Look at a pool's pixels while the block works with them.
+    """Check a pool's pixels while the block works with them.
 
     Args:
-        to_the_end: the block is not over before all was looked at, however long that takes.
+        to_the_end: the block ends only after the complete check.
 
     Raises:
-        KD3Error: at the end of the block, or by `Watch.check` before: a part is not what was written.
+        KD3Error: at the end of the block, or by `Watch.check` before: a part has changed.
     """
     watch = Watch(pool)
     watch.start()

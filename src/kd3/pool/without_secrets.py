@@ -1,7 +1,7 @@
-"""Parts of a URL that may be written down: scheme, host, port and path. All else may be secret and is left out.
+"""Removal of secrets from URLs: scheme, host, port and path stay; all else may be secret.
 
-URLs that differ in what is left out stay two: a digest of it is kept, of 32 bits, but for what is known to be a secret
-or to change with every signature. So a list can be gone through again with renewed signatures.
+URLs that differ in the removed parts stay different: a 32-bit digest replaces these parts, without known secrets and
+changing signatures. So a list can be read again with renewed signatures.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SHORTEST = 3  # signs of a secret that is looked for in messages
 
 
 def without_secrets(text: str) -> str:
-    """Return a text with URLs in it, such as a message, with nothing of each but scheme, host and path.
+    """Reduce the URLs in a text, such as a message, to scheme, host and path.
 
     >>> without_secrets("https://me:pw@host/a.jpg?w=2&X-Amz-Signature=abc is gone")
     'https://***@host/a.jpg?~c9b5a2b3 is gone'
@@ -45,7 +45,7 @@ def without_secrets(text: str) -> str:
 
 
 def written(url: str) -> str:
-    """Return a URL, or a chain of them, as it may be written down; what is written already stays as it is."""
+    """Return a URL, or a chain of them, in a form safe to store; idempotent."""
     if is_flat(url):
         return _link(url)
     first, *others = url.split("::")
@@ -80,7 +80,7 @@ def shareable(settings: Any) -> Any:
 
 
 def secrets_of(url: str) -> list[str]:
-    """Return the parts of a URL that must not be in a message, the longest first, encoded or not."""
+    """Return the parts of a URL that must not appear in a message, the longest first, encoded or not."""
     found: set[str] = set()
     for link in [url] if is_flat(url) else url.split("::"):
         start = _SCHEME.match(link)

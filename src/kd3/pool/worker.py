@@ -1,4 +1,4 @@
-"""The decoding process: a chunk of file positions comes in, its pixels go back in one piece."""
+"""The decoding process: receives chunks of file locations and returns their pixels in one piece."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ Answer = tuple[np.ndarray, list[Row]]  # pixels (kept, 3, N, N) uint8 of the ima
 
 
 def prepare_worker(parent: int, max_pixels: int, trust: Trust) -> None:
-    """Make this process one that decodes, in bounded memory, and ends when its parent does."""
+    """Prepare this process for decoding: bounded memory, and end with the parent."""
     ignore_interrupts(parent)
     lift_limits_for_good(max_pixels)
     trust_for_good(trust)
     bound_memory(ROOM_BYTES + PIXEL_BYTES * max_pixels)
-    gc.freeze()  # modules need not be looked through again and again
+    gc.freeze()  # exclude modules from garbage collection
 
 
 def ignore_interrupts(parent: int) -> None:
@@ -47,7 +47,7 @@ def ignore_interrupts(parent: int) -> None:
 
 
 def bound_memory(more: int) -> None:
-    """Let this process take so many bytes more than it has: a file that wants more fails alone, by a MemoryError."""
+    """Limit this process's further memory: a file that needs more fails alone, with a MemoryError."""
     try:
         import resource
 
@@ -58,11 +58,11 @@ def bound_memory(more: int) -> None:
         if most == resource.RLIM_INFINITY or wanted < most:
             resource.setrlimit(resource.RLIMIT_AS, (wanted, most))
     except (ImportError, OSError, ValueError):
-        pass  # only Linux says and bounds it this way
+        pass  # Linux only
 
 
 def _end_with(parent: int) -> None:
-    # A parent that is killed outright cannot stop its workers; they would wait for work for ever.
+    # A killed parent cannot stop its workers, which would wait for work forever.
     while os.getppid() == parent:
         time.sleep(PARENT_CHECK_SECONDS)
     os._exit(1)
@@ -104,7 +104,7 @@ def attempt(
     settings: DecodeSettings,
     decode: Callable[[bytes, DecodeSettings], Decoded | Rejected],
 ) -> Decoded | Rejected:
-    """Return the outcome of the bytes that `read` gives."""
+    """Return the outcome for the bytes of `read`."""
     try:
         return decode(read(), settings)
     except Unreadable as problem:
@@ -115,5 +115,5 @@ def attempt(
         return Rejected("unreadable", "MemoryError: it wants more memory than it may have")
     except KD3Error as problem:
         return Rejected("not installed", str(problem))
-    except Exception as problem:  # a name with NUL in it, and whatever else a file system thinks of
+    except Exception as problem:  # a name with NUL, and other file system errors
         return Rejected("unreadable", without_secrets(f"{type(problem).__name__}: {problem}")[:200])

@@ -1,4 +1,4 @@
-"""Count a student's batch norms again on images like the lost ones: recalled from the teacher, or given."""
+"""Re-estimation of a student's batch norm statistics on images like the lost ones: recalled or given."""
 
 from __future__ import annotations
 
@@ -35,36 +35,36 @@ class Adaptation:
 
     kind: str  # "recalled" (from the pool), "given" or "recalled from given"
     images: int
-    where: str  # the pool or the source that they are from
-    share: float  # w: new = (1 - w) * as trained + w * counted; 0: the student is as trained
-    agreement_before: float  # percent of the images on which student and teacher say the same class
-    agreement_after: float  # the same; each image is judged by statistics that it was not counted in
+    where: str  # their pool or source
+    share: float  # w: new = (1 - w) * as trained + w * counted; 0: as trained
+    agreement_before: float  # percent of images with equal predictions of student and teacher
+    agreement_after: float  # the same; each image is evaluated with statistics of other images
     agreement_by_share: dict[str, float]
     distance_before: float  # of the student's statistics from those of the images; see `mean_distance`
     distance_after: float
-    gap_before: float | None  # of recalled images: the objective of the images that they came from
+    gap_before: float | None  # of recalled images: the objective of their original images
     gap_after: float | None
-    kept_out: int  # images that were left out, since they are like one of --keep-out
+    kept_out: int  # images excluded by --keep-out
     positions: list[int] | None = None  # in the pool
     keys: list[str] = field(default_factory=list)
-    accuracy_before: float | None = None  # percent of --eval-data, of the student as trained; it chooses nothing
+    accuracy_before: float | None = None  # percent of --eval-data, of the student as trained; not used for the choice
     accuracy_after: float | None = None
 
     @property
     def changed(self) -> bool:
-        """True if the student has changed."""
+        """Whether the student has changed."""
         return self.share > 0
 
     def __str__(self) -> str:
         return f"{in_words(self.record())}\n{distances_in_words(self.record())}"
 
     def record(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return a dictionary for JSON."""
         return asdict(self)
 
 
 def obstacle(student: Student, teacher: Teacher | None) -> str | None:
-    """Return why a student cannot be adapted, in words; None where it can. Without a teacher: to given images."""
+    """Return in words the obstacle to adapting a student; None if there is none. Without a teacher: to given images."""
     if not remembering_norms(student):
         return "the student keeps no batch-norm statistics, so there is nothing to adapt"
     if teacher is not None and not remembering_norms(teacher.module):
@@ -75,7 +75,7 @@ def obstacle(student: Student, teacher: Teacher | None) -> str | None:
 def adapt_by_recall(
     student: Student, teacher: Teacher, chosen: ChosenImages, compute: Compute
 ) -> tuple[Adaptation, Pairs]:
-    """Recall images from the teacher, count the student's statistics on them and blend; the student is changed.
+    """Recall images from the teacher, estimate the student's statistics on them and blend; changes the student.
 
     Args:
         student: in evaluation mode; only its running statistics change.
@@ -83,7 +83,7 @@ def adapt_by_recall(
         chosen: crawl images to begin with.
 
     Raises:
-        KD3Error: as `recall_images`; the student is then as it was.
+        KD3Error: as `recall_images`; the student is then unchanged.
     """
     recalled = recall_images(teacher, chosen.images, compute)
     pairs = Pairs.of(chosen.images, recalled.images, teacher.normalise)
@@ -93,12 +93,12 @@ def adapt_by_recall(
 def adapt_to_given(
     student: Student, teacher: Teacher, chosen: ChosenImages, compute: Compute
 ) -> tuple[Adaptation, Pairs | None]:
-    """Count the student's statistics for images from where it will work, and blend; the student is changed.
+    """Estimate the student's statistics for deployment images, and blend; changes the student.
 
-    They are counted on the images themselves and on images recalled from each half of them, 64 at most, which have
-    the statistics of all of the lost data instead of a hundred images'. The kind whose answers on the given images
-    are closest to the teacher's is taken. No label is read. Of a teacher that has nothing to recall from, only the
-    images themselves count. Arguments as for `adapt_by_recall`, of any teacher.
+    They are estimated on the images themselves, and on images recalled from each half of them (64 at most), which have
+    the statistics of all the lost data instead of a hundred images'. The kind with outputs closest to the teacher's on
+    the given images is taken. No label is read. If the teacher has no running statistics, only the images themselves
+    are used. Arguments as for `adapt_by_recall`, of any teacher.
     """
     compute.place(teacher)
     images = torch.cat([teacher.normalise(part.to(compute.device)) for part in in_batches(chosen.images)])
@@ -130,7 +130,7 @@ def adapt_to_given(
 
 
 def _recalled_halves(teacher: Teacher, images: Tensor, compute: Compute) -> list[Recalled]:
-    """Return images recalled from each half of the given ones; none where the teacher has nothing to recall from."""
+    """Return images recalled from each half of the given ones; none if the teacher has no running statistics."""
     if not remembering_norms(teacher.module):
         return []
     try:

@@ -21,13 +21,13 @@ from kd3.recall.adapt import Adaptation, adapt_by_recall, adapt_to_given, obstac
 from kd3.recall.images import ChosenImages, of_pool
 from kd3.recall.picture import Pairs
 
-Asked = Literal["auto", "off"] | int  # how many images to recall, or whether any
+Asked = Literal["auto", "off"] | int  # number of images to recall
 
 
 def check_recall(
     asked: Asked, student: Student, teacher: Teacher, positions: np.ndarray, given: ChosenImages | None
 ) -> None:
-    """Refuse, before a training, a request that cannot be met at its end.
+    """Refuse, before training, a request that would fail at its end.
 
     Raises:
         KD3Error: a network has no batch norms for recalled or given images, or there are too few images.
@@ -56,18 +56,19 @@ def adapt_student(
     seed: int = 0,
     accuracy: Callable[[Student], float] | None = None,
 ) -> tuple[Adaptation, Pairs | None] | None:
-    """Adapt a trained student on recalled images, or on given ones; None, with a sentence, where that cannot be.
+    """Adapt a trained student on recalled images, or on given ones; None, with a sentence, if that is impossible.
 
     Args:
-        student: trained, in evaluation mode, its batch norms not synced over ranks; its running statistics change,
-            where its agreement with the teacher rises.
+        student: trained, in evaluation mode, its batch norms not synced over ranks; its running statistics change if
+            its agreement with the teacher rises.
         teacher: the user's own, with its own statistics and its batch norms not folded.
         positions: pool images to draw from, such as those trained on.
-        images: how many to recall.
-        given: unlabelled images from where the student will work, in place of recalled ones.
+        images: number to recall.
+        given: unlabelled deployment images, in place of recalled ones.
         known: images like one of these are not drawn.
-        seed: of the choice of images.
-        accuracy: percent of labelled images, told before and after; it chooses nothing.
+        seed: for the choice of images.
+        accuracy: returns the accuracy on labelled images in percent, reported before and after; not used for the
+            choice.
     """
     if images == "off":
         return None
@@ -85,7 +86,7 @@ def adapt_student(
             chosen = of_pool(pool, positions, count=count, seed=seed, known=known)
             adaptation, pairs = adapt_by_recall(student, teacher, chosen, compute)
     except KD3Error as failure:
-        console.warn(f"no recall, the student stays as trained: {failure}")  # a training is not lost for it
+        console.warn(f"no recall, the student stays as trained: {failure}")  # do not lose the training
         return None
     if before is not None and accuracy is not None:
         after = accuracy(student) if adaptation.changed else before

@@ -1,4 +1,4 @@
-"""Images for counting statistics or for recall: from a pool, or given ones without labels."""
+"""Images for estimating statistics or for recall: from a pool, or given ones without labels."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ COUNTED = "count batch-norm statistics on"
 
 @dataclass(frozen=True)
 class ChosenImages:
-    """Images in memory, and where they are from."""
+    """Images in memory, and their origin."""
 
     images: Tensor  # uint8 (N, 3, S, S)
-    keys: list[str]  # of each, empty for a pool in memory
-    positions: list[int] | None  # in the pool; None where they are from none
+    keys: list[str]  # empty for a pool in memory
+    positions: list[int] | None  # in the pool; None if from no pool
     where: str  # the pool or the source
-    kept_out: int = 0  # images like one of --keep-out, which were left out
+    kept_out: int = 0  # images excluded by --keep-out
 
 
 def known_images(sources: Sequence[str], preparation: Preparation, *, workers: int | None) -> list[KnownImages]:
-    """Return the images of `--keep-out`, from folders, archives or whatever else kd3 reads, made as the student's.
+    """Return the images of `--keep-out`, from any source, with the student's preparation.
 
     Raises:
         KD3Error: a source holds none, or cannot be read.
@@ -59,7 +59,7 @@ def of_pool(
     known: Sequence[KnownImages] = (),
     use: str = COUNTED,
 ) -> ChosenImages:
-    """Return `count` images of a pool, drawn by seed from these positions; all where there are no more.
+    """Return `count` images of a pool, drawn by seed from these positions; all if there are fewer.
 
     Raises:
         KD3Error: fewer than 16 are left.
@@ -91,9 +91,9 @@ def read_images(
     workers: int | None = None,
     use: str = COUNTED,
 ) -> ChosenImages:
-    """Return at most `limit` images of a pool or of anything that `kd3 ingest` reads, drawn by seed; no label is read.
+    """Return at most `limit` images of a pool or any source of `kd3 ingest`, drawn by seed; no label is read.
 
-    `use` says in messages what they are needed for.
+    `use` is their purpose, for messages.
 
     Raises:
         KD3Error: it is missing, a pool of images of another size, or holds fewer than 16 usable images.
@@ -137,7 +137,7 @@ def read_images(
 
 
 def _unknown(images: np.ndarray, known: Sequence[KnownImages]) -> np.ndarray:
-    """Return a mask of the images (n, 3, N, N) that are like none of the known ones: (n,) bool."""
+    """Return a mask of the images (n, 3, N, N) unlike all known ones: (n,) bool."""
     fresh = np.ones(len(images), dtype=bool)
     hashes = perceptual_hashes(images) if known else np.empty(0)
     for one in known:

@@ -18,19 +18,19 @@ from kd3.storage.whole_folder import whole_folder
 
 
 def as_trained(folder: RunFolder) -> Path:
-    """Return the folder of the student as the training left it."""
+    """Return the folder of the student as trained."""
     record = adaptation_of(folder.student)
     return folder.student_as_trained if record is not None and record["share"] > 0 else folder.student
 
 
 def keep_adapted(folder: RunFolder, student: Student, adaptation: Adaptation, pairs: Pairs | None) -> None:
-    """Make an adapted student the run's own; for who holds the run's lock.
+    """Install an adapted student in its run; the caller holds the run's lock.
 
-    The student's weights file, which bears the record, is replaced last and in one move: until then the run is as it
-    was. The copies for people follow.
+    The student's weights file, which contains the record, is replaced last and atomically; until then the run is
+    unchanged. The copies for people follow.
     """
     if adaptation.changed and as_trained(folder) == folder.student:
-        shutil.rmtree(folder.student_as_trained, ignore_errors=True)  # of an adaptation that did not come to its end
+        shutil.rmtree(folder.student_as_trained, ignore_errors=True)  # of an interrupted adaptation
         with whole_folder(folder.student_as_trained, what="the student as trained") as place:
             shutil.copytree(folder.student, place, dirs_exist_ok=True)
     record = adaptation.record()

@@ -1,4 +1,4 @@
-"""A picture of recalled images below the crawl images that they came from."""
+"""A picture of recalled images below their original crawl images."""
 
 from __future__ import annotations
 

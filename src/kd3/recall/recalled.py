@@ -1,4 +1,4 @@
-"""Recalled images: crawl images whose pixels are changed until the teacher sees the statistics of its lost data."""
+"""Recalled images: crawl images optimised until the teacher sees the statistics of its lost data."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from kd3.models.teacher import Teacher
 STEPS = 50
 RATE = 0.1  # of Adam, on normalised pixels; it falls to 0 on a cosine
 BATCH_PIXELS = 128 * 32 * 32  # of one batch, which bounds the memory
-SMALLEST_BATCH = 16  # images, whatever their size: fewer have no statistics to match
-VARIANCE_FLOOR = 1e-3  # of a layer's mean variance; below it a channel is as good as constant
+SMALLEST_BATCH = 16  # images of any size: fewer have no usable statistics
+VARIANCE_FLOOR = 1e-3  # of a layer's mean variance; below it a channel counts as constant
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Recalled:
 
     @classmethod
     def of(cls, parts: Sequence[Recalled]) -> Recalled:
-        """Return parts as one, each counted by its images."""
+        """Join parts, weighted by their images."""
         images = torch.cat([part.images for part in parts])
         before, after = (
             sum(len(part.images) * value for part, value in zip(parts, values, strict=True)) / len(images)
@@ -49,12 +49,12 @@ def recall_images(
     """Change crawl images until every batch norm of the teacher sees its running statistics of the lost data.
 
     The objective, over the batch norms l of the teacher in evaluation mode, with mean m and variance v of
-    the images for each channel of what enters l and (mu, s) what l remembers:
+    the images for each channel of what enters l and (mu, s) the running statistics of l:
 
         mean over l of [ mean((m - mu)^2 / s) + 1/4 mean((log v - log s)^2) ]
 
-    Adam on normalised pixels, in float32, without any other term or randomness. Batches of bounded size are
-    matched each on its own, so that memory does not grow with the number of images.
+    Adam on normalised pixels, in float32, without any other term or randomness. Batches of bounded size are matched
+    separately, so memory does not grow with the number of images.
 
     Args:
         teacher: the user's own, with its own statistics and its batch norms not folded.
@@ -70,7 +70,7 @@ def recall_images(
     """
     if not remembering_norms(teacher.module):
         raise KD3Error(f"teacher {teacher.name} keeps no batch-norm statistics, so it has nothing to recall from")
-    # Means over places are quicker on contiguous maps than in channels_last, which the teacher may be in.
+    # Means over positions are faster on contiguous maps than in channels_last, which the teacher may be in.
     network = copy.deepcopy(teacher.module).to(compute.device, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     parts = in_batches(images)
     moved, before, after = [], 0.0, 0.0
@@ -93,7 +93,7 @@ def in_batches(images: Tensor) -> list[Tensor]:
 def _moved(
     network: nn.Module, pixels: Tensor, steps: int, rate: float, bar: console.Progress, *, name: str
 ) -> tuple[float, float]:
-    """Move one batch in place; return the objective before and after."""
+    """Optimise one batch in place; return the objective before and after."""
     pixels.requires_grad_(True)
     optimizer = torch.optim.Adam([pixels], lr=rate)
     first = math.nan

@@ -16,10 +16,10 @@ SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 @dataclass(frozen=True)
 class Judged:
-    """Value of each share on images that it was not counted on."""
+    """Evaluation of each share on images not used for its statistics."""
 
     shares: Sequence[float]  # ascending from 0
-    same: Tensor  # (shares, N) bool: student and teacher say the same class
+    same: Tensor  # (shares, N) bool: equal predictions of student and teacher
     distance: Tensor  # (shares, N) KL(teacher || student) of their probabilities, at least 0
 
     @property
@@ -29,7 +29,7 @@ class Judged:
 
     @property
     def agreement(self) -> list[float]:
-        """Percent of the images, of each share."""
+        """Agreement of each share, in percent."""
         return [100 * float(row) for row in self.same.double().mean(1)]
 
     def choose(self) -> float:
@@ -43,7 +43,7 @@ class Judged:
 
 
 def halves(count: int) -> list[Tensor]:
-    """Return the positions of the two halves of so many images: the even ones, the odd ones."""
+    """Return the positions of two halves of the images: even and odd ones."""
     return [torch.arange(count)[start::2] for start in range(2)]
 
 
@@ -55,10 +55,10 @@ def judge(
     counted_on: Sequence[Tensor] | None = None,
     shares: Sequence[float] = SHARES,
 ) -> Judged:
-    """Measure shares crosswise: counted on one half of the images, judged on the other.
+    """Cross-validate shares: estimated on one half of the images, evaluated on the other.
 
-    `counted_on` are images that stand for each of the two `halves` in counting (None: the images themselves).
-    The student is left as it was. Shapes: images (N, 3, S, S) and those of counted_on, normalised, on the student's
+    `counted_on` are the images to estimate on for each of the two `halves` (None: the images themselves). The student
+    is unchanged. Shapes: images (N, 3, S, S) and those of counted_on, normalised, on the student's
     device; teacher_logits (N, K), on the CPU.
     """
     old = remembered(student)

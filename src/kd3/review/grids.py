@@ -22,11 +22,11 @@ def write_grids(folder: Path, outcome: Outcome, pool: ImagePool, *, images: int,
     """Write `grids/CLASS-kept.png`, `grids/CLASS-refused.png` and `grids/overview.png`.
 
     Args:
-        images: at most, on a grid; 0 draws the overview alone.
-        classes: at most; those of which most is kept.
+        images: at most, on a grid; 0 draws only the overview.
+        classes: at most; those with the most kept images.
 
     Returns:
-        The name that CLASS has in its files, for each class that has grids.
+        The file name for CLASS, for each class with grids.
     """
     place = folder / GRIDS
     place.mkdir()

@@ -17,7 +17,7 @@ BELOW, CONFIDENT, RESCUED, FILLED = range(4)
 
 @dataclass(frozen=True)
 class Outcome:
-    """A selection over N images and K classes, by pool position: 9 bytes an image."""
+    """A selection over N images and K classes, by pool position: 9 bytes per image."""
 
     confidence: np.ndarray  # (N,) float32, of the predicted class, in [0, 1]
     label: np.ndarray  # (N,) int32, the predicted class
@@ -25,9 +25,9 @@ class Outcome:
     thresholds: np.ndarray  # (K,) float64, to exceed
     predicted: np.ndarray  # (K,) int64
     kept: np.ndarray  # (K,) int64, of those predicted as the class
-    rescued: dict[int, np.ndarray]  # of a class that kept none: positions of what it was given, likeliest first
+    rescued: dict[int, np.ndarray]  # of a class without kept images: added positions, likeliest first
     classes: Sequence[str]
-    warnings: list[str]  # what the fallback mended, in words
+    warnings: list[str]  # actions of the fallback, in words
 
     @property
     def images(self) -> int:
@@ -40,7 +40,7 @@ class Outcome:
         return dict(zip(REASONS, np.bincount(self.reason, minlength=len(REASONS)).tolist(), strict=True))
 
     def mean_confidence(self) -> list[float | None]:
-        """Return the mean confidence of what is predicted as each class; None where nothing is."""
+        """Return the mean confidence of each class's predictions; None without predictions."""
         total = np.zeros(len(self.classes))
         for part in _parts(self.images):
             total += np.bincount(self.label[part], weights=self.confidence[part], minlength=len(total))
@@ -54,7 +54,7 @@ class Outcome:
             yield order[end - count : end]
 
     def most_kept(self, count: int) -> list[int]:
-        """Return the classes of which most is kept (or was given), at most `count`, in their own order."""
+        """Return at most `count` classes with the most kept (or added) images, in class order."""
         given = self.kept + np.array([len(self.rescued.get(label, ())) for label in range(len(self.classes))])
         return sorted(np.argsort(-given, kind="stable")[:count].tolist())
 
@@ -62,7 +62,7 @@ class Outcome:
 def outcome(predictions: Predictions, selection: Selection, classes: Sequence[str]) -> Outcome:
     """Return the decisions of a selection by thresholds on its images.
 
-    An image above its class's threshold is "confident", whatever else it was kept for.
+    An image above its class's threshold is "confident", even if it has other reasons.
     """
     assert selection.thresholds is not None
     assert selection.predicted_per_class is not None

@@ -22,11 +22,11 @@ class Row:
     predicted: int
     kept: int
     threshold: float
-    rescued: int = 0  # images that it was given because it kept none
+    rescued: int = 0  # images added because none was kept
 
 
 def draw_overview(title: str, lines: Sequence[str], rows: Sequence[Row]) -> Image.Image:
-    """Return a bar for each class: its length what is predicted, the filled part what is kept; RGB."""
+    """Return a bar for each class: its length counts predictions, the filled part kept images; RGB."""
     size = style.TEXT_SIZE
     named = [style.shortened(row.name, size, _NAME_WIDEST) for row in rows]
     counts = [_counts(row) for row in rows]

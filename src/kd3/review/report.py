@@ -23,7 +23,7 @@ def report(outcome: Outcome, about: dict[str, Any], grids: dict[int, str]) -> di
     """Return the content of `selection.json`.
 
     Args:
-        about: what was selected from, by whom and how.
+        about: inputs and settings of the selection.
         grids: the file names of the classes that have pictures, by label.
     """
     refused = outcome.by_reason[REASONS[BELOW]]
@@ -54,7 +54,7 @@ def report(outcome: Outcome, about: dict[str, Any], grids: dict[int, str]) -> di
 
 
 def read_report(folder: Path) -> dict[str, Any] | None:
-    """Return a finished selection's `selection.json`; None where the folder holds none.
+    """Return a finished selection's `selection.json`; None if the folder holds none.
 
     Raises:
         KD3Error: it is damaged, something else's, or written by a newer kd3.
@@ -64,13 +64,13 @@ def read_report(folder: Path) -> dict[str, Any] | None:
 
 
 def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse a folder whose selection was made of something else or with other settings.
+    """Refuse a folder whose selection has other inputs or settings.
 
     Raises:
         KD3Error: names the first that differs, and both values.
     """
     for group in ("settings", "teacher", "student", "pool"):
-        # A name or a path may change where a hash says that the thing is the same.
+        # Names and paths may change if the hash is equal.
         then, asked = _identity(before.get(group)), _identity(now[group])
         for name in then | asked:
             if then.get(name) != asked.get(name):
@@ -91,7 +91,7 @@ def _short(value: Any) -> str:
 
 
 def describe(folder: Path, values: dict[str, Any]) -> str:
-    """Return a report in words: a line for each class, totals, what the fallback did, where the files are."""
+    """Return a report in words: a line for each class, totals, actions of the fallback, file locations."""
     totals, settings, classes = values["totals"], values["settings"], values["classes"]
     share = 100 * totals["kept"] / totals["images"]
     who = f"teacher {values['teacher']['name']}"

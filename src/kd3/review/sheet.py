@@ -63,7 +63,7 @@ def draw_sheet(
 ) -> Image.Image:
     """Return a sheet: a title, two lines at most, and the tiles row by row; RGB.
 
-    Small images are enlarged by a whole factor with hard edges, so that each pixel stays what it is.
+    Small images are enlarged by a whole factor with hard edges, so pixels stay unchanged.
     """
     sheet = Image.new("RGB", place.size, style.PAPER)
     draw = ImageDraw.Draw(sheet)

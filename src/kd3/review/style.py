@@ -13,14 +13,14 @@ TITLE_SIZE, TEXT_SIZE, SMALL_SIZE = 20, 13, 12
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-# Pillow brings a fine typeface for English; for other scripts, one of those that systems have.
+# Pillow brings a fine typeface for English; for other scripts, a system typeface is needed.
 _WIDER = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc")
 _NOWHERE = "\uffff"  # a character that no typeface has
 
 
 @lru_cache(maxsize=256)
 def font_for(text: str, size: int) -> Font:
-    """Return a typeface that has the characters of a text, or most of them where none has all; size in pixels."""
+    """Return a typeface that has the characters of a text, or most of them if none has all; size in pixels."""
     fonts: list[Font] = [ImageFont.load_default(size)]
     for name in _WIDER if not text.isascii() else ():
         try:
@@ -38,7 +38,7 @@ def _missing(font: Font, text: str) -> int:
 
 
 def write(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int, colour: str, anchor: str) -> None:
-    """Write one line, at a place that `anchor` tells of as Pillow's anchors do."""
+    """Write one line, at a place given by a Pillow `anchor`."""
     draw.text(at, text, font=font_for(text, size), fill=colour, anchor=anchor)
 
 
@@ -48,7 +48,7 @@ def width_of(text: str, size: int) -> float:
 
 
 def shortened(text: str, size: int, width: float) -> str:
-    """Return a text on one line, its end replaced by dots where it is wider than `width` pixels."""
+    """Return a text on one line, its end replaced by dots if it is wider than `width` pixels."""
     text = " ".join(text.split())
     if width_of(text, size) <= width:
         return text

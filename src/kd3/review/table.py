@@ -33,7 +33,7 @@ _COLUMNS = [
 
 
 def write_table(folder: Path, outcome: Outcome, pool: ImagePool, about: dict[str, Any]) -> None:
-    """Write `selection.parquet` and `kept.jsonl`, some rows at a time.
+    """Write `selection.parquet` and `kept.jsonl`, in chunks.
 
     The table has a row for each image in pool order. The list has a line of JSON for each kept one: its source and key.
     `about` becomes JSON in the table's metadata, under "kd3".

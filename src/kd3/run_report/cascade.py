@@ -14,7 +14,7 @@ from kd3.runs.folder import RunFolder
 
 
 def of_run(folder: RunFolder, record: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return what `kd3 cascade` kept of a run's student; None where that is nothing, or of another student."""
+    """Return the stored record of `kd3 cascade` for a run's student; None if missing, or for another student."""
     if record is None or not folder.cascade.is_file():
         return None
     try:
@@ -22,13 +22,13 @@ def of_run(folder: RunFolder, record: Mapping[str, Any] | None) -> dict[str, Any
         if any(kept[name] != value for name, value in record.items()):
             return None
         section(kept)
-    except (OSError, ValueError, KeyError, TypeError):  # damaged: it is made anew from the pool, if that is there
+    except (OSError, ValueError, KeyError, TypeError):  # damaged: recomputed from the pool, if available
         return None
     return kept
 
 
 def section(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the section as the template takes it, from the record with its curve and its bins."""
+    """Return the section for the template, from the record with its curve and bins."""
     confidence = f"{found['confidence']:g} %"
     met = [one for one in found["thresholds"] if one["margin"] is not None]
     curve = [

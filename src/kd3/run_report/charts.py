@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 480, 270
 LEFT, RIGHT, TOP, BOTTOM = 54, 12, 12, 40
-MOST_POINTS = 240  # of a line: more cannot be told apart
+MOST_POINTS = 240  # of a line: more are indistinguishable
 COLOURS = 6  # that the style has: --s0 to --s5
 
 
@@ -23,10 +23,10 @@ class Line:
 
 
 def line_chart(title: str, lines: Sequence[Line], *, x: str, y: str, log: bool = False, zero: bool = False) -> Markup:
-    """Return a chart of lines with its legend; empty where there is nothing to draw.
+    """Return a chart of lines with its legend; empty without data.
 
     Args:
-        x, y: what the axes show.
+        x, y: axis labels.
         log: logarithmic y; values that are not positive are left out.
         zero: y begins at 0.
     """
@@ -64,7 +64,7 @@ def line_chart(title: str, lines: Sequence[Line], *, x: str, y: str, log: bool =
 
 
 def scatter(title: str, groups: Sequence[Line], *, x: str, y: str) -> Markup:
-    """Return a chart of points without scales: directions of a map mean nothing by themselves."""
+    """Return a chart of points without scales: a map's directions have no meaning of their own."""
     points = [point for group in groups for point in group.points]
     if not points:
         return Markup("")
@@ -179,7 +179,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def _number(value: float) -> str:
-    """Return a number as short as it may be.
+    """Format a number as briefly as possible.
 
     >>> [_number(value) for value in (200_000, 1_500_000, 0.25, 0.0001, 12)]
     ['200k', '1.5M', '0.25', '0.0001', '12']

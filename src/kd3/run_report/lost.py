@@ -18,13 +18,13 @@ from kd3.run_report.template import rendered
 from kd3.run_report.tiles import Grid, Tile, shown
 from kd3.storage.atomic import write_text
 
-MOST_CLASSES = 30  # with a row of their own; of more, those that lost most
+MOST_CLASSES = 30  # with their own rows; the largest losses, if there are more
 EXAMPLES = 8  # images of a class
-LEAST_IN_BIN = 10  # images: of fewer, how often a network is right says nothing
+LEAST_IN_BIN = 10  # images: the accuracy of fewer means nothing
 
 
 def section(lost: Lost, data: LabelledImages, notes: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the section as the template takes it; `notes` say what speaks against the figures."""
+    """Return the section for the template; `notes` are doubts about the figures."""
     total, rows = lost.total, lost.classes
     caption = "Percent right and difference in points, with 95 % intervals; the difference is paired. "
     if len(rows) > MOST_CLASSES:
@@ -55,7 +55,7 @@ def section(lost: Lost, data: LabelledImages, notes: Sequence[str] = ()) -> dict
 def write_page(
     out: Path, lost: Lost, data: LabelledImages, notes: Sequence[str] = (), *, model: str, teacher: str
 ) -> Path:
-    """Write a page with this section only, and return where it is.
+    """Write a page with this section only, and return its path.
 
     Raises:
         KD3Error: it cannot be written.
@@ -74,7 +74,7 @@ def write_page(
 
 
 def reliability_chart(title: str, found: dict[str, list[Bin]], *, y: str) -> Markup:
-    """Return how often each network is right over how sure it is, beside the line on which both are the same."""
+    """Return a chart of accuracy over confidence for each network, with the diagonal."""
     lines = [
         Line(name, [(100 * one.confidence, 100 * one.right) for one in bins if one.images >= LEAST_IN_BIN])
         for name, bins in found.items()

@@ -30,11 +30,11 @@ class RunFindings:
     records: RunRecords
     teacher: Cost | None = None
     student: Cost | None = None
-    timing: str = ""  # on what the times were taken, in words
+    timing: str = ""  # machine of the times, in words
     look: PoolLook | None = None
-    lost: tuple[Lost, LabelledImages, list[str]] | None = None  # on labelled images, and what speaks against these
-    cascade: Mapping[str, Any] | None = None  # when the teacher is to be asked: the record with its curve
-    missing: list[str] = field(default_factory=list)  # what could not be shown, in words
+    lost: tuple[Lost, LabelledImages, list[str]] | None = None  # on labelled images, with doubts
+    cascade: Mapping[str, Any] | None = None  # record of the cascade, with its curve
+    missing: list[str] = field(default_factory=list)  # missing parts, in words
 
 
 def page(found: Sequence[RunFindings]) -> str:
@@ -148,7 +148,7 @@ def _times_less(teacher: Cost, student: Cost) -> list[str]:
 
 
 def _ratio(whole: float | None, part: float | None, less: str, more: str) -> str:
-    """Return how many times a figure is less, or more, in a word that is true."""
+    """Describe the ratio of two figures as less or more."""
     if not whole or not part:
         return ""
     times = f"{max(whole, part) / min(whole, part):.1f}"
@@ -156,7 +156,7 @@ def _ratio(whole: float | None, part: float | None, less: str, more: str) -> str
 
 
 def _recall(run: RunRecords) -> dict[str, Any] | None:
-    """Return the words and the picture of an adaptation; None where there was none."""
+    """Return the words and the picture of an adaptation; None without one."""
     record = run.adaptation
     if record is None:
         return None

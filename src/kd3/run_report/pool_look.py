@@ -31,12 +31,12 @@ class FeatureMap:
     kept: np.ndarray
     refused: np.ndarray
     explained: tuple[float, float]  # share of the variance that each direction shows
-    of: str  # what was mapped
+    of: str  # the mapped values
 
 
 @dataclass(frozen=True)
 class PoolLook:
-    """All of it; `agreement` is that on the images looked at which were held out."""
+    """All results; `agreement` is that on held-out images among those evaluated."""
 
     grids: list[Grid]
     map: FeatureMap | None
@@ -55,7 +55,7 @@ class _Said:
 def look_at_pool(
     run: RunRecords, teacher: Teacher, student: Student, pool: ImagePool, compute: Compute, *, images: int
 ) -> PoolLook:
-    """Run both networks over at most `images` images of the pool, and the few that are shown."""
+    """Run both networks over at most `images` images of the pool, and the few displayed ones."""
     compute.place(teacher)
     compute.place(student)
     train = run.config.get("train") or {}
@@ -115,7 +115,7 @@ def _selection_grids(
 def _disagreements(
     run: RunRecords, positions: np.ndarray, teacher: Teacher, student: Student, pool: ImagePool, compute: Compute
 ) -> Grid:
-    """Return the images on which the student differs and the teacher is surest."""
+    """Return the disagreements with the most confident teacher predictions."""
     said = _said(positions, teacher, student, pool, compute)
     theirs, own = said.teacher.argmax(1), said.student.argmax(1)
     rows = np.arange(len(positions))
@@ -135,7 +135,7 @@ def _disagreements(
 def _map(
     positions: np.ndarray, selections: Sequence[np.ndarray], teacher: Teacher, pool: ImagePool, compute: Compute
 ) -> FeatureMap | None:
-    """Return the two main directions (PCA): unlike UMAP's, its distances are distances of the features."""
+    """Return the two main directions (PCA): unlike UMAP, it preserves distances of the features."""
     if len(positions) < 3:
         return None
     features = _features(positions, teacher, pool, compute)

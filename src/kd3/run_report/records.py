@@ -36,7 +36,7 @@ class RunRecords:
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes: the student's own, which `kd3 classes` may have given later."""
+        """Names of the classes: the student's own, possibly renamed by `kd3 classes`."""
         return [str(name) for name in self.student.get("classes") or self.summary["classes"]]
 
     @property
@@ -51,7 +51,7 @@ class RunRecords:
 
     @cached_property
     def evaluations(self) -> list[dict[str, Any]]:
-        """Looks at the held-out images (and the labelled ones)."""
+        """Evaluations on held-out images (and labelled ones)."""
         return self._of("evaluation")
 
     @cached_property
@@ -74,7 +74,7 @@ class RunRecords:
 
     @property
     def accuracy(self) -> float | None:
-        """Percent of the labelled images that the student kept gets right; None where the run had none."""
+        """The kept student's accuracy on labelled images, in percent; None without labelled images."""
         if self.adaptation is not None and self.adaptation["share"] > 0:
             accuracy: float | None = self.adaptation["accuracy_after"]
             return accuracy
@@ -82,7 +82,7 @@ class RunRecords:
 
     @property
     def teacher_accuracy(self) -> float | None:
-        """Percent of the same images that the teacher gets right; None where it was not measured."""
+        """The teacher's accuracy on the same images, in percent; None if not measured."""
         found = self.summary.get("teacher_accuracy")
         return None if found is None else float(found)
 

@@ -13,13 +13,13 @@ from kd3.run_report.charts import Line, line_chart, spark
 from kd3.run_report.records import RunRecords
 from kd3.tracking.trackers import flat
 
-MOST_CLASSES = 30  # with a row of their own; of more, those of which least is kept
+MOST_CLASSES = 30  # with their own rows; the least kept ones, if there are more
 NOT_COMPARED = ("out",)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several runs beside one another, the one of the best agreement first."""
+    """Several runs side by side, that of the best agreement first."""
 
     lead: str
     names: list[str]
@@ -47,7 +47,7 @@ def training(run: RunRecords) -> list[Markup]:
 
 
 def selection(run: RunRecords) -> dict[str, Any] | None:
-    """Return how the selection went, by round and by class; None where the method selects nothing."""
+    """Describe the selection by round and by class; None if the method selects nothing."""
     rounds = run.selections
     if not rounds or all(one["kept"] == one["of"] for one in rounds):
         return None
@@ -95,7 +95,7 @@ def _by_class(run: RunRecords, rounds: Sequence[Mapping[str, Any]]) -> dict[str,
 
 
 def _thresholds(run: RunRecords, rounds: Sequence[Mapping[str, Any]]) -> Markup:
-    """Return the chart of the classes whose thresholds are lowest and highest at the end, and their mean."""
+    """Return a chart of the classes with the lowest and highest final thresholds, and of the mean."""
     last = rounds[-1]["thresholds"]
     by_height = sorted(range(len(last)), key=lambda label: last[label])
     chosen = [by_height[-1], by_height[len(last) // 2], by_height[0]]
@@ -205,7 +205,7 @@ def _shape(run: RunRecords) -> str:
 
 
 def how_to_repeat(run: RunRecords) -> str:
-    """Return the command that makes the run again, and the one that ships its student."""
+    """Return the command that repeats the run, and the one that exports its student."""
     path = run.folder.path
     trust = " --trust-code" if run.summary.get("student_code") else ""
     return (

@@ -27,6 +27,6 @@ def rendered(name: str, **values: Any) -> str:
 
 
 def _unbroken(value: Any) -> Any:
-    """Return a line of text with its percent signs held to their numbers."""
+    """Join percent signs and numbers in a line with unbreakable spaces."""
     is_line = isinstance(value, str) and not isinstance(value, Markup) and "\n" not in value
     return value.replace(" %", "\u00a0%") if is_line else value

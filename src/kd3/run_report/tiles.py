@@ -19,7 +19,7 @@ JPEG_QUALITY = 85
 class Tile:
     """An image and its caption."""
 
-    name: str  # for who cannot see it: which image it is
+    name: str  # alternative text: the image's name
     caption: str  # lines, parted by " | "
     pixels: np.ndarray = field(repr=False)  # (3, N, N) uint8
 
@@ -34,7 +34,7 @@ class Grid:
 
 
 def shown(grid: Grid) -> dict[str, Any]:
-    """Return a grid as a page's template takes it."""
+    """Return a grid for the page's template."""
     small = bool(grid.tiles) and grid.tiles[0].pixels.shape[-1] <= SMALL_TILE
     return {"title": grid.title, "about": grid.about, "tiles": [_shown(tile) for tile in grid.tiles], "small": small}
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from kd3.measure.intervals import share
 from kd3.run_report.records import RunRecords
 
-FALLEN = 2.0  # points of agreement between the best look and the last
-STILL_RISING = 1.0  # points in the last of at least four looks
-RARE = 0.1  # of an even share of what is kept
+FALLEN = 2.0  # points of agreement between the best evaluation and the last
+STILL_RISING = 1.0  # points in the last of at least four evaluations
+RARE = 0.1  # of an even share of the kept images
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def verdict(run: RunRecords) -> Verdict:
 
 
 def _between(accuracy: float, run: RunRecords) -> str:
-    """Return how many images an accuracy is of, and what that leaves open, where the run says it."""
+    """Return an accuracy's number of images and interval, if the run records them."""
     images = run.summary.get("accuracy_images")
     if not images:
         return ""

@@ -1,1 +1,1 @@
-"""A run's folder: the place of everything that a run writes. Free of torch."""
+"""A run's folder: the place of all files of a run. Free of torch."""

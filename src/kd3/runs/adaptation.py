@@ -8,7 +8,7 @@ from typing import Any
 
 
 def images_in_words(record: Mapping[str, Any]) -> str:
-    """Return which images the statistics were counted on."""
+    """Describe the images for the statistics."""
     where = Path(str(record["where"])).name or str(record["where"])
     if record["kind"] == "recalled":
         return f"{record['images']:,} images recalled from the teacher (begun as images of the pool {where})"
@@ -18,7 +18,7 @@ def images_in_words(record: Mapping[str, Any]) -> str:
 
 
 def in_words(record: Mapping[str, Any]) -> str:
-    """Return one sentence."""
+    """Describe the adaptation in one sentence."""
     images, before = images_in_words(record), record["agreement_before"]
     if not record["share"]:
         return (
@@ -36,7 +36,7 @@ def in_words(record: Mapping[str, Any]) -> str:
 
 
 def distances_in_words(record: Mapping[str, Any]) -> str:
-    """Return how far statistics were apart before and after."""
+    """Describe the distance of the statistics before and after."""
     words = (
         f"Mean batch-norm distance of the student from these images: {record['distance_before']:.3f} as trained, "
         f"{record['distance_after']:.3f} now."
@@ -52,7 +52,7 @@ def distances_in_words(record: Mapping[str, Any]) -> str:
 
 
 def with_adaptation(summary: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run's summary with an adaptation: its accuracy is that of the student that ships."""
+    """Return a run's summary with an adaptation: its accuracy is that of the shipped student."""
     trained = summary.get("accuracy_as_trained", summary.get("accuracy"))
     accuracy = record["accuracy_after"] if record["share"] else trained
     teachers = summary.get("teacher_accuracy")

@@ -7,14 +7,14 @@ from typing import Any
 
 
 def images_in_words(record: Mapping[str, Any]) -> str:
-    """Return which images it was measured on."""
+    """Describe the measured images."""
     if record["of"] == "deployment":
         return f"{record['images']:,} unlabelled images of {record['where']}"
     return f"{record['images']:,} held-out images of the pool {record['where']}"
 
 
 def in_words(record: Mapping[str, Any]) -> list[str]:
-    """Return what was chosen, what it promises and of which images, in sentences."""
+    """Describe the choice, its guarantee and its images in sentences."""
     error = record["calibration_error"]
     if "threshold" not in record:
         chosen = "No threshold is chosen yet; kd3 cascade does it."
@@ -36,7 +36,7 @@ def in_words(record: Mapping[str, Any]) -> list[str]:
 
 
 def thresholds_in_words(record: Mapping[str, Any]) -> list[str]:
-    """Return a line for each agreement: what share of the images goes to the teacher."""
+    """Return a line for each agreement, with the share of escalated images."""
     lines = [
         f"On {images_in_words(record)} the student agrees with its teacher on {record['agreement_alone']:.1f} %.",
         f"Agreement of the cascade, promised at {record['confidence']:g} % confidence:",

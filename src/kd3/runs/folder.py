@@ -57,7 +57,7 @@ class RunFolder:
 
     @property
     def student(self) -> Path:
-        """The student that ships."""
+        """The shipped student."""
         return self.path / "student"
 
     @property
@@ -67,7 +67,7 @@ class RunFolder:
 
     @property
     def student_as_trained(self) -> Path:
-        """The same before its batch-norm statistics were adapted; absent where they were not."""
+        """The student before the adaptation of its batch norms; absent without adaptation."""
         return self.path / "student-as-trained"
 
     @property
@@ -82,12 +82,12 @@ class RunFolder:
 
     @property
     def recalled_picture(self) -> Path:
-        """A few recalled images below those that they came from."""
+        """A few recalled images below their originals."""
         return self.path / "recalled.png"
 
     @property
     def summary(self) -> Path:
-        """The run's result; its presence says that the run is finished."""
+        """The run's result; its presence marks a finished run."""
         return self.path / "summary.json"
 
     @property
@@ -96,10 +96,10 @@ class RunFolder:
         return shlex.join(["kd3", "distill", "--resume", "--out", str(self.path)])
 
     def check_origin(self, **identities: str) -> dict[str, Any]:
-        """Refuse to go on with something else than what the run was begun with; return what it was begun with.
+        """Refuse to resume with other inputs than the run's; return its recorded origin.
 
         Raises:
-            KD3Error: an identity (a hash of the teacher or the pool) is another one now.
+            KD3Error: an identity (a hash of the teacher or the pool) has changed.
         """
         try:
             before: dict[str, Any] = json.loads(self.origin.read_text(encoding="utf-8"))
@@ -148,7 +148,7 @@ class RunFolder:
             raise KD3Error(f"--out {self.path} cannot be written: {problem.strerror}") from None
 
     def clear_temporary(self) -> None:
-        """Remove what killed processes were writing; only for who holds the lock."""
+        """Remove temporary files of killed processes; the caller must hold the lock."""
         for path in self.path.rglob("*"):
             if _is_temporary(path):
                 path.unlink(missing_ok=True)

@@ -13,8 +13,8 @@ Listener = Callable[[str, Mapping[str, Any]], None]
 class MetricsFile:
     """Appends events to `metrics.jsonl`.
 
-    A checkpoint keeps `size`; resuming cuts the file back to it, so that no event is there twice.
-    `listeners` are told each event once it is written.
+    A checkpoint stores `size`; resuming cuts the file back to it, so that no event is repeated. `listeners` receive
+    each event after writing.
     """
 
     def __init__(self, path: Path, *, size: int = 0, listeners: Sequence[Listener] = ()) -> None:
@@ -36,7 +36,7 @@ class MetricsFile:
 
 
 def read_metrics(path: Path, event: str | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the events of a run, all or those of one kind; a half-written last line is left out."""
+    """Yield the events of a run, all or those of one kind; an incomplete last line is skipped."""
     with path.open(encoding="utf-8") as handle:
         for line in handle:
             if not line.endswith("\n"):

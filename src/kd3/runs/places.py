@@ -1,7 +1,7 @@
 """Current places of a run's teacher, student code, pool and labelled images, from any working directory.
 
-A run keeps each path as it was given (config.yaml, summary.json) and relative to its own folder (origin.json): so they
-are found from another working directory, and where the run was moved together with what it was made from.
+A run stores each path as given (config.yaml, summary.json) and relative to its own folder (origin.json). So paths are
+found from another working directory, and after moving the run together with its inputs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KEY = "places"
 def from_run(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the paths among a run's settings that exist, relative to its folder; for origin.json.
 
-    Where a setting names several, each by what was given.
+    If a setting names several, they are keyed by the given path.
     """
     found: dict[str, Any] = {}
     for name in PLACES:
@@ -44,10 +44,10 @@ def _relative(folder: Path, given: str) -> str | None:
 
 
 def find(folder: Path, name: str, given: str) -> str:
-    """Return where one of a run's paths is now.
+    """Return the present location of one of a run's paths.
 
-    Looked for as it was given, if that is absolute; then from the run's folder; then from the working directory. What
-    was no path when the run began (a network of a library, a live object) is returned as it is.
+    The search tries the given path, if absolute; then the run's folder; then the working directory. A value that was no
+    path when the run began (a network of a library, a live object) is returned unchanged.
 
     Raises:
         KD3Error: it is at none of these places, which are named.
@@ -68,10 +68,10 @@ def find(folder: Path, name: str, given: str) -> str:
 
 
 def found(folder: Path, values: Mapping[str, Any], *, but: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run's settings with its paths where they are now; those named in `but` are not looked for.
+    """Return a run's settings with present paths; those named in `but` are not searched.
 
     Raises:
-        KD3Error: one is nowhere.
+        KD3Error: one is missing.
     """
     changed = dict(values)
     for name in PLACES:

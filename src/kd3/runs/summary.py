@@ -14,7 +14,7 @@ from kd3.text import one_line
 
 
 def describe(folder: Path, summary: dict[str, Any]) -> str:
-    """Return the summary that `kd3 distill` ends with."""
+    """Return the final summary of `kd3 distill`."""
     run = RunFolder(folder)
     lines = [
         f"{one_line(summary['student'])} from {one_line(summary['teacher'])}, "
@@ -73,7 +73,7 @@ def describe(folder: Path, summary: dict[str, Any]) -> str:
 
 
 def _what_the_teacher_gave(summary: dict[str, Any]) -> list[str]:
-    """Return a line each on inherited weights and fitted statistics, where there are any."""
+    """Return lines about inherited weights and fitted statistics, if any."""
     lines = []
     if summary.get("inherited"):
         lines.append(f"  started      from the teacher's weights: {100 * summary['inherited']:.0f}% of its parameters")

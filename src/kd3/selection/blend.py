@@ -1,4 +1,4 @@
-"""Score an image with teacher and student together, trusting the student more as it learns."""
+"""Blend of teacher and student logits, with a growing share of the student."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ def teacher_weight(progress: float, schedule: Schedule = "smooth", *, constant: 
 
     With t = progress in [0, 1] and ramp(x) = 1 - exp(-5 * (x - 1)^2):
 
-    - "paper": ramp((240 t + 2) / 160) for t < 119/240, then 0. This is the authors' code, which before its epoch e of
-      240, counted from 1, takes ramp((e + 1) / 160) for e < 120: 0.99 at first, 0.27 in epoch 119, then a jump to 0.
-    - "smooth": ramp(3t/2) until it reaches 0 by itself at t = 2/3, then 0: nearly the same curve without
-      the jump.
-    - "constant": `constant` throughout; "teacher": 1 throughout (the student is never asked).
+    - "paper": ramp((240 t + 2) / 160) for t < 119/240, then 0. This is the authors' code, which before epoch e of 240,
+    counted from 1, takes ramp((e + 1) / 160) for e < 120: 0.99 at first, 0.27 in epoch 119, then a jump to 0.
+    - "smooth": ramp(3t/2) until it reaches 0 at t = 2/3, then 0: nearly the same curve without the jump.
+    - "constant": `constant` throughout; "teacher": 1 throughout (the student is never used).
 
     Source: KD3 (arXiv 2307.11469), dynamic instance selection, and the authors' code for the constants.
 

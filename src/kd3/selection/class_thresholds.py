@@ -1,4 +1,4 @@
-"""Confidence required of an image, class by class."""
+"""Confidence thresholds by class."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from torch import Tensor
 
 
 def class_thresholds(predicted_per_class: Tensor, *, threshold: float = 0.95) -> Tensor:
-    """Return the confidence that an image must exceed, for each class it may be predicted as.
+    """Return the confidence that an image must exceed, for each predicted class.
 
     With n_k predictions of class k: sigma_k = n_k / max_j n_j, tau_k = tau * sigma_k / (2 - sigma_k).
-    The commonest class has tau itself, a rarely predicted one a low threshold, a class that nobody
-    predicts 0.
+    The commonest class has tau itself, a rarely predicted one a low threshold, a class without predictions 0.
 
     Shapes: (K,) counts -> (K,), float64. threshold (tau) in [0, 1].
 

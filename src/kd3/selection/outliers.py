@@ -1,10 +1,10 @@
-"""Leave out images that look like nothing the teacher was trained on, where a pool is full of them.
+"""Exclusion of images unlike anything the teacher was trained on, from pools with many of them.
 
-Judged by distances to the lost data's statistics in the teacher's batch norms. A shift moves the distances of all
-images of a pool alike; rubbish in a pool spreads them. On the lost data itself, on a clean crawl, and on this crawl
-blurred, noisy, grey, in low resolution, or drawn as edges, a ResNet-56 finds at most a tenth farther than 2.5 times the
-5th percentile, and a WRN-16-2 at 64 pixels 28% on its lost data and on the crawl; where nine of ten images show text,
-flat colours, noise, or shapes it is 78%. Ours; see docs/results/inherit-fit-recall.md.
+Images are judged by their distance to the lost data's statistics in the teacher's batch norms. A shift moves the
+distances of all images alike; irrelevant images spread them. Share of images farther than 2.5 times the 5th percentile:
+at most 10% for a ResNet-56 on the lost data itself, on a clean crawl, and on this crawl blurred, noisy, grey, in low
+resolution, or drawn as edges; 28% for a WRN-16-2 at 64 pixels on its lost data and on the crawl; 78% where nine of ten
+images show text, flat colours, noise, or shapes. Ours; see docs/results/inherit-fit-recall.md.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from kd3.selection.select import Selection, select_everything
 
-NEAREST = 0.05  # quantile that stands for images like the lost ones
+NEAREST = 0.05  # quantile that represents images like the lost ones
 FARTHEST = 2.5  # times that distance: farther images are outliers
-MIXED = 0.5  # share of outliers from which on a pool is taken for a mixture
+MIXED = 0.5  # share of outliers above which a pool counts as a mixture
 
 
 def outlying(distances: Tensor) -> Tensor:
@@ -34,11 +34,11 @@ def outlying(distances: Tensor) -> Tensor:
 
 
 def is_mixture(distances: Tensor) -> bool:
-    """Say whether more than half of the images are outliers."""
+    """Return whether more than half of the images are outliers."""
     return float(outlying(distances).double().mean()) > MIXED
 
 
 def select_inliers(outliers: Tensor, *, at_least: int = 1) -> Selection:
-    """Return the images that are no outliers, all where these are too few. Shapes: (N,) bool."""
+    """Return the images that are not outliers, or all if these are too few. Shapes: (N,) bool."""
     index = (~outliers).nonzero().flatten()
     return Selection(index=index) if len(index) >= at_least else select_everything(len(outliers))

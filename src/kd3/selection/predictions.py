@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Predictions(NamedTuple):
-    """All that a selection needs to know of N images: a few bytes each, however many the classes."""
+    """Data for a selection among N images: a few bytes each, for any number of classes."""
 
     confidence: Tensor  # (N,) the highest probability, in [0, 1]
     label: Tensor  # (N,) int32, the class that has it

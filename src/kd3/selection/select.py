@@ -1,4 +1,4 @@
-"""Keep the images of which the networks are sure, and never starve a class in silence."""
+"""Selection of confidently predicted images, with reports of starved classes."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from kd3.selection.class_thresholds import class_thresholds
 from kd3.selection.predictions import Predictions, most_probable
 
 FLOOR_SHARE = 0.01
-CHUNK = 1 << 16  # images compared at once: what is needed for a moment does not grow with the pool
+CHUNK = 1 << 16  # images compared at once: temporary memory does not grow with the pool
 
 
 @dataclass(frozen=True)
 class Selection:
     """Next training images, and the reasons."""
 
-    index: Tensor  # (M,) int64, ascending: the images kept, as positions in what was scored
+    index: Tensor  # (M,) int64, ascending: the images kept, as positions among the scored images
     thresholds: Tensor | None = None  # (K,) confidence to exceed
     predicted_per_class: Tensor | None = None  # (K,) predictions over all images
     kept_per_class: Tensor | None = None  # (K,) of these, kept
-    rescued_classes: tuple[int, ...] = ()  # classes that would have kept no image
-    rescued_each: int = 0  # images that each of these was given instead
-    rescued: Tensor | None = None  # (len(rescued_classes), rescued_each) what they were given, likeliest first
+    rescued_classes: tuple[int, ...] = ()  # classes that would have no image
+    rescued_each: int = 0  # images added for each of these
+    rescued: Tensor | None = None  # (len(rescued_classes), rescued_each) added images, likeliest first
     filled: int = 0  # images added because the thresholds let too few pass
-    weights: Tensor | None = None  # (M,) how often each kept image is drawn, relative; None: all alike
+    weights: Tensor | None = None  # (M,) relative frequency of draws; None: equal
 
     def warnings(self, class_names: Sequence[str]) -> list[str]:
         """Return the actions of the fallback in words; empty if there were none."""
@@ -53,7 +53,7 @@ def select_everything(count: int) -> Selection:
 
 
 def select_random(count: int, wanted: int, *, seed: int) -> Selection:
-    """Return `wanted` of `count` images, drawn by `seed`; all where there are not as many."""
+    """Return `wanted` of `count` images, drawn by `seed`; all if there are fewer."""
     generator = torch.Generator().manual_seed(seed)
     return Selection(index=torch.randperm(count, generator=generator)[:wanted].sort().values)
 
@@ -70,18 +70,17 @@ def select_confident(
     With p = softmax(z) of the blended logits, c_i = max_k p_ik and y_i = argmax_k p_ik, image i is
     kept when c_i > tau_{y_i} (strictly), tau_k from `class_thresholds`.
 
-    Fallback, where the thresholds would starve the training: a class of which no image is kept
-    gets the images with the highest probability for it in the teacher's eyes (a student that has
-    lost a class cannot find it again), one in a hundred of its fair share N/K (at least one); and
-    where fewer than `at_least` images are kept in all, the most confident ones fill the gap.
-    `Selection.warnings` tells of both.
+    Fallback, if the thresholds would starve the training: a class without a kept image gets the images with the
+    teacher's highest probability for it (a student that has lost a class cannot recover it), 1% of its fair share N/K,
+    at least one. If fewer than `at_least` images are kept in all, the most confident ones fill the gap.
+    `Selection.warnings` reports both.
 
     Args:
         predictions: of N images, from the blended logits.
         threshold: tau, in [0, 1].
-        at_least: images to keep, where there are as many.
-        teacher_logits: returns the teacher's logits of the same images, some (n, K) at a time;
-            called only where a class starves.
+        at_least: images to keep, if there are as many.
+        teacher_logits: returns the teacher's logits of the same images in chunks (n, K); called only if a class
+            starves.
 
     Raises:
         ValueError: no images, or confidences that are not finite.
@@ -126,7 +125,7 @@ def _parts(count: int) -> list[slice]:
 
 
 def _count(labels: Tensor, classes: int, *, of: Tensor | None = None) -> Tensor:
-    """Return how often each class is among the labels, or among those that a mask lets through: (K,)."""
+    """Count each class among the labels, or among the masked ones: (K,)."""
     counts = torch.zeros(classes, dtype=torch.int64)
     for part in _parts(len(labels)):
         chosen = labels[part] if of is None else labels[part][of[part]]

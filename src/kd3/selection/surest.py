@@ -1,4 +1,4 @@
-"""Keep the images of which the teacher is surest."""
+"""Selection of the teacher's most confident images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kd3.selection.select import Selection
 def self_cross_entropy(logits: Tensor) -> Tensor:
     """Return the cross-entropy of each image's logits to their own argmax, -log max_k p_k.
 
-    Exact where the probability rounds to 1: log(1 + what the other classes have).
+    Exact where the probability rounds to 1: log(1 + the other classes' terms).
 
     Shapes: (N, K) -> (N,), float64, at least 0.
     """
@@ -25,7 +25,7 @@ def self_cross_entropy(logits: Tensor) -> Tensor:
 def select_surest(teacher_logits: Iterable[Tensor], wanted: int) -> tuple[Selection, float]:
     """Return the `wanted` images with the smallest cross-entropy, and the mean confidence over them.
 
-    Ties go to the earlier image. `teacher_logits` come some (n, K) at a time, in order. The confidence is max_k p_k, in
+    Ties go to the earlier image. `teacher_logits` come in chunks (n, K), in order. The confidence is max_k p_k, in
     [1/K, 1].
 
     Source: Chen et al., Learning Student Networks in the Wild (DFND, CVPR 2021), data collection.

@@ -1,4 +1,4 @@
-"""Keep the images most like the lost data; drop those that teach least."""
+"""Selection of images most like the lost data, and removal of those that teach least."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from kd3.selection.select import Selection
 
 
 def select_typical(distances: Tensor, predictions: Predictions, *, share: float, at_least: int = 1) -> Selection:
-    """Return the share of the images of each predicted class that are least far from the lost data.
+    """Return, of each predicted class, the given share of images nearest to the lost data.
 
-    Class by class, so that classes stay as frequent as the teacher finds them and none is starved: of n_k images
-    ceil(share n_k) are kept. Where that is fewer than `at_least`, the least far of the others fill the gap. Ties go to
+    Selecting per class keeps the teacher's class frequencies and starves no class: of n_k images ceil(share n_k) are
+    kept. If that is fewer than `at_least`, the nearest of the others fill the gap. Ties go to
     the earlier image.
 
     Shapes: distances (N,), at least 0; share in (0, 1].
@@ -50,9 +50,9 @@ def select_typical(distances: Tensor, predictions: Predictions, *, share: float,
 def without_surest(
     selection: Selection, entropy: Tensor, labels: Tensor, *, share: float, at_least: int = 1
 ) -> Selection:
-    """Return a selection without a share of its images, those that the teacher is surest of.
+    """Return a selection without the given share of its images, the teacher's most confident ones.
 
-    What was given to a starving class stays, and so do `at_least` images, where there are as many. Ties go to the
+    Images added for a starving class stay, and so do `at_least` images, if there are as many. Ties go to the
     earlier image.
 
     Shapes: entropy (N,): cross-entropy of the teacher to its own argmax; labels (N,), its classes. share in [0, 1).

@@ -42,24 +42,24 @@ logits = model(images)  # images: {takes}
 
 @dataclass(frozen=True)
 class Card:
-    """Everything that a card tells."""
+    """The contents of a card."""
 
     student: Mapping[str, Any]  # the description in the student's folder
     written: Sequence[Written]
     preprocessing: str
-    images: int  # compared on
+    images: int  # for the comparison
     where: str
     threads: int
     machine: str
     date: str
     pool: Mapping[str, Any] | None = None  # name, images, sources
-    adaptation: Mapping[str, Any] | None = None  # of its batch norms: the record, where there was one
-    cascade: Mapping[str, Any] | None = None  # when its teacher is to be asked: the record, where there is one
+    adaptation: Mapping[str, Any] | None = None  # record of the batch norms' adaptation, if any
+    cascade: Mapping[str, Any] | None = None  # record of the cascade, if any
     onnx: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # file: IR version, opset
     variants: Sequence[tuple[str, float, float]] = field(default=())  # of 8 bits: words, chose, reported
 
     def script(self) -> str | None:
-        """Return `predict.py`, which classifies pictures without kd3, where an ONNX file was written."""
+        """Return `predict.py`, which classifies pictures without kd3, if an ONNX file was written."""
         file = next((one.file for one in self.written if one.file.endswith(".onnx")), None)
         if file is None:
             return None
@@ -107,7 +107,7 @@ class Card:
         return [text, table([("", ""), *rows]), *adapted, *self._cascade()]
 
     def _cascade(self) -> list[str]:
-        """Return when the teacher is to be asked, and how the files say so; nothing where it is not known."""
+        """Describe the threshold for asking the teacher and its place in the files; empty if unknown."""
         if self.cascade is None:
             return []
         head = ("agreement of student and teacher together with the teacher", "images that go to the teacher")

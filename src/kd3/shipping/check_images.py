@@ -30,9 +30,9 @@ NOISE = "none"
 
 @dataclass(frozen=True)
 class CheckImages:
-    """uint8 RGB (N, 3, S, S), of two kinds that share none."""
+    """uint8 RGB (N, 3, S, S), in two disjoint sets."""
 
-    compared: Tensor  # the student never learned from these, where the run says which they are
+    compared: Tensor  # the student was not trained on these, if the run is known
     calibrating: Tensor
     where: str  # in words
 
@@ -41,7 +41,7 @@ def images_of_run(run: RunFolder, preparation: Preparation, *, compare: int, cal
     """Return held-out images of a run's pool, and others from its last selection.
 
     Raises:
-        KD3Error: the pool is no longer where the run found it, or is another one.
+        KD3Error: the pool has moved, or is another one.
     """
     config = _config(run)
     remedy = f"name images to check the export on: --images POOL_OR_FOLDER, or --images {NOISE} for noise"
@@ -69,7 +69,7 @@ def images_of_run(run: RunFolder, preparation: Preparation, *, compare: int, cal
 
 
 def images_of(source: str, preparation: Preparation, *, compare: int, calibrate: int) -> CheckImages:
-    """Return images of a pool, or of anything that `kd3 ingest` reads, made as the student's; of noise for "none".
+    """Return images of a pool or any source of `kd3 ingest`, with the student's preparation; noise for "none".
 
     Raises:
         KD3Error: the pool has images of another size, or there are fewer than three images.
@@ -112,7 +112,7 @@ def _check(pool: ImagePool, preparation: Preparation, where: str) -> None:
 
 
 def _decoded(source: str, preparation: Preparation, count: int) -> tuple[Tensor, str]:
-    """Return images, and what was left out on the way in words."""
+    """Return images, and the skipped files in words."""
     found: list[np.ndarray] = []
     left_out: Counter[str] = Counter()
     size = preparation.size

@@ -13,7 +13,7 @@ from torch import Tensor
 from kd3.errors import KD3Error
 
 TOLERANCE = 1e-4  # of the largest logit, or absolute where logits are small
-SIZES = (1, 7, 64)  # of batches: a number of images that was burnt in would show
+SIZES = (1, 7, 64)  # of batches: detects a fixed batch size
 TURNS = 7
 
 Runner = Callable[[Tensor], Tensor]
@@ -30,21 +30,21 @@ class Parity:
 
     @property
     def holds(self) -> bool:
-        """Say whether the two are the same function, up to rounding."""
+        """Return whether both are the same function, up to rounding."""
         return self.largest_difference <= TOLERANCE * max(1.0, self.largest_logit)
 
 
 def parity(expected: Tensor, run: Runner, inputs: Tensor, *, what: str) -> Parity:
-    """Compare a form's logits with the student's, in batches of several sizes.
+    """Compare an export's logits with the student's, in batches of several sizes.
 
     Shapes: expected (N, K), inputs (N, 3, S, S).
 
     Raises:
-        KD3Error: the form does not run, or puts out something else; the sentence names `what`.
+        KD3Error: the export does not run, or has other outputs; the sentence names `what`.
     """
     try:
         found = in_batches(run, inputs)
-    except Exception as problem:  # of onnxruntime, of TorchScript: each has its own
+    except Exception as problem:  # onnxruntime, TorchScript: each has its own errors
         first = str(problem).splitlines()[0] if str(problem) else ""
         raise KD3Error(f"{what} was written but does not run: {type(problem).__name__}: {first}") from problem
     if found.shape != expected.shape:
@@ -70,14 +70,14 @@ def _split(images: Tensor, size: int) -> list[Tensor]:
 
 
 def agreement(logits: Tensor, others: Tensor) -> float:
-    """Return the share of images of which both say the same class, in percent."""
+    """Return the share of images with equal predictions, in percent."""
     return 100 * float((logits.argmax(1) == others.argmax(1)).double().mean())
 
 
 def milliseconds(runners: Mapping[str, Runner], inputs: Tensor) -> dict[str, dict[int, float]]:
-    """Return how long each takes for a batch of 1 and of 64: medians of turns, one after the other.
+    """Time each for batches of 1 and 64: medians of alternating turns.
 
-    In turns, so that a machine that slows down slows all of them.
+    Turns alternate, so that a slower machine slows all of them.
     """
     sizes = [size for size in (1, 64) if size <= len(inputs)]
     found: dict[str, dict[int, list[float]]] = {name: {size: [] for size in sizes} for name in runners}

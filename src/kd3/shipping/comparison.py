@@ -1,4 +1,4 @@
-"""Every file of an export beside the student: the same images, the same turns."""
+"""Comparison of every exported file with the student, on the same images and in alternating turns."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Written:
     """A file of the export, and its measurements."""
 
     file: str
-    reader: str  # what runs it
+    reader: str  # its runtime
     bytes: int
-    same_class: float  # percent of the compared images on which it says what the student says
+    same_class: float  # percent of the compared images with the student's prediction
     largest_difference: float | None  # of a logit; None for 8 bits
     milliseconds: Mapping[int, float]  # by batch size
     teacher_agreement: float | None = None  # percent
@@ -32,7 +32,7 @@ class Comparison:
     Args:
         expected: the student's logits, (N, K).
         teacher: the teacher's, or None.
-        where: what the images are, in words.
+        where: description of the images.
     """
 
     def __init__(self, expected: Tensor, teacher: Tensor | None, where: str) -> None:
@@ -40,10 +40,10 @@ class Comparison:
         self._written: list[tuple[Written, Runner, Tensor]] = []
 
     def add(self, path: Path, reader: str, run: Runner, inputs: Tensor, *, exact: bool = True) -> None:
-        """Compare a file that was written; `inputs` are the images as it takes them.
+        """Compare a written file; `inputs` are the images in its input format.
 
         Raises:
-            KD3Error: it does not run, or is not the student though it should be `exact`.
+            KD3Error: it does not run, or differs from the student though it should be `exact`.
         """
         found = parity(self.expected, run, inputs, what=path.name)
         if exact and not found.holds:
@@ -64,7 +64,7 @@ class Comparison:
         self._written.append((written, run, inputs))
 
     def timed(self) -> list[Written]:
-        """Return all files with their times; those that take the same input ran in turns."""
+        """Return all files with their times; those with the same input ran in turns."""
         times: dict[str, dict[int, float]] = {}
         for given in {id(inputs): inputs for _, _, inputs in self._written}.values():
             group = {one.file: run for one, run, inputs in self._written if inputs is given}

@@ -16,8 +16,8 @@ Preprocessing = Literal["inside", "outside"]
 class Deployable(nn.Module):
     """Images to logits, ready to be traced; float32, on the CPU, in evaluation mode.
 
-    With the preprocessing inside it takes what an image decoder gives, uint8 RGB (B, 3, S, S); else floats that
-    were normalised with the student's mean and std. Returns logits (B, K).
+    With the preprocessing inside it takes decoded images, uint8 RGB (B, 3, S, S); otherwise floats normalised with the
+    student's mean and std. Returns logits (B, K).
     """
 
     def __init__(self, student: Student, *, preprocessing: Preprocessing) -> None:
@@ -32,7 +32,7 @@ class Deployable(nn.Module):
         return logits
 
     def example(self, images: Tensor) -> Tensor:
-        """Return uint8 images as this module takes them."""
+        """Convert uint8 images to this module's input."""
         if self.normalise is not None:
             return images
         prepared: Tensor = self.student.normalise(images)  # type: ignore[operator]  # a Student, folded
@@ -40,5 +40,5 @@ class Deployable(nn.Module):
 
 
 def dynamic_batch() -> dict[str, dict[int, torch.export.Dim]]:
-    """Return what tells an exporter that the number of images is open."""
+    """Return an exporter's specification of a dynamic batch size."""
     return {"images": {0: torch.export.Dim("batch", min=1)}}

@@ -21,28 +21,28 @@ from kd3.models.student_files import DESCRIPTION, WEIGHTS, load_student
 from kd3.shipping.deployable import dynamic_batch
 from kd3.shipping.opset import at_opset, wanted
 
-Runner = Callable[[Tensor], Tensor]  # what the module takes (B, 3, S, S) -> logits (B, K)
+Runner = Callable[[Tensor], Tensor]  # module inputs (B, 3, S, S) -> logits (B, K)
 
 
 @dataclass(frozen=True)
 class Source:
     """Input of an export."""
 
-    module: nn.Module  # a `Deployable`, or any network that takes images and returns logits
+    module: nn.Module  # a `Deployable`, or any network from images to logits
     student_folder: Path
     metadata: Mapping[str, str]
-    example: Tensor  # two images as the module takes them
-    opset: int | None = None  # of ONNX; None: the oldest usual one that has all that it needs
+    example: Tensor  # two module inputs
+    opset: int | None = None  # of ONNX; None: the oldest common one with all needed operators
 
 
 @dataclass(frozen=True)
 class Format:
-    """One form: the file or folder that it is, who writes it, and who runs it."""
+    """One format: its file or folder, writer and runner."""
 
     name: str
     write: Callable[[Source, Path], None]
     run: Callable[[Path, int], Runner]  # (path, threads)
-    reader: str  # what runs it, for the card
+    reader: str  # its runtime, for the card
 
 
 def write_onnx(source: Source, path: Path) -> None:
@@ -123,7 +123,7 @@ FORMATS = {
     "torch-export": Format("student.pt2", write_torch_export, run_torch_export, "torch.export.load"),
     "torchscript": Format("student.ts", write_torchscript, run_torchscript, "torch.jit.load"),
 }
-FOLDER = "student"  # of safetensors, which takes normalised floats and is no traced module
+FOLDER = "student"  # of safetensors, with normalised floats as input and no traced module
 
 
 def run_safetensors(folder: Path, module: torch.nn.Module | None, *, trust_code: bool = False) -> Runner:
@@ -132,7 +132,7 @@ def run_safetensors(folder: Path, module: torch.nn.Module | None, *, trust_code:
 
 
 def _write(path: Path, save: Callable[[io.BytesIO], object]) -> None:
-    """Write a file that torch makes, which would abort the process if the disk became full under its own writer."""
+    """Write a file of torch, whose own writer would abort the process on a full disk."""
     file = io.BytesIO()
     save(file)
     path.write_bytes(file.getbuffer())
@@ -148,7 +148,7 @@ def _without_gradients(module: Callable[[Tensor], Tensor]) -> Runner:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    # The exporters tell of their own deprecations and of internals that no user can act on.
+    # The exporters warn of deprecations and internals that no user can act on.
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Version of ONNX's operators for a file: an old one runs in more places."""
+"""Choice of a file's ONNX opset: an old one runs in more places."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 from kd3.errors import KD3Error
 
-EXPORTED = 18  # what PyTorch's exporter writes without a conversion
-PREFERRED = 17  # with IR 8: what onnxruntime reads since 1.12
-HELD = "kd3.held"  # a domain that the converter passes by
-PADS_WITH_AXES = 4  # inputs; a Pad with less is what it was in opset 13
+EXPORTED = 18  # written by PyTorch's exporter without a conversion
+PREFERRED = 17  # with IR 8: readable by onnxruntime from 1.12
+HELD = "kd3.held"  # a domain that the converter skips
+PADS_WITH_AXES = 4  # inputs; a Pad with fewer is that of opset 13
 
 
 def wanted(opset: int | None) -> int:
@@ -18,7 +18,7 @@ def wanted(opset: int | None) -> int:
 
 
 def at_opset(model: Any, opset: int | None) -> Any:
-    """Return an ONNX model at an opset, with the oldest IR that has it; None: 17 where that can be, else as it is.
+    """Return an ONNX model at an opset, with the oldest IR that has it; None: 17 if possible, otherwise unchanged.
 
     Raises:
         KD3Error: the network has an operator that this opset lacks.
@@ -48,7 +48,7 @@ def _converted(model: Any, opset: int) -> Any:
     changed.CopyFrom(model)
     held = [node for node in changed.graph.node if node.op_type == "Pad" and len(node.input) < PADS_WITH_AXES]
     for node in held if opset < EXPORTED else ():
-        node.domain = HELD  # it has no way back from 18, and needs none
+        node.domain = HELD  # it cannot be converted back from 18, and need not
     changed.opset_import.append(onnx.helper.make_opsetid(HELD, 1))
     changed = version_converter.convert_version(changed, opset)
     for node in changed.graph.node:
@@ -68,7 +68,7 @@ def _with_oldest_ir(model: Any) -> Any:
     del model.opset_import[:]
     model.opset_import.extend(own)
     for node in model.graph.node:
-        node.ClearField("metadata_props")  # the exporter's notes, which came with a later IR
+        node.ClearField("metadata_props")  # the exporter's metadata, from a later IR
     model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     onnx.checker.check_model(model)
     return model

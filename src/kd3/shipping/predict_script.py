@@ -102,7 +102,7 @@ import onnxruntime
 
 
 def predict_script(file: str, preparation: Mapping[str, Any], *, normalises: bool, is_grey: bool = False) -> str:
-    """Return the text of `predict.py` for an ONNX file beside it.
+    """Return the text of `predict.py` for an ONNX file in the same folder.
 
     `normalises`: the graph takes normalised floats instead of uint8; with `is_grey`, of the luma.
     """
@@ -127,7 +127,7 @@ def predict_script(file: str, preparation: Mapping[str, Any], *, normalises: boo
 
 
 def _parts(source: str) -> tuple[set[str], str]:
-    """Return a module's imports, a line each and without those of kd3, and what follows them."""
+    """Split a module into its imports, line by line without those of kd3, and the rest."""
     tree = ast.parse(source)
     imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     lines = {

@@ -21,7 +21,7 @@ CALIBRATION_BATCH = 32
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to put a network into 8 bits."""
+    """A way to quantise a network to 8 bits."""
 
     per_channel: bool  # a scale for each output channel of a layer's weights, or one for all
     ends: bool  # the first and the last layer too
@@ -39,15 +39,15 @@ class Tried:
     """A variant, and its agreement with the float student, in percent."""
 
     variant: Variant
-    to_choose: float  # on the half that chose
-    to_report: float  # on the other
+    to_choose: float  # on the half used for the choice
+    to_report: float  # on the other half
 
 
 def quantise(model: Path, out: Path, *, calibrating: Tensor, compared: Tensor, float_logits: Tensor) -> list[Tried]:
     """Write the best of the variants to `out`; return all that were tried, the best first.
 
-    Images as the model takes them, (N, 3, S, S). One half of `compared` chooses, the other is reported: the best of
-    four looks better than it is where it was chosen.
+    Images are model inputs, (N, 3, S, S). One half of `compared` chooses, the other is reported: the result of the best
+    of four is biased on the half that chose it.
 
     Raises:
         KD3Error: onnxruntime's quantisation is missing or fails.
@@ -68,7 +68,7 @@ def quantise(model: Path, out: Path, *, calibrating: Tensor, compared: Tensor, f
 
 
 def write_variant(model: Path, path: Path, variant: Variant, calibrating: Tensor) -> None:
-    """Write one variant of an ONNX file, calibrated on images as the model takes them.
+    """Write one variant of an ONNX file, calibrated on model inputs.
 
     Raises:
         KD3Error: onnxruntime's quantisation is missing or fails.
@@ -83,7 +83,7 @@ def write_variant(model: Path, path: Path, variant: Variant, calibrating: Tensor
     left_out = [] if variant.ends else [weighted[0], weighted[-1]]
     quiet = logging.getLogger()
     level = quiet.level
-    quiet.setLevel(logging.ERROR)  # its hints are about preprocessing that was done at export
+    quiet.setLevel(logging.ERROR)  # its hints concern preprocessing already done at export
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -105,7 +105,7 @@ def write_variant(model: Path, path: Path, variant: Variant, calibrating: Tensor
 
 
 class _Reader:
-    """Gives calibration images batch by batch, as onnxruntime asks for them."""
+    """Calibration images batch by batch, for onnxruntime."""
 
     def __init__(self, images: Tensor) -> None:
         self._batches: Iterator[Tensor] = (

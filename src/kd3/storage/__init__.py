@@ -1,1 +1,1 @@
-"""Files that are either whole or absent: atomic writes, locks, hashes."""
+"""Files that are complete or absent: atomic writes, locks, hashes."""

@@ -1,4 +1,4 @@
-"""Write a file so that a crash leaves the old one or the new one, never a half."""
+"""Atomic writing of files: a crash leaves the old one or the new one, never a part."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from kd3.storage.full_disk import is_full, no_space
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to; on success it is synced and takes `path`'s name.
+    """Yield a temporary path to write to; on success it is synced and renamed to `path`.
 
-    On an exception the temporary file is removed and `path` stays as it was.
+    On an exception the temporary file is removed and `path` is unchanged.
 
     Raises:
-        OSError: also where what was written ran out of room and said it in an error of its own.
+        OSError: also for a full disk that the writer reports with its own error.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -30,7 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         sync_folder(path.parent)
     except Exception as problem:
-        if not isinstance(problem, OSError) and is_full(problem, path.parent):  # asked before the room is given back
+        if not isinstance(problem, OSError) and is_full(problem, path.parent):  # check before the space is freed
             raise no_space(path) from problem
         raise
     finally:

@@ -1,4 +1,4 @@
-"""Convert out-of-space errors to KD3Error, whichever library raises them."""
+"""Convert out-of-space errors to KD3Error, from any library."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 from kd3.errors import KD3Error
 
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
-NOTHING_LEFT = 1 << 20  # bytes: what a filesystem with less free is said to be
+NOTHING_LEFT = 1 << 20  # bytes: a filesystem with less counts as full
 
 
 @contextmanager
 def full_disk_told(path: Path, *, kept: str) -> Iterator[None]:
     """Convert out-of-space errors under `path` to one sentence, which ends with `kept`.
 
-    Libraries that write say it in errors of their own (torch: "unexpected pos"), so the filesystem is asked, too.
+    Libraries raise their own errors (torch: "unexpected pos"), so the free space is checked, too.
 
     Raises:
-        KD3Error: there is no room.
+        KD3Error: the disk is full.
     """
     try:
         yield
@@ -34,12 +34,12 @@ def full_disk_told(path: Path, *, kept: str) -> Iterator[None]:
 
 
 def no_space(path: Path) -> OSError:
-    """Return the error of a disk without room, as the system would say it."""
+    """Return the system's error for a full disk."""
     return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def is_full(problem: BaseException, path: Path) -> bool:
-    """Say whether a problem came from a disk without room; for errors that do not say, whether there is none now."""
+    """Return whether an error came from a full disk; for unspecific errors, whether the disk is full now."""
     if isinstance(problem, OSError) and problem.errno is not None:
         return problem.errno in FULL
     if "No space left" in str(problem) or "disk is full" in str(problem):

@@ -14,7 +14,7 @@ from kd3.errors import KD3Error
 
 @contextmanager
 def exclusive(path: Path, *, what: str) -> Iterator[None]:
-    """Hold a lock file; the system releases it when the process ends, however it ends.
+    """Hold a lock file; the system releases it at any end of the process.
 
     Raises:
         KD3Error: another process holds it.
@@ -32,7 +32,7 @@ def exclusive(path: Path, *, what: str) -> Iterator[None]:
 
 @contextmanager
 def waiting(path: Path, *, what: str) -> Iterator[None]:
-    """Hold a lock file once whoever holds it is done.
+    """Wait for a lock file and hold it.
 
     Raises:
         OSError: the lock file cannot be made.

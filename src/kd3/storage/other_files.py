@@ -1,4 +1,4 @@
-"""Recognise unexpected files by their first bytes, so that messages can name a remedy."""
+"""Recognition of unexpected files by their first bytes, so that messages can name a remedy."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ TAR, TAR_PLACE = b"ustar", 257
 LFS = b"version https://git-lfs.github.com/spec/"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 PICKLE = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
-FIRST = 512  # bytes that tell
+FIRST = 512  # bytes to recognise a file
 
 
 def archive_by_contents(first: bytes) -> str | None:
-    """Return "tar" (also a compressed one) or "zip" where a file begins as such, else None."""
+    """Return "tar" (also a compressed one) or "zip" by a file's first bytes, otherwise None."""
     if first.startswith(ZIP):
         return "zip"
     is_tar = first.startswith(COMPRESSED) or first[TAR_PLACE : TAR_PLACE + len(TAR)] == TAR
@@ -28,7 +28,7 @@ def stand_in(first: bytes) -> str | None:
 
 
 def what_it_is(data: bytes) -> str:
-    """Return what a file is that was taken for an image, in words; empty where that is not known."""
+    """Describe a file that is not the expected image; empty if unknown."""
     if (found := stand_in(data)) is not None:
         return found
     if archive_by_contents(data[:FIRST]) is not None:

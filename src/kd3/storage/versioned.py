@@ -19,7 +19,7 @@ def read_versioned(path: Path, *, format_name: str, version: int) -> dict[str, A
     """
     try:
         if path.exists() and not path.is_file():
-            raise ValueError("it is no file")  # a pipe or a device would never end
+            raise ValueError("it is no file")  # reading a pipe or a device would never end
         if path.stat().st_size > LARGEST:
             raise ValueError(f"it has more than {LARGEST >> 20} MiB")
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Write a folder so that it is there whole or not at all."""
+"""Atomic writing of folders: complete or absent."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ LOCK = ".lock"
 
 
 def is_vacant(path: Path) -> bool:
-    """Say whether a folder is absent or empty.
+    """Return whether a folder is absent or empty.
 
     Raises:
-        KD3Error: it is a file, or cannot be looked into.
+        KD3Error: it is a file, or cannot be read.
     """
     try:
         if path.exists() and not path.is_dir():
@@ -32,13 +32,13 @@ def is_vacant(path: Path) -> bool:
 
 @contextmanager
 def whole_folder(path: Path, *, what: str) -> Iterator[Path]:
-    """Give a folder beside `path` to write into; on success it takes `path`'s name, which must be vacant.
+    """Yield a temporary folder beside `path`; on success it is renamed to `path`, which must be vacant.
 
-    On an exception it is removed, with the folders above that were made for it. A process that is
-    killed leaves `.NAME.unfinished`, which the next one for the same `path` clears and uses.
+    On an exception it is removed, with any parent folders made for it. A killed process leaves `.NAME.unfinished`,
+    which the next one for the same `path` clears and uses.
 
     Raises:
-        KD3Error: the place cannot be written to, is no longer vacant, or another process is at work on it.
+        KD3Error: the place cannot be written to, is no longer vacant, or another process is working on it.
     """
     path = path.resolve()
     temporary = path.with_name(f".{path.name}.unfinished")
@@ -54,7 +54,7 @@ def whole_folder(path: Path, *, what: str) -> Iterator[Path]:
                 lock.unlink(missing_ok=True)
                 _take_place(temporary, path)
             except BaseException as problem:
-                full = is_full(problem, temporary)  # asked before the room is given back
+                full = is_full(problem, temporary)  # check before the space is freed
                 shutil.rmtree(temporary, ignore_errors=True)
                 with suppress(OSError):
                     for place in made:

@@ -1,16 +1,16 @@
-"""From an event of a run's history to named numbers."""
+"""Conversion of a run's events to named numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-MOST_CLASSES = 100  # with curves of their own
+MOST_CLASSES = 100  # with their own curves
 PLACE = ("event", "step", "images", "seconds")
 
 
 def scalars(event: str, values: Mapping[str, Any], classes: Sequence[str]) -> dict[str, float]:
-    """Return the numbers of an event by the names of their curves; those of classes where there are few.
+    """Return the numbers of an event by the names of their curves; per class if there are few.
 
     >>> scalars("evaluation", {"step": 10, "images": 640, "seconds": 1.0, "agreement": 50.0}, [])
     {'agreement/held_out_web_images': 50.0}
@@ -40,5 +40,5 @@ def _name(name: str) -> str:
 
 
 def _plain(label: str) -> str:
-    """Return a class's name as all trackers take it: letters, digits and a few signs."""
+    """Convert a class name to characters that all trackers accept: letters, digits and a few signs."""
     return "".join(sign if sign.isalnum() or sign in "-_. " else "_" for sign in label)

@@ -16,10 +16,10 @@ from kd3.tracking.scalars import scalars
 
 
 class Tracker(Protocol):
-    """Somewhere that numbers go to."""
+    """Interface of a tracker."""
 
     def log(self, numbers: Mapping[str, float], images: int) -> None:
-        """Take numbers at a number of training images."""
+        """Log numbers at a number of training images."""
 
     def close(self) -> None:
         """Write pending numbers."""
@@ -31,7 +31,7 @@ class TensorBoard:
     def __init__(self, folder: Path, config: Mapping[str, Any], images: int) -> None:
         from tensorboardX import SummaryWriter
 
-        # What a killed run wrote behind its last checkpoint is hidden.
+        # Hides the events of a killed run after its last checkpoint.
         purge = images + 1 if images else None
         # Files are named by the second; the suffix keeps a quick resume from overwriting one.
         place = str(folder / "tensorboard")
@@ -41,7 +41,7 @@ class TensorBoard:
             self._writer.add_text("settings", text, 0)
 
     def log(self, numbers: Mapping[str, float], images: int) -> None:
-        """Take numbers at a number of training images."""
+        """Log numbers at a number of training images."""
         for name, value in numbers.items():
             self._writer.add_scalar(name, value, images)
 
@@ -51,7 +51,7 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of Weights & Biases, project `kd3` unless WANDB_PROJECT says otherwise; resumed under the same id."""
+    """A run of Weights & Biases, project `kd3` unless WANDB_PROJECT is set; resumed under the same id."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], images: int) -> None:
         import wandb
@@ -71,7 +71,7 @@ class WandB:
         self._run.define_metric("*", step_metric="images")
 
     def log(self, numbers: Mapping[str, float], images: int) -> None:
-        """Take numbers at a number of training images."""
+        """Log numbers at a number of training images."""
         self._run.log({**numbers, "images": images})
 
     def close(self) -> None:
@@ -80,7 +80,7 @@ class WandB:
 
 
 class MLflow:
-    """A run of MLflow, experiment `kd3` unless MLFLOW_EXPERIMENT_NAME says otherwise; resumed under the same id."""
+    """A run of MLflow, experiment `kd3` unless MLFLOW_EXPERIMENT_NAME is set; resumed under the same id."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], images: int) -> None:
         import mlflow
@@ -95,7 +95,7 @@ class MLflow:
             mlflow.log_params({name: str(value)[:500] for name, value in flat(config).items()})
 
     def log(self, numbers: Mapping[str, float], images: int) -> None:
-        """Take numbers at a number of training images."""
+        """Log numbers at a number of training images."""
         self._mlflow.log_metrics({name.replace("%", ""): value for name, value in numbers.items()}, step=images)
 
     def close(self) -> None:
@@ -111,14 +111,14 @@ KINDS: dict[str, tuple[Callable[[Path, Mapping[str, Any], int], Tracker], str, s
 
 
 class Trackers:
-    """Hands the events of a run to its trackers, as a listener of the run's metrics.
+    """Listener of a run's metrics that passes events to its trackers.
 
     Args:
         names: of `KINDS`.
         folder: the run's.
         config: the run's settings.
         classes: their names.
-        images: how far the run is that goes on; 0 for a new one.
+        images: progress of a resumed run; 0 for a new one.
     """
 
     def __init__(
@@ -129,11 +129,11 @@ class Trackers:
         for name in names:
             try:
                 self._trackers[name] = KINDS[name][0](folder, config, images)
-            except Exception as problem:  # each library has its own, and none of them is worth a run
+            except Exception as problem:  # each library has its own errors, and none may end a run
                 self._give_up(name, problem)
 
     def __call__(self, event: str, values: Mapping[str, Any]) -> None:
-        """Hand on an event."""
+        """Pass on an event."""
         numbers = scalars(event, values, self._classes)
         if not numbers:
             return
@@ -161,10 +161,10 @@ class Trackers:
 
 
 def check_installed(names: Sequence[str]) -> None:
-    """Look before a run whether its trackers are there.
+    """Check before a run that its trackers are installed.
 
     Raises:
-        KD3Error: one is not; says how to install it.
+        KD3Error: one is missing; with installation advice.
     """
     for name in names:
         _, module, command = KINDS[name]

@@ -1,4 +1,4 @@
-"""Batched augmentation on the device: every image its own shift, zoom and mirror."""
+"""Batched augmentation on the device: a shift, zoom and mirror for each image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kd3.ranks import ALONE, Ranks
 
-TRIES = 10  # of a part that does not fit, as torchvision
+TRIES = 10  # to find a fitting crop, as in torchvision
 Augmentation = Literal["crop", "resized-crop", "none"]
 
 
@@ -20,7 +20,7 @@ def augment(
     """Return a random view of each image, half of them mirrored if `flip`.
 
     Shapes: (B, 3, S, S) uint8 -> the same, in channels_last. All randomness comes from
-    `generator`, on the images' device, the same on all `ranks`: it is drawn for the batch that their parts make up.
+    `generator`, on the images' device, the same on all `ranks`, whose parts make up the batch.
     """
     if kind == "crop":
         return shift(images, flip=flip, generator=generator, ranks=ranks)
@@ -44,7 +44,7 @@ def shift(images: Tensor, *, flip: bool = True, generator: torch.Generator, rank
 
 
 def shifted(images: Tensor, down: Tensor, across: Tensor, mirrored: Tensor | None) -> Tensor:
-    """Return each image moved by its own offsets, reflected at the border, and mirrored where said.
+    """Return each image moved by its own offsets, reflected at the border, and mirrored where requested.
 
     Shapes: (B, 3, H, W) uint8; down, across (B,), in pixels; mirrored (B,) bool -> (B, 3, H, W), in channels_last.
     """
@@ -58,12 +58,12 @@ def shifted(images: Tensor, down: Tensor, across: Tensor, mirrored: Tensor | Non
 
 
 def mixed_up(images: Tensor, *, generator: torch.Generator, ranks: Ranks = ALONE) -> Tensor:
-    """Mix each image with another of the batch, by a share drawn evenly from [0, 1].
+    """Mix each image with another of the batch, by a share drawn uniformly from [0, 1].
 
     Shapes: (B, 3, S, S), normalised floats -> the same. Partners are those of the batch that the parts of all `ranks`
     make up.
 
-    Source: function matching (arXiv 2106.05237): mixtures are images of their own, the same for teacher and student.
+    Source: function matching (arXiv 2106.05237): teacher and student see the same mixtures.
     """
     total = len(images) * ranks.count
     mine = ranks.part(total)
@@ -99,10 +99,10 @@ def resized_crop(
     size: int | None = None,
     ranks: Ranks = ALONE,
 ) -> Tensor:
-    """Cut a random part of each image, of `scale` times its area, and bring it to `size` (None: the images' own).
+    """Crop a random part of each image, of `scale` times its area, and resize it to `size` (None: the images' own).
 
-    As torchvision's RandomResizedCrop: area and aspect are drawn again where the part does not fit, ten times at most,
-    and then the whole image is taken; bilinear, antialiased where the part is shrunk.
+    As torchvision's RandomResizedCrop: area and aspect are drawn up to ten times until the crop fits; otherwise the
+    whole image is taken. Bilinear, with antialiasing when shrinking.
 
     Shapes: (B, 3, S, S) uint8 -> (B, 3, size, size) uint8, in channels_last.
     """
@@ -115,7 +115,7 @@ def resized_crop(
 def crop_boxes(
     count: int, side: int, *, scale: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator
 ) -> Tensor:
-    """Draw parts of square images, as torchvision's RandomResizedCrop does: top, left, height and width in pixels.
+    """Draw crops of square images, as torchvision's RandomResizedCrop does: top, left, height and width in pixels.
 
     Shapes: -> (count, 4) int64, on the generator's device.
     """
@@ -131,9 +131,9 @@ def crop_boxes(
 
 
 def resampled(images: Tensor, boxes: Tensor | None, size: int, mirrored: Tensor | None = None) -> Tensor:
-    """Return a part of each image (None: the whole), brought to a size and mirrored where said.
+    """Return a crop of each image (None: the whole), resized, and mirrored where requested.
 
-    Bilinear, over as many pixels as become one where the part is shrunk, as Pillow and torch's `antialias` do.
+    Bilinear, with antialiasing when shrinking, as in Pillow and torch's `antialias`.
 
     Shapes: (B, 3, S, S) uint8; boxes (B, 4): top, left, height, width; mirrored (B,) bool -> (B, 3, size, size) uint8,
     in channels_last.
@@ -149,7 +149,7 @@ def resampled(images: Tensor, boxes: Tensor | None, size: int, mirrored: Tensor 
 
 
 def _weights(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
-    """Return how much each of `side` pixels is in each of `size`: triangles, (B, size, side), rows that sum to 1."""
+    """Return the weights of `side` input pixels in `size` output pixels: triangles, (B, size, side), rows sum to 1."""
     step = (length / size)[:, None, None]
     pixel = torch.arange(side, device=start.device) - start[:, None, None]  # counted from the part's first
     centre = (torch.arange(size, device=start.device)[:, None] + 0.5) * step

@@ -7,7 +7,7 @@ from kd3.training.checkpoint import Progress
 from kd3.training.schedule import selected_epochs, total_steps
 
 SLACK = 1e-9  # parts of a budget are sums of floats
-LEAST_OF_A_BATCH = 2  # images, for each process: batch norms want more than one
+LEAST_OF_A_BATCH = 2  # images per process: batch norms need more than one
 
 
 class Budget:
@@ -16,13 +16,13 @@ class Budget:
     Args:
         settings: images or epochs, and what an epoch is.
         training_images: of the pool, N.
-        processes: that share a batch alike.
+        processes: that share a batch equally.
     """
 
     def __init__(self, settings: TrainSettings, training_images: int, processes: int = 1) -> None:
         self.settings, self.processes = settings, processes
-        self.steps = total_steps(settings, training_images)  # at most, where `epochs` says how many
-        self.epochs = selected_epochs(settings)  # passes over the selected images; None: the steps count
+        self.steps = total_steps(settings, training_images)  # the maximum if `epochs` sets the length
+        self.epochs = selected_epochs(settings)  # passes over the selected images; None: steps decide
 
     @property
     def images(self) -> int:
@@ -30,7 +30,7 @@ class Budget:
         return self.steps * self.settings.batch
 
     def progress(self, at: Progress) -> float:
-        """Return the part of the budget that is done, in [0, 1]."""
+        """Return the used part of the budget, in [0, 1]."""
         if self.epochs is None:
             return at.step / self.steps
         steps = at.round_end - at.round_start
@@ -38,19 +38,19 @@ class Budget:
         return (at.epochs + at.round_epochs * part) / self.epochs
 
     def is_used_up(self, at: Progress) -> bool:
-        """Return whether nothing is left of it."""
+        """Return whether the budget is used up."""
         return self.progress(at) >= 1 - SLACK
 
     def may_look(self, at: Progress) -> bool:
-        """Return whether it is time for a look at the held-out images; the end always is."""
+        """Return whether an evaluation on the held-out images is due; it always is at the end."""
         since = self.progress(at) - at.evaluated
         return self.is_used_up(at) or since * self.settings.looks >= 1 - SLACK
 
     def open_round(self, at: Progress, kept: int, passes: float) -> None:
-        """Set how long the round is that begins at this place: so many passes over the images kept, or what is left.
+        """Set the length of the round that begins here: passes over the selected images, or the rest of the budget.
 
-        At least one step. Where epochs are passes the images at the end that fill no batch make a smaller one, of as
-        many as the processes can share; else they are left out.
+        At least one step. If epochs are passes, the last images form a smaller batch, of as many as the processes can
+        share; otherwise incomplete batches are left out.
         """
         batch, rest = self.settings.batch, 0
         if self.epochs is None:

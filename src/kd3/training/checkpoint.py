@@ -1,4 +1,4 @@
-"""State that lets a run continue as if nothing had happened."""
+"""State for the exact continuation of a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VERSION = 4
 
 @dataclass
 class Progress:
-    """Progress of a run. Random numbers are drawn by place, so no generator state is stored."""
+    """Progress of a run. Random numbers depend on the step only, so no generator state is stored."""
 
     step: int = 0
     round: int = 0
@@ -30,21 +30,21 @@ class Progress:
     round_epochs: float = 0.0  # passes in it
     images: int = 0  # trained on
     selected: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    weights: Tensor | None = None  # of the selected images, where they are not drawn alike
-    evaluated: float = 0.0  # part of the budget that was done when the agreement was last looked at
-    agreement: float = -1.0  # percent of held-out images, when last looked at
+    weights: Tensor | None = None  # of the selected images, if draws are not uniform
+    evaluated: float = 0.0  # part of the budget used at the last evaluation
+    agreement: float = -1.0  # percent of held-out images, at the last evaluation
     highest_agreement: float = -1.0  # of all evaluations so far
-    best_agreement: float = -1.0  # of the student that is kept: see `is_as_good`
+    best_agreement: float = -1.0  # of the kept student: see `is_as_good`
     best_step: int = 0
     seconds: float = 0.0  # of training and selection, labelled evaluation left out
     metrics_size: int = 0  # bytes
     latest: dict[str, Tensor] = field(default_factory=dict)  # `LatestPredictions.state`
-    sums: dict[str, Tensor] = field(default_factory=dict)  # of the loss and its terms, since they were last told
+    sums: dict[str, Tensor] = field(default_factory=dict)  # of the loss and its terms, since the last report
     summed: int = 0  # steps in these
 
 
 def on_host(tree: Any) -> Any:
-    """Return nested values with copies of their tensors on the host, for which an accelerator is waited for once."""
+    """Return nested values with copies of their tensors on the host, with a single wait for the accelerator."""
     values, structure = tree_flatten(tree)
     coming = [
         (Coming(value) if value.device.type == "cuda" else value.clone()) if isinstance(value, Tensor) else value
@@ -54,7 +54,7 @@ def on_host(tree: Any) -> Any:
 
 
 def checkpoint_of(progress: Progress, *, method: dict[str, Any], learner: dict[str, Any]) -> dict[str, Any]:
-    """Return a checkpoint's contents in memory of its own: the training may continue. The teacher is not in it."""
+    """Return a checkpoint's contents as copies, so training may continue. The teacher is excluded."""
     values = {"progress": vars(progress), "method": dict(method), **learner}
     return {"version": VERSION, **on_host(values)}
 

@@ -14,25 +14,25 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
 REFRESHES = 4  # a second
-MOST_CLASSES = 10  # with a bar each; of more, those of which least is kept
-NARROW = 60  # columns, under which there are no bars
+MOST_CLASSES = 10  # with a bar each; the least kept ones, if there are more
+NARROW = 60  # columns; no bars below this width
 BAR = 24  # columns
 NOT_TERMS = ("step", "images", "seconds", "lr", "images_per_second")
 
 
 class Display(Protocol):
-    """Counts training images, and is told the run's events."""
+    """Interface of a display: counts training images and receives the run's events."""
 
     def advance(self, amount: int, note: str = "") -> None:
         """Count training images as done."""
 
     def __call__(self, event: str, values: Mapping[str, Any]) -> None:
-        """Take an event of the run."""
+        """Receive an event of the run."""
 
 
 @contextmanager
 def shown(total: int, done: int, classes: Sequence[str]) -> Iterator[Display]:
-    """Show a run of so many training images, of which some are done: live on a terminal, else as lines in a log."""
+    """Show the progress of a run in training images: live on a terminal, otherwise as log lines."""
     if console.is_quiet() or not _is_live():
         with console.progress("distil", total, "images", done=done) as bar:
             yield _Lines(bar)
@@ -66,7 +66,7 @@ class _Lines:
 
 
 class Panel:
-    """The live picture; rich draws it when it refreshes."""
+    """The live display; rich draws it on each refresh."""
 
     def __init__(self, total: int, done: int, classes: Sequence[str]) -> None:
         self._total, self._begun_with, self._done = total, done, done
@@ -82,7 +82,7 @@ class Panel:
         self._done += amount
 
     def __call__(self, event: str, values: Mapping[str, Any]) -> None:
-        """Take an event of the run."""
+        """Receive an event of the run."""
         if event == "train":
             self._train = values
         elif event == "selection":
@@ -142,7 +142,7 @@ class Panel:
         from rich.table import Table
         from rich.text import Text
 
-        thresholds = self._selection.get("thresholds")  # of who selects without any, None
+        thresholds = self._selection.get("thresholds")  # None for selections without thresholds
         labels = sorted(range(len(kept)), key=lambda label: kept[label])[:MOST_CLASSES]
         most = max(max(kept), 1)
         table = Table.grid(padding=(0, 1))

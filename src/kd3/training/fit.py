@@ -52,13 +52,13 @@ class FitResult:
     images: int
     rounds: int
     seconds: float  # of training and selection, labelled evaluation left out
-    best_agreement: float  # percent of held-out pool images, of the student that is kept
-    best_step: int  # of the student that is kept
+    best_agreement: float  # percent of held-out pool images, of the kept student
+    best_step: int  # of the kept student
     last_agreement: float  # percent
 
 
 class Fit:
-    """One training of one method on one pool; `run` goes from where it stands to the end."""
+    """One training of one method on one pool; `run` continues it to the end."""
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ class Fit:
                 raise stop.interruption("") from None
             finally:
                 self.records.close()
-            # A second signal interrupts inside a step: the checkpoint before it is the good one.
+            # A second signal interrupts inside a step: the previous checkpoint is valid.
         return FitResult(
             steps=self.at.step,
             images=self.at.images,
@@ -173,7 +173,7 @@ class Fit:
         self.records.selection(selection, self.split.train[selection.index.numpy()], of=len(self.split.train))
 
     def _agreed(self, selection: Selection) -> Selection:
-        """Return the first rank's selection, where ranks differ by a rounding."""
+        """Return the first rank's selection: ranks may differ by rounding."""
         if self.ranks.count == 1:
             return selection
         digests = self.ranks.from_each(hashlib.sha256(selection.index.numpy().tobytes()).digest())
@@ -193,12 +193,12 @@ class Fit:
         )
 
     def _round(self, bar: display.Display, stop: StopRequest) -> None:
-        """Take the steps of the current round that are still to be taken."""
+        """Take the remaining steps of the current round."""
         batch = self.settings.batch
         order = self._order()[(self.at.step - self.at.round_start) * batch :]
-        taken, since = 0, time.monotonic()  # here, since the losses were last told
+        taken, since = 0, time.monotonic()  # since the last report of the losses
         positions = self.split.train[order]
-        whole = [positions[start : start + batch] for start in range(0, len(positions), batch)]  # the last may be less
+        whole = [positions[start : start + batch] for start in range(0, len(positions), batch)]  # the last: smaller
         mine = [places[self.ranks.part(len(places))] for places in whole]
         own = positions if self.ranks.count == 1 else np.concatenate(mine)
         with closing(self.batches.iterate(own, len(mine[0]))) as images:
@@ -236,7 +236,7 @@ class Fit:
                     self.at.sums, self.at.summed = {}, 0
                     taken, since = 0, time.monotonic()
                 if self.at.step == self.at.round_end:
-                    return  # looked at and saved as a whole, by the caller
+                    return  # the caller evaluates and saves
                 self._heed(stop, save=self._is_save_due())
 
     def _note(self, index: np.ndarray, predictions: Predictions) -> None:
@@ -246,7 +246,7 @@ class Fit:
         self.latest.note(torch.from_numpy(index), predictions._replace(confidence=confidence, label=label))
 
     def _is_save_due(self, *, end_of_round: bool = False) -> bool:
-        # The first round's end is one to go on from, however short it was.
+        # Save the end of the first round, however short it was.
         if end_of_round and (self.at.round == 1 or self.budget.is_used_up(self.at)):
             return True
         steps = self.settings.checkpoint_steps
@@ -254,16 +254,16 @@ class Fit:
         return due or (steps is not None and self.at.step - self.records.saved_step >= steps)
 
     def _heed(self, stop: StopRequest, *, save: bool = False) -> None:
-        """Save a checkpoint if it is due for the first rank; stop, all together, if one of them was asked to."""
+        """Save a checkpoint if the first rank finds it due; stop all ranks if any was asked to."""
         stopping, by_machine, saving = self.ranks.any(stop.requested, stop.by_machine, save and self.ranks.is_first)
         if saving:
             self._save()
-        if stopping:  # as was agreed; a signal that came meanwhile is heeded, by all, after the next step
+        if stopping:  # as agreed; later signals are handled by all after the next step
             stop.requested, stop.by_machine = True, by_machine
             stop.check()
 
     def _share_sums(self) -> None:
-        """Make the sums of losses those of the whole batches."""
+        """Convert the loss sums to those of whole batches."""
         self.at.sums = {name: self.ranks.mean(value) for name, value in self.at.sums.items()}
 
     def _order(self) -> np.ndarray:
@@ -279,7 +279,7 @@ class Fit:
         return order
 
     def _look(self) -> None:
-        """Measure the agreement on held-out images; keep the student unless an earlier one agreed clearly better."""
+        """Measure the agreement on held-out images; keep this student unless an earlier one was clearly better."""
         if not self.budget.may_look(self.at):
             return
         self.at.evaluated = self.budget.progress(self.at)

@@ -1,7 +1,7 @@
 """A teacher fitted to a crawl: its batch norms use a blend of the lost data's statistics and the crawl's.
 
-On shifted images the statistics of the lost data are wrong, and so are the features and logits that the student learns
-from. Sources: AdaBN (arXiv 1603.04779); Schneider et al. (arXiv 2006.16971), with the blend.
+The statistics of the lost data are wrong for shifted images, and with them the features and logits for the student.
+Sources: AdaBN (arXiv 1603.04779); Schneider et al. (arXiv 2006.16971), with the blend.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from kd3.training.scan import scored
 from kd3.training.typicality import find_outliers
 
 FOLDER = "teacher_statistics"
-VERSION = 2  # of pools of which much is rubbish, by the rest
+VERSION = 2  # version of the outlier rule for mixed pools
 COUNTED_IMAGES, COUNT_BATCH = 2000, 250
-ASKED_IMAGES = 1000  # on which answers are judged
+ASKED_IMAGES = 1000  # to evaluate blends on
 GRID = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 @dataclass(frozen=True)
 class FittedTeacher:
-    """The teacher to learn from, and how it was made."""
+    """The fitted teacher, with the details of the fit."""
 
     teacher: Teacher
-    blend: float  # b, the crawl's share in the statistics; 0: the teacher is as it was
+    blend: float  # b, the crawl's share in the statistics; 0: unchanged
     reason: str  # in words
     distance: float = 0.0  # mean batch-norm distance of the crawl to the lost data's statistics
-    distance_left: float = 0.0  # the same to the statistics that are used
-    information: dict[float, float] = field(default_factory=dict)  # I(b) in nats, where b was chosen by it
+    distance_left: float = 0.0  # the same, to the blended statistics
+    information: dict[float, float] = field(default_factory=dict)  # I(b) in nats, if it chose b
 
     def told(self) -> str:
-        """Return it in a sentence."""
+        """Describe the fit in a sentence."""
         if self.blend == 0:
             return f"the teacher learns nothing from the crawl's statistics (b = 0): {self.reason}"
         return (
@@ -57,7 +57,7 @@ class FittedTeacher:
         )
 
     def record(self) -> dict[str, Any]:
-        """Return it for the run's summary."""
+        """Return the record for the run's summary."""
         return {
             "blend": self.blend,
             "reason": self.reason,
@@ -79,15 +79,14 @@ def fit_teacher(
 ) -> FittedTeacher:
     """Return the teacher fitted to the pool's training images.
 
-    The crawl's statistics are counted once on 2,000 images spread over `positions`, without those that look like
-    nothing in the lost data where a pool is full of them, and kept beside the pool. `auto` takes the share b of the
-    grid 0, 0.2, ..., 1 whose answers on 1,000 of them hold the most information, I(b) = H(mean p) - mean H(p) (see
-    `information`), the smallest of those that are within rounding of each other.
-    `kept` is the run's own copy of the statistics, by which a resumed run learns from the very same teacher. Of
-    several ranks the first one counts.
+    The crawl's statistics are counted once on 2,000 images spread over `positions`, without outliers
+    where a pool is full of them, and stored beside the pool. `auto` takes the share b of the grid 0, 0.2, ..., 1 whose
+    predictions on 1,000 of the images have the most information, I(b) = H(mean p) - mean H(p) (see `information`); the
+    smallest b wins a tie within rounding. `kept` is the run's own copy of the statistics, so that a resumed run uses
+    the same teacher. With several ranks the first one decides.
 
     Raises:
-        KD3Error: a fit was asked for outright, and the teacher has no batch norms with running statistics.
+        KD3Error: a fit was requested explicitly, but the teacher has no batch norms with running statistics.
     """
     own = remembered(teacher.module)
     if how == "lost":
@@ -127,9 +126,9 @@ def fit_teacher(
 
 
 def information(logits: Tensor) -> float:
-    """Return the mutual information of image and answer, H(mean p) - mean H(p), in nats. Shapes: (N, K) -> ().
+    """Return the mutual information of image and prediction, H(mean p) - mean H(p), in nats. Shapes: (N, K) -> ().
 
-    Large where the answers are sure, and different from image to image.
+    Large if predictions are confident and differ between images.
     """
     p = logits.double().softmax(1)
     return float(_entropy(p.mean(0)) - _entropy(p).mean())
@@ -142,7 +141,7 @@ def _entropy(p: Tensor) -> Tensor:
 def _made(
     teacher: Teacher, batches: PoolBatches, positions: np.ndarray, compute: Compute, how: str
 ) -> tuple[dict[str, LayerStatistics], dict[float, float]]:
-    """Return the crawl's statistics, and I(b) for `auto`; from beside the pool where an earlier run left them."""
+    """Return the crawl's statistics, and I(b) for `auto`; from beside the pool if an earlier run stored them."""
     path = _path(teacher, batches, positions, compute)
     if path is not None and path.is_file():
         statistics, told = _kept(path)
@@ -180,7 +179,7 @@ def _made(
 
 
 def _spread(positions: np.ndarray, count: int) -> np.ndarray:
-    """Return `count` positions in random order, always the same ones."""
+    """Return `count` positions in random order, the same at each call."""
     order = torch.randperm(len(positions), generator=generator_for(torch.device("cpu"), 0, "counted images"))
     chosen: np.ndarray = positions[order[:count].numpy()]
     return chosen
@@ -205,7 +204,7 @@ def _keep(path: Path, statistics: dict[str, LayerStatistics], told: dict[float, 
 
 
 def _kept(path: Path) -> tuple[dict[str, LayerStatistics], dict[float, float]]:
-    """Return kept statistics; nothing where the file is damaged."""
+    """Return stored statistics; None if the file is damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -1,4 +1,4 @@
-"""A few views of each image, drawn once, and the teacher's features of them on disk."""
+"""Fixed views: a few views of each image, drawn once, and the teacher's features of them on disk."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from kd3.training.transfer import Coming, sent
 
 FOLDER = "teacher_features"
 VERSION = 1
-LOOKED_AT = 1 << 16  # places in which a kept one to compare is looked for
+LOOKED_AT = 1 << 16  # rows searched for a stored one to compare
 COMING = 8  # batches of new features on their way from an accelerator, at most
 CPU = torch.device("cpu")
 
 
 class FixedViews:
-    """Which views there are: the same for every run on a pool, so that runs share the teacher's features.
+    """The set of views: the same for every run on a pool, so that runs share the teacher's features.
 
     A view is a shift by up to an eighth of the side, and a mirror or none, as `augment.shift` draws.
 
@@ -38,20 +38,20 @@ class FixedViews:
         images: number of images in the pool N.
         views: number of views of each V.
         side: of the images, in pixels.
-        device: where the images will be looked at.
+        device: of the images.
     """
 
     def __init__(self, images: int, views: int, *, side: int, flip: bool, device: torch.device = CPU) -> None:
         self.views, self.flip = views, flip
         generator = generator_for(CPU, 0, "fixed views", images, views)
         reach = side // 8
-        # Drawn in small integers: three bytes a view are all that an image costs in memory.
+        # Drawn as small integers: an image costs three bytes of memory per view.
         offsets = torch.randint(-reach, reach + 1, (images, views, 2), generator=generator, dtype=torch.int8)
         mirrored = torch.randint(0, 2, (images, views), generator=generator, dtype=torch.int8)
         self._offsets, self._mirrored = offsets.to(device).flatten(0, 1), mirrored.to(device).flatten()
 
     def choose(self, positions: Tensor, generator: torch.Generator, ranks: Ranks = ALONE) -> Tensor:
-        """Return a view of each image, as a row: position * V + view. Shapes: (B,) -> (B,) int64.
+        """Choose a view of each image, as a row: position * V + view. Shapes: (B,) -> (B,) int64.
 
         The generator is the same on all `ranks`, whose parts make up the batch.
         """
@@ -71,14 +71,13 @@ class FixedViews:
 
 
 class TeacherFeatures:
-    """The teacher's features of fixed views, computed when first asked for and kept beside the pool.
+    """The teacher's features of fixed views, computed on first use and stored beside the pool.
 
-    The file's name is made of the teacher, the pool's content, the views and the precision; the
-    first kept ones are compared with what the teacher says now. Runs may share it at the same time:
-    they write the same values.
+    The file's name depends on the teacher, the pool's content, the views and the precision. The first stored features
+    are compared with the teacher's present output. Concurrent runs may share the file: they write the same values.
 
     Raises:
-        OSError: it cannot be made, or the disk has no room for it.
+        OSError: it cannot be made, or the disk is full.
     """
 
     def __init__(self, teacher: Teacher, images: ImagePool, views: FixedViews, compute: Compute) -> None:
@@ -97,10 +96,10 @@ class TeacherFeatures:
         if not self._still_true(images):
             console.warn(f"{path} is not what this teacher says now; its features are computed again")
             self._known.zero_()
-        self._coming: deque[tuple[Tensor, Coming]] = deque()  # of an accelerator: rows, and features for them
+        self._coming: deque[tuple[Tensor, Coming]] = deque()  # on their way from an accelerator: rows and features
 
     def outputs(self, rows: Tensor, images: Tensor) -> ModelOutput:
-        """Return what the teacher says of normalised views (B, 3, S, S): features (B, C, h, w), logits (B, K)."""
+        """Return the teacher's outputs for normalised views (B, 3, S, S): features (B, C, h, w), logits (B, K)."""
         self._keep_arrived()
         missing = (self._known[rows] == 0).nonzero().flatten()
         with torch.no_grad(), self.compute.autocast():
@@ -115,7 +114,7 @@ class TeacherFeatures:
             return ModelOutput(features, self.classifier(pool(features)))
 
     def _keep_arrived(self) -> None:
-        """Write what has come from the device; what has not yet is waited for only if much is on its way."""
+        """Write the arrived features; wait for the rest only if much is on its way."""
         while self._coming and (self._coming[0][1].is_here or len(self._coming) > COMING):
             rows, features = self._coming.popleft()
             self._features[rows] = features.get()
@@ -156,7 +155,7 @@ def _kind(compute: Compute) -> torch.dtype:
 
 
 def bytes_of_features(settings: TrainSettings, teacher: Teacher, images: ImagePool, compute: Compute) -> int:
-    """Return how much room the teacher's features of the fixed views take on the disk."""
+    """Return the disk space of the teacher's features of the fixed views."""
     values = _shape(teacher, images, compute).numel()
     return len(images) * settings.fixed_views * (values * _kind(compute).itemsize + 1)
 
@@ -170,14 +169,14 @@ def _make(path: Path, size: int) -> None:
         with path.open("xb") as handle:
             reserve(handle, size)
     except FileExistsError:
-        pass  # another run has just made it
+        pass  # another run has just replaced it
     except OSError:
         path.unlink(missing_ok=True)
         raise
 
 
 def check_fixed_views(settings: TrainSettings, images: ImagePool) -> None:
-    """Refuse fixed views if there is no place for their features.
+    """Refuse fixed views if there is no folder for their features.
 
     Raises:
         KD3Error: the pool is in memory.
@@ -189,13 +188,12 @@ def check_fixed_views(settings: TrainSettings, images: ImagePool) -> None:
 def fixed_views(
     settings: TrainSettings, teacher: Teacher, images: ImagePool, compute: Compute
 ) -> tuple[FixedViews, TeacherFeatures | None] | None:
-    """Return the views that the settings ask for, and where the teacher's features of them are kept.
+    """Return the requested views, and the store of the teacher's features of them.
 
-    None where an image gets a new view each time. Where the disk has no room the views stay and the
-    teacher runs on each.
+    None if an image gets a new view each time. With a full disk the views stay, and the teacher runs on each.
 
     Raises:
-        KD3Error: the pool is in memory, or the teacher's features are not known.
+        KD3Error: the pool is in memory, or the teacher's features are unknown.
     """
     if not settings.fixed_views:
         return None

@@ -13,29 +13,29 @@ from kd3.compute import Compute
 from kd3.methods.base import Method
 from kd3.training.scan import SCAN_BATCH
 
-TRIED = (2, 6)  # images of the two batches from which the others are told
+TRIED = (2, 6)  # images of the two batches to extrapolate from
 VALUE = 4  # bytes of a weight, its gradient and its momentum
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes on the device, beside what Python and PyTorch take themselves."""
+    """Bytes on the device, without those of Python and PyTorch themselves."""
 
     weights: int  # of teacher and student, with the student's gradients and momentum
-    step: int  # what the student keeps of a batch to go back through
-    scoring: int  # the widest layer's input and output of a batch that is only looked at
+    step: int  # the student's activations for the backward pass
+    scoring: int  # the widest layer's input and output of a batch that is only scored
 
     @property
     def total(self) -> int:
-        """The most at one time."""
+        """The peak."""
         return self.weights + max(self.step, self.scoring)
 
 
 def footprint(method: Method, compute: Compute, batch_size: int) -> Footprint:
-    """Return about the memory that training takes, for batches of this size in this process.
+    """Estimate the memory of training, for batches of this size in this process.
 
-    The method takes two small batches forward, which leaves its weights as they were. What a step keeps grows with the
-    batch, so the two tell it of any size.
+    The method runs two small forward passes, without a change of its weights. Activations grow linearly with the batch,
+    so the two determine any size.
     """
     trained = sum(parameter.numel() for parameter in method.parameters())
     taught = sum(tensor.numel() for tensor in (*method.teacher.parameters(), *method.teacher.buffers()))
@@ -46,7 +46,7 @@ def footprint(method: Method, compute: Compute, batch_size: int) -> Footprint:
 
 
 def _kept(method: Method, compute: Compute, count: int) -> int:
-    """Return the bytes that autograd keeps of a batch, weights left out."""
+    """Return the bytes that autograd keeps for a batch, without weights."""
     compute.place(method)
     compute.place(method.teacher)
     weights = {parameter.untyped_storage().data_ptr() for parameter in method.parameters()}
@@ -64,7 +64,7 @@ def _kept(method: Method, compute: Compute, count: int) -> int:
     buffers = [buffer.clone() for buffer in method.buffers()]
     with torch.random.fork_rng(devices=[]), compute.autocast(), torch.autograd.graph.saved_tensors_hooks(keep, _same):
         method.train()
-        result = method(images, generator, None, labels)  # the graph lives for as long as this does
+        result = method(images, generator, None, labels)  # keeps the graph alive
     total = sum(kept.values())
     del result
     for buffer, before in zip(method.buffers(), buffers, strict=True):
@@ -73,7 +73,7 @@ def _kept(method: Method, compute: Compute, count: int) -> int:
 
 
 def _widest(network: nn.Module, method: Method, compute: Compute) -> int:
-    """Return the most bytes that go into and come out of one layer, of the smaller batch."""
+    """Return the largest sum of a layer's input and output bytes, for the smaller batch."""
     most = 0
 
     def look(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:

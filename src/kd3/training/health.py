@@ -1,4 +1,4 @@
-"""Problems of a training that do not stop it, in words; each reported once per run."""
+"""Warnings about a training, each reported once per run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHOWN = 8
 
 
 class Health:
-    """Follows the events of a run; `notes` returns new problems.
+    """Monitor of a run's events; `notes` returns new problems.
 
     Args:
         classes: their names.

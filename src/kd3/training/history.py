@@ -1,4 +1,4 @@
-"""The history of a training as it is written, with warnings of problems."""
+"""Event log of a training, with warnings of problems."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from kd3.training.health import Health
 
 
 class History:
-    """Writes events to `metrics.jsonl`, tells listeners of them, and warns once of each thing that is wrong.
+    """Writes events to `metrics.jsonl`, passes them to listeners, and warns once of each problem.
 
     Args:
         path: of the metrics.
-        size: bytes of it that a checkpoint vouches for; the rest is cut off.
+        size: bytes covered by the checkpoint; the rest is cut off.
     """
 
     def __init__(self, path: Path, health: Health, *, size: int, listeners: Sequence[Listener]) -> None:
@@ -26,7 +26,7 @@ class History:
         for event in read_metrics(path):
             if event["event"] == "warning":
                 self._told.add(event["words"])
-            health.notes(event["event"], event)  # so that it knows what was best so far
+            health.notes(event["event"], event)  # restores the best values so far
 
     @property
     def size(self) -> int:
@@ -40,7 +40,7 @@ class History:
             self.warn(words, **values)
 
     def warn(self, words: str, *, before: str = "", **values: Any) -> None:
-        """Warn of something, unless the run has said so; `before` says when and is no part of what is said once."""
+        """Warn unless the run has warned before; the prefix `before` (the time) does not count in this comparison."""
         if words not in self._told:
             self._told.add(words)
             console.warn(before + words)

@@ -12,22 +12,22 @@ from kd3.compute import Compute
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 
-COMPARED = 16  # outputs that are computed again before a file is believed
-TOLERANCE = 0.05  # of the largest: bfloat16 alone moves outputs by a hundredth of their size with the batch
+COMPARED = 16  # outputs computed again to validate a file
+TOLERANCE = 0.05  # of the largest: in bfloat16 outputs vary by 1% with the batch
 
 
 def name_for(version: int, teacher: Teacher, pool: ImagePool, compute: Compute, *more: object) -> str:
-    """Return a file's name, made of everything that its contents depend on."""
+    """Return a file's name, a hash of everything its contents depend on."""
     who = (teacher.fingerprint(), teacher.is_folded)  # other rounding would choose other images
     identity = (version, *who, pool.content_hash, compute.device.type, compute.precision, *more)
     return hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
 
 
 def reserve(handle: IO[bytes], size: int) -> None:
-    """Take room on the disk, so that one that is too full says so now and not after hours of work.
+    """Reserve disk space, so that a full disk fails now and not after hours of work.
 
     Raises:
-        OSError: there is no room.
+        OSError: the disk is full.
     """
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(handle.fileno(), 0, size)

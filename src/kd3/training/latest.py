@@ -1,4 +1,4 @@
-"""Last prediction and round of each training image: a few bytes per image."""
+"""Latest prediction and round of each training image: a few bytes per image."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ NEVER = -1
 
 
 class LatestPredictions:
-    """Predictions that are replaced as images are looked at, on the device that looks.
+    """Latest predictions, updated as images are scored, on the scoring device.
 
     Args:
         count: number of training images N.
         num_classes: number of classes K.
-        device: where predictions are made; noting them there waits for nothing.
+        device: of the predictions; noting them there needs no synchronisation.
     """
 
     def __init__(self, count: int, num_classes: int, device: torch.device) -> None:
@@ -29,20 +29,20 @@ class LatestPredictions:
 
     @property
     def is_empty(self) -> bool:
-        """True if some image has no prediction yet."""
+        """Whether some image has no prediction yet."""
         return bool((self.seen == NEVER).any())
 
     def note(self, index: Tensor, predictions: Predictions) -> None:
-        """Take over the predictions of the images at these positions. Shapes: index (n,) int64."""
+        """Store the predictions of the images at these positions. Shapes: index (n,) int64."""
         index = sent(index, self.seen.device)
         self.confidence[index] = sent(predictions.confidence, self.seen.device).to(self.confidence)
         self.label[index] = sent(predictions.label, self.seen.device).to(self.label)
         self.seen[index] = self.round
 
     def oldest(self, share: float) -> Tensor:
-        """Return a share of the images that were not looked at in the present round, those seen longest ago.
+        """Return a share of the images not yet scored in the present round, the least recently scored.
 
-        Shapes: -> (n,) int64, ascending, on the CPU; empty where all were looked at.
+        Shapes: -> (n,) int64, ascending, on the CPU; empty if all were scored.
         """
         seen = self.seen.cpu()
         unseen = (seen < self.round).nonzero().flatten()

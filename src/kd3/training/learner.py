@@ -1,4 +1,4 @@
-"""One training step: a batch of raw images in, the method's optimizer moved."""
+"""One training step: augmentation, loss, gradient and optimizer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kd3.training.transfer import sent
 
 
 def can_be_recorded(settings: TrainSettings, compute: Compute) -> bool:
-    """Return whether steps may become CUDA graphs: of one process, not in float16, whose scale each step reads."""
+    """Return whether steps may become CUDA graphs: one process, and not float16, whose loss scale each step reads."""
     alone, device = compute.ranks.count == 1, compute.device.type == "cuda"
     return device and alone and settings.cuda_graph == "auto" and compute.precision != "16"
 
@@ -31,12 +31,12 @@ class Learner:
     """Takes the steps of a training. Nothing in a step waits for the device.
 
     Args:
-        method: what is trained; it and its teacher are placed on the device.
+        method: the trained method; it and its teacher are placed on the device.
         settings: optimizer, schedule, augmentation.
-        seed: of everything random; a step draws by its number, not by what was before.
-        total_steps: the budget, over which the learning rate moves.
-        fixed: the views to draw from, and the teacher's features of them; None: a new view each time.
-        labels: of all images of the pool, (N,) int64, for a method that needs them.
+        seed: of all random numbers; a step's draws depend on its number, not on earlier steps.
+        total_steps: the budget, for the learning rate schedule.
+        fixed: the fixed views, and the teacher's features of them; None: a new view each time.
+        labels: of all images of the pool, (N,) int64, for methods that need them.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Learner:
         compute.place(method.teacher)
         make_ready(method, settings, compute)
         if settings.compile_teacher:
-            # Scoring keeps the plain one: its batches have other sizes.
+            # Scoring keeps the plain teacher: its batches have other sizes.
             method.learn_from(method.teacher.compiled())
         elif compute.precision != "32":
             method.learn_from(method.teacher.cast_for(compute))
@@ -78,7 +78,7 @@ class Learner:
     def step(
         self, number: int, images: Tensor, positions: Tensor | None = None, progress: float | None = None
     ) -> StepResult:
-        """Learn from a batch and return its loss, without a graph.
+        """Train on a batch and return its loss, without a graph.
 
         Shapes: images (B, 3, S, S), uint8, on the device; positions (B,) int64 in the pool, on the
         CPU, needed for fixed views and labels. 0 <= number < total_steps. Of several ranks each has its
@@ -105,7 +105,7 @@ class Learner:
         labels: Tensor | None,
         generator: torch.Generator | None = None,
     ) -> StepResult:
-        """Forward, backward, and the optimizer's step: the same operations each time, none of which is waited for."""
+        """Forward, backward, and the optimizer's step: the same operations each time, without synchronisation."""
         generator = generator or self._generator
         assert generator is not None
         self.optimizer.zero_grad(set_to_none=True)
@@ -120,17 +120,17 @@ class Learner:
         return joined(results, shares)
 
     def _drawing(self, number: int) -> torch.Generator:
-        """Return the generator of a step; a recorded step knows one, which is seeded anew."""
+        """Return the generator of a step; recorded steps share one, which is seeded anew."""
         if self._generator is None:
             return generator_for(self.compute.device, self.seed, "step", number)
         return self._generator.manual_seed(seed_for(self.seed, "step", number))
 
     def state(self) -> dict[str, Any]:
-        """Return the state of the optimizer, and with float16 the scale of the loss."""
+        """Return the state of the optimizer, and with float16 the loss scale."""
         return {"optimizer": self.optimizer.state_dict(), "scale": self.fabric.strategy.precision.state_dict()}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take over a state.
+        """Load a state.
 
         Raises:
             KeyError, ValueError: it is another optimizer's.
@@ -165,7 +165,7 @@ class Learner:
         return normalised, None if kept is None else kept.outputs(rows, normalised)
 
     def _mixes(self, number: int) -> bool:
-        """Return whether the images of a step are mixed. Drawn on the CPU: no step waits for the device."""
+        """Return whether a step mixes its images; drawn on the CPU, so no step waits for the device."""
         if self.settings.mixup == 0:
             return False
         coin = generator_for(torch.device("cpu"), self.seed, "mixup or not", number)

@@ -1,4 +1,4 @@
-"""A batch in parts, one after the other, for networks whose whole batch does not fit on the device."""
+"""Micro-batches: consecutive parts of a batch that does not fit on the device."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Part = tuple[Tensor, ModelOutput | None, Tensor | None]
 
 
 def check_micro_batch(method: Method, settings: TrainSettings, processes: int) -> None:
-    """Refuse parts of a batch where the sum of their losses would be another loss than that of the batch.
+    """Refuse micro-batches if their losses do not add up to the loss of the batch.
 
     Raises:
-        KD3Error: it would.
+        KD3Error: they do not.
     """
     if settings.micro_batch is None or settings.micro_batch >= settings.batch:
         return
@@ -39,7 +39,7 @@ def check_micro_batch(method: Method, settings: TrainSettings, processes: int) -
 
 
 def parts_of(views: Tensor, teacher: ModelOutput | None, labels: Tensor | None, size: int) -> Iterator[Part]:
-    """Yield a batch in parts of a size, the last one perhaps smaller."""
+    """Split a batch into parts of a size; the last may be smaller."""
     for start in range(0, len(views), size):
         here = slice(start, start + size)
         known = None if teacher is None else ModelOutput(teacher.features[here], teacher.logits[here])
@@ -47,7 +47,7 @@ def parts_of(views: Tensor, teacher: ModelOutput | None, labels: Tensor | None, 
 
 
 def joined(results: Sequence[StepResult], shares: Sequence[float]) -> StepResult:
-    """Return the result of a batch from those of its parts, each with its share of the images; without graphs."""
+    """Combine the results of the parts, weighted by their shares of the images; without graphs."""
     if len(results) == 1:
         (only,) = results
         return StepResult(only.loss.detach(), {n: term.detach() for n, term in only.terms.items()}, only.predictions)

@@ -1,4 +1,4 @@
-"""Muon: momentum with orthogonal steps, so no direction of a weight learns faster than another."""
+"""Muon: momentum with orthogonalised steps, so that all directions of a weight learn equally fast."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Of the quintic that pushes singular values towards 1 (Jordan, Muon); five rounds bring 0.01 to 1 between 0.7 and 1.2.
+# Coefficients of the quintic that pushes singular values towards 1 (Jordan, Muon); five rounds bring 0.01 to 1 between
+# 0.7 and 1.2.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ROUNDS = 5
-RESTART = 2  # rounds after which products that were rounded to TF32 are taken anew, before their errors grow
+RESTART = 2  # rounds after which products in TF32 are recomputed, before their errors grow
 SMALLEST = 1e-14  # of a squared norm
 
 
@@ -20,18 +21,18 @@ class Muon(torch.optim.Optimizer):
     """Muon for weights that are matrices, SGD with Nesterov momentum for everything else.
 
     With the gradient G of a matrix (a convolution is one row for each output channel), M = mu M + G and
-    U = orthogonalise(G + mu M), it moves by -lr max(1, rows/columns)^(1/2) U. Depthwise convolutions, biases and
-    batch norms have no rows and columns to speak of and take SGD; so does what is not hidden: classifiers, embeddings,
-    tables of positions. Weight decay is decoupled for matrices.
+    U = orthogonalise(G + mu M), it moves by -lr max(1, rows/columns)^(1/2) U. Depthwise convolutions, biases and batch
+    norms are no matrices and use SGD; so do weights that are not hidden: classifiers, embeddings, position tables.
+    Weight decay is decoupled for matrices.
 
     torch.optim.Muon (from torch 2.9 on) takes two-dimensional parameters only. Learning rates may be tensors,
     so that a recorded step reads new values.
 
     Args:
-        parameters: what is trained.
-        hidden: those among them that may be moved as matrices (None: any); of these, those that are.
+        parameters: the trained parameters.
+        hidden: those that Muon may move, if they are matrices (None: any).
         lr: of SGD.
-        matrix_lr: of matrices. A step moves a matrix by this much in every direction, whatever its gradient's size.
+        matrix_lr: of matrices. A step moves a matrix by this much in every direction, for any gradient size.
         momentum, weight_decay: of SGD; matrices share the decay.
         matrix_momentum: mu.
 
@@ -106,7 +107,7 @@ def is_matrix(parameter: Tensor) -> bool:
 
 
 def as_matrix(weight: Tensor) -> Tensor:
-    """Return a weight, or its gradient, with a row for each output; a view of it where channels lie last.
+    """Return a weight, or its gradient, with a row for each output; a view of it in channels_last.
 
     Shapes: (rows, ...) -> (rows, columns). The order of the columns does not matter here.
     """
@@ -114,7 +115,7 @@ def as_matrix(weight: Tensor) -> Tensor:
 
 
 def _as_weight(matrix: Tensor, like: Tensor) -> Tensor:
-    """Return a view of a matrix that `as_matrix` could have made of such a weight."""
+    """Return a view of the matrix in the shape of the weight, the inverse of `as_matrix`."""
     if like.ndim != 4:
         return matrix.view(like.shape)
     outputs, inputs, height, width = like.shape
@@ -125,8 +126,8 @@ def orthogonalise(matrices: Sequence[Tensor], *, scale: float | Tensor = 1.0) ->
     """Return the nearest matrices with orthonormal rows or columns, roughly: singular values between 0.7 and 1.2.
 
     Each is multiplied by `scale` max(1, rows/columns)^(1/2). An odd polynomial of X is one of X X^T, times X, so
-    the rounds run on squares of the shorter side: matrices of one shape share the products with X, and all whose
-    shorter sides are alike share the rounds.
+    the rounds run on squares of the shorter side: matrices of one shape share the products with X, and those of one
+    shorter side share the rounds.
 
     Shapes: (rows, columns) each -> the same, float32.
 

@@ -1,4 +1,4 @@
-"""Record of a run whose loss was not finite: enough to examine the images and to repeat the failure."""
+"""Record of a run whose loss was not finite: the images, and the state to reproduce the failure."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def not_finite(
     batches: Sequence[np.ndarray],
     write: bool = True,
 ) -> KD3Error:
-    """Write which images the last steps saw, and return the error that ends the run.
+    """Record the images of the last steps, and return the error that ends the run.
 
     Args:
         first_step: number of the first of these steps.
         means: the loss and its terms, means over these steps.
         batches: positions in the pool, of each step (B,).
-        write: whether this process is the one that writes.
+        write: whether this process writes.
     """
     place = folder.path / NAME
     last = first_step + len(batches) - 1
     if write:
-        with suppress(OSError):  # the error itself is worth more
+        with suppress(OSError):  # the error itself matters more
             write_json(
                 place,
                 {

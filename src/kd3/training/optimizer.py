@@ -1,4 +1,4 @@
-"""The optimizer of the settings."""
+"""Construction of the optimizer from the settings."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from kd3.config.training import TrainSettings
 from kd3.training.muon import Muon
 from kd3.training.schedule import learning_rate
 
-ADAM_LR = 1e-3  # of DFND's public code, for its noise matrix; it stays through the whole run
+ADAM_LR = 1e-3  # of DFND's public code, for its noise matrix; constant
 
 
 class Beside(torch.optim.Optimizer):
-    """Two optimizers that step together and are kept in checkpoints as one, each with parameters of its own."""
+    """Two optimizers with separate parameters that step and are saved as one."""
 
     def __init__(self, first: torch.optim.Optimizer, second: torch.optim.Optimizer) -> None:
         self.parts = (first, second)
@@ -38,7 +38,7 @@ class Beside(torch.optim.Optimizer):
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the state of both.
+        """Load the state of both.
 
         Raises:
             KeyError, ValueError: it is another optimizer's, or of other parameters.
@@ -55,7 +55,7 @@ def build_optimizer(
     hidden: Iterable[Tensor] | None = None,
     by_adam: Iterable[Tensor] = (),
 ) -> torch.optim.Optimizer:
-    """Return the optimizer of these parameters; its groups carry their share of the schedule as `relative_lr`.
+    """Return the optimizer of these parameters; `relative_lr` of a group scales the schedule.
 
     `hidden` are those that muon may move as matrices (None: any that is one); `by_adam` those that Adam moves, at a
     constant rate: a group without `relative_lr`.
@@ -99,7 +99,7 @@ def set_learning_rate(
     settings: TrainSettings,
     progress: float | None = None,
 ) -> None:
-    """Move the learning rate of every group that follows the schedule to that of a step; see `learning_rate`."""
+    """Set a step's learning rate in every group that follows the schedule; see `learning_rate`."""
     rate = learning_rate(step, total_steps, settings, progress)
     for group in optimizer.param_groups:
         if "relative_lr" in group:
@@ -110,7 +110,7 @@ def set_learning_rate(
 
 
 def hold_rates(optimizer: torch.optim.Optimizer, device: torch.device | None) -> None:
-    """Keep the learning rates that follow the schedule on a device, where a recorded step finds them; None: as numbers.
+    """Keep scheduled learning rates as tensors on a device, for recorded steps; None: as numbers.
 
     Shapes: each () float32.
     """

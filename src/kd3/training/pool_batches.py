@@ -1,4 +1,4 @@
-"""Batches of a pool on the device: held there if it fits, else read ahead by threads."""
+"""Batches of a pool on the device: resident there if it fits, otherwise prefetched by threads."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from kd3.training.transfer import sent
 RESIDENT_SHARE = 0.4  # of the accelerator's free memory that a pool may take
 BATCHES_AHEAD = 3  # at first, and on a CPU always
 MOST_AHEAD = 16  # of an accelerator
-AHEAD_BYTES = 4 << 30  # that may be read ahead, whatever the number of batches
-READERS = 4  # threads that read for an accelerator; NumPy lets go of Python's lock while it copies
+AHEAD_BYTES = 4 << 30  # prefetched, for any number of batches
+READERS = 4  # threads that read for an accelerator; NumPy releases the GIL while copying
 COPY_IMAGES = 4096  # at once, to the accelerator
 SHARE = 0.2  # of a new measurement in a mean of times
 
@@ -31,28 +31,28 @@ class Device(Protocol):
     """Destination of batches."""
 
     def send(self, images: np.ndarray) -> Tensor:
-        """Begin to copy a batch to the device; called by the threads that read."""
+        """Start copying a batch to the device; called by the reading threads."""
 
     def received(self, batch: Tensor) -> Tensor:
-        """Return the batch once whatever comes next on the device finds it whole; the host does not wait."""
+        """Return the batch, complete for all later work on the device; the host does not wait."""
 
 
 class Host:
-    """A CPU, to which nothing need be sent."""
+    """The CPU; nothing is copied."""
 
     def send(self, images: np.ndarray) -> Tensor:
-        """Return the very memory."""
+        """Return the batch itself."""
         return torch.from_numpy(images)
 
     def received(self, batch: Tensor) -> Tensor:
-        """Return it."""
+        """Return the batch."""
         return batch
 
 
 class Accelerator:
-    """A CUDA device: batches go through page-locked memory, on a stream beside that of the steps.
+    """A CUDA device: batches are copied from page-locked memory on a separate stream.
 
-    The memory is PyTorch's, which keeps it and gives it out again once a copy from it has ended.
+    PyTorch owns this memory and reuses it once the copy has ended.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -61,7 +61,7 @@ class Accelerator:
         self._copied: dict[int, torch.cuda.Event] = {}
 
     def send(self, images: np.ndarray) -> Tensor:
-        """Begin to copy."""
+        """Start copying."""
         locked = torch.from_numpy(images).pin_memory()
         with torch.cuda.stream(self._stream):
             batch = locked.to(self._device, non_blocking=True)
@@ -71,19 +71,19 @@ class Accelerator:
         return batch
 
     def received(self, batch: Tensor) -> Tensor:
-        """Have the present stream wait for the copy."""
+        """Make the current stream wait for the copy."""
         now = torch.cuda.current_stream(self._device)
         now.wait_event(self._copied.pop(id(batch)))
-        batch.record_stream(now)  # so that its memory is not given out again before the step has read it
+        batch.record_stream(now)  # prevents reuse of its memory before the step has read it
         return batch
 
 
 class PoolBatches:
-    """A pool's images, batch by batch, where they are needed.
+    """A pool's images in batches, on the device.
 
-    On an accelerator with room for it the whole pool is copied there, at its first use. Else threads
-    read the coming batches from the memory map, and send them, while the present one is computed with, so
-    that neither a slow disk nor a pool larger than the device holds up the steps.
+    If it fits on the accelerator, the whole pool is copied there on first use. Otherwise threads read the next batches
+    from the memory map and send them during the current step, so that neither a slow disk nor a large pool delays the
+    steps.
     """
 
     def __init__(self, pool: ImagePool, compute: Compute) -> None:
@@ -94,7 +94,7 @@ class PoolBatches:
         self._device: Device = Accelerator(compute.device) if is_gpu else Host()
 
     def iterate(self, positions: np.ndarray, size: int) -> Generator[Tensor, None, None]:
-        """Yield the images at these positions in order, uint8 (B, 3, S, S), `size` at a time; the last may be fewer.
+        """Yield the images at these positions in order, uint8 (B, 3, S, S), `size` at a time; the last may be smaller.
 
         Raises:
             IndexError: a position is outside the pool.
@@ -120,8 +120,8 @@ class PoolBatches:
 class Depth:
     """Number of batches in flight, by measured rates.
 
-    A batch that takes r seconds to read and send, by one of n threads, is asked for every s seconds: r / s of them must
-    be under way at once, and as many again so that one slow read is not felt.
+    If one of n threads takes r seconds to read and send a batch, and a step takes s seconds, r / s batches must be
+    under way at once. Twice as many hide single slow reads.
 
     Args:
         most: at most.
@@ -134,11 +134,11 @@ class Depth:
         self._asked_at: float | None = None
 
     def took(self, seconds: float) -> None:
-        """Note how long a batch took to read and send."""
+        """Record the time to read and send a batch."""
         self._reading = seconds if self._reading is None else (1 - SHARE) * self._reading + SHARE * seconds
 
     def asked(self, now: float, waited: float) -> None:
-        """Note when a batch was asked for, and how long it was waited for; s is the time of the step between."""
+        """Record the time of a request and its wait; s is the time of the step in between."""
         if self._asked_at is not None:
             step = max(now - self._asked_at, 1e-6)
             self._asking = step if self._asking is None else (1 - SHARE) * self._asking + SHARE * step
@@ -157,9 +157,9 @@ def read_ahead(
     readers: int = 1,
     most: int = BATCHES_AHEAD,
 ) -> Generator[Tensor, None, None]:
-    """Yield pool images on a device in order, `size` at a time, a few batches under way before they are asked for.
+    """Yield pool images on a device in order, `size` at a time, with a few batches prefetched.
 
-    Closing the iterator ends the threads. What goes wrong while reading is raised here.
+    Closing the iterator ends the threads. Read errors are raised here.
     """
     device = device or Host()
     bytes_each = max(1, size * 3 * pool.image_size**2)

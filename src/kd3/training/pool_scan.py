@@ -28,12 +28,12 @@ class KeptLogits(Protocol):
 
 
 class PoolScan:
-    """A `kd3.methods.base.Scan`: each opinion is computed when it is asked for, and held as a few bytes an image.
+    """A `kd3.methods.base.Scan`: predictions are computed on request and held in a few bytes per image.
 
     `teacher_logits` returns those of the pool, by position in it; `positions` are the training images in it;
-    `foldable` are batch norms of the student that a scan may merge away; without a student only the
-    teacher can be asked. `title` names the progress of the student's scans; None hides it. `typicality` returns
-    the training images' distances to the lost data, and `outliers` which of them look like nothing in it.
+    `foldable` are batch norms of the student that a scan may merge away; without a student only the teacher is
+    available. `title` names the progress of the student's scans; None hides it. `typicality` returns the training
+    images' distances to the lost data, and `outliers` which of them are unlike all of it.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class PoolScan:
         return self._typicality()
 
     def outliers(self) -> Tensor:
-        """Return which images look like nothing in the lost data, (N,) bool, on the CPU."""
+        """Return which images are unlike all of the lost data, (N,) bool, on the CPU."""
         assert self._outliers is not None
         return self._outliers()
 
@@ -80,7 +80,7 @@ class PoolScan:
         return self.latest.predictions()
 
     def latest_predictions(self, teacher_weight: float, *, refreshed: float) -> Predictions:
-        """Return what was last said of each image, the oldest opinions among the unseen made anew."""
+        """Return the latest prediction for each image; renew the oldest ones of unseen images."""
         if self.latest.is_empty:
             return self.predictions(teacher_weight)
         self._look_at(self.latest.oldest(refreshed), teacher_weight)
@@ -89,7 +89,7 @@ class PoolScan:
     def _look_at(self, index: Tensor, teacher_weight: float) -> None:
         """Predict the images at these training positions, in order."""
         positions = self.positions[index.numpy()]
-        # Whom the blend does not ask is not run.
+        # A network of weight 0 in the blend is not run.
         asked = self._students(positions) if teacher_weight < 1 else self._teachers(positions)
         start = 0
         for logits in asked:

@@ -22,10 +22,10 @@ class PoolSplit:
 
 
 def split_pool(pool: ImagePool, holdout: int, *, share: float = 1.0) -> PoolSplit:
-    """Return the split of a pool: at most a tenth of it is held out, and of the others a random share is trained on.
+    """Return the split of a pool: at most a tenth is held out, and a random share of the rest is for training.
 
     It depends on the pool alone, not on the run's seed, so that runs compare on the same images; a smaller share is a
-    part of a larger one.
+    subset of a larger one.
 
     Raises:
         KD3Error: the pool, or the share of it, is too small.

@@ -1,4 +1,4 @@
-"""Random numbers by place, not by history: a resumed run draws what an uninterrupted one would."""
+"""Random numbers by place, not by history: a resumed run draws the same numbers as an uninterrupted one."""
 
 from __future__ import annotations
 

@@ -28,9 +28,9 @@ class Records:
     """Selections, history, the best student and checkpoints of one run.
 
     Args:
-        at: where the run stands; what is told bears its place.
+        at: progress of the run; events carry it.
         budget: images in all, at most.
-        listeners: who hears of events, made if this rank writes.
+        listeners: receivers of events, created if this rank writes.
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class Records:
 
     @property
     def writes(self) -> bool:
-        """True if this rank writes."""
+        """Whether this rank writes."""
         return self._history is not None
 
     def train(self, means: Mapping[str, float], *, lr: float, rate: float) -> None:
-        """Tell the mean losses of the last steps."""
+        """Report the mean losses of the last steps."""
         self._tell("train", **means, lr=lr, images_per_second=round(rate, 1))
 
     def evaluation(self, **values: float) -> None:
@@ -68,7 +68,7 @@ class Records:
         self._tell("evaluation", agreement=self.at.agreement, **values)
 
     def selection(self, selection: Selection, positions: np.ndarray, *, of: int) -> None:
-        """Keep the selected images' positions in the pool, and tell of the selection."""
+        """Store the selected images' positions in the pool, and report the selection."""
         if self._history is None:
             return
         self.folder.selections.mkdir(exist_ok=True)
@@ -99,15 +99,15 @@ class Records:
             self._history.warn(words, before=f"selection of round {self.at.round}: ", **self._place())
 
     def best(self, student: torch.nn.Module) -> None:
-        """Keep this student as the run's result so far: on disk with the next checkpoint."""
+        """Keep this student as the run's result so far; the next checkpoint writes it to disk."""
         if self.writes:
             self._best = on_host(dict(student.state_dict()))
 
     def checkpoint(self, method: Method, learner: dict[str, Any], latest: dict[str, Tensor]) -> None:
-        """Write the checkpoint to go on from, by a thread; one that is still being written is waited for.
+        """Write a checkpoint in a thread, after any previous one is complete.
 
         Raises:
-            OSError, RuntimeError: the one before could not be written.
+            OSError, RuntimeError: the previous one could not be written.
         """
         self.saved_at, self.saved_step = time.monotonic(), self.at.step
         if self._history is None:
@@ -129,7 +129,7 @@ class Records:
             writing.result()
 
     def close(self) -> None:
-        """End the thread that writes; raises as `written`."""
+        """End the writing thread; raises as `written`."""
         try:
             self.written()
         finally:
@@ -138,7 +138,7 @@ class Records:
     def _write(self, checkpoint: dict[str, Any], best: dict[str, Tensor] | None) -> None:
         from safetensors.torch import save_file
 
-        if best is not None:  # first: a checkpoint must not know of a student that is not there
+        if best is not None:  # first: a checkpoint must not refer to a missing student
             with replacing(self.folder.best) as path:
                 save_file({name: value.contiguous() for name, value in best.items()}, path)
         write_checkpoint(self.folder.last, checkpoint)
@@ -146,7 +146,7 @@ class Records:
     def not_finite(
         self, *, seed: int, lr: float, means: Mapping[str, float], batches: Sequence[np.ndarray]
     ) -> KD3Error:
-        """Keep which images (their positions) the last steps saw, and return the error that ends the run."""
+        """Record the positions of the last steps' images, and return the error that ends the run."""
         first_step = self.at.step - len(batches) + 1
         return not_finite(
             self.folder, seed=seed, lr=lr, first_step=first_step, means=means, batches=batches, write=self.writes
@@ -161,7 +161,7 @@ class Records:
 
 
 def last_selection(folder: RunFolder) -> np.ndarray | None:
-    """Return the pool positions that a run's last round trained on, (M,) ascending; None before the first round."""
+    """Return the pool positions of a run's last round, (M,) ascending; None before the first round."""
     files = sorted(folder.selections.glob("*.npy"))
     if not files:
         return None

@@ -17,11 +17,11 @@ from kd3.models.preprocessing import Normalisation
 from kd3.training.pool_batches import PoolBatches
 
 SCAN_BATCH = 256
-DEVICE_SCAN_BATCH = 2048  # of an accelerator, while its images have no more pixels than so many of 64 x 64
+DEVICE_SCAN_BATCH = 2048  # of an accelerator, for images of up to 64 x 64 pixels
 
 
 def scan_batch(compute: Compute, side: int) -> int:
-    """Return how many images of a side, in pixels, are scored at once."""
+    """Return the batch size for scoring images of this side in pixels."""
     if compute.device.type != "cuda":
         return SCAN_BATCH
     return max(SCAN_BATCH, min(DEVICE_SCAN_BATCH, DEVICE_SCAN_BATCH * 64 * 64 // side**2))
@@ -38,11 +38,11 @@ def scored(
 ) -> Iterator[Tensor]:
     """Yield a network's logits of pool images in order, (B, K) float32 on the device.
 
-    The network is put into evaluation mode for it and back afterwards. Of several ranks each runs it on every so many
-    batches and all get all logits; what is too little to share, each computes.
+    The network runs in evaluation mode, and its mode is restored afterwards. Several ranks share the batches, and each
+    gets all logits; too few batches to share are computed by every rank.
 
     Raises:
-        KD3Error: some logits are not finite; told at the end, so that no batch waits for the answer.
+        KD3Error: some logits are not finite; reported at the end, so that no batch waits for the check.
     """
     ranks = compute.ranks
     was_training = network.training
@@ -84,7 +84,7 @@ def score(
 
 
 def agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:
-    """Return the share of images on which both networks' first classes are the same, in percent."""
+    """Return the share of images for which both networks predict the same class, in percent."""
     return float((student_logits.argmax(1) == teacher_logits.argmax(1)).double().mean() * 100)
 
 
@@ -99,8 +99,8 @@ def divergence(student_logits: Tensor, teacher_logits: Tensor) -> float:
 def is_as_good(agreement: float, highest: float, *, images: int) -> bool:
     """Return whether an agreement is within one standard error of the highest one, on so many images.
 
-    So the last student of a run is kept unless an earlier one agreed clearly better: between students of the last
-    looks the agreement on a thousand images differs by chance, and the later one had the lower learning rate.
+    So the last student of a run is kept unless an earlier one was clearly better. Between late students the agreement
+    on a thousand images differs by chance, and the later one had the lower learning rate.
     Both in percent. Source: the one-standard-error rule (Breiman et al., Classification and Regression Trees, 1984).
     """
     share = highest / 100
@@ -108,7 +108,7 @@ def is_as_good(agreement: float, highest: float, *, images: int) -> bool:
 
 
 def commonest_class(student_logits: Tensor, teacher_logits: Tensor) -> dict[str, float]:
-    """Return the share of images of which the student says its commonest class, and of which the teacher says it."""
+    """Return the shares of images that student and teacher predict as the student's commonest class."""
     said = student_logits.argmax(dim=1)
     commonest = said.mode().values
     return {

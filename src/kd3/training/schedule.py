@@ -1,4 +1,4 @@
-"""The budget in steps, and the course of the learning rate."""
+"""Budget in steps, and learning rate schedule."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def learning_rate(step: int, total_steps: int, settings: TrainSettings, progress
     """Return the learning rate of a step, 0 <= step < total_steps.
 
     A linear rise over `warmup_steps` (at most a fifth of the budget), then a cosine to 0, or
-    division by 10 at each milestone. `progress` in [0, 1] is the part of the budget that is done, where the steps do
-    not tell it: they are fewer than `total_steps` where epochs are passes over what is selected.
+    division by 10 at each milestone. `progress` in [0, 1] is the used part of the budget, needed if epochs
+    are passes over selected images: the steps are then fewer than `total_steps`.
     """
     warmup = min(settings.warmup_steps, total_steps // 5)
     if step < warmup:
@@ -28,14 +28,14 @@ def learning_rate(step: int, total_steps: int, settings: TrainSettings, progress
 
 
 def selected_epochs(settings: TrainSettings) -> float | None:
-    """Return the budget in passes over the selected images; None where it is one of steps."""
+    """Return the budget in passes over the selected images; None if it is in steps."""
     return settings.epochs if settings.epoch_of == "selected" else None
 
 
 def total_steps(settings: TrainSettings, training_images: int) -> int:
     """Return the steps of a budget: images or epochs, rounded up to whole batches.
 
-    Where an epoch is a pass over the selected images there are at most so many steps: as many where all are selected.
+    If an epoch is a pass over the selected images, this is the maximum, reached if all are selected.
     """
     if (passes := selected_epochs(settings)) is not None:
         return max(1, math.ceil(passes * math.ceil(training_images / settings.batch)))

@@ -1,4 +1,4 @@
-"""A step recorded once, as a CUDA graph, and from then on launched as one operation."""
+"""Training steps recorded once as a CUDA graph and then launched as one operation."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from kd3 import console
 
-WARM_UP = 3  # steps that are taken as ever before one is recorded: buffers are made, and kernels chosen
+WARM_UP = 3  # ordinary steps before the recording, which create buffers and choose kernels
 
 
 class Recorder(Protocol):
-    """Records the operations of an accelerator, to repeat them on the same memory."""
+    """Interface: records operations of an accelerator, to repeat them on the same memory."""
 
     def aside(self) -> Any:
         """Return a context for the steps before the recording."""
 
     def recording(self) -> Any:
-        """Return the context in which operations are written down and not run."""
+        """Return the context in which operations are recorded, not run."""
 
     def replay(self) -> None:
-        """Run them."""
+        """Run the recorded operations."""
 
 
 class CudaRecorder:
     """Records a CUDA graph.
 
     Args:
-        generator: what the recorded work draws from; each replay draws from where it stands then.
+        generator: of the recorded work; each replay draws from its current state.
     """
 
     def __init__(self, generator: torch.Generator) -> None:
@@ -42,7 +42,7 @@ class CudaRecorder:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Run on a stream of its own, as recordings do: what autograd sets up belongs to a stream."""
+        """Run on a separate stream, as recordings do: autograd's state belongs to a stream."""
         now = torch.cuda.current_stream()
         self._stream.wait_stream(now)
         with torch.cuda.stream(self._stream):
@@ -50,24 +50,24 @@ class CudaRecorder:
         now.wait_stream(self._stream)
 
     def recording(self) -> Any:
-        """Return the context in which operations are written down and not run; readers may go on in their threads."""
+        """Return the context in which operations are recorded, not run; reading threads may continue."""
         return torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local")
 
     def replay(self) -> None:
-        """Run them."""
+        """Run the recorded operations."""
         self._graph.replay()
 
 
 class StepGraph:
-    """Calls a function as it is, and after a few calls as a recording of one.
+    """Function that is called directly a few times, and then replayed from a recording.
 
-    The function must do the same operations at each call, on its arguments and on memory that stays in its place; it
-    must wait for nothing. What is recorded holds for arguments of one shape; others go to the function itself. A
-    function that cannot be recorded is called as it is, and a warning says why.
+    The function must do the same operations at each call, on its arguments and on memory at fixed addresses, without
+    synchronisation. A recording is valid for arguments of one shape; others go to the function itself. A function that
+    cannot be recorded is called directly, and a warning gives the reason.
 
     Args:
         work: tensors in nested tuples, or None -> the same.
-        recorder: makes what records.
+        recorder: creates the recorder.
     """
 
     def __init__(self, work: Callable[..., Any], recorder: Callable[[], Recorder]) -> None:
@@ -81,7 +81,7 @@ class StepGraph:
 
     @property
     def is_recorded(self) -> bool:
-        """True if a call of the usual shape is a replay."""
+        """Whether a call of the usual shape is a replay."""
         return self._result is not None
 
     def __call__(self, *arguments: Any) -> Any:
@@ -111,7 +111,7 @@ class StepGraph:
     def _record(self, arguments: Sequence[Any]) -> bool:
         assert self._recorder is not None
         values, structure = tree_flatten(tuple(arguments))
-        # The layout stays: channels lie last.
+        # The layout stays channels_last.
         self._held = [value.clone() if isinstance(value, Tensor) else value for value in values]
         try:
             with self._recorder.recording():
@@ -129,5 +129,5 @@ class StepGraph:
 
 
 def _kept(value: Any) -> Any:
-    """Return a copy of a recorded tensor, which the next replay writes over."""
+    """Return a copy of a recorded tensor, which the next replay overwrites."""
     return value.clone() if isinstance(value, Tensor) else value

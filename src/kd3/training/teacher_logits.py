@@ -25,7 +25,7 @@ from kd3.training.scan import score, scored
 from kd3.training.transfer import fetched
 
 FOLDER = "teacher_logits"
-VERSION = 2  # of how they are computed and kept; another version's files are never looked at
+VERSION = 2  # of the computation and format; other versions' files are ignored
 DIGEST_BYTES = 32
 BLOCK = 1 << 20
 TITLE = "teacher scores the pool"
@@ -34,13 +34,11 @@ TITLE = "teacher scores the pool"
 def teacher_logits(teacher: Teacher, batches: PoolBatches, compute: Compute) -> np.ndarray:
     """Return the teacher's logits of every pool image on its plain view, (N, K) float32.
 
-    Read from `POOL/teacher_logits/` where an earlier run left them, else computed and left there;
-    mapped from the file, so that they take no memory of the process. The file's name is made of the
-    teacher's weights and normalisation, the pool's content, the precision and the file's version,
-    and its end is a digest of the rest; and since a network may change in its code alone, the first
-    kept logits are compared with what the teacher says of these images now. A file that is damaged
-    or another teacher's is made anew. Of runs that begin together one computes and the others wait.
-    A pool that cannot be written to, or a full disk, costs the memory for them and nothing else.
+    They are read from `POOL/teacher_logits/`, or computed and stored there, and memory-mapped. The file's name depends
+    on the teacher's weights and normalisation, the pool's content, the precision and the file's version; a digest ends
+    the file. Since only the network's code may have changed, the first stored logits are compared with the teacher's
+    present output. A damaged file, or another teacher's, is computed anew. Of concurrent runs one computes and the
+    others wait. With a read-only pool or a full disk the logits stay in memory.
     """
     path = place_of(teacher, batches.pool, compute)
     if path is None:
@@ -57,13 +55,13 @@ def teacher_logits(teacher: Teacher, batches: PoolBatches, compute: Compute) -> 
         return kept
     except OSError as problem:
         if path.is_file() and (kept := _kept(path, teacher, batches, compute)) is not None:
-            return kept  # made by who may write to this pool
+            return kept  # stored by a process with write access
         console.warn(f"the teacher's logits could not be kept at {path}: {problem.strerror or problem}")
         return _in_memory(teacher, batches, compute)
 
 
 class PartOfPool(PoolBatches):
-    """Some of a pool's images, as if they were a pool; what is kept of them lies beside the pool."""
+    """Subset of a pool's images with the interface of a pool; its stored outputs lie beside the pool."""
 
     pool: Any
 
@@ -77,12 +75,12 @@ class PartOfPool(PoolBatches):
         return len(self.positions)
 
     def iterate(self, positions: np.ndarray, size: int) -> Generator[Tensor, None, None]:
-        """Yield images by their places in the part."""
+        """Yield images by their positions in the subset."""
         yield from self.batches.iterate(self.positions[positions], size)
 
 
 class PartialLogits:
-    """Logits of some of a pool's images, asked for by their positions in the pool.
+    """Logits of some of a pool's images, indexed by positions in the pool.
 
     Args:
         logits: (n, K).
@@ -100,7 +98,7 @@ class PartialLogits:
 def logits_of_part(teacher: Teacher, batches: PoolBatches, compute: Compute, positions: np.ndarray) -> PartialLogits:
     """Return the teacher's logits of the images at some positions, ascending, and score no others.
 
-    Where an earlier run has left those of the whole pool they are taken from there. Else as `teacher_logits`.
+    They are taken from the whole pool's file if it exists; otherwise as in `teacher_logits`.
     """
     path = place_of(teacher, batches.pool, compute)
     (kept,) = compute.ranks.any(path is not None and path.is_file())
@@ -110,7 +108,7 @@ def logits_of_part(teacher: Teacher, batches: PoolBatches, compute: Compute, pos
 
 
 def _of_all_ranks(path: Path, teacher: Teacher, batches: PoolBatches, compute: Compute) -> np.ndarray:
-    """Return the logits, scored by all ranks together where the file is not there for one, and written by the first.
+    """Return the logits; if a rank lacks the file, all score together and the first writes it.
 
     Raises:
         KD3Error: they cannot be written, or a rank does not see what the first has written.
@@ -126,7 +124,7 @@ def _of_all_ranks(path: Path, teacher: Teacher, batches: PoolBatches, compute: C
     elif missing:
         for _ in scored(teacher, batches, np.arange(len(batches.pool)), teacher.normalise, compute):
             pass
-    ranks.any(False)  # only now has the first one written it
+    ranks.any(False)  # waits until the first rank has written it
     with ranks.failing_together():
         if not _is_whole(path, _shape(teacher, batches)):
             raise KD3Error(
@@ -137,7 +135,7 @@ def _of_all_ranks(path: Path, teacher: Teacher, batches: PoolBatches, compute: C
 
 
 def _kept(path: Path, teacher: Teacher, batches: PoolBatches, compute: Compute) -> np.ndarray | None:
-    """Return the logits in a file if they are whole and this teacher's."""
+    """Return the logits in a file if they are complete and this teacher's."""
     if not path.is_file():
         return None
     if not _is_whole(path, _shape(teacher, batches)):
@@ -153,7 +151,7 @@ def _kept(path: Path, teacher: Teacher, batches: PoolBatches, compute: Compute) 
 
 
 def place_of(teacher: Teacher, pool: ImagePool, compute: Compute) -> Path | None:
-    """Return the file in which the logits are kept, or would be; None for a pool in memory, which has no place."""
+    """Return the file for the logits; None for a pool in memory."""
     if pool.path is None:
         return None
     return Path(pool.path) / FOLDER / f"{name_for(VERSION, teacher, pool, compute)}.npy"
@@ -180,7 +178,7 @@ def _header(shape: tuple[int, int]) -> bytes:
 
 
 def _write(path: Path, teacher: Teacher, batches: PoolBatches, compute: Compute) -> None:
-    """Write the logits as they come: an array file that NumPy reads, and a digest behind it."""
+    """Write the logits chunk by chunk: an array file for NumPy, followed by a digest."""
     shape = _shape(teacher, batches)
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     with replacing(path) as temporary, temporary.open("wb") as handle:

@@ -13,9 +13,9 @@ PROBE_IMAGES = 2
 
 
 def make_ready(method: Method, settings: TrainSettings, compute: Compute) -> None:
-    """Tell a method of its ranks, sync its batch norms if asked to, and freeze what its loss never sees.
+    """Tell a method of its ranks, sync its batch norms if asked to, and freeze parameters outside its loss.
 
-    DDP waits for every gradient that it was told of; one that never comes would stop the run.
+    DDP waits for every registered gradient; a missing one would stall the run.
 
     Raises:
         KD3Error: a batch norm cannot be synced.

@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def sent(values: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor of the host on the device; to an accelerator it goes by page-locked memory, which PyTorch keeps.
+    """Copy a host tensor to the device; for an accelerator, through PyTorch's page-locked memory.
 
-    A copy from other memory waits until the device has come to it.
+    A copy from pageable memory waits for the device.
     """
     if device.type != "cuda" or values.device.type == "cuda":
         return values.to(device)
@@ -22,7 +22,7 @@ class Coming:
     """A tensor on its way to the host.
 
     Args:
-        values: on any device; those of the host are there already, and are not copied.
+        values: on any device; host tensors are not copied.
     """
 
     def __init__(self, values: Tensor) -> None:
@@ -35,18 +35,18 @@ class Coming:
 
     @property
     def is_here(self) -> bool:
-        """True if there is nothing to wait for."""
+        """Whether it has arrived."""
         return self._event is None or self._event.query()  # type: ignore[no-untyped-call]
 
     def get(self) -> Tensor:
-        """Return it, on the host, once it is there."""
+        """Wait for the tensor, and return it on the host."""
         if self._event is not None:
             self._event.synchronize()
         return self._values
 
 
 def fetched(parts: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Yield tensors on the host in their order, each while the next one is being computed."""
+    """Yield tensors on the host in order, each while the next one is computed."""
     before: Coming | None = None
     for part in parts:
         coming = Coming(part)

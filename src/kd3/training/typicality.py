@@ -1,4 +1,4 @@
-"""Distance of each image from the lost data, as the teacher's batch norms remember them."""
+"""Distance of each image from the lost data, by the statistics in the teacher's batch norms."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from kd3.training.pool_batches import PoolBatches
 from kd3.training.randomness import generator_for
 from kd3.training.scan import scored
 
-ASKED_IMAGES = 1000  # of a pool, on whether it is a mixture
+ASKED_IMAGES = 1000  # of a pool, to decide whether it is a mixture
 
 
 def typicality(
     teacher: Teacher, batches: PoolBatches, positions: np.ndarray, compute: Compute, *, every_norm: bool = False
 ) -> Tensor:
-    """Return the distance of pool images to the lost data's statistics: (N,) float32 on the CPU, 0 is the same.
+    """Return the distance of pool images to the lost data's statistics: (N,) float32 on the CPU.
 
     Where the teacher's feature map is the output of a batch norm (before or after a ReLU), it is that of the pooled
     features: the mean over channels of (mu_i - m)^2 / v, with mu_i the image's mean over pixels of what enters that
     batch norm, m and v its running mean and variance. Else, or with `every_norm`, it is the mean over all batch norms
     of the mean over channels of ((mu_i - m)^2 + (s_i - sqrt(v))^2) / v, with s_i the image's deviation over pixels.
 
-    One pass of the teacher over plain views; four bytes an image are kept.
+    The teacher runs once over plain views; the result takes four bytes per image.
     """
     network = Distances(teacher, every_norm=every_norm)
     parts = scored(
@@ -41,10 +41,10 @@ def typicality(
 
 
 def find_outliers(teacher: Teacher, batches: PoolBatches, positions: np.ndarray, compute: Compute) -> Tensor:
-    """Return which images of a pool look like nothing the teacher was trained on: (N,) bool, on the CPU.
+    """Return which pool images are unlike anything the teacher was trained on: (N,) bool, on the CPU.
 
-    A thousand of them tell whether the pool is a mixture at all (see `kd3.selection.outliers`); only then are the
-    distances of all measured. No image is one where the teacher has no batch norms that remember its training data.
+    A thousand images decide whether the pool is a mixture (see `kd3.selection.outliers`); only then all distances are
+    measured. Without running statistics in the teacher there are no outliers.
     """
     none = torch.zeros(len(positions), dtype=torch.bool)
     if len(positions) == 0 or not remembering_norms(teacher.module):
@@ -61,7 +61,7 @@ def find_outliers(teacher: Teacher, batches: PoolBatches, positions: np.ndarray,
 
 
 class Distances(nn.Module):
-    """A teacher that says of images how far they are from its training data, (B, 1), instead of their logits.
+    """A teacher that returns the images' distances from its training data, (B, 1), instead of logits.
 
     The teacher has batch norms with running statistics.
     """

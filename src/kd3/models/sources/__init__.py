@@ -19,17 +19,18 @@ class Source(Protocol):
     def build(
         self, name: str, num_classes: int, arch_args: Mapping[str, Any], *, input_size: int | None, folder: Path
     ) -> nn.Module:
-        """Return a new network. `input_size` is a hint for those that are built for one; `folder` holds relative paths.
+        """Return a new network. `input_size` is a hint for networks of a fixed size; `folder` is the base of relative
+        paths.
 
         Raises:
             KD3Error: the library is missing, or has no such network.
         """
 
     def trained(self, name: str, arch_args: Mapping[str, Any], *, folder: Path) -> nn.Module:
-        """Return the network with the weights that the source has for it; may go to the network for them.
+        """Return the network with the source's weights, which may be downloaded.
 
         Raises:
-            KD3Error: there are none, or they cannot be had.
+            KD3Error: there are none, or they cannot be loaded.
         """
 
     def facts(self, name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
@@ -45,16 +46,17 @@ class Entry:
     """A source by its prefix."""
 
     module: str
-    what: str  # stands for NAME in messages
+    what: str  # NAME in messages
     is_trained: bool  # the name alone stands for a trained network, so that a teacher needs no description
     weights: Literal["none", "asked for", "its own"]
-    # What a description means that names no weights: a network without any; nothing until it asks for the library's by
-    # 'pretrained', since the name of an architecture is also that of users' own checkpoints; or what the name holds.
-    starts_from: tuple[str, ...] = ()  # arguments that only say from which weights a student starts, or where they are
-    renames: tuple[str, ...] = ()  # arguments of the library's builder that would name another network than NAME
+    # Meaning of a description without weights: an untrained network; an error that asks for 'pretrained', since users'
+    # own
+    # checkpoints have the same architecture names; or the weights in the named file.
+    starts_from: tuple[str, ...] = ()  # arguments that only select a student's initial weights
+    renames: tuple[str, ...] = ()  # builder arguments that would override NAME
 
     def load(self) -> Source:
-        """Import it."""
+        """Import the module."""
         return import_module(self.module)
 
 

@@ -10,22 +10,22 @@ RESAMPLING = {0: "nearest", 1: "Lanczos", 2: "bilinear", 3: "bicubic", 4: "box",
 
 @dataclass(frozen=True)
 class Facts:
-    """Settings of a teacher's description, as far as they are known, and how its images were made.
+    """Settings of a teacher's description, as far as known, and the preparation of its images.
 
     `settings` may hold num_classes, classes, mean, std, input_size and colours.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
-    preparation: str = ""  # in words: from a picture to the square that the network was trained on
+    preparation: str = ""  # in words: from a picture to the training square
 
 
 def squashed(side: int, how: str) -> str:
-    """Return the words for a picture that is pressed into a square."""
+    """Describe a picture squashed into a square."""
     return f"the whole picture squashed to {side} x {side}{f', {how}' if how else ''} (kd3 ingest --fit squash)"
 
 
 def cropped(shorter: int, side: int, how: str) -> str:
-    """Return the words for a picture whose middle is taken."""
+    """Describe a centre crop."""
     resampled = f", {how}" if how else ""
     if shorter == side:
         return f"the shorter side to {side}, the middle {side} x {side}{resampled} (kd3 ingest --fit crop)"

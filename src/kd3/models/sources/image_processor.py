@@ -1,6 +1,6 @@
 """Image preparation of a transformers model, read from its `preprocessor_config.json`.
 
-The library's own image processors need torchvision or come for one framework; the file says what they do.
+The library's own image processors need torchvision or one framework; this reads their settings from the file.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from typing import Any
 
 from kd3.models.sources.facts import RESAMPLING, Facts, cropped, squashed
 
-# What the file may leave out, where a family's default is not the usual one.
+# Settings that the file may omit, for families with unusual defaults.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "MobileViT": {"do_normalize": False, "do_flip_channel_order": True},
     "EfficientNet": {"do_center_crop": False, "include_top": True},
     "Beit": {"do_center_crop": False},
 }
-_CONVNEXT = "ConvNext"  # enlarges by 1 / crop_pct and cuts out the middle, below this size
+_CONVNEXT = "ConvNext"  # below this size, resizes by 1 / crop_pct and crops the centre
 _CONVNEXT_SQUASHES_FROM = 384
 _CONVNEXT_SHARE = 224 / 256
 
 
 def facts_of_processor(values: Mapping[str, Any]) -> Facts:
-    """Return mean, std, size and colours that a processor's file comes to, in the terms of a teacher's description.
+    """Convert a processor's file to the mean, std, size and colours of a teacher's description.
 
     A processor makes y = (k u - o - m) / s of u, an RGB value in [0, 1]: k = 255 times its rescale factor (255 where
     it does not rescale), o = 1 where it moves the range to [-1, 1], m and s its mean and std. So mean = (o + m) / k
@@ -48,7 +48,7 @@ def _normalisation(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
     if values.get("do_normalize", True) or twice:
         said_mean, said_std = _three(values.get("image_mean")), _three(values.get("image_std"))
         if said_std is None or said_mean is None:
-            return {}  # its user has to say them
+            return {}  # the user has to give them
         if values.get("do_normalize", True):
             mean, std = said_mean, said_std
         if twice:
@@ -60,7 +60,7 @@ def _normalisation(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: float) -> float:
-    """Return a number without the last digits' noise of a division by 255 and its way back."""
+    """Return a number without the rounding noise of a division by 255 and back."""
     return float(f"{value:.9g}")
 
 
@@ -73,7 +73,7 @@ def _three(values: Any) -> list[float] | None:
 
 
 def _size(kind: str, values: Mapping[str, Any]) -> tuple[int | None, str]:
-    """Return the side of the output, and in words how it is made."""
+    """Return the side of the output, and its resizing in words."""
     size, crop = values.get("size"), values.get("crop_size")
     crops = bool(values.get("do_center_crop", crop is not None)) and crop is not None
     resizes = values.get("do_resize", True)
@@ -100,7 +100,7 @@ def _is_box(size: Any) -> bool:
 
 
 def side_of(size: Any) -> int | None:
-    """Return the side of a square, in any of the ways that configurations write it; None for anything else."""
+    """Return the side of a square, in any notation that configurations use; None for anything else."""
     if isinstance(size, Mapping):
         if "shortest_edge" in size:
             return int(size["shortest_edge"])

@@ -21,7 +21,7 @@ def library(name: str, *, extra: str, needs: str = "") -> Any:
     """Import a library late.
 
     Raises:
-        KD3Error: it is not installed, or it is and cannot be imported; the sentence says what to do.
+        KD3Error: it is not installed, or cannot be imported; the sentence gives the remedy.
     """
     try:
         return import_module(name)
@@ -30,7 +30,7 @@ def library(name: str, *, extra: str, needs: str = "") -> Any:
             raise KD3Error(f"{name} is not installed: pip install 'kd3[{extra}]'{needs}") from None
         raise _broken(name, problem, needs) from problem
     except Exception as problem:
-        # An operator that is missing is a RuntimeError: a torchvision that was built for another torch.
+        # A torchvision built for another torch raises RuntimeError for a missing operator.
         raise _broken(name, problem, needs) from problem
 
 
@@ -40,14 +40,14 @@ def _broken(name: str, problem: Exception, needs: str) -> KD3Error:
 
 
 def first_line(problem: BaseException, *, at_most: int = 300) -> str:
-    """Return the first line of an exception's message; those of libraries may be pages long."""
+    """Return the first line of an exception's message; library messages may be pages long."""
     said = str(problem).strip()
     return said.splitlines()[0][:at_most] if said else ""
 
 
 @contextmanager
 def hidden_if_broken(name: str) -> Iterator[None]:
-    """Let libraries that look for another one find none where it is installed but cannot be imported."""
+    """Hide an installed but broken library from others that probe for it."""
     if name in sys.modules or importlib.util.find_spec(name) is None:
         yield
         return
@@ -66,10 +66,10 @@ def hidden_if_broken(name: str) -> Iterator[None]:
 
 
 def check_name(prefix: str, name: str, known: Collection[str]) -> None:
-    """Refuse a name that a library does not have, with those that come near.
+    """Refuse a name that a library does not have, and name similar ones.
 
     Raises:
-        KD3Error: it is unknown.
+        KD3Error: the name is unknown.
     """
     if name in known:
         return
@@ -81,9 +81,9 @@ def check_name(prefix: str, name: str, known: Collection[str]) -> None:
 def made(
     arch: str, build: Callable[..., nn.Module], arguments: Mapping[str, Any], *, sized: Mapping[str, Any]
 ) -> nn.Module:
-    """Call a library's builder, with the size of the input where it takes one.
+    """Call a library's builder, with the input size if it takes one.
 
-    `sized` is left out where the network is built for any size and does not know the argument.
+    `sized` is dropped if the network accepts any size and has no such argument.
 
     Raises:
         KD3Error: the library refuses the arguments; in its own words.
@@ -102,7 +102,7 @@ def made(
 
 
 def refuse_class_count(arch: str, arch_args: Mapping[str, Any], argument: str) -> None:
-    """Refuse another number of classes than a trained network has: its library would make up a classifier.
+    """Refuse another number of classes than a trained network has: its library would add an untrained classifier.
 
     Raises:
         KD3Error: the arguments hold one.
@@ -118,7 +118,7 @@ def fetching(arch: str) -> Iterator[None]:
         yield
     except KD3Error:
         raise
-    except Exception as problem:  # of requests, urllib, huggingface_hub: each has its own
+    except Exception as problem:  # requests, urllib, huggingface_hub: each has its own errors
         raise KD3Error(
             f"the weights of {arch} cannot be had: {type(problem).__name__}: {first_line(problem)}; without a network, "
             f"bring the file and name it under weights"

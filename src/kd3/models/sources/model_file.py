@@ -18,7 +18,7 @@ SPOKEN = {CHECKPOINT: "a checkpoint", "torchscript": "TorchScript", "torch-expor
 
 
 def no_student(kind: str, name: str) -> KD3Error:
-    """Return the refusal of a file as a student."""
+    """Return the error for a file used as a student."""
     return KD3Error(f"{kind}:{name} is a finished network and cannot be a student; it can be a teacher")
 
 
@@ -41,13 +41,13 @@ def read(
         raise KD3Error(f"{path} cannot be read as {kind}: it is {SPOKEN[found]}; {hint}")
     try:
         return load(str(path))
-    except Exception as problem:  # of zip, of pickle, of torch's own readers
+    except Exception as problem:  # from zip, pickle or torch's own readers
         said = first_line(problem, at_most=200)
         raise KD3Error(f"{path} cannot be read as {kind}: {type(problem).__name__}: {said}") from problem
 
 
 def _what_it_is(path: Path) -> str | None:
-    """Return the kind of a file by what its archive holds; None for what is none of ours."""
+    """Return the kind of a file by its archive's contents; None for unknown kinds."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = {name.partition("/")[2] or name for name in archive.namelist()}

@@ -56,7 +56,7 @@ def trained(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> nn.Modu
 
 
 def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
-    """Return timm's facts about its weights: size, mean, std, the number of classes, how pictures become squares."""
+    """Return timm's facts about its weights: size, mean, std, the number of classes, picture preparation."""
     saved = saved_folder(name, folder)
     known = saved or _timm(name).get_pretrained_cfg(name)
     if known is None:
@@ -75,10 +75,10 @@ def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
 
 
 def saved_folder(name: str, folder: Path) -> SimpleNamespace | None:
-    """Return timm's record of a network saved in a folder; None if the name is of no such folder.
+    """Return timm's record of a network saved in a folder; None if the name is no such folder.
 
     Raises:
-        KD3Error: the folder is there, and says nothing of a network of timm.
+        KD3Error: the folder exists, but describes no timm network.
     """
     place = (folder / Path(name).expanduser()).resolve()
     if not place.is_dir():

@@ -35,7 +35,7 @@ def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
 
 
 class Exported(nn.Module):
-    """An exported program as a module that may be asked for evaluation mode, which it is in for good."""
+    """An exported program as a module that accepts `eval()`; it is always in evaluation mode."""
 
     def __init__(self, program: torch.export.ExportedProgram) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Exported(nn.Module):
             return self.network(images)
         except (AssertionError, RuntimeError) as problem:
             if len(images) == 1 and self._batch != 1:
-                # Batches of one are left out where the number of images is open: torch.export.Dim begins at 2.
+                # Batches of one are excluded if the batch size is dynamic: torch.export.Dim begins at 2.
                 return tree_map(lambda output: output[:1], self.network(images.repeat(2, 1, 1, 1)))
             if self._batch is None or len(images) == self._batch:
                 raise
@@ -60,7 +60,7 @@ class Exported(nn.Module):
             ) from problem
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Exported:
-        # What torch makes of an exported graph's copy warns of torch's own old ways.
+        # A copy of an exported graph triggers deprecation warnings of torch itself.
         other = Exported(self._program)
         call_as(other, calling_of(self))
         return other
@@ -73,7 +73,7 @@ class Exported(nn.Module):
 def _load(path: str) -> nn.Module:
     log = logging.getLogger("torch.export")
     level = log.level
-    log.setLevel(logging.CRITICAL)  # a traceback, which we tell in a sentence
+    log.setLevel(logging.CRITICAL)  # suppress a traceback; ours is one sentence
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

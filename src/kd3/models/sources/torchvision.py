@@ -52,7 +52,7 @@ def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
 
 def _models(name: str) -> Any:
     models = library("torchvision.models", extra="torchvision", needs=NEEDS)
-    # Detection, segmentation and video have modules of their own.
+    # Detection, segmentation and video have their own modules.
     check_name("torchvision", name, models.list_models(module=models))
     return models
 

@@ -1,7 +1,7 @@
 """`hf:NAME_OR_FOLDER`: image classifiers of transformers, from a folder or from the hub.
 
-What a name stands for is looked for in the library's cache first, then in the network. Code that a repository brings
-is never run, and weights that a file lacks are never made up.
+A name is looked up in the library's cache first, then on the network. A repository's own code is never run, and missing
+weights are never initialised randomly.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def build(
         return timm.build(name, num_classes, arch_args, input_size=input_size, folder=folder)
     config = _config(name, folder, arch_args)
     if input_size is not None and "image_size" not in arch_args:
-        # Of models that see and read, one part sees.
+        # Vision-language models have a vision part.
         seeing = config if hasattr(config, "image_size") else getattr(config, "vision_config", config)
         if hasattr(seeing, "image_size"):
             seeing.image_size = input_size
     if config.num_labels != num_classes:
         config.num_labels = num_classes
     if getattr(config, "architectures", None) is None:
-        config.architectures = []  # where there are several classes for a kind, it looks here, and takes the first
+        config.architectures = []  # selects among several classes; without it the library takes the first
     with _explaining(name, "cannot be built"), _quiet():
         network: nn.Module = transformers_library().AutoModelForImageClassification.from_config(config)
     return network
@@ -51,7 +51,7 @@ def trained(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> nn.Modu
     """Return the network with the weights of the folder or the hub model.
 
     Raises:
-        KD3Error: they cannot be had, or are not all there.
+        KD3Error: they cannot be loaded, or are incomplete.
     """
     if is_of_timm(name, folder):
         return timm.trained(name, arch_args, folder=folder)
@@ -75,7 +75,7 @@ def trained(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> nn.Modu
 
     with _explaining(name, f"cannot be loaded from {place}"), _quiet():
         network, report = _from_cache_or_hub(name, place, load)
-    # Of these the library would make random numbers.
+    # The library would initialise these randomly.
     missing = sorted(map(str, report["missing_keys"]))
     if missing:
         more = ", ..." if len(missing) > SHOWN else ""
@@ -88,7 +88,7 @@ def trained(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> nn.Modu
 
 
 def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
-    """Return the facts in the model's files: classes, mean, std, size, colours, and how pictures become squares."""
+    """Return the facts in the model's files: classes, mean, std, size, colours, and picture preparation."""
     if is_of_timm(name, folder):
         return timm.facts(name, arch_args, folder=folder)
     config = _config(name, folder, arch_args)
@@ -110,7 +110,7 @@ def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
 
 
 def is_of_timm(name: str, folder: Path) -> bool:
-    """Say whether a folder is one that timm's save_for_hf wrote: it names an architecture and no kind of model."""
+    """Return whether timm's save_for_hf wrote a folder: it names an architecture and no model type."""
     try:
         said = json.loads((Path(_place(name, folder)) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -119,7 +119,7 @@ def is_of_timm(name: str, folder: Path) -> bool:
 
 
 def _config(name: str, folder: Path, arch_args: Mapping[str, Any]) -> Any:
-    """Return the model's configuration, changed as the arguments say."""
+    """Return the model's configuration, changed by the arguments."""
     place = _place(name, folder)
     auto = transformers_library().AutoConfig
     if Path(place).is_dir() and not (Path(place) / "config.json").is_file():
@@ -142,7 +142,7 @@ def _config(name: str, folder: Path, arch_args: Mapping[str, Any]) -> Any:
 
 
 def _refuse_kernels(name: str, config: Any) -> None:
-    """Refuse an attention whose code the library would fetch from the hub and run."""
+    """Refuse attention kernels that the library would download from the hub and run."""
     parts = [config, *(getattr(config, part, None) for part in getattr(config, "sub_configs", {}))]
     for part in parts:
         wanted = getattr(part, "_attn_implementation", None)
@@ -165,13 +165,15 @@ def _processor(name: str, folder: Path) -> dict[str, Any]:
         raise KD3Error(f"{path} cannot be read: {problem}") from None
     if not isinstance(found, dict):
         raise KD3Error(f"{path} does not describe an image processor: {type(found).__name__}")
-    # A model that sees and reads may keep its two processors in one file.
+    # A vision-language model may keep both processors in one file.
     inner = found.get("image_processor")
     return inner if isinstance(inner, dict) else found
 
 
 def _downloaded_processor(name: str) -> Path | None:
-    """Return the file of a hub model; None where it has none, or the hub cannot be reached: then its user must say."""
+    """Return the file of a hub model; None if it has none or the hub is unreachable; then the user must give the
+    settings.
+    """
     hub = library("huggingface_hub", extra="hf")
     for local_files_only in (True, False):
         try:
@@ -197,7 +199,7 @@ def _from_cache_or_hub(name: str, place: str, load: Callable[[bool], Any]) -> An
         return load(True)
     try:
         return load(True)
-    except OSError:  # not all of it is in the cache
+    except OSError:  # the cache is incomplete
         say(f"asking the Hugging Face hub for {name}")
     try:
         return load(False)
@@ -210,12 +212,12 @@ def _from_cache_or_hub(name: str, place: str, load: Callable[[bool], Any]) -> An
 
 @contextmanager
 def _explaining(name: str, what: str) -> Iterator[None]:
-    """Turn whatever the library raises into a sentence."""
+    """Convert the library's errors to KD3Error."""
     try:
         yield
     except KD3Error:
         raise
-    except Exception as problem:  # from JSON to safetensors and torch: each has its own
+    except Exception as problem:  # from JSON to safetensors and torch: each has its own errors
         said = str(problem)
         if "trust_remote_code" in said:
             raise KD3Error(
@@ -231,7 +233,7 @@ def _explaining(name: str, what: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the library: what it warns of is told in our words, or is no matter."""
+    """Silence the library: its warnings are irrelevant or reported in our words."""
     logging = transformers_library().logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -246,7 +248,7 @@ def _quiet() -> Iterator[None]:
 
 @cache
 def transformers_library() -> Any:
-    """Return the library. It asks once whether there is a torchvision, and believes in one that cannot be imported."""
+    """Return the library. It checks once for torchvision, and takes a broken one for usable."""
     with hidden_if_broken("torchvision"):
         found = library("transformers", extra="hf")
         asked = getattr(found.utils.import_utils, "is_torchvision_available", None)

@@ -26,5 +26,5 @@ def trained(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> nn.Modu
 
 
 def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
-    """Return nothing: what a network of the zoo was trained on is its user's to say."""
+    """Return nothing: only the user knows the training data of a zoo network."""
     return Facts()

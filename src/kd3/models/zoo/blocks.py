@@ -1,9 +1,8 @@
 """Common parts of the zoo's families: convolutions, the basic residual block, He's initialisation.
 
 Across the zoo, `torch.relu_` works in place only on a tensor that was made within the same expression
-(a batch norm's output, a sum): a seventh less time a step on a CPU, and no feature map that somebody
-holds is changed behind their back. The map that the classifier pools is never changed in place after
-the module that gives it.
+(a batch norm's output, a sum): this saves a seventh of a step's time on a CPU and never changes a feature map that
+other code holds. The map that the classifier pools is never changed in place after its module.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 
 def convolution(in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """Return a convolution with "same" padding and no bias, as a batch norm follows and has one."""
+    """Return a convolution with "same" padding and no bias, since the following batch norm has one."""
     return nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False)
 
 
@@ -53,7 +52,7 @@ def initialise(network: nn.Module) -> None:
 
     fan_out = kernel height * kernel width * output channels that one input channel reaches; unlike
     `nn.init.kaiming_normal_` this counts the groups of depthwise convolutions. Batch norms (1, 0)
-    and linear layers keep torch's own start.
+    and linear layers keep torch's initialisation.
 
     Source: He et al., Delving Deep into Rectifiers (arXiv 1502.01852), section 2.2, equation 14.
     """

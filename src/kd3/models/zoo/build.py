@@ -35,6 +35,6 @@ def build(name: str, *, num_classes: int, **arch_args: Any) -> nn.Module:
             raise unknown_name(f"argument of kd3:{name}", argument, allowed)
     try:
         network: nn.Module = network_class(num_classes=num_classes, **entry.fixed, **arch_args)
-    except ValueError as error:  # the classes name the argument and what it may be
+    except ValueError as error:  # the classes name the argument and its allowed values
         raise KD3Error(f"kd3:{name}: {error}") from error
     return network

@@ -9,13 +9,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ZooEntry:
-    """One network: where its class is, which arguments make it this network, and what it is."""
+    """One network: its class, the arguments that select it, and a description."""
 
     builder: str  # "module:class", imported on use
     parameters: int  # with 10 classes and default arguments
     summary: str
-    fixed: Mapping[str, Any] = field(default_factory=dict)  # what the name says; the user cannot change it
-    is_for_any_channels: bool = False  # it is built with as many as the images have, argument `channels`
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # fixed by the name; the user cannot change it
+    is_for_any_channels: bool = False  # argument `channels` follows the images
 
 
 def _resnet(depth: int, parameters: int) -> ZooEntry:

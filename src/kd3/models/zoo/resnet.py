@@ -48,7 +48,7 @@ class ResNet(nn.Module):
 
     Shapes: (B, 3, H, W) -> (B, num_classes). Feature map: the output of `layer4`.
 
-    Source: He et al. (arXiv 1512.03385), table 1, with the stem as small images need it; parameters
+    Source: He et al. (arXiv 1512.03385), table 1, with a stem for small images; parameters
     are named as in kuangliu/pytorch-cifar.
     """
 

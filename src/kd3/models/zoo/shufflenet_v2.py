@@ -87,7 +87,7 @@ class ShuffleNetV2(nn.Module):
 
     Args:
         num_classes: number of logits.
-        width: 0.5, 1, 1.5 or 2: how wide the stages are.
+        width: 0.5, 1, 1.5 or 2: width of the stages.
 
     Source: Ma et al. (arXiv 1807.11164), table 5, with a stem of stride 1 and no max pooling;
     parameters are named as in kuangliu/pytorch-cifar.

@@ -27,8 +27,7 @@ class VGG(nn.Module):
 
     Source: Simonyan and Zisserman (arXiv 1409.1556), table 1, columns A (11), B (13), D (16) and E (19),
     with batch norm; VGG-8 and the head are from RepDistiller (Tian et al., arXiv 1910.10699), whose names
-    the parameters have. Differs from the released code: its fourth pooling is for 64 px alone, here
-    for 64 px and more.
+    the parameters have. Differs from the released code: its fourth pooling is for 64 px only, here for 64 px and more.
     """
 
     def __init__(self, *, num_classes: int, depth: int) -> None:
@@ -47,7 +46,7 @@ class VGG(nn.Module):
         """Return the logits."""
         x = images
         for block in (self.block0, self.block1, self.block2):
-            # ReLU and maximum commute: pooling first leaves a quarter of the ReLU's work.
+            # ReLU and maximum commute: pooling first saves three quarters of the ReLU's work.
             x = torch.relu_(functional.max_pool2d(block(x), 2))
         x = torch.relu(self.block3(x))
         if min(images.shape[2:]) >= _FOURTH_POOLING_FROM:
@@ -60,7 +59,7 @@ class VGG(nn.Module):
 def _block(in_channels: int, channels: int, convolutions: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for index in range(convolutions):
-        # The bias is idle before a batch norm, but public checkpoints have one.
+        # The bias has no effect before a batch norm, but public checkpoints have one.
         layers.append(nn.Conv2d(in_channels if index == 0 else channels, channels, 3, padding=1))
         layers += [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
     # The last ReLU is outside, as in the public code.

@@ -1,10 +1,9 @@
 """Sources of crawled files: folders, tars, zips, tables, arrays, lists, URLs. A new kind is a file and an entry.
 
-The rule for names: every regular file is tried, whatever its extension says, since crawls lie
-about it. Skipped without a look are hidden files and sidecars (`names.SIDECAR_SUFFIXES`). Archives in a
-folder are opened in their place of the sorted order, and are all that is not told by each file alone: tables, arrays
-and batches of images are archives here. Archives inside archives are not opened. A list of paths is one where it is
-given as a source; in a folder it is a sidecar.
+The rule for names: every regular file is tried, with any extension, since extensions in crawls are unreliable.
+Hidden files and sidecars (`names.SIDECAR_SUFFIXES`) are skipped unread. Archives in a folder are opened at their place
+in the sorted order. Tables, arrays and batches of images count as archives here. Archives inside archives are not
+opened. A list of paths is read only if it is given as a source; in a folder it is a sidecar.
 """
 
 from __future__ import annotations
@@ -100,7 +99,7 @@ def list_records(sources: Sequence[str]) -> Iterator[Record]:
 
 
 def find_part(sources: Sequence[str], part: tuple[int, int] | None) -> Iterator[Record | Archive]:
-    """Yield what `find` finds, or the I-th of N parts of it, which lie one after the other."""
+    """Yield the findings of `find`, or the I-th of N consecutive parts of them."""
     if part is None:
         yield from find(sources)
         return
@@ -110,7 +109,7 @@ def find_part(sources: Sequence[str], part: tuple[int, int] | None) -> Iterator[
 
 
 def check_part(sources: Sequence[str], part: tuple[int, int] | None) -> None:
-    """Look whether there is enough to be divided.
+    """Check that there is enough to divide.
 
     Raises:
         KD3Error: there are fewer files and archives than parts.
@@ -125,7 +124,7 @@ def check_part(sources: Sequence[str], part: tuple[int, int] | None) -> None:
 
 
 def contents(found: Record | Archive, limits: Limits = DEFAULT, *, at_most: int | None = None) -> Iterator[Record]:
-    """Yield the records of what `find` found, or the first ones; of an archive within its limits."""
+    """Yield the records of a finding of `find`, or the first ones; archives have limits."""
     if not isinstance(found, Archive):
         yield found
     elif _is_opened_here(found):
@@ -136,9 +135,9 @@ def contents(found: Record | Archive, limits: Limits = DEFAULT, *, at_most: int 
 
 
 def _is_opened_here(archive: Archive) -> bool:
-    """Say whether a look at headers tells where the members are, which costs no more than the file is long."""
+    """Return whether reading headers is enough to locate the members, at no more cost than the file's length."""
     if archive.path.startswith("memory:"):
-        return True  # it lies in this very process
+        return True  # in this process's memory
     is_headers = archive.kind in ("zip", "cifar") or (archive.kind == "tar" and not is_compressed(archive))
     return is_headers and not is_remote(archive.path)
 
@@ -146,7 +145,7 @@ def _is_opened_here(archive: Archive) -> bool:
 def counts(
     sources: Sequence[str], part: tuple[int, int] | None = None, *, given_up: Callable[[], bool] = lambda: False
 ) -> Iterator[int | None]:
-    """Yield about how many records each file or archive has, quicker than listing them; until `given_up` says so.
+    """Estimate the records of each file or archive, faster than by listing; `given_up` cancels it.
 
     None stands for one that would have to be unpacked or fetched to know.
     """
@@ -163,12 +162,12 @@ def counts(
 
 
 def is_compressed(archive: Archive) -> bool:
-    """Say whether an archive can only be read from its start."""
+    """Return whether an archive can only be read sequentially."""
     return archive.kind == "tar" and is_packed(archive.path)
 
 
 def check_given(sources: Sequence[str]) -> None:
-    """Look into files that are sources themselves, where a look is enough to know that they hold no images.
+    """Check files given as sources, if a cheap check can tell that they hold no images.
 
     Raises:
         KD3Error: one holds no images, is no pickle of arrays alone, or is a list without a path.
@@ -259,7 +258,7 @@ def _of_entry(path: str, source: str, entry: str) -> Record | Archive:
     try:
         where = beside(path, entry)
         found = _file(where, source, key, key + "/")
-    except Exception as problem:  # whatever it is, it costs this entry
+    except Exception as problem:  # any error costs only this entry
         return Record(source, key, unusable(problem))
     if isinstance(found, Archive) and not is_remote(where) and not is_regular(where):
         return Record(source, key, Unusable("unreadable", "there is no such file"))

@@ -50,7 +50,7 @@ def opened(path: str) -> Iterator[BinaryIO]:
 def guarded(
     records: Iterator[Record], path: str, source: str, prefix: str, limit: int | None = None
 ) -> Iterator[Record]:
-    """Yield the records of a container, and where reading it fails one more that says why.
+    """Yield the records of a container, and one more with the reason if reading fails.
 
     It fails also where the contents that are at hand have more bytes than `limit`.
     """
@@ -71,17 +71,17 @@ def guarded(
 
 
 def check_unpacked(size: int, limit: int | None) -> None:
-    """Refuse to go on where an archive has given more bytes than it may.
+    """Stop an archive that has given more bytes than allowed.
 
     Raises:
-        Unreadable: it has.
+        Unreadable: it has given more.
     """
     if limit is not None and size > limit:
         raise Unreadable("file too large", f"the archive unpacks to more than {limit:,} bytes (--max-unpacked)")
 
 
 def unusable(problem: Exception) -> Unusable:
-    """Return what a reader's error means for a container or an entry; a KD3Error is one of a missing package."""
+    """Convert a reader's error for a container or an entry; a KD3Error is about a missing package."""
     if isinstance(problem, KD3Error):
         return Unusable("not installed", str(problem))
     if isinstance(problem, Unreadable):
@@ -94,7 +94,7 @@ def unusable(problem: Exception) -> Unusable:
 
 
 def is_labels(name: str, size: int) -> bool:
-    """Say whether a member of an archive is a sidecar that may hold labels, and no larger than such are."""
+    """Return whether a member of an archive is a sidecar that may hold labels, and no larger than such are."""
     return size <= LABELS_LIMIT and may_hold_labels(name)
 
 
@@ -106,7 +106,7 @@ def sidecar(contents: Location) -> Unusable:
 def ranges(
     path: str, file: BinaryIO, offset: int, layout: Layout, count: int, *, between: int = 0
 ) -> Iterator[Location]:
-    """Yield the places of images from `offset` on, with so many bytes between them; what lies elsewhere is read here.
+    """Yield the locations of images from `offset` on, with `between` bytes between them; remote ones are read here.
 
     Raises:
         Unreadable: after those that are there, where the file ends before the last.

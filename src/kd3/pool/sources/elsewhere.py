@@ -1,4 +1,4 @@
-"""Files behind a URL: itself, the matches of its stars, or the contents of the folder that it names."""
+"""Files behind a URL: itself, its wildcard matches, or the contents of its folder."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _glob(url: str) -> list[str]:
 
 
 def check_exists(url: str) -> None:
-    """Ask whether a file or folder can be read.
+    """Check that a file or folder can be read.
 
     Raises:
         KD3Error: it cannot.
@@ -54,7 +54,7 @@ def _info(url: str) -> Any:
 
 
 def is_folder(url: str) -> bool:
-    """Say whether a URL names a folder: a slash at its end says so, and of a web server's alone; others are asked.
+    """Return whether a URL names a folder: by a final slash, the only sign on web servers; others are asked.
 
     Raises:
         Unreadable: it cannot be reached.
@@ -107,7 +107,7 @@ def _links(url: str) -> tuple[str, str]:
 
 
 def _is_chain(root: str, name: str) -> bool:
-    """Say whether a file's name would be taken for a chain of URLs, behind that of its folder."""
+    """Return whether a file's name would be taken for a chain of URLs, behind that of its folder."""
     return "::" in name and not is_flat(root)
 
 

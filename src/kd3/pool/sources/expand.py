@@ -18,11 +18,11 @@ LOCAL = "file://"
 
 
 class Expanded(list[str]):
-    """Paths and URLs that were found to be there: whoever is given them need not ask again."""
+    """Paths and URLs known to exist, so callers need not check again."""
 
 
 def expand(sources: Sequence[str]) -> Expanded:
-    """Return the paths and URLs that sources with braces and globs stand for, in order; of such ones, these very ones.
+    """Return the paths and URLs that sources with braces and globs stand for, in order; unchanged if already expanded.
 
     >>> expand_braces("a{00..02}.tar")
     ['a00.tar', 'a01.tar', 'a02.tar']
@@ -42,7 +42,7 @@ def expand(sources: Sequence[str]) -> Expanded:
             check_exists(found[0])
             paths += found
         elif os.path.exists(source):
-            paths.append(as_path(source))  # a name that exists is meant as it is, whatever signs it holds
+            paths.append(as_path(source))  # an existing name is taken literally, with any characters
         else:
             paths += [path for part in expand_braces(source) for path in map(as_path, _on_disk(part))]
     return paths

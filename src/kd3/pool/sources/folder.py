@@ -1,4 +1,4 @@
-"""Files in a folder and the folders in it."""
+"""Files in a folder and its subfolders."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _holds(folder: str, path: str) -> bool:
 
 
 def _is_known(target: str, entered: set[str]) -> bool:
-    """Say whether a folder is read without the link; in a hidden folder it would not be."""
+    """Return whether a folder is read without the link; in a hidden folder it would not be."""
     return any(
         _holds(known, target) and not is_hidden(os.path.relpath(target, known).replace(os.sep, "/"))
         for known in entered
@@ -97,7 +97,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 
 def is_regular(path: str) -> bool:
-    """Say whether a path is (or links to) a file with contents of its own: no pipe, device or socket."""
+    """Return whether a path is (or links to) a file with contents of its own: no pipe, device or socket."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except OSError:

@@ -20,7 +20,7 @@ PLAIN, WINDOWS = ("utf-8-sig", "surrogateescape"), ("utf-16", "replace")
 
 
 def is_text(path: str) -> bool:
-    """Say whether a file is text, not an image whose name lies; raises OSError, or as `opened_remote`."""
+    """Return whether a file is text, not an image whose name lies; raises OSError, or as `opened_remote`."""
     with opened(path) as file:
         first = file.read(FIRST_BYTES)
         return first.startswith(UTF16) or b"\0" not in first
@@ -29,7 +29,7 @@ def is_text(path: str) -> bool:
 def listed(path: str) -> Iterator[tuple[str | Unusable, Label | None]]:
     """Yield the paths and URLs of a list, in order, as they stand there, each with its label where the list has them.
 
-    What is wrong with a row is yielded instead of it.
+    An error in a row is yielded in its place.
 
     In a .csv or .tsv whose first row has one of the names of `COLUMNS` they are that column, else the first; of a .lst
     with tabs, as MXNet writes it, they are the last. Labels are a column of such a .csv or .tsv that is named as one of
@@ -41,7 +41,7 @@ def listed(path: str) -> Iterator[tuple[str | Unusable, Label | None]]:
 
 
 def check_list(path: str) -> None:
-    """Look at a list's first lines.
+    """Check a list's first lines.
 
     Raises:
         KD3Error: it is empty.

@@ -38,7 +38,7 @@ _BATCH_NAME = re.compile(r"(?:train_)?data_batch_\d+|test_batch|val_data|train|t
 
 
 def archive_kind(path: str) -> str | None:
-    """Return the kind of archive that a name tells of, such as "tar"."""
+    """Return the kind of archive by its name, such as "tar"."""
     lower = _named(path)[-LONGEST_END:].lower()  # the end will do, and most names end otherwise
     return (
         None
@@ -48,9 +48,9 @@ def archive_kind(path: str) -> str | None:
 
 
 def may_be_batch(path: str) -> bool:
-    """Say whether a name is such that a look inside must tell whether it is a batch file.
+    """Return whether a name may be that of a batch file, so its contents must be checked.
 
-    Of files that lie elsewhere, where a look is a request, only the common names are.
+    For remote files, where a check is a request, only the common names qualify.
     """
     name = base_name(path)
     if is_remote(path):
@@ -59,7 +59,7 @@ def may_be_batch(path: str) -> bool:
 
 
 def is_list(path: str) -> bool:
-    """Say whether a name is that of a list of paths, where it is given as a source."""
+    """Return whether a name is that of a list of paths, if given as a source."""
     return _named(path).lower().endswith(LIST_SUFFIXES)
 
 
@@ -69,7 +69,7 @@ def base_name(path: str) -> str:
 
 
 def _named(path: str) -> str:
-    """Return what names a file: of a chain of URLs the first with a path, without query and parameters."""
+    """Return the naming part: of a chain of URLs the first with a path, without query and parameters."""
     if not is_remote(path):
         return path
     first = path if is_flat(path) else next((url for url in path.split("::") if "://" in url), path)
@@ -77,7 +77,7 @@ def _named(path: str) -> str:
 
 
 def shown(path: str) -> str:
-    """Return a path or URL as it may be written down: text that any file can hold, without secrets."""
+    """Return a path or URL safe to store: encodable text without secrets."""
     return printable(written(path) if is_remote(path) else path)
 
 
@@ -87,7 +87,7 @@ def shown_beside(path: str, name: str) -> str:
 
 
 def is_sidecar(key: str) -> bool:
-    """Say whether a path is that of metadata or of something hidden, not of an image.
+    """Return whether a path is that of metadata or a hidden file, not of an image.
 
     >>> is_sidecar("cats/0001.json"), is_sidecar(".thumbnails/0001.jpg"), is_sidecar("./cats/0001")
     (True, True, False)
@@ -96,12 +96,12 @@ def is_sidecar(key: str) -> bool:
 
 
 def may_hold_labels(key: str) -> bool:
-    """Say whether a sidecar's name is that of one with labels."""
+    """Return whether a sidecar's name is that of one with labels."""
     return key.lower().endswith(LABEL_SUFFIXES) and not is_hidden(key)
 
 
 def is_hidden(key: str) -> bool:
-    """Say whether a path lies in something hidden."""
+    """Return whether a path is hidden."""
     if "/." not in key and "__MACOSX" not in key and not key.startswith("."):
         return False
     return any(part == "__MACOSX" or (part[:1] == "." and part.strip(".")) for part in key.split("/"))

@@ -1,10 +1,10 @@
-"""Read a pickle without running it: its containers, numbers, texts and NumPy arrays, and nothing else.
+"""Reader of pickles that runs nothing: containers, numbers, texts and NumPy arrays only.
 
-A pickle is a program for a small machine, and one of its commands calls whatever it names. Here nothing
+A pickle is a program for a small machine, and one of its commands calls any named function. Here nothing
 can be called: of the handful of names that plain data and arrays are written with (by Python 2 and 3, by
-NumPy before and since 2.0) each has its meaning below, and any other ends the reading. What is read is never
-printed, hashed or compared as a whole, since a few bytes can describe an endless nesting. Long strings of
-bytes stay in the file, so that memory does not grow with the arrays.
+NumPy before and since 2.0) each has its meaning below, and any other ends the reading. The contents are never printed,
+hashed or compared as a whole, since a few bytes can describe endless nesting. Long strings of bytes stay in the file,
+so that memory does not grow with the arrays.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def read_pickle(file: BinaryIO) -> Any:
     Strings of Python 2 are str of the characters 0 to 255. Sets and objects do not occur. Scalars of NumPy are None.
 
     Raises:
-        UnsafePickle: it names something else; the message tells what.
+        UnsafePickle: it names something else, given in the message.
         Damaged: it is no pickle, or a damaged one.
     """
     try:

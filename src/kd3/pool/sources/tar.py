@@ -26,7 +26,7 @@ _EXTENDED = (
 
 
 def tar_members(path: str, source: str, prefix: str, *, limit: int | None = None) -> Iterator[Record]:
-    """Yield a tar's members; of a damaged one those before the damage, and one record that says so.
+    """Yield a tar's members; of a damaged one those before the damage, and one record of the damage.
 
     From an uncompressed tar only positions are kept, and the bytes are read where they are decoded;
     one that is compressed or lies elsewhere is read in order, here.
@@ -41,7 +41,7 @@ def tar_members(path: str, source: str, prefix: str, *, limit: int | None = None
 
 
 def is_packed(path: str) -> bool:
-    """Say whether a tar is compressed, so that it is read from its start: by its first bytes, if they are here."""
+    """Return whether a tar is compressed and so read sequentially: by its first bytes, if local."""
     first = first_bytes(path)
     return first.startswith(COMPRESSED) if first else not path.lower().endswith(".tar")
 
@@ -91,7 +91,7 @@ def _in_plain(path: str) -> Iterator[tuple[str, Location]]:
 
 
 class _Careful:
-    """`tarfile` at any place of a tar: what it makes of the header there is the truth."""
+    """`tarfile` at any place of a tar; its reading of the header is authoritative."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -106,7 +106,7 @@ class _Careful:
 
     @property
     def has_globals(self) -> bool:
-        """Say whether a header that holds for all that follow was read."""
+        """Return whether a global header was read."""
         return self._archive is not None and bool(self._archive.pax_headers)
 
     @property
@@ -149,7 +149,7 @@ def tar_count(path: str) -> int:
 
 
 class _Damaged(tarfile.TarError):
-    """Not a HeaderError: of those after the first member tarfile makes a silent end."""
+    """Not a HeaderError: after the first member, tarfile treats those as a silent end."""
 
 
 class _Member(TarInfo):

@@ -77,14 +77,14 @@ def ordinary_member(handle: int, offset: int) -> Member | None:
     if name is None:
         name = _text(header.name)
         if header.kind == OLD_REGULAR and name.endswith("/"):
-            return None  # how folders were written before they had a type
+            return None  # old notation for folders
         prefix = _text(header.prefix)
         name = f"{prefix}/{name}" if prefix else name
     return Member(name, False, start, header.size, start + _rounded(header.size))
 
 
 def _parse(block: bytes) -> _Header | None:
-    """Return what is of use in a header, None where it is not in the usual form or its checksum is wrong."""
+    """Return the useful fields of a header, None if its form is unusual or its checksum wrong."""
     match = _HEADER.match(block)
     if match is None or len(block) < BLOCK:
         return None

@@ -42,7 +42,7 @@ test-slow: $(READY)  ## the slow tests
 coverage: $(READY)  ## the tests, with their coverage of src: at least nine of ten branches
 	$(BIN)/python -m pytest -n auto -m "not slow" --cov --cov-report=term-missing:skip-covered --cov-report=xml
 
-mutants: $(READY)  ## break losses, selection, shift, shipping, measure, decoding and heads line by line and run the tests (needs mutmut)
+mutants: $(READY)  ## break losses, selection, evaluation, exports, decoding and heads line by line and run the tests (needs mutmut)
 	$(BIN)/python -m mutmut run && $(BIN)/python -m mutmut results
 
 chaos: $(READY)  ## kill every kind of work at random moments, 200 times and more, and check that it ends the same

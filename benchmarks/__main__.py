@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from kd3.errors import KD3Error
+from kd3.runtime.errors import KD3Error
 
 GROUPS = {
     "startup": "kd3 --help and an argument's error: seconds, and whether torch is imported",
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> str:
     unknown = [name for name in chosen if name not in GROUPS]
     if unknown:
         raise KD3Error(f"unknown group {unknown[0]!r} in --only; allowed: {', '.join(GROUPS)}")
-    from kd3.compute import resolve
+    from kd3.runtime.compute import resolve
 
     compute = resolve(arguments.device, arguments.precision)
     if arguments.data is not None and not arguments.data.is_dir():

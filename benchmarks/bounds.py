@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from kd3.compute import Compute
-from kd3.methods.base import Method
+from kd3.methods import Method
+from kd3.runtime.compute import Compute
 
 
 def bare_step(method: Method, compute: Compute, *, batch: int, size: int, views: int) -> Callable[[], None]:

@@ -17,11 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kd3.errors import KD3Error
-from kd3.markdown import escaped, table
-from kd3.measure.calibration import Reliability, fit_temperature
-from kd3.measure.cascade import AGREEMENTS, CONFIDENCE, Cascade, margins
-from kd3.measure.intervals import share
+from kd3.evaluation.accuracy import Reliability, fit_temperature, share
+from kd3.evaluation.cascade import AGREEMENTS, CONFIDENCE, Cascade, margins
+from kd3.runtime.errors import KD3Error
+from kd3.runtime.text import escaped, table
 
 HOLDOUT = 1000
 DEPLOYED = 500  # test images for setting a threshold
@@ -140,11 +139,11 @@ def temperatures(logits: Mapping[str, Mapping[str, Tensor]]) -> str:
 
 def answers(pairs: dict[str, tuple[str, str, str]], test: str) -> dict[str, np.ndarray]:
     """Run every pair over its pool's held-out images and the test images; return logits, by `NAME|SET`."""
-    from kd3.class_names import places
-    from kd3.measure.labelled import LabelledImages
-    from kd3.models.classifier import load_classifier
+    from kd3.config.records import places
+    from kd3.evaluation.labelled import LabelledImages
+    from kd3.models.student_files import load_classifier
     from kd3.pool import ImagePool
-    from kd3.training.pool_split import split_pool
+    from kd3.scoring.batches import split_pool
 
     found: dict[str, np.ndarray] = {}
     for name, (student_path, teacher_path, pool_path) in pairs.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import kd3
 from benchmarks.material import Material, find, make_pool
-from kd3.compute import Compute
+from kd3.runtime.compute import Compute
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from kd3.domain_shift.batch_norms import BatchNormWatch, summed_up
+from kd3.evaluation.shift_statistics import BatchNormWatch, summed_up
 from kd3.models.load_teacher import load_teacher
 from kd3.models.student import Student
 from kd3.models.student_files import load_student
@@ -24,7 +24,7 @@ from kd3.models.teacher import Teacher
 from kd3.pool.changes import change_images
 from kd3.pool.decode import Decoded, DecodeSettings
 from kd3.pool.decoding import read_and_decode
-from kd3.pool.labelled_files import labelled_files
+from kd3.sources.labels import labelled_files
 
 SETS: list[tuple[str, float]] = [("", 0.0), ("blur", 0.02), ("blur", 0.05), ("greyscale", 1.0), ("posterise", 0.8)]
 SETS += [("edges", 1.0), ("noise", 0.05), ("noise", 0.1), ("noise", 0.2), ("jpeg", 0.9), ("low-resolution", 0.6)]

@@ -13,9 +13,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from kd3.errors import KD3Error
-from kd3.experiments.distances import Correlation, PoolDistance, correlations
-from kd3.experiments.records import Records
+from kd3.runtime.errors import KD3Error
+from kd3.studies.pools import Correlation, PoolDistance, correlations
+from kd3.studies.records import Records
 
 
 def foretold(paths: list[Path]) -> list[Correlation]:

@@ -23,18 +23,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import kd3
 from benchmarks.machine import machine
-from kd3.compute import Compute, resolve
 from kd3.config.methods import METHODS
 from kd3.config.training import TrainSettings
-from kd3.errors import KD3Error
-from kd3.methods.base import Method, build_method
+from kd3.methods import Method, build_method
+from kd3.models.libraries.zoo import build_by_name
 from kd3.models.teacher import Teacher
-from kd3.models.zoo.build import build
 from kd3.pool import ImagePool
-from kd3.runs.folder import read_summary
-from kd3.storage.atomic import replacing, write_json
+from kd3.runtime.compute import Compute, resolve
+from kd3.runtime.errors import KD3Error
+from kd3.runtime.files import replacing, write_json
+from kd3.runtime.run_folder import read_summary
+from kd3.scoring.batches import PoolBatches
 from kd3.training.learner import Learner
-from kd3.training.pool_batches import PoolBatches
 
 CLASSES = 10
 MEAN, STD = [0.5] * 3, [0.25] * 3
@@ -89,9 +89,9 @@ class Bench:
         return learner
 
     def _method(self, name: str) -> Method:
-        teacher = Teacher(build(self.pair[0], num_classes=CLASSES), mean=MEAN, std=STD, input_size=self.side)
+        teacher = Teacher(build_by_name(self.pair[0], num_classes=CLASSES), mean=MEAN, std=STD, input_size=self.side)
         sample = torch.randn(4, 3, self.side, self.side)
-        backbone = build(self.pair[1], num_classes=CLASSES)
+        backbone = build_by_name(self.pair[1], num_classes=CLASSES)
         options = METHODS[name].options()
         return build_method(
             name, options, teacher=teacher, backbone=backbone, backbone_name=self.pair[1], sample=sample
@@ -118,7 +118,7 @@ def losses(bench: Bench) -> Result:
 
 def run(bench: Bench) -> Result:
     """Return where a whole short run ends on the device and on the CPU, and how alike their first selections are."""
-    teacher = Teacher(build("resnet8", num_classes=CLASSES), mean=MEAN, std=STD, input_size=bench.side)
+    teacher = Teacher(build_by_name("resnet8", num_classes=CLASSES), mean=MEAN, std=STD, input_size=bench.side)
     pool, images = bench.images(300 if bench.pretend else 2_000), 128 if bench.pretend else 4_096
     told: dict[str, Any] = {}
     selected = []
@@ -193,7 +193,7 @@ def two_devices(bench: Bench) -> Result:
         return {"left out": "there is one device"}
     folder = bench.work / "two"
     folder.mkdir(exist_ok=True)
-    torch.save(build("resnet8", num_classes=CLASSES).state_dict(), folder / "weights.pt")
+    torch.save(build_by_name("resnet8", num_classes=CLASSES).state_dict(), folder / "weights.pt")
     write_json(
         folder / "teacher.yaml",
         {"arch": "kd3:resnet8", "weights": "weights.pt", "num_classes": CLASSES, "mean": MEAN, "std": STD,

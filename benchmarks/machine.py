@@ -13,8 +13,8 @@ import PIL
 import torch
 
 import kd3
-from kd3.compute import Compute
-from kd3.runs.origin import origin
+from kd3.runtime.compute import Compute
+from kd3.runtime.run_folder import origin
 
 
 def machine(compute: Compute) -> dict[str, object]:

@@ -14,9 +14,9 @@ import yaml
 from PIL import Image
 
 import kd3
-from kd3.errors import KD3Error
 from kd3.models.arch import build_arch
 from kd3.models.head import find_head
+from kd3.runtime.errors import KD3Error
 
 SIZE = 32
 CLASSES = 10

@@ -15,8 +15,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from kd3.pool import Decoded, DecodeSettings, list_records
 from kd3.pool.decode import decode
-from kd3.pool.near_copies import NearCopies
-from kd3.pool.perceptual_hash import looks, perceptual_hashes
+from kd3.pool.near_copies import NearCopies, looks, perceptual_hashes
 
 Edit = Callable[[Image.Image], Image.Image]
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 import kd3
-from kd3.compute import Compute, resolve
 from kd3.models.arch import build_arch
 from kd3.models.fold import fold, foldable
+from kd3.runtime.compute import Compute, resolve
 
 SIZE, BATCH, SCAN_BATCH, ROUNDS, SECONDS = 32, 128, 256, 5, 1.0
 

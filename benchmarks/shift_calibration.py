@@ -1,9 +1,9 @@
 """Calibrate the verdict of `kd3 shift`: `python -m benchmarks.shift_calibration [--out FILE] [RESULTS...]`.
 
 Reads results.json files of studies and `docs/results/shift/measured.json` (accuracies of teachers, sizes of pools,
-distances that no study measured) and fits the curve of `kd3.domain_shift.forecast`. A point is a pool at a budget with
-the mean accuracy of KD3's default, which is the first KD3 row of a file; rows with other options are left out. Each
-pool is then left out in turn and foretold from the others: a table on standard output.
+distances that no study measured) and fits the curve of `kd3.evaluation.shift_verdict`. A point is a pool at a budget
+with the mean accuracy of KD3's default, which is the first KD3 row of a file; rows with other options are left out.
+Each pool is then left out in turn and foretold from the others: a table on standard output.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from kd3.domain_shift.forecast import Calibration, forecast, spread_of
-from kd3.errors import KD3Error
+from kd3.evaluation.shift_verdict import Calibration, forecast, spread_of
+from kd3.runtime.errors import KD3Error
 
 STUDIES = ("type", "severity", "amount", "schedule", "table1", "long")
 RESULTS = [Path(f"docs/results/random-start/{name}.json") for name in (*STUDIES, "second-pair")]
 MEASURED = Path("docs/results/shift/measured.json")
-OUT = Path("src/kd3/domain_shift/calibration.json")
+OUT = Path("src/kd3/evaluation/calibration.json")
 # Settings that may differ from a file's first KD3 row: budget and pool.
 AMOUNT = ("images", "epochs", "share", "fixed_views", "looks", "holdout", "batch_norm", "compile_teacher")
 TENTHS = (10, 90)  # percentiles that bound the range

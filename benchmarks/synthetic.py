@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kd3.pool.manifest import FORMAT, NAME, VERSION, Counts, Manifest, Part
-from kd3.storage.atomic import write_json
+from kd3.pool.pool_files import FORMAT, NAME, VERSION, Counts, Manifest, Part
+from kd3.runtime.files import write_json
 
 SIZE = 8
 CLASSES = 10

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-from kd3.errors import KD3Error
+from kd3.runtime.errors import KD3Error
 
 
 @dataclass(frozen=True)

@@ -20,21 +20,18 @@ from benchmarks.bounds import bare_scoring, bare_step, counted
 from benchmarks.context import Context
 from benchmarks.material import SIZE
 from benchmarks.reference import Reference, Transformed, loader
-from kd3.config.commands import DistillConfig
-from kd3.config.distill_layers import layered
+from kd3.config.distill import DistillConfig, layered
 from kd3.config.methods import KD3Options
 from kd3.config.training import TrainSettings
-from kd3.measure.labelled import LabelledImages
-from kd3.methods.base import Method, build_method
+from kd3.evaluation.labelled import LabelledImages
+from kd3.methods import Method, build_method
 from kd3.models.arch import build_arch
-from kd3.selection.predictions import Predictions
-from kd3.training.fixed_views import fixed_views
-from kd3.training.latest import LatestPredictions
+from kd3.scoring.batches import PoolBatches
+from kd3.scoring.scan import SCAN_BATCH, LatestPredictions, PoolScan
+from kd3.scoring.teacher_cache import teacher_logits
+from kd3.scoring.views import fixed_views
+from kd3.selection import Predictions
 from kd3.training.learner import Learner
-from kd3.training.pool_batches import PoolBatches
-from kd3.training.pool_scan import PoolScan
-from kd3.training.scan import SCAN_BATCH
-from kd3.training.teacher_logits import teacher_logits
 
 TRAINED_ON = 0.7  # of the pool per round, as in the standard run
 VIEWS, KEPT_BATCHES = 2, 20

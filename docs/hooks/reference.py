@@ -9,8 +9,8 @@ import pydantic
 from mkdocs.structure.files import File, Files
 
 from kd3.config.command_table import COMMANDS
+from kd3.config.flags import build_parser
 from kd3.config.methods import METHODS
-from kd3.config.parser import build_parser
 from kd3.config.settings import group_of
 
 BARE_GROUPS = ("train",)

@@ -13,7 +13,7 @@ from kd3.version import __version__
 
 _PUBLIC = {
     "ImagePool": "kd3.pool",
-    "KD3Error": "kd3.errors",
+    "KD3Error": "kd3.runtime.errors",
     "Student": "kd3.models.student",
     "Teacher": "kd3.models.teacher",
     "adapt": "kd3.commands.adapt",
@@ -66,12 +66,12 @@ if TYPE_CHECKING:
     from kd3.commands.select import select
     from kd3.commands.shift import shift
     from kd3.commands.study import study
-    from kd3.errors import KD3Error
     from kd3.models.load_teacher import load_teacher
     from kd3.models.student import Student
     from kd3.models.student_files import load_student
     from kd3.models.teacher import Teacher
     from kd3.pool import ImagePool, ingest
+    from kd3.runtime.errors import KD3Error
 
 
 def __getattr__(name: str) -> Any:

@@ -14,24 +14,23 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from kd3 import console
 from kd3.config.command_table import COMMANDS
-from kd3.config.distill_layers import layered, resumed
-from kd3.config.flags import add_flags, nested, plain_switches
-from kd3.config.parser import Parser, build_parser
+from kd3.config.distill import layered, resumed
+from kd3.config.flags import Parser, add_flags, build_parser, nested, plain_switches
 from kd3.config.settings import Settings, build
-from kd3.errors import (
+from kd3.runtime import console
+from kd3.runtime.errors import (
     EXIT_FAULT,
     EXIT_INTERRUPTED,
     EXIT_TERMINATED,
     EXIT_WRONG_INPUT,
     KD3Error,
     ToldByAnotherError,
+    out_of_memory_in_words,
     unknown_name,
 )
-from kd3.interruption import Terminated, end_with_parent, ended_by_signals, leave
-from kd3.out_of_memory import in_words
-from kd3.storage.full_disk import FULL
+from kd3.runtime.files import FULL
+from kd3.runtime.interruption import Terminated, end_with_parent, ended_by_signals, leave
 
 WHERE = "command line"
 LESS = "free some of it, or use --device cpu"
@@ -74,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_WRONG_INPUT
     except Exception as problem:
         if type(problem).__name__ == "OutOfMemoryError":  # torch's; not imported just for this check
-            console.fail(in_words(str(problem), what="this", less=LESS))
+            console.fail(out_of_memory_in_words(str(problem), what="this", less=LESS))
             return EXIT_WRONG_INPUT
         console.fault()
         return EXIT_FAULT

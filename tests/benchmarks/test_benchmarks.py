@@ -10,8 +10,8 @@ import torch
 
 import kd3
 from kd3.config.methods import KD3Options
-from kd3.methods.base import build_method
-from kd3.mixdistribution import mix_statistics
+from kd3.losses.mixdistribution import mix_statistics
+from kd3.methods import build_method
 from kd3.models.arch import build_arch
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kd3.errors import KD3Error
+from kd3.runtime.errors import KD3Error
 
 ACCURACY = {"near": 80.0, "middle": 60.0, "far": 40.0, "farther": 20.0}
 DISTANCE = {"near": 0.1, "middle": 0.2, "far": 0.3, "farther": 0.4}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kd3.errors import KD3Error
+from kd3.runtime.errors import KD3Error
 
 TEACHER = "t"
 DISTANCES = [0.03, 0.05, 0.08, 0.12, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45]

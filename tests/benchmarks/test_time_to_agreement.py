@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kd3.errors import KD3Error
+from kd3.runtime.errors import KD3Error
 
 
 @pytest.fixture(autouse=True)

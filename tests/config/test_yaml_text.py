@@ -7,7 +7,7 @@ import pytest
 from in_process import here
 from kd3.config.settings import read_yaml
 from kd3.config.yaml_text import MOST_BYTES, MOST_VALUES, load_yaml
-from kd3.errors import KD3Error
+from kd3.runtime.errors import KD3Error
 
 NEEDED = ("--teacher", "t.yaml", "--student", "kd3:resnet8", "--pool", "p", "--eval-data", "d")
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageOps
 
-from kd3.demo.crawl import Crawl, read_truth, write_crawl
-from kd3.demo.odd_files import odd_files
+from kd3.demo.crawl import Crawl, odd_files, read_truth, write_crawl
 from kd3.demo.pictures import make_picture
 
 SMALLEST_SIDE = 16

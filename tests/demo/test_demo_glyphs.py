@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kd3.demo.glyphs import DIGITS, LETTERS, Placement, draw_glyph, find_typefaces, place_glyph, wobble
+from kd3.demo.pictures import DIGITS, LETTERS, Placement, draw_glyph, find_typefaces, place_glyph, wobble
 
 STRAIGHT = Placement(height=0.5, turn=0, shear=0, stretch=1, shift=(0, 0))
 DIGIT_FONTS = find_typefaces().fonts_of["0"]

@@ -11,14 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from kd3.demo import data
+from kd3.demo import digits
 from kd3.demo.crawl import Crawl
-from kd3.demo.data import DemoData, make_lost_data_and_crawl
-from kd3.demo.digits import CLASSES, write_lost_data
+from kd3.demo.digits import CLASSES, DemoData, make_lost_data_and_crawl, train_teacher, write_lost_data
 from kd3.demo.handwriting import bend, rewrite
-from kd3.demo.teacher import train_teacher
-from kd3.errors import KD3Error
-from kd3.models.description import read_description
+from kd3.models.descriptions import read_description
+from kd3.runtime.errors import KD3Error
 
 
 @pytest.fixture
@@ -60,9 +58,9 @@ def test_data_and_crawl_lie_below_one_folder(tmp_path: Path) -> None:
 
 
 def test_missing_libraries_are_named_before_a_file_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kd3.demo.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("kd3.demo.digits.find_spec", lambda name: None)
     with pytest.raises(KD3Error, match=r"scikit-learn and matplotlib: pip install 'kd3\[demo\]'"):
-        data.make_lost_data_and_crawl(tmp_path, seed=0)
+        digits.make_lost_data_and_crawl(tmp_path, seed=0)
     assert not list(tmp_path.iterdir())
 
 
@@ -99,7 +97,7 @@ def test_augmented_digits_stay_images_with_bright_ink() -> None:
 
 
 def test_importing_the_demo_is_light() -> None:
-    modules = "kd3.demo.data, kd3.demo.teacher, kd3.demo.picture"
+    modules = "kd3.demo.digits, kd3.demo.digits, kd3.demo.picture"
     heavy = "{'torch', 'sklearn', 'matplotlib'}"
     code = f"import sys, {modules}; print(sorted({heavy} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -306,7 +306,7 @@ def _nothing(*values, **options):
 @contextmanager
 def pretended_device(*, free_bytes=64 << 30):
     """Have one GPU for a while."""
-    import kd3.compute
+    import kd3.runtime.compute
 
     def locked(values, *_):
         copied = values.clone()
@@ -331,7 +331,7 @@ def pretended_device(*, free_bytes=64 << 30):
     }  # fmt: skip
     new[Tensor] = {"pin_memory": locked, "record_stream": lambda values, stream: None}
     new[torch] = {"Generator": generator, "tensor": made}
-    new[kd3.compute.Compute] = {"fabric": lambda compute: _Fabric(compute)}
+    new[kd3.runtime.compute.Compute] = {"fabric": lambda compute: _Fabric(compute)}
     before = [(owner, name, getattr(owner, name)) for owner, names in new.items() for name in names]
     for owner, names in new.items():
         for name, value in names.items():

@@ -17,21 +17,20 @@ import torch
 from pretended_device import WATCH
 
 import kd3
-from kd3.compute import Compute
-from kd3.config.distill_layers import preset_values
+from kd3.config.distill import preset_values
 from kd3.config.methods import METHODS
 from kd3.config.training import TrainSettings
-from kd3.methods.base import build_method
+from kd3.methods import build_method
+from kd3.models.libraries.zoo import build_by_name
 from kd3.models.teacher import Teacher
-from kd3.models.zoo.build import build
 from kd3.pool import ImagePool
-from kd3.training import scan
-from kd3.training.fixed_views import fixed_views
-from kd3.training.latest import LatestPredictions
+from kd3.runtime.compute import Compute
+from kd3.scoring import scan
+from kd3.scoring.batches import PoolBatches
+from kd3.scoring.scan import LatestPredictions, PoolScan
+from kd3.scoring.views import fixed_views
 from kd3.training.learner import Learner
 from kd3.training.optimizer import hold_rates
-from kd3.training.pool_batches import PoolBatches
-from kd3.training.pool_scan import PoolScan
 
 torch.set_num_threads(1)
 warnings.simplefilter("ignore")
@@ -58,8 +57,8 @@ def learner_of(case, folder, device=CUDA, *, pair=("resnet8", "resnet8"), precis
     """Return a learner, as `Fit` would make it, and the pool."""
     method_name, options, settings = STEPS[case]
     torch.manual_seed(0)
-    teacher = Teacher(build(pair[0], num_classes=5), mean=[0.5] * 3, std=[0.25] * 3, input_size=SIDE)
-    backbone, sample = build(pair[1], num_classes=5), torch.randn(4, 3, SIDE, SIDE)
+    teacher = Teacher(build_by_name(pair[0], num_classes=5), mean=[0.5] * 3, std=[0.25] * 3, input_size=SIDE)
+    backbone, sample = build_by_name(pair[1], num_classes=5), torch.randn(4, 3, SIDE, SIDE)
     made = METHODS[method_name].options(**options)
     method = build_method(method_name, made, teacher=teacher, backbone=backbone, backbone_name=pair[1], sample=sample)
     if fold:
@@ -169,7 +168,7 @@ def make(folder):
         Image.fromarray(pixels).resize((SIDE, SIDE)).save(folder / "crawl" / f"{number:03d}.png")
     kd3.ingest(folder / "crawl", folder / "pool", image_size=SIDE, workers=0, quiet=True)
     torch.manual_seed(3)
-    network = build("resnet8", num_classes=3)
+    network = build_by_name("resnet8", num_classes=3)
     network.linear.weight.data *= 20
     torch.save(network.state_dict(), folder / "weights.pt")
     (folder / "teacher.yaml").write_text(

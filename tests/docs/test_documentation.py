@@ -13,11 +13,10 @@ import yaml
 import kd3
 from kd3.cli import _distill_settings, main
 from kd3.config.command_table import COMMANDS
-from kd3.config.flags import nested
-from kd3.config.parser import build_parser
+from kd3.config.flags import build_parser, nested
 from kd3.config.settings import build
-from kd3.experiments.plan import read_study
-from kd3.models.description import read_description
+from kd3.models.descriptions import read_description
+from kd3.studies.plan import read_study
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
@@ -80,8 +79,8 @@ def place(crawl, labelled, centred_teacher_file, tmp_path_factory):
     return folder
 
 
-# Pages of results need their own pools and days. tests/training/test_ranks.py and tests/cluster start several processes
-# and clusters, tests/measure reads layouts of labels, tests/datasets and tests/experiments run the paper's commands.
+# Pages of results need their own pools and days. tests/training/test_ranks.py and tests/runtime start several processes
+# and clusters, tests/evaluation reads layouts of labels, tests/studies runs the paper's commands.
 NOT_WHOLE = ("peers", "scale", "labels", "table1", "inherit-fit-recall", "random-start", "paper")
 RUN_WHOLE = [page for page in PAGES if list(command_lines(page)) and page.stem not in NOT_WHOLE]
 SMALL = {

@@ -18,14 +18,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "pool"))
 with atheris.instrument_imports(include=["kd3"]):
     import fuzz_targets
 
-    from kd3.errors import KD3Error
     from kd3.pool.decode import DecodeSettings, decode
-    from kd3.pool.record import Unreadable
-    from kd3.pool.sources import ARCHIVES, list_records
-    from kd3.pool.sources.batches import batch_kind
-    from kd3.pool.sources.names import archive_kind
-    from kd3.pool.sources.pickle_commands import Damaged
-    from kd3.pool.sources.safe_pickle import UnsafePickle, read_pickle
+    from kd3.runtime.errors import KD3Error
+    from kd3.sources.batches import batch_kind
+    from kd3.sources.files import archive_kind
+    from kd3.sources.finding import ARCHIVES, list_records
+    from kd3.sources.record import Unreadable
+    from kd3.sources.safe_pickle import Damaged, UnsafePickle, read_pickle
 
 SCRATCH = Path(tempfile.mkdtemp(prefix="kd3-fuzz-"))
 SETTINGS = DecodeSettings(16, max_pixels=1 << 20)

@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from PIL import Image, features
 
-from kd3.config.distill_layers import layered
-from kd3.errors import KD3Error
-from kd3.experiments.plan import read_study
+from kd3.config.distill import layered
 from kd3.models.arch import build_arch
 from kd3.models.checkpoint import load_weights
-from kd3.models.description import read_description
+from kd3.models.descriptions import read_description
 from kd3.models.student_files import load_student
 from kd3.pool.decode import Decoded, DecodeSettings, Rejected, decode
 from kd3.pool.image_pool import ImagePool
 from kd3.pool.ingestion import ingest
+from kd3.runtime.errors import KD3Error
+from kd3.studies.plan import read_study
 
 SETTINGS = DecodeSettings(16, max_pixels=1 << 22)
 

@@ -24,11 +24,11 @@ from pool_containers import KINDS, files_of, pictures
 from pool_pictures import encoded, noise
 
 import kd3
+from kd3.config.records import Signature
 from kd3.models.arch import build_arch
-from kd3.models.signature import Signature
 from kd3.models.student import own_head
 from kd3.models.student_files import save_student
-from kd3.pool.reasons import REASONS
+from kd3.sources.record import REASONS
 
 INPUTS = int(os.environ.get("KD3_FUZZ", "600"))  # broken images; a tenth of it of whatever is slower to read
 FEW = max(1, INPUTS // 10)

@@ -7,14 +7,12 @@ import torch
 from torch import nn
 
 import kd3
-from kd3.errors import KD3Error
-from kd3.inheritance.blocks import evenly, in_order, keeping, units
-from kd3.inheritance.channels import ChannelSpaces
-from kd3.inheritance.inherited import inherited
-from kd3.inheritance.measured import measured_importance
+from kd3.inheritance.channels import ChannelSpaces, evenly, in_order, keeping, units
+from kd3.inheritance.inherited import inherited, measured_importance
 from kd3.inheritance.plan import inherit, plan_inheritance
-from kd3.methods.shared_classifier import projector_for, student_with_teachers_classifier
-from kd3.models.zoo.build import build
+from kd3.methods import projector_for, student_with_teachers_classifier
+from kd3.models.libraries.zoo import build_by_name
+from kd3.runtime.errors import KD3Error
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
@@ -22,7 +20,7 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 def network(name: str, seed: int = 0) -> nn.Module:
     """Return a network with weights and running statistics that distinguish its parts."""
     torch.manual_seed(seed)
-    built = build(name, num_classes=4).eval()
+    built = build_by_name(name, num_classes=4).eval()
     for norm in built.modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.running_mean.normal_()

@@ -8,15 +8,14 @@ from torch import nn
 
 import kd3
 from in_process import here
-from kd3.config.shrink import Shrink, parse_shrink
-from kd3.errors import KD3Error
-from kd3.inheritance.droppable import droppable_blocks
+from kd3.config.shrink import Shrink, ShrinkPlan, parse_shrink
+from kd3.inheritance.depth import droppable_blocks
 from kd3.inheritance.shrinking import plan_shrinking, shrunk
-from kd3.models.multiply_adds import multiply_adds
-from kd3.models.shrink_plan import ShrinkPlan
+from kd3.models.costs import multiply_adds
+from kd3.models.libraries.zoo import build_by_name
 from kd3.models.shrunk import shrink
 from kd3.models.student_files import load_student
-from kd3.models.zoo.build import build
+from kd3.runtime.errors import KD3Error
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 OWN_CODE = """
@@ -58,7 +57,7 @@ def lively(network: nn.Module) -> nn.Module:
 
 def teacher_of(network: nn.Module | str, side: int = 16) -> kd3.Teacher:
     torch.manual_seed(4)
-    network = build(network, num_classes=4) if isinstance(network, str) else network
+    network = build_by_name(network, num_classes=4) if isinstance(network, str) else network
     return kd3.Teacher(lively(network), mean=MEAN, std=STD, input_size=side)
 
 
@@ -95,13 +94,13 @@ def test_what_is_no_share_is_refused_before_anything_is_read(asked, tmp_path):
     ],
 )
 def test_blocks_of_one_shape_can_be_left_out(name, blocks):
-    found = [str(block) for block in droppable_blocks(lively(build(name, num_classes=4)), images(2))]
+    found = [str(block) for block in droppable_blocks(lively(build_by_name(name, num_classes=4)), images(2))]
     assert found[: len(blocks)] == blocks
 
 
 @pytest.mark.parametrize("rule", ["change", "recovery"])
 def test_the_block_that_does_nothing_goes_first(rule):
-    network = build("resnet20", num_classes=4)
+    network = build_by_name("resnet20", num_classes=4)
     teacher = teacher_of(network)
     with torch.no_grad():
         teacher.module.layer2[2].bn2.weight.zero_()
@@ -136,7 +135,7 @@ def test_at_most_the_share_is_left_and_the_plan_alone_builds_it_again(name, aske
     network = shrunk(teacher, plan).eval()
     assert multiply_adds(network, images()) == plan.multiply_adds
     assert 0.5 * plan.share < plan.reached <= plan.share
-    again = build(name, num_classes=4)
+    again = build_by_name(name, num_classes=4)
     shrink(again, ShrinkPlan.model_validate_json(plan.model_dump_json()))
     again.load_state_dict(network.state_dict())
     assert torch.equal(again.eval()(images()), network(images()))
@@ -191,7 +190,7 @@ def test_channels_without_torch_pruning_are_said(monkeypatch):
 
 def test_a_program_that_was_saved_whole_cannot_be_shrunk():
     with pytest.warns(DeprecationWarning, match="jit.trace"):
-        traced = torch.jit.trace(lively(build("resnet14", num_classes=4)), images())
+        traced = torch.jit.trace(lively(build_by_name("resnet14", num_classes=4)), images())
     with pytest.raises(KD3Error, match="saved whole"):
         planned(kd3.Teacher(traced, mean=MEAN, std=STD, input_size=16), "shrink:0.5")
 
@@ -220,7 +219,7 @@ def distilled(teacher, student, pool, out, **more):
 
 
 def test_a_shrunk_run_is_resumed_by_its_own_plan(tmp_path, pool_folder, monkeypatch):
-    teacher = described(tmp_path, "kd3:resnet14", build("resnet14", num_classes=3))
+    teacher = described(tmp_path, "kd3:resnet14", build_by_name("resnet14", num_classes=3))
     steps = []
     from kd3.training.learner import Learner
 
@@ -237,7 +236,7 @@ def test_a_shrunk_run_is_resumed_by_its_own_plan(tmp_path, pool_folder, monkeypa
         distilled(teacher, "shrink:depth:0.7", pool_folder, tmp_path / "run", method="kd")
     monkeypatch.setattr(Learner, "step", taken)
     plan = json.loads((tmp_path / "run" / "origin.json").read_text())["shrunk"]
-    monkeypatch.setattr("kd3.commands.backbones.plan_shrinking", None)  # it is not made a second time
+    monkeypatch.setattr("kd3.commands.distill_parts.plan_shrinking", None)  # it is not made a second time
     run = distilled(teacher, "shrink:depth:0.7", pool_folder, tmp_path / "run", method="kd", resume=True)
     about = json.loads((tmp_path / "run" / "student" / "config.json").read_text())
     assert about["shrunk"] == plan
@@ -249,7 +248,7 @@ def test_a_shrunk_run_is_resumed_by_its_own_plan(tmp_path, pool_folder, monkeypa
 
 
 def test_a_plan_that_does_not_fit_is_refused(tmp_path, pool_folder):
-    teacher = described(tmp_path, "kd3:resnet14", build("resnet14", num_classes=3))
+    teacher = described(tmp_path, "kd3:resnet14", build_by_name("resnet14", num_classes=3))
     distilled(teacher, "shrink:depth:0.7", pool_folder, tmp_path / "run")
     file = tmp_path / "run" / "student" / "config.json"
     about = json.loads(file.read_text())
@@ -284,18 +283,18 @@ def test_a_shrunk_network_of_ones_own_is_code_and_needs_consent(tmp_path, pool_f
 
 
 def test_a_live_teacher_is_asked_for_when_its_shrunk_student_is_loaded(tmp_path, pool_folder):
-    teacher = teacher_of(build("resnet14", num_classes=3))
+    teacher = teacher_of(build_by_name("resnet14", num_classes=3))
     run = distilled(teacher, "shrink:depth:0.7", pool_folder, tmp_path / "run")
     assert run.student(images()).shape == (4, 3)
     with pytest.raises(KD3Error, match="live module"):
         load_student(tmp_path / "run")
-    again = load_student(tmp_path / "run", module=build("resnet14", num_classes=3))
+    again = load_student(tmp_path / "run", module=build_by_name("resnet14", num_classes=3))
     assert torch.allclose(again(images()), run.student(images()), atol=1e-5)
 
 
 def test_a_narrow_student_has_the_teachers_classifier_behind_a_correction(tmp_path, pool_folder):
     pytest.importorskip("torch_pruning")
-    teacher = described(tmp_path, "kd3:wrn_16_1", build("wrn_16_1", num_classes=3))
+    teacher = described(tmp_path, "kd3:wrn_16_1", build_by_name("wrn_16_1", num_classes=3))
     student = distilled(teacher, "shrink:width:0.4", pool_folder, tmp_path / "narrow").student
     assert student.head.channels < 64 == student.classifier.in_features
     assert student.projector.description()["kind"] == "correction"
@@ -312,7 +311,7 @@ def test_what_contradicts_a_shrunk_teacher_is_refused(flag, words, tmp_path):
 
 
 def test_inspect_shows_the_plan(tmp_path, pool_folder):
-    teacher = described(tmp_path, "kd3:resnet14", build("resnet14", num_classes=3))
+    teacher = described(tmp_path, "kd3:resnet14", build_by_name("resnet14", num_classes=3))
     done = here("inspect", "--teacher", teacher, "--student", "shrink:depth:0.7", "--pool", pool_folder)
     assert done.returncode == 0
     assert "without layer" in done.stdout

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from kd3.losses.contrastive import nt_xent
+from kd3.losses import nt_xent
 
 
 def naive_nt_xent(u, v, temperature):

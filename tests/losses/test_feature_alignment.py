@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd3.losses.feature_alignment import alignment_weights, feature_alignment, match_size
+from kd3.losses import alignment_weights, feature_alignment, match_size
 
 
 def naive_alignment(projected, teacher, weights):

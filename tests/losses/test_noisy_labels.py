@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd3.losses.noisy_labels import adapted_cross_entropy, transition_matrix
+from kd3.losses import adapted_cross_entropy, transition_matrix
 
 
 @given(st.integers(2, 9), st.floats(0.01, 0.99), st.integers(0, 10_000))

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd3.losses.soft_targets import soft_target_divergence
+from kd3.losses import soft_target_divergence
 
 
 def naive_divergence(student, teacher, temperature):

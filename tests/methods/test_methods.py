@@ -6,10 +6,9 @@ from torch.nn import functional as F
 
 import kd3
 from kd3.config.methods import METHODS, DFNDOptions, KD3Options, KDOptions, SimKDOptions
-from kd3.methods.base import build_method
+from kd3.methods import build_method
 from kd3.models.arch import build_arch
-from kd3.selection.blend import blend_logits, teacher_weight
-from kd3.selection.predictions import predict
+from kd3.selection import blend_logits, predict, teacher_weight
 
 PAPER = KD3Options(
     alignment_weight=1, alignment_scale="raw", logit_weight=0, contrastive="mixdistribution",
@@ -73,7 +72,7 @@ def test_the_papers_loss_is_alignment_plus_a_thousandth_of_the_contrast(teacher,
     alignment = (torch.sigmoid(distance)[:, None, None, None] * squares).mean()
     assert float(result.terms["alignment"]) == pytest.approx(float(alignment), rel=1e-5)
 
-    from kd3.mixdistribution import mix_distribution
+    from kd3.losses.mixdistribution import mix_distribution
 
     mixed = method.student.features(mix_distribution(images, beta_parameter=0.1, generator=generator()))
     vectors = torch.cat([F.normalize(method.embedding(f.mean((2, 3))), dim=1) for f in (own, mixed)])
@@ -113,7 +112,7 @@ def test_the_default_has_no_second_view_and_the_paper_has(teacher, images):
 
 
 def test_the_papers_preset_is_as_its_authors_ran_it(teacher, images):
-    from kd3.config.distill_layers import preset_values
+    from kd3.config.distill import preset_values
 
     preset = preset_values("paper")
     assert preset["precision"] == "32"

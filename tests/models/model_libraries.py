@@ -9,7 +9,7 @@ from functools import cache
 
 import pytest
 
-from kd3.models.sources.transformers import transformers_library
+from kd3.models.libraries.transformers import transformers_library
 
 OPERATORS = ("nms", "qnms")
 

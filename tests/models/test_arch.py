@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from kd3.errors import KD3Error
 from kd3.models.arch import ArchReference, build_arch, parse_arch
+from kd3.runtime.errors import KD3Error
 
 NET = """
 from torch import nn

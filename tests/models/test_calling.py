@@ -10,14 +10,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import kd3
-from kd3.compute import Compute, full_float32
-from kd3.errors import KD3Error
+from kd3.config.records import Signature
 from kd3.models.arch import build_arch
-from kd3.models.calling import calling_of
-from kd3.models.copying import copy_of
-from kd3.models.signature import Signature
+from kd3.models.calling import calling_of, copy_of
 from kd3.models.student import own_head
 from kd3.models.student_files import load_student, save_student
+from kd3.runtime.compute import Compute, full_float32
+from kd3.runtime.errors import KD3Error
 
 CPU = Compute(torch.device("cpu"), "32")
 SIDE = 12

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from kd3.errors import KD3Error
 from kd3.models.checkpoint import load_weights, weights_hash
-from kd3.models.zoo.build import build
+from kd3.models.libraries.zoo import build_by_name
+from kd3.runtime.errors import KD3Error
 
 
 class Net(nn.Module):
@@ -119,12 +119,12 @@ def test_prefix_that_belongs_to_the_network_stays(tmp_path: Path) -> None:
 
 
 def test_other_words_for_shortcut_and_classifier(tmp_path: Path) -> None:
-    network = build("resnet8", num_classes=10, shortcut="B")
+    network = build_by_name("resnet8", num_classes=10, shortcut="B")
     state = {
         name.replace("shortcut", "downsample").replace("linear", "fc"): tensor
         for name, tensor in network.state_dict().items()
     }
-    told = load(save(state, tmp_path), build("resnet8", num_classes=10, shortcut="B"))
+    told = load(save(state, tmp_path), build_by_name("resnet8", num_classes=10, shortcut="B"))
     assert told.endswith("('fc' taken for 'linear'; 'downsample' taken for 'shortcut')")
 
 
@@ -144,7 +144,7 @@ def test_words_are_not_exchanged_where_it_is_ambiguous(tmp_path: Path, trained: 
     ],
 )
 def test_public_checkpoints_load(shared_data: Path, file: str, arch: str, tensors: int) -> None:
-    told = load(shared_data / "teacher" / file, build(arch, num_classes=10))
+    told = load(shared_data / "teacher" / file, build_by_name(arch, num_classes=10))
     prefix = "; prefix 'module.' removed" if file.endswith(".th") else ""
     assert told == f"loaded {tensors} tensors from {file} (under 'state_dict'{prefix})"
 
@@ -223,7 +223,7 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path, name: str, con
 @pytest.mark.parametrize("kept", [0.3, 0.6, 0.9, 0.99])
 def test_file_cut_short_is_refused(tmp_path: Path, kept: float, zipped: bool) -> None:
     path = tmp_path / "w.pt"
-    torch.save(build("resnet8", num_classes=10).state_dict(), path, _use_new_zipfile_serialization=zipped)
+    torch.save(build_by_name("resnet8", num_classes=10).state_dict(), path, _use_new_zipfile_serialization=zipped)
     path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
     assert "is not a checkpoint that can be read" in refusal(path)
 

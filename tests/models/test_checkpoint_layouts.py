@@ -16,9 +16,9 @@ import torch
 from test_checkpoint import Net, load, prefixed, refusal, save, trained
 from torch import nn
 
-from kd3.errors import KD3Error
 from kd3.models.checkpoint import load_weights
-from kd3.models.zoo.build import build
+from kd3.models.libraries.zoo import build_by_name
+from kd3.runtime.errors import KD3Error
 
 __all__ = ["trained"]
 
@@ -123,21 +123,23 @@ def sequenced(name: str) -> str:
 @pytest.mark.parametrize("name", ["resnet34", "resnet50"])
 def test_names_of_another_public_collection(tmp_path, name) -> None:
     """Each convolution in one sequence with its norm and its ReLU, as in weiaicunzai/pytorch-cifar100."""
-    network = build(name, num_classes=100)
+    network = build_by_name(name, num_classes=100)
     state = {sequenced(old).replace("linear", "fc"): value for old, value in network.state_dict().items()}
     assert "conv5_x.0.residual_function.3.weight" in state
-    told = load(save(prefixed(state, "module."), tmp_path), build(name, num_classes=100))
+    told = load(save(prefixed(state, "module."), tmp_path), build_by_name(name, num_classes=100))
     assert "names of weiaicunzai/pytorch-cifar100 taken for the zoo's; 'fc' taken for 'linear'" in told
 
 
 def test_projections_for_padded_shortcuts_name_the_argument(tmp_path) -> None:
     state = {
         n.replace("shortcut", "downsample"): v
-        for n, v in build("resnet14", num_classes=5, shortcut="B").state_dict().items()
+        for n, v in build_by_name("resnet14", num_classes=5, shortcut="B").state_dict().items()
     }
     path = save({"state_dict": state}, tmp_path)
-    assert refusal(path, build("resnet14", num_classes=5)).endswith("projections: write arch_args: {shortcut: B}")
-    load(path, build("resnet14", num_classes=5, shortcut="B"))
+    assert refusal(path, build_by_name("resnet14", num_classes=5)).endswith(
+        "projections: write arch_args: {shortcut: B}"
+    )
+    load(path, build_by_name("resnet14", num_classes=5, shortcut="B"))
 
 
 def test_a_trusted_network_is_found_by_the_file_beside_it(tmp_path, monkeypatch) -> None:

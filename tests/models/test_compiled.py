@@ -4,11 +4,11 @@ import pytest
 import torch
 
 import kd3
-from kd3.compute import resolve
 from kd3.config.methods import KD3Options
 from kd3.config.training import TrainSettings
-from kd3.methods.base import build_method
+from kd3.methods import build_method
 from kd3.models.arch import build_arch
+from kd3.runtime.compute import resolve
 from kd3.training.learner import Learner
 
 

@@ -9,14 +9,12 @@ import yaml
 
 import kd3
 from kd3.cli import main
-from kd3.errors import KD3Error
-from kd3.models.arch import build_arch
-from kd3.models.bounded_building import bounded_by
-from kd3.models.classifier import load_classifier
+from kd3.config.records import Signature
+from kd3.models.arch import bounded_by, build_arch
 from kd3.models.load_teacher import load_teacher
-from kd3.models.signature import Signature
 from kd3.models.student import own_head
-from kd3.models.student_files import load_student, save_student
+from kd3.models.student_files import load_classifier, load_student, save_student
+from kd3.runtime.errors import KD3Error
 
 EXPECTS = Signature((0.5,) * 3, (0.25,) * 3, 16, ["cat", "dog", "ship"])
 NET = (

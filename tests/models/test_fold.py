@@ -11,7 +11,7 @@ import kd3
 from kd3.models.arch import build_arch
 from kd3.models.fold import fold, foldable
 from kd3.models.head import evaluating
-from kd3.models.zoo.names import ZOO
+from kd3.models.zoo import ZOO
 
 
 def worn(network):

@@ -8,8 +8,8 @@ from torch import nn
 
 import kd3
 from kd3.commands.inspect import inspect
-from kd3.domain_shift.normalisation import GREY_ALTERNATIVES, check_normalisation
-from kd3.errors import KD3Error
+from kd3.evaluation.compatibility import GREY_ALTERNATIVES, check_normalisation
+from kd3.runtime.errors import KD3Error
 
 SMALL = {"images": 96, "batch_size": 16, "holdout": 12, "precision": "32", "device": "cpu", "warmup_steps": 2}
 NET = """

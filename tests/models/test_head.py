@@ -255,9 +255,9 @@ def test_leaves_the_network_as_it_was():
     "name", ["resnet18", "resnet20", "resnet8x4", "wrn_16_1", "vgg8", "mobilenet_v2", "shufflenet_v2"]
 )
 def test_finds_a_map_in_each_family_of_the_zoo(name):
-    from kd3.models.zoo.build import build
+    from kd3.models.libraries.zoo import build_by_name
 
-    network = build(name, num_classes=4)
+    network = build_by_name(name, num_classes=4)
     head = find_head(network, 32)
     network.eval()
     with torch.no_grad():

@@ -10,10 +10,10 @@ from model_libraries import need
 from safetensors.torch import load_file, save_file
 from test_model_sources import COMMON, hf_folder
 
-from kd3.errors import KD3Error
 from kd3.models.arch import build_arch
 from kd3.models.head import find_head
 from kd3.models.load_teacher import load_teacher
+from kd3.runtime.errors import KD3Error
 
 
 @pytest.fixture(scope="module")

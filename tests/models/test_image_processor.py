@@ -7,8 +7,8 @@ import pytest
 import torch
 from model_libraries import need
 
+from kd3.models.libraries.common import facts_of_processor
 from kd3.models.preprocessing import Normalisation
-from kd3.models.sources.image_processor import facts_of_processor
 
 HALF = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}
 SQUARE = {"size": {"height": 16, "width": 16}}

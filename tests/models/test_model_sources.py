@@ -12,10 +12,10 @@ from model_libraries import need
 from torch import nn
 
 import kd3
-from kd3.errors import KD3Error
 from kd3.models.arch import build_arch
 from kd3.models.head import find_head
 from kd3.models.load_teacher import load_teacher
+from kd3.runtime.errors import KD3Error
 
 SMALL = {"images": 96, "batch_size": 16, "holdout": 12, "precision": "32", "device": "cpu", "warmup_steps": 2}
 COMMON = {"num_classes": 3, "mean": [0.5] * 3, "std": [0.25] * 3, "input_size": 16, "classes": ["cat", "dog", "ship"]}
@@ -336,7 +336,7 @@ def test_frozen_programs_are_told_apart_by_their_files(tmp_path):
 
 
 def test_a_student_that_began_from_its_librarys_weights_loads_without_them(tmp_path):
-    from kd3.models.signature import Signature
+    from kd3.config.records import Signature
     from kd3.models.student import own_head
     from kd3.models.student_files import save_student
 

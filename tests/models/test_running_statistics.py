@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from kd3.models.running_statistics import running_statistics_kept
-from kd3.models.synced_batch_norm import SyncedBatchNorm
-from kd3.ranks import ALONE
+from kd3.models.batch_norms import SyncedBatchNorm, running_statistics_kept
+from kd3.runtime.ranks import ALONE
 
 
 @pytest.fixture(params=[lambda norm: norm, lambda norm: SyncedBatchNorm(norm, ALONE)], ids=["local", "synced"])

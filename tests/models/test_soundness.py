@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import kd3
-from kd3.errors import KD3Error
-from kd3.models.signature import Signature
+from kd3.config.records import Signature
 from kd3.models.soundness import sound_logits
 from kd3.models.student import own_head
+from kd3.runtime.errors import KD3Error
 
 ALWAYS = "says something else of the same image each time, as dropout does"
 BESIDE = "judges an image by the others beside it, as batch norms do"

@@ -12,12 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from kd3.errors import KD3Error
+from kd3.config.records import Preparation, Signature
 from kd3.models.arch import build_arch
-from kd3.models.signature import Signature
 from kd3.models.student import own_head, shared_head
 from kd3.models.student_files import load_student, save_student
-from kd3.preparation import Preparation
+from kd3.runtime.errors import KD3Error
 
 EXPECTS = Signature((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), 16, ["a", "b", "c"])
 

@@ -6,8 +6,8 @@ import yaml
 from torch import nn
 
 import kd3
-from kd3.errors import KD3Error
 from kd3.models.arch import build_arch
+from kd3.runtime.errors import KD3Error
 
 DESCRIPTION = {
     "arch": "kd3:resnet8",
@@ -203,11 +203,11 @@ def make():
 
 
 def test_weights_that_are_cast_once_say_the_same_bit_for_bit():
-    from kd3.compute import Compute
-    from kd3.models.zoo.build import build
+    from kd3.models.libraries.zoo import build_by_name
+    from kd3.runtime.compute import Compute
 
     compute = Compute(torch.device("cpu"), "bf16")
-    teacher = kd3.Teacher(build("resnet8", num_classes=4), mean=[0.5] * 3, std=[0.25] * 3, input_size=16)
+    teacher = kd3.Teacher(build_by_name("resnet8", num_classes=4), mean=[0.5] * 3, std=[0.25] * 3, input_size=16)
     cast = teacher.cast_for(compute)
     kinds = {type(part).__name__: part.weight.dtype for part in cast.module.modules() if hasattr(part, "weight")}
     assert kinds == {"Conv2d": torch.bfloat16, "BatchNorm2d": torch.float32, "Linear": torch.bfloat16}
@@ -221,7 +221,7 @@ def test_weights_that_are_cast_once_say_the_same_bit_for_bit():
 
 
 def test_weights_that_something_else_reads_are_not_cast():
-    from kd3.compute import Compute
+    from kd3.runtime.compute import Compute
 
     class Normed(torch.nn.Module):
         def __init__(self):

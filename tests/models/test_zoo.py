@@ -15,16 +15,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from kd3.errors import KD3Error
 from kd3.models.arch import build_arch
 from kd3.models.checkpoint import load_weights
 from kd3.models.head import find_head
+from kd3.models.libraries.zoo import build_by_name
 from kd3.models.soundness import sound_logits
-from kd3.models.zoo.blocks import convolution, initialise
-from kd3.models.zoo.build import build
-from kd3.models.zoo.names import ZOO
-from kd3.models.zoo.resnet_cifar import PaddedShortcut
-from kd3.models.zoo.shufflenet_v2 import _interleave
+from kd3.models.zoo import ZOO
+from kd3.models.zoo.resnets import PaddedShortcut, convolution, initialise
+from kd3.models.zoo.small import _interleave
+from kd3.runtime.errors import KD3Error
 
 # With the side of the pooled map at 32 and 64 px; VGG pools once more at 64 px.
 ONE_OF_EACH_FAMILY = {
@@ -68,7 +67,7 @@ def one_thread() -> Iterator[None]:
 
 def parameters(name: str, **arguments: Any) -> int:
     with torch.device("meta"):  # shapes without values
-        return sum(parameter.numel() for parameter in build(name, **arguments).parameters())
+        return sum(parameter.numel() for parameter in build_by_name(name, **arguments).parameters())
 
 
 def trace(network: nn.Module, images: Tensor) -> tuple[str, Tensor, Tensor, Tensor]:
@@ -95,7 +94,7 @@ LENETS = ("lenet5", "lenet5_half")  # which pool no map
 
 @pytest.mark.parametrize("name", [name for name in ZOO if name not in LENETS])
 def test_every_network_classifies_32_and_64_pixels_and_pools_a_map_that_a_module_puts_out(name: str) -> None:
-    network = build(name, num_classes=7).eval()
+    network = build_by_name(name, num_classes=7).eval()
     for size in (32, 64) if name in ONE_OF_EACH_FAMILY else (32,):  # 64 px of a deep one take four times as long
         module, feature_map, vector, logits = trace(network, torch.randn(1, 3, size, size))
         assert logits.shape == (1, 7)
@@ -121,12 +120,12 @@ def test_only_lenets_are_asked_for_channels() -> None:
     with pytest.raises(KD3Error, match="argument of kd3:resnet8 'channels'"):
         build_arch("kd3:resnet8", num_classes=3, arch_args={"channels": 1})
     with pytest.raises(KD3Error, match="channels must be 1 or 3; got 4"):
-        build("lenet5", num_classes=3, channels=4)
+        build_by_name("lenet5", num_classes=3, channels=4)
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
 def test_pooled_map_has_the_size_of_the_public_code(name: str) -> None:
-    network = build(name, num_classes=3).eval()
+    network = build_by_name(name, num_classes=3).eval()
     maps = [trace(network, torch.randn(1, 3, size, size))[1] for size in (32, 64)]
     assert tuple(feature_map.shape[2] for feature_map in maps) == ONE_OF_EACH_FAMILY[name]
 
@@ -143,7 +142,7 @@ def test_number_of_parameters_is_the_published_one(name: str, num_classes: int) 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
 def test_every_family_trains_on_16_pixels_in_channels_last_and_bfloat16(name: str) -> None:
-    network = build(name, num_classes=3).to(memory_format=torch.channels_last)
+    network = build_by_name(name, num_classes=3).to(memory_format=torch.channels_last)
     images = torch.randn(4, 3, 16, 16).to(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
         logits = network(images)
@@ -153,7 +152,7 @@ def test_every_family_trains_on_16_pixels_in_channels_last_and_bfloat16(name: st
 
 @pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
 def test_captured_maps_are_not_changed_afterwards(name: str) -> None:
-    network = build(name, num_classes=3).eval()
+    network = build_by_name(name, num_classes=3).eval()
     stages = [
         module
         for path, module in network.named_children()
@@ -171,7 +170,7 @@ def test_captured_maps_are_not_changed_afterwards(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
 def test_every_family_is_one_graph_for_the_compiler(name: str) -> None:
-    network = build(name, num_classes=3).eval()
+    network = build_by_name(name, num_classes=3).eval()
     images = torch.randn(2, 3, 32, 32)
     compiled = torch.compile(network, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(images), network(images))
@@ -179,7 +178,7 @@ def test_every_family_is_one_graph_for_the_compiler(name: str) -> None:
 
 def test_listing_names_does_not_import_torch() -> None:
     code = (
-        "import sys, kd3.models.zoo.names, kd3.models.zoo.build; "
+        "import sys, kd3.models.zoo, kd3.models.libraries.zoo; "
         "sys.exit(bool({'torch', 'numpy', 'PIL'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -248,17 +247,17 @@ def written_out(golden: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_parameters_are_named_as_in_public_checkpoints(name: str) -> None:
-    assert sorted(build(name, num_classes=10).state_dict()) == sorted(written_out(GOLDEN[name]))
+    assert sorted(build_by_name(name, num_classes=10).state_dict()) == sorted(written_out(GOLDEN[name]))
 
 
 def test_bottlenecks_are_named_as_in_public_checkpoints() -> None:
-    names = {k for k in build("resnet50", num_classes=10).state_dict() if k.startswith("layer1.0.")}
+    names = {k for k in build_by_name("resnet50", num_classes=10).state_dict() if k.startswith("layer1.0.")}
     block = "conv1 bn1* conv2 bn2* conv3 bn3* shortcut.0 shortcut.1*"
     assert names == {f"layer1.0.{k}" for k in written_out([block])}
 
 
 def test_shortcut_b_adds_a_convolution_and_a_batch_norm() -> None:
-    a, b = (build("resnet20", num_classes=10, shortcut=kind) for kind in "AB")
+    a, b = (build_by_name("resnet20", num_classes=10, shortcut=kind) for kind in "AB")
     # 1x1 from 16 to 32 and from 32 to 64 channels, each with a batch norm of two values a channel.
     extra = parameters("resnet20", num_classes=10, shortcut="B") - parameters("resnet20", num_classes=10)
     assert extra == 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
@@ -293,7 +292,7 @@ def test_convolutions_start_with_variance_two_over_fan_out(groups: int, fan_out:
 
 
 def test_public_checkpoint_classifies_real_images(shared_data: Path) -> None:
-    network = build("resnet20", num_classes=10)
+    network = build_by_name("resnet20", num_classes=10)
     load_weights(network, shared_data / "teacher" / "resnet20-12fca82f.th", where="test")
     with zipfile.ZipFile(shared_data / "original_test.zip") as archive:
         files = sorted(name for name in archive.namelist() if name.endswith(".jpg"))[::40]
@@ -329,5 +328,5 @@ def _rgb(file: bytes) -> bytearray:
 )
 def test_wrong_names_and_arguments_are_refused(name: str, arguments: dict[str, object], sentence: str) -> None:
     with pytest.raises(KD3Error) as refused:
-        build(name, num_classes=10, **arguments)
+        build_by_name(name, num_classes=10, **arguments)
     assert sentence in str(refused.value)

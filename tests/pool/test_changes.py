@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from kd3.errors import KD3Error
 from kd3.pool import CHANGES, change_images
-from kd3.pool.off_topic import KINDS
+from kd3.pool.changes import KINDS
+from kd3.runtime.errors import KD3Error
 
 NAMES = sorted(CHANGES)
 EXACTLY_MONOTONE = ["edges", "greyscale", "noise"]

@@ -10,10 +10,9 @@ from pool_pictures import folder_of, some_files, tar_of
 import kd3
 from kd3.config.pool_commands import IngestConfig
 from kd3.pool import ingestion
-from kd3.pool.course import Course, Place
-from kd3.pool.ingest_state import IngestState
+from kd3.pool.ingest_state import Course, IngestState, Place
 from kd3.pool.ingestion import ingest_with
-from kd3.pool.record import Unusable
+from kd3.sources.record import Unusable
 
 
 def keys(records: Any) -> list[str]:

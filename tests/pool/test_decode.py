@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from pool_pictures import encoded, noise
 
 from kd3.pool.decode import Decoded, DecodeSettings, Rejected, decode
-from kd3.pool.reasons import REASONS
+from kd3.sources.record import REASONS
 
 SETTINGS = DecodeSettings(16)
 

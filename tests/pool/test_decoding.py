@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from pool_pictures import encoded, folder_of, noise, some_files
 
-from kd3.errors import KD3Error
 from kd3.pool import Decoded, DecodeSettings, Rejected, decode_records, list_records
 from kd3.pool.decoding import CHUNK, CHUNK_BYTES, CHUNKS_AHEAD, FEW_CHUNKS, _chunks
-from kd3.pool.record import InMemory, Record
+from kd3.runtime.errors import KD3Error
+from kd3.sources.record import InMemory, Record
 
 SETTINGS = DecodeSettings(16)
 PICTURE = encoded(noise(0))

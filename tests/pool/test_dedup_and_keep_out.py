@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from kd3.config.parser import build_parser
-from kd3.errors import KD3Error
+from kd3.config.flags import build_parser
 from kd3.pool import ImagePool, ingest
 from kd3.pool.decode import DecodeSettings
 from kd3.pool.decoding import decode_records
 from kd3.pool.ingest_state import IngestState
-from kd3.pool.kept_out import KnownImages
-from kd3.pool.overlap import overlap, pool_hashes, was_kept_clear
-from kd3.pool.sources import list_records
+from kd3.pool.leaks import KnownImages, overlap, pool_hashes, was_kept_clear
+from kd3.runtime.errors import KD3Error
+from kd3.sources.finding import list_records
 
 
 def pictures(count, seed=0):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import kd3
-from kd3.errors import KD3Error
 from kd3.pool import ImagePool, derive_pool
 from kd3.pool.changes import change_images
+from kd3.runtime.errors import KD3Error
 
 
 @pytest.fixture

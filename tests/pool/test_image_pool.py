@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from pool_pictures import folder_of, some_files
 
 from kd3.config.pool_commands import IngestConfig
-from kd3.errors import KD3Error
 from kd3.pool import ImagePool
 from kd3.pool.ingestion import ingest_with
+from kd3.runtime.errors import KD3Error
 
 SIZE = 8
 IMAGE_BYTES = 3 * SIZE * SIZE

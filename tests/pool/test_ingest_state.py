@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kd3.pool import ingest_state
 from kd3.pool.decode import Decoded, pixel_digest
 from kd3.pool.ingest_state import IngestState
-from kd3.pool.record import InMemory, Record
+from kd3.sources.record import InMemory, Record
 
 
 def image(content: int) -> Decoded:

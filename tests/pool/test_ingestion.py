@@ -15,11 +15,11 @@ from pool_pictures import encoded, folder_of, noise, some_files, tar_of, zip_of
 
 import kd3
 from kd3.config.pool_commands import IngestConfig
-from kd3.errors import KD3Error
 from kd3.pool import ImagePool, ingestion
 from kd3.pool.ingest_state import DATABASE
 from kd3.pool.ingestion import ingest_with
-from kd3.storage.lock import exclusive
+from kd3.runtime.errors import KD3Error
+from kd3.runtime.files import exclusive
 
 LEFT = {"manifest.json", "index.parquet", "rejected.csv", "duplicates.csv", "images-00000.bin"}
 
@@ -257,7 +257,7 @@ def test_full_disk_is_told_and_work_goes_on_after(tmp_path: Path, monkeypatch: p
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("kd3.pool.packed.PackedImages.append", full)
+    monkeypatch.setattr("kd3.pool.pool_files.PackedImages.append", full)
     with pytest.raises(KD3Error, match=r"cannot write pool .*No space left"):
         kd3.ingest(crawl, tmp_path / "pool", image_size=16)
     monkeypatch.undo()
@@ -284,8 +284,8 @@ def test_summary_tells_rejections_by_reason(tmp_path: Path) -> None:
 
 
 def test_sources_are_looked_for_once_however_many_ask(crawl, tmp_path, monkeypatch):
-    from kd3.pool.sources import expand as module_function
-    from kd3.pool.sources.expand import Expanded
+    from kd3.sources.locations import Expanded
+    from kd3.sources.locations import expand as module_function
 
     asked = []
     real = glob.glob

@@ -10,10 +10,10 @@ from PIL import Image
 
 import kd3
 from in_process import here
-from kd3.errors import KD3Error
 from kd3.pool import ImagePool, ingest
 from kd3.pool.ingest_state import IngestState
 from kd3.pool.merge import merge_pools
+from kd3.runtime.errors import KD3Error
 
 
 def picture(number):

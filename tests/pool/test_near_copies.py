@@ -5,9 +5,16 @@ import pytest
 from PIL import Image, ImageEnhance
 from scipy.fft import dctn, idctn
 
-from kd3.pool.hash_index import HashIndex
-from kd3.pool.near_copies import NearCopies, copies_within
-from kd3.pool.perceptual_hash import LUMA, MOST_BITS, bits_between, looks, perceptual_hashes
+from kd3.pool.near_copies import (
+    LUMA,
+    MOST_BITS,
+    HashIndex,
+    NearCopies,
+    bits_between,
+    copies_within,
+    looks,
+    perceptual_hashes,
+)
 
 
 def photographs(count, side, seed=0):
@@ -83,8 +90,8 @@ def test_a_mirrored_image_is_another():
 
 
 def test_the_index_finds_what_a_comparison_of_all_finds(monkeypatch):
-    monkeypatch.setattr("kd3.pool.hash_index.NEW", 500)
-    monkeypatch.setattr("kd3.pool.hash_index.PAIRS", 700)  # candidates come in many pieces
+    monkeypatch.setattr("kd3.pool.near_copies.NEW", 500)
+    monkeypatch.setattr("kd3.pool.near_copies.PAIRS", 700)  # candidates come in many pieces
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**63, 1_800, dtype=np.uint64)
     for bits in range(1, 14):  # pairs at each distance, spread over all quarters

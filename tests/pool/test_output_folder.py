@@ -15,9 +15,9 @@ from pool_pictures import encoded, folder_of, noise, some_files, tar_of
 
 import kd3
 from kd3.config.pool_commands import IngestConfig
-from kd3.errors import KD3Error
 from kd3.pool.ingest_state import DATABASE
 from kd3.pool.ingestion import ingest_with
+from kd3.runtime.errors import KD3Error
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9")
 

@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 from pool_pictures import encoded, noise
 
-from kd3.pool.decode import Decoded, DecodeSettings, Rejected, decode
-from kd3.pool.plain_jpeg import ordinary_frame
+from kd3.pool.decode import Decoded, DecodeSettings, Rejected, decode, ordinary_frame
 
 SIZES = [(16, 16), (64, 64), (61, 43), (300, 200)]
 

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image, ImageDraw
 from pool_pictures import encoded, noise
 
-from kd3.pool import scaling
+from kd3.config.records import Fit
+from kd3.pool import rgb
 from kd3.pool.decode import Decoded, DecodeSettings, Rejected, decode
-from kd3.pool.scaling import draft
-from kd3.preparation import Fit
+from kd3.pool.rgb import draft
 
 MEAN_DIFFERENCE = 1.5  # of 255; a shift by a quarter of a pixel gives more (see the test of turns)
 
@@ -36,7 +36,7 @@ def pixels(data: bytes, settings: DecodeSettings) -> np.ndarray:
 def difference(data: bytes, settings: DecodeSettings) -> float:
     """The mean absolute difference of a draft from the full decode."""
     drafted = pixels(data, settings)
-    with mock.patch.object(scaling, "DRAFT_SCALES", (1 << 30,)):
+    with mock.patch.object(rgb, "DRAFT_SCALES", (1 << 30,)):
         full = pixels(data, settings)
     assert not np.array_equal(drafted, full), "nothing was drafted"
     return float(abs(drafted - full).mean())

@@ -8,11 +8,10 @@ import pytest
 
 import kd3
 from in_process import here
-from kd3.pool import watch as watching
+from kd3.pool import checks as watching
+from kd3.pool.checks import watched
 from kd3.pool.ingestion import ingest_with
-from kd3.pool.manifest import sha256_of
-from kd3.pool.packed import PackedImages
-from kd3.pool.watch import watched
+from kd3.pool.pool_files import PackedImages, sha256_of
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd3.selection.balance import class_balance, weighted_order
+from kd3.selection.rules import class_balance, weighted_order
 
 
 @given(st.integers(1, 50), st.integers(1, 300), st.integers(0, 10_000))

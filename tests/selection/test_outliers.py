@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kd3.selection.outliers import is_mixture, outlying, select_inliers
+from kd3.selection.rules import is_mixture, outlying, select_inliers
 
 
 def distances(near: int, far: int, *, times: float, shift: float = 1.0) -> torch.Tensor:

@@ -8,11 +8,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from kd3.selection import select
-from kd3.selection.blend import blend_logits, teacher_weight
-from kd3.selection.class_thresholds import class_thresholds
-from kd3.selection.predictions import most_probable, predict
-from kd3.selection.select import select_everything
+from kd3 import selection as select
+from kd3.selection import blend_logits, class_thresholds, most_probable, predict, select_everything, teacher_weight
 
 
 def select_confident(logits, **options):

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd3.selection.surest import select_surest, self_cross_entropy
+from kd3.selection.rules import select_surest, self_cross_entropy
 
 
 @given(st.integers(1, 60), st.integers(2, 6), st.integers(1, 60), st.integers(0, 10_000))

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from kd3.selection.predictions import Predictions
-from kd3.selection.select import Selection, select_everything
-from kd3.selection.typical import select_typical, without_surest
+from kd3.selection import Predictions, Selection, select_everything
+from kd3.selection.rules import select_typical, without_surest
 
 
 def predictions(labels, classes=3):

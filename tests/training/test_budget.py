@@ -3,8 +3,7 @@
 import pytest
 
 from kd3.config.training import TrainSettings
-from kd3.training.budget import Budget
-from kd3.training.checkpoint import Progress
+from kd3.training.budget import Budget, Progress
 
 
 def rounds(settings, kept, *, images=100, passes=1.0, processes=1):

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 import kd3
-from kd3.commands.fitting import check_trains
-from kd3.compute import Compute
-from kd3.errors import KD3Error
-from kd3.models.signature import Signature
+from kd3.config.records import Signature
+from kd3.evaluation.compatibility import check_trains
 from kd3.models.student import own_head
+from kd3.runtime.compute import Compute
+from kd3.runtime.errors import KD3Error
 
 SIGNATURE = Signature([0.5] * 3, [0.25] * 3, 16, ["cat", "dog", "ship"])
 

@@ -11,7 +11,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from kd3.training.display import Panel, shown
+from kd3.training.history import Panel, shown
 
 TRAIN = {
     "step": 20,
@@ -95,8 +95,8 @@ def test_without_a_terminal_there_are_plain_lines(capsys):
 
 PROGRAM = """
 import time
-from kd3 import console
-from kd3.training.display import shown
+from kd3.runtime import console
+from kd3.training.history import shown
 with shown(1000, 0, ["cat", "dog"]) as display:
     for step in range(4):
         display.advance(100)

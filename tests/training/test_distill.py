@@ -9,14 +9,13 @@ import torch
 from torch import nn
 
 import kd3
-from kd3.config.commands import DistillConfig
-from kd3.errors import KD3Error
-from kd3.runs.folder import RunFolder
-from kd3.runs.metrics import read_metrics
+from kd3.config.distill import DistillConfig
+from kd3.runtime.errors import KD3Error
+from kd3.runtime.run_folder import RunFolder, read_metrics
+from kd3.scoring.scan import is_as_good
 from kd3.training import learner
-from kd3.training.checkpoint import load_checkpoint
+from kd3.training.budget import load_checkpoint
 from kd3.training.learner import Learner
-from kd3.training.scan import is_as_good
 
 SMALL = {"images": 320, "batch_size": 16, "holdout": 12, "precision": "32", "device": "cpu", "warmup_steps": 2}
 
@@ -57,7 +56,7 @@ def test_losses_are_named_and_sum_up(finished):
 
 
 def test_the_held_out_images_are_never_selected(finished, pool_folder):
-    from kd3.training.pool_split import split_pool
+    from kd3.scoring.batches import split_pool
 
     held_out = set(split_pool(kd3.ImagePool.open(pool_folder), 12).holdout.tolist())
     assert len(held_out) == 12
@@ -68,7 +67,7 @@ def test_the_held_out_images_are_never_selected(finished, pool_folder):
 
 
 def test_the_holdout_does_not_depend_on_the_seed_of_the_run(pool_folder):
-    from kd3.commands.distill_job import split_of
+    from kd3.commands.distill_parts import split_of
 
     values = {"teacher": "t", "student": "s", "pool": str(pool_folder), "out": "o", "train": {"holdout": 12}}
     configs = [DistillConfig(**values, seed=seed) for seed in (0, 1, 7)]
@@ -79,7 +78,7 @@ def test_the_holdout_does_not_depend_on_the_seed_of_the_run(pool_folder):
 
 
 def test_a_share_of_the_pool_is_part_of_a_larger_one_and_keeps_the_held_out_images(teacher_file, pool_folder, tmp_path):
-    from kd3.training.pool_split import split_pool
+    from kd3.scoring.batches import split_pool
 
     pool = kd3.ImagePool.open(pool_folder)
     whole, half, tenth = (split_pool(pool, 12, share=share) for share in (1, 0.5, 0.1))
@@ -385,7 +384,7 @@ def test_a_second_signal_leaves_the_checkpoint_before_it(finished, teacher_file,
         set_learning_rate(optimizer, step, *rest)
 
     monkeypatch.setattr(learner, "set_learning_rate", interrupted_inside_a_step)
-    monkeypatch.setattr("kd3.interruption.ONE_REQUEST_SECONDS", 0.0)
+    monkeypatch.setattr("kd3.runtime.interruption.ONE_REQUEST_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):
         run(teacher_file, pool_folder, tmp_path / "r", seed=1)
     monkeypatch.undo()
@@ -409,17 +408,17 @@ def test_resuming_on_another_pool_or_teacher_is_refused(teacher_file, pool_folde
 
 def test_a_live_student_is_copied_and_can_be_resumed(teacher_file, pool_folder, tmp_path, monkeypatch):
     from kd3.models.arch import build_arch
-    from kd3.training import fit
+    from kd3.training import loop
 
     net = build_arch("kd3:resnet8", num_classes=3)
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    look = fit.Fit._look
+    look = loop.Fit._look
 
     def stop(self):
         look(self)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(fit.Fit, "_look", stop)
+    monkeypatch.setattr(loop.Fit, "_look", stop)
     with pytest.raises(KeyboardInterrupt, match="the same call and resume=True"):
         kd3.distill(teacher_file, net, pool_folder, tmp_path / "r", **SMALL)
     monkeypatch.undo()

@@ -2,9 +2,8 @@
 
 import pytest
 
-from kd3.runs.metrics import read_metrics
-from kd3.training.health import Health
-from kd3.training.history import History
+from kd3.runtime.run_folder import read_metrics
+from kd3.training.history import Health, History
 
 CLASSES = ["cat", "dog", "sh\x1bip"]
 

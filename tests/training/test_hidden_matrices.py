@@ -6,16 +6,16 @@ from torch import nn
 from torch.nn import functional as F
 
 import kd3
-from kd3.compute import Compute
 from kd3.config.methods import METHODS, DFNDOptions, KD3Options
+from kd3.config.records import Signature
 from kd3.config.training import TrainSettings
-from kd3.methods.base import build_method
+from kd3.methods import build_method
 from kd3.models.arch import build_arch
-from kd3.models.hidden_matrices import hidden_matrices
-from kd3.models.signature import Signature
+from kd3.models.head import hidden_matrices
 from kd3.models.student import own_head
+from kd3.runtime.compute import Compute
 from kd3.training.learner import Learner
-from kd3.training.muon import is_matrix
+from kd3.training.optimizer import is_matrix
 
 CPU = Compute(torch.device("cpu"), "32")
 EVERY_PART = KD3Options(contrastive="mixdistribution", logit_weight=1, classifier="own")

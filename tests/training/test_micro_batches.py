@@ -4,14 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from kd3.compute import Compute
 from kd3.config.methods import METHODS
 from kd3.config.training import TrainSettings
-from kd3.errors import KD3Error
-from kd3.methods.base import build_method
+from kd3.methods import build_method
 from kd3.models.teacher import Teacher
-from kd3.training.learner import Learner
-from kd3.training.micro_batches import check_micro_batch
+from kd3.runtime.compute import Compute
+from kd3.runtime.errors import KD3Error
+from kd3.training.learner import Learner, check_micro_batch
 
 CPU = Compute(torch.device("cpu"), "32")
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 import kd3
-from kd3.compute import Compute
 from kd3.config.methods import KDOptions
 from kd3.config.training import TrainSettings
-from kd3.errors import KD3Error
-from kd3.methods.base import build_method
+from kd3.methods import build_method
 from kd3.models.arch import build_arch
+from kd3.runtime.compute import Compute
+from kd3.runtime.errors import KD3Error
 from kd3.training.learner import Learner
 
 SMALL = {"images": 96, "batch_size": 16, "holdout": 12, "precision": "32", "device": "cpu", "warmup_steps": 2}

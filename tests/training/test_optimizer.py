@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from kd3.config.training import TrainSettings
-from kd3.training.muon import Muon, is_matrix, orthogonalise
-from kd3.training.optimizer import build_optimizer, set_learning_rate
+from kd3.training.optimizer import Muon, build_optimizer, is_matrix, orthogonalise, set_learning_rate
 
 
 def muon(parameters, **more):

@@ -5,10 +5,10 @@ import torch
 from torch.nn import functional as F
 
 from kd3.config.training import TrainSettings
-from kd3.training.augment import augment, crop_boxes, mixed_up, resampled, resized_crop, shift
-from kd3.training.randomness import seed_for
-from kd3.training.scan import divergence
-from kd3.training.schedule import learning_rate
+from kd3.scoring.batches import seed_for
+from kd3.scoring.scan import divergence
+from kd3.scoring.views import augment, crop_boxes, mixed_up, resampled, resized_crop, shift
+from kd3.training.budget import learning_rate
 
 
 def generator(seed=0):

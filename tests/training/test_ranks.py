@@ -17,15 +17,13 @@ import torch.multiprocessing as mp
 from torch import nn
 
 import kd3
-from kd3.errors import KD3Error, ToldByAnotherError
-from kd3.losses.contrastive import nt_xent
-from kd3.losses.feature_alignment import feature_alignment
-from kd3.mixdistribution import mix_distribution
-from kd3.models.running_statistics import running_statistics_kept
-from kd3.models.synced_batch_norm import SyncedBatchNorm, sync_batch_norms
-from kd3.ranks import ALONE, Ranks
-from kd3.runs.metrics import read_metrics
-from kd3.training.augment import augment, mixed_up
+from kd3.losses import feature_alignment, nt_xent
+from kd3.losses.mixdistribution import mix_distribution
+from kd3.models.batch_norms import SyncedBatchNorm, running_statistics_kept, sync_batch_norms
+from kd3.runtime.errors import KD3Error, ToldByAnotherError
+from kd3.runtime.ranks import ALONE, Ranks
+from kd3.runtime.run_folder import read_metrics
+from kd3.scoring.views import augment, mixed_up
 
 BATCH = 8
 

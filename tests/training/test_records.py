@@ -7,15 +7,15 @@ import torch
 from torch import nn
 
 import kd3
-from kd3.compute import Compute
 from kd3.config.training import TrainSettings
-from kd3.ranks import ALONE
-from kd3.runs.folder import RunFolder
-from kd3.training import checkpoint, records
-from kd3.training.checkpoint import Progress, load_checkpoint
+from kd3.runtime.compute import Compute
+from kd3.runtime.ranks import ALONE
+from kd3.runtime.run_folder import RunFolder
+from kd3.scoring.batches import Coming, fetched, sent
+from kd3.training import budget, records
+from kd3.training.budget import Progress, load_checkpoint
 from kd3.training.records import Records
 from kd3.training.step_graph import WARM_UP, StepGraph
-from kd3.training.transfer import Coming, fetched, sent
 
 CPU = torch.device("cpu")
 
@@ -69,7 +69,7 @@ def test_checkpoints_are_written_by_the_clock_and_not_after_each_round(
     teacher_file, pool_folder, tmp_path, monkeypatch
 ):
     taken = []
-    real = checkpoint.checkpoint_of
+    real = budget.checkpoint_of
     monkeypatch.setattr(
         records, "checkpoint_of", lambda progress, **more: taken.append(progress.round) or real(progress, **more)
     )

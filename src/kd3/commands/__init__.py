@@ -1,1 +1,1 @@
-"""One file per command: settings in, a result out. Nothing here prints a result or exits."""
+"""The verbs of the command line: settings in, a result out. Nothing here prints a result or exits."""

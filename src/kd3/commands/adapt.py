@@ -8,26 +8,24 @@ from typing import Any
 
 from torch import nn
 
-from kd3 import console
-from kd3.commands.finished_run import check_finished, check_identity, pool_of, split_of, teacher_of
-from kd3.compute import Compute, resolve
+from kd3.commands.arguments import check_finished, check_identity, pool_of, split_of, teacher_of
 from kd3.config.commands import GIVEN_IMAGES, RECALLED_IMAGES, AdaptConfig
 from kd3.config.settings import build
-from kd3.errors import KD3Error
-from kd3.models.batch_norm_statistics import remembering_norms
+from kd3.inheritance.adapt import Adaptation, adapt_by_recall, adapt_to_given
+from kd3.inheritance.at_end import as_trained, keep_adapted, keep_in_summary
+from kd3.inheritance.recalled import Pairs, known_images, of_pool, read_images
+from kd3.models.batch_norms import remembering_norms
 from kd3.models.student import Student
 from kd3.models.student_files import load_student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
-from kd3.pool.allowed import as_settings_say
-from kd3.pool.watch import watched
-from kd3.recall.adapt import Adaptation, adapt_by_recall, adapt_to_given
-from kd3.recall.images import known_images, of_pool, read_images
-from kd3.recall.kept import as_trained, keep_adapted, keep_in_summary
-from kd3.recall.picture import Pairs
-from kd3.runs.folder import RunFolder
-from kd3.storage.full_disk import full_disk_told
-from kd3.storage.lock import exclusive
+from kd3.pool.checks import watched
+from kd3.runtime import console
+from kd3.runtime.compute import Compute, resolve
+from kd3.runtime.errors import KD3Error
+from kd3.runtime.files import exclusive, full_disk_told
+from kd3.runtime.run_folder import RunFolder
+from kd3.sources.trust import as_settings_say
 from kd3.training.records import last_selection
 
 

@@ -8,26 +8,23 @@ from typing import Any
 
 from torch import nn
 
-from kd3 import console
-from kd3.commands.finished_run import check_finished, check_identity, pool_of, split_of, teacher_of
-from kd3.compute import resolve
+from kd3.commands.arguments import check_finished, check_identity, pool_of, split_of, teacher_of
 from kd3.config.commands import CASCADE_IMAGES, CascadeConfig
 from kd3.config.settings import build
-from kd3.errors import KD3Error
-from kd3.measure.cascade import AGREEMENTS, images_needed
-from kd3.measure.cascade_record import answers_of_both, measured
+from kd3.evaluation.cascade import AGREEMENTS, answers_of_both, images_needed, measured
+from kd3.inheritance.recalled import ChosenImages, known_images, of_pool, read_images
 from kd3.models.student import Student
 from kd3.models.student_files import load_student, save_cascade
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
-from kd3.pool.allowed import as_settings_say
-from kd3.pool.watch import watched
-from kd3.recall.images import ChosenImages, known_images, of_pool, read_images
-from kd3.runs.cascade import in_words, thresholds_in_words
-from kd3.runs.folder import RunFolder
-from kd3.storage.atomic import write_json
-from kd3.storage.full_disk import full_disk_told
-from kd3.storage.lock import exclusive
+from kd3.pool.checks import watched
+from kd3.runtime import console
+from kd3.runtime.compute import resolve
+from kd3.runtime.errors import KD3Error
+from kd3.runtime.files import exclusive, full_disk_told, write_json
+from kd3.runtime.run_folder import RunFolder
+from kd3.runtime.run_summary import cascade_in_words, thresholds_in_words
+from kd3.sources.trust import as_settings_say
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class Found:
         }
 
     def __str__(self) -> str:
-        lines = [str(self.folder), *thresholds_in_words(self.record), *in_words(self.record)]
+        lines = [str(self.folder), *thresholds_in_words(self.record), *cascade_in_words(self.record)]
         return "\n".join([lines[0], *(f"  {line}" for line in lines[1:])])
 
 

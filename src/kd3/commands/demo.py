@@ -12,19 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kd3 import console
 from kd3.config.commands import DemoConfig
-from kd3.console import clock
-from kd3.demo.data import make_lost_data_and_crawl
-from kd3.demo.digits import IMAGE_SIZE
-from kd3.demo.extras import check_extras
-from kd3.demo.outcome import draw_outcome, share_of_digits
-from kd3.demo.teacher import ARCH as TEACHER
-from kd3.demo.teacher import train_teacher
-from kd3.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, KD3Error
-from kd3.interruption import Terminated, unhurried
-from kd3.runs.folder import read_summary
-from kd3.storage.atomic import write_json
+from kd3.demo.digits import ARCH as TEACHER
+from kd3.demo.digits import IMAGE_SIZE, check_extras, make_lost_data_and_crawl, train_teacher
+from kd3.demo.picture import draw_outcome, share_of_digits
+from kd3.runtime import console
+from kd3.runtime.console import clock
+from kd3.runtime.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, KD3Error
+from kd3.runtime.files import write_json
+from kd3.runtime.interruption import Terminated, unhurried
+from kd3.runtime.run_folder import read_summary
 
 MARKER = "kd3-demo.json"
 STUDENT = "kd3:resnet8"

@@ -8,26 +8,25 @@ from typing import Any, Literal, overload
 
 from torch import nn
 
-from kd3 import console
-from kd3.commands.distill_job import Live
-from kd3.commands.distilling import train
-from kd3.commands.given import TEACHER, told
-from kd3.commands.rehearsal import Rehearsal, rehearse
-from kd3.compute import Compute, resolve
-from kd3.config.commands import DistillConfig
-from kd3.config.distill_layers import layered, resumed
-from kd3.config.spread import spread
+from kd3.commands.arguments import TEACHER, told
+from kd3.commands.distill_parts import Live
+from kd3.commands.distill_rehearsal import Rehearsal, rehearse
+from kd3.commands.distill_work import train
+from kd3.config.distill import DistillConfig, layered, resumed
+from kd3.config.flags import spread
 from kd3.config.training import DEFAULT_IMAGES
-from kd3.errors import KD3Error
-from kd3.launch import launched
 from kd3.models.student import Student
 from kd3.models.student_files import load_student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
-from kd3.pool.allowed import as_settings_say
-from kd3.runs.folder import RunFolder, State, read_summary
-from kd3.runs.summary import describe
-from kd3.tracking.trackers import check_installed
+from kd3.runtime import console
+from kd3.runtime.compute import Compute, resolve
+from kd3.runtime.errors import KD3Error
+from kd3.runtime.launch import launched
+from kd3.runtime.run_folder import RunFolder, State, read_summary
+from kd3.runtime.run_summary import describe
+from kd3.sources.trust import as_settings_say
+from kd3.training.trackers import check_installed
 
 
 @dataclass(frozen=True)

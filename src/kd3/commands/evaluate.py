@@ -6,31 +6,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kd3 import console
-from kd3.class_names import are_numbers, nameless, places
-from kd3.commands.given import MODEL, TEACHER, told
-from kd3.compute import Compute, resolve
+from kd3.commands.arguments import MODEL, TEACHER, told
 from kd3.config.commands import EvaluateConfig
+from kd3.config.records import are_numbers, nameless, places
 from kd3.config.settings import build
-from kd3.errors import KD3Error
-from kd3.measure.accuracy import Tally
-from kd3.measure.doubts import doubts
-from kd3.measure.intervals import Interval, share
-from kd3.measure.labelled import LabelledImages
-from kd3.measure.leak import Leak, leak, pool_of_student
-from kd3.measure.lost import Answers, Lost
-from kd3.measure.lost_in_words import aligned, cascade_lines, class_lines
-from kd3.models.classifier import load_classifier
+from kd3.evaluation.accuracy import Interval, Tally, share
+from kd3.evaluation.labelled import LabelledImages, Leak, doubts, leak, pool_of_student
+from kd3.evaluation.lost import Answers, Lost, aligned, cascade_lines, class_lines
 from kd3.models.load_teacher import load_teacher
 from kd3.models.student import Student
+from kd3.models.student_files import load_classifier
 from kd3.models.teacher import Teacher
-from kd3.pool.allowed import as_settings_say
-from kd3.pool.class_matching import Matching
-from kd3.pool.reasons import counted
-from kd3.pool.sources.names import shown
-from kd3.pool.watch import watched
-from kd3.run_report.lost import EXAMPLES, write_page
-from kd3.text import one_line
+from kd3.pool.checks import watched
+from kd3.reports.lost import EXAMPLES, write_page
+from kd3.runtime import console
+from kd3.runtime.compute import Compute, resolve
+from kd3.runtime.errors import KD3Error
+from kd3.runtime.text import one_line
+from kd3.sources.class_matching import Matching
+from kd3.sources.files import shown
+from kd3.sources.record import counted
+from kd3.sources.trust import as_settings_say
 
 
 @dataclass(frozen=True)

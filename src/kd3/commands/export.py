@@ -12,34 +12,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kd3 import console
-from kd3.class_names import places
-from kd3.commands.given import told
+from kd3.commands.arguments import told
 from kd3.config.commands import ExportConfig
+from kd3.config.records import Preparation, places
 from kd3.config.settings import build
-from kd3.errors import KD3Error
+from kd3.config.shrink import architecture_in_words
+from kd3.exports.card import PREDICT, Card
+from kd3.exports.comparison import NOISE, CheckImages, Comparison, Written, images_of, images_of_run, in_batches
+from kd3.exports.formats import (
+    FOLDER,
+    FORMATS,
+    Deployable,
+    Source,
+    run_onnx,
+    run_safetensors,
+    versions,
+    write_safetensors,
+)
+from kd3.exports.quantise import Tried, quantise
 from kd3.models.load_teacher import load_teacher
-from kd3.models.shrink_plan import architecture_in_words
 from kd3.models.student import Student
 from kd3.models.student_files import DESCRIPTION, adaptation_of, load_student, read_student_description
 from kd3.pool import ImagePool
-from kd3.pool.allowed import as_settings_say
-from kd3.pool.manifest import NAME as MANIFEST
-from kd3.pool.without_secrets import shareable
-from kd3.preparation import Preparation
-from kd3.runs.folder import RunFolder, read_summary
-from kd3.runs.origin import processor
-from kd3.runs.places import find
-from kd3.shipping.card import PREDICT, Card
-from kd3.shipping.check_images import NOISE, CheckImages, images_of, images_of_run
-from kd3.shipping.compare import in_batches
-from kd3.shipping.comparison import Comparison, Written
-from kd3.shipping.deployable import Deployable
-from kd3.shipping.formats import FOLDER, FORMATS, Source, run_onnx, run_safetensors, write_safetensors
-from kd3.shipping.opset import versions
-from kd3.shipping.quantise import Tried, quantise
-from kd3.storage.atomic import write_json, write_text
-from kd3.storage.whole_folder import is_vacant, whole_folder
+from kd3.pool.pool_files import NAME as MANIFEST
+from kd3.runtime import console
+from kd3.runtime.errors import KD3Error
+from kd3.runtime.files import is_vacant, whole_folder, write_json, write_text
+from kd3.runtime.run_folder import RunFolder, find, processor, read_summary
+from kd3.sources.trust import as_settings_say, shareable
 from kd3.version import __version__
 
 INT8 = "student-int8.onnx"

@@ -10,29 +10,27 @@ import numpy as np
 import torch
 from torch import nn
 
-from kd3.class_names import are_numbers, nameless
-from kd3.commands.backbones import SAMPLE_IMAGES, sample_of
-from kd3.commands.fitting import LOOKED_AT, fitted, normalisation_on
-from kd3.compute import resolve
+from kd3.commands.distill_parts import SAMPLE_IMAGES, sample_of
 from kd3.config.commands import InspectConfig
-from kd3.config.shrink import PREFIX, parse_shrink
+from kd3.config.records import are_numbers, nameless
+from kd3.config.shrink import PREFIX, ShrinkPlan, parse_shrink
 from kd3.config.training import TrainSettings
-from kd3.domain_shift.normalisation import NormalisationCheck
-from kd3.errors import KD3Error
+from kd3.evaluation.compatibility import LOOKED_AT, NormalisationCheck, fitted, normalisation_on
 from kd3.inheritance.inherited import planned, rows
 from kd3.inheritance.plan import Inheritance
 from kd3.inheritance.shrinking import described, plan_shrinking
 from kd3.models.arch import build_arch
 from kd3.models.calling import calling_of
+from kd3.models.costs import multiply_adds
 from kd3.models.head import probe_images
 from kd3.models.load_teacher import load_teacher
-from kd3.models.multiply_adds import multiply_adds
-from kd3.models.shrink_plan import ShrinkPlan
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
-from kd3.pool.watch import watched
-from kd3.text import one_line
-from kd3.training.pool_split import split_pool
+from kd3.pool.checks import watched
+from kd3.runtime.compute import resolve
+from kd3.runtime.errors import KD3Error
+from kd3.runtime.text import one_line
+from kd3.scoring.batches import split_pool
 
 WITHOUT_FEATURES = "--kd3.classifier own --kd3.alignment none --kd3.logit-weight 1"
 WITH_FEATURES = "--kd3.classifier own"

@@ -11,31 +11,31 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from kd3 import console
-from kd3.commands.distill_job import method_of
+from kd3.commands.distill_parts import method_of
 from kd3.commands.study import given_settings, with_seeds
-from kd3.compute import Compute
-from kd3.config.commands import DistillConfig, StudyConfig
-from kd3.config.datasets import DATASETS
+from kd3.config.commands import StudyConfig
+from kd3.config.distill import DistillConfig
 from kd3.config.methods import KD3Options
-from kd3.config.paper import CRAWLS, TABLES, Pair, ReproduceConfig
+from kd3.config.published import CRAWLS, DATASETS, TABLES, Pair, ReproduceConfig
 from kd3.config.settings import build
 from kd3.config.training import DEFAULT_IMAGES
-from kd3.console import clock
-from kd3.datasets.layouts import TEST
-from kd3.datasets.prepare import ABOUT, POOL, bytes_needed, free_at
-from kd3.errors import KD3Error
-from kd3.experiments.plan import Cell, Plan, plan, read_study
-from kd3.methods.base import Method
+from kd3.methods import Method
 from kd3.models.arch import build_arch
+from kd3.models.costs import idle_seconds
 from kd3.models.teacher import Teacher
-from kd3.models.zoo.names import ZOO
-from kd3.planning.idle_clock import idle_seconds
-from kd3.planning.pace import pace_of
+from kd3.models.zoo import ZOO
 from kd3.pool import ImagePool
-from kd3.pool.manifest import NAME, read_manifest
-from kd3.training.pool_batches import PoolBatches
-from kd3.training.scan import score
+from kd3.pool.pool_files import NAME, read_manifest
+from kd3.runtime import console
+from kd3.runtime.compute import Compute
+from kd3.runtime.console import clock
+from kd3.runtime.errors import KD3Error
+from kd3.scoring.batches import PoolBatches
+from kd3.scoring.scan import score
+from kd3.studies.candidates import pace_of
+from kd3.studies.datasets import ABOUT, POOL, bytes_needed, free_at
+from kd3.studies.plan import Cell, Plan, plan, read_study
+from kd3.studies.published_files import TEST
 
 ASSUMED = 600_000  # images of a missing crawl, as in the paper
 CLASSES = {"cifar100": 100, "tinyimagenet": 200}  # of the others 10

@@ -10,35 +10,31 @@ import numpy as np
 import torch
 from torch import nn
 
-from kd3 import console
-from kd3.commands.backbones import sample_of
-from kd3.commands.fitting import fitted, normalisation_on
-from kd3.commands.given import TEACHER, told
-from kd3.compute import Compute, resolve
+from kd3.commands.arguments import TEACHER, told
+from kd3.commands.distill_parts import sample_of
 from kd3.config.commands import GIVEN_IMAGES
 from kd3.config.methods import METHODS, KD3Options
 from kd3.config.pool_commands import PlanConfig
 from kd3.config.settings import build
 from kd3.config.training import TrainSettings
-from kd3.domain_shift.forecast import Forecast, forecast
-from kd3.domain_shift.measure import Measurement, measure
-from kd3.errors import KD3Error
-from kd3.methods.base import build_method
-from kd3.methods.shared_classifier import projector_for
+from kd3.evaluation.compatibility import fitted, normalisation_on
+from kd3.evaluation.shift_measure import Measurement, measure
+from kd3.evaluation.shift_verdict import Forecast, forecast
+from kd3.inheritance.recalled import read_images
+from kd3.methods import build_method, projector_for
+from kd3.models.costs import SMALL_SIDE, Cost, costs
 from kd3.models.load_teacher import load_teacher
 from kd3.models.teacher import Teacher
-from kd3.planning.advice import best_student, budget_for, for_the_crawl, method_for
-from kd3.planning.candidates import Candidate, candidates
-from kd3.planning.costs import SMALL_SIDE, Cost, costs
-from kd3.planning.exported import Exported, exported
-from kd3.planning.outcome import Choice, Plan
-from kd3.planning.pace import Pace, pace_of
 from kd3.pool import ImagePool
-from kd3.pool.allowed import as_settings_say
-from kd3.pool.sources.names import shown
-from kd3.pool.watch import watched
-from kd3.recall.images import read_images
-from kd3.training.pool_split import split_pool
+from kd3.pool.checks import watched
+from kd3.runtime import console
+from kd3.runtime.compute import Compute, resolve
+from kd3.runtime.errors import KD3Error
+from kd3.scoring.batches import split_pool
+from kd3.sources.files import shown
+from kd3.sources.trust import as_settings_say
+from kd3.studies.advice import Choice, Plan, best_student, budget_for, for_the_crawl, method_for
+from kd3.studies.candidates import Candidate, Exported, Pace, candidates, exported, pace_of
 
 LOOKED_AT, LOOKED_AT_LARGE = 1000, 128  # images of the pool
 

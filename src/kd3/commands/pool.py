@@ -1,18 +1,56 @@
-"""`kd3 pool`: describe pools, verify them, make pools from pools."""
+"""`kd3 ingest`, `kd3 dataset` and `kd3 pool`: crawls, published files and pools in, pools out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kd3.config.pool_commands import PoolConfig
-from kd3.errors import KD3Error
+from kd3.config.pool_commands import DatasetConfig, IngestConfig, PoolConfig
 from kd3.pool import ImagePool, derive_pool
+from kd3.pool.ingestion import ingest_with
 from kd3.pool.listed import ListedImages
-from kd3.pool.merge import merge_pools
+from kd3.pool.merge import ingest_on_ray, merge_pools
+from kd3.runtime.errors import KD3Error
+from kd3.studies.datasets import Prepared, prepare
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """A finished pool."""
+
+    pool: ImagePool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the manifest."""
+        return self.pool.manifest.to_dict()
+
+    def __str__(self) -> str:
+        return self.pool.summary()
+
+
+def ingest_crawl(config: IngestConfig) -> Ingested:
+    """Run the command line's settings."""
+    if config.engine == "ray":
+        return Ingested(ingest_on_ray(config))
+    return Ingested(ingest_with(config))
+
+
+def make_dataset(config: DatasetConfig) -> Prepared:
+    """Run the command line's settings."""
+    return prepare(
+        config.name,
+        Path(config.files),
+        Path(config.out),
+        download=config.download,
+        checked=config.check,
+        limit=config.limit,
+        workers=config.workers,
+    )
+
 
 SHOWN = 5
 

@@ -9,21 +9,21 @@ from typing import Any
 
 import torch
 
-from kd3 import console
-from kd3.class_names import are_numbers, nameless
-from kd3.commands.given import MODEL, told
-from kd3.compute import resolve
+from kd3.commands.arguments import MODEL, told
 from kd3.config.commands import PredictConfig
+from kd3.config.records import are_numbers, nameless
 from kd3.config.settings import build
-from kd3.errors import KD3Error
-from kd3.measure.cascade import margins
-from kd3.models.classifier import load_classifier
+from kd3.evaluation.cascade import margins
 from kd3.models.student import Student
+from kd3.models.student_files import load_classifier
 from kd3.models.teacher import Teacher
 from kd3.pool import Decoded, DecodeSettings, decode_records, list_records
-from kd3.pool.allowed import as_settings_say
-from kd3.pool.sources.names import archive_kind, base_name, is_list, shown
-from kd3.text import one_line
+from kd3.runtime import console
+from kd3.runtime.compute import resolve
+from kd3.runtime.errors import KD3Error
+from kd3.runtime.text import one_line
+from kd3.sources.files import archive_kind, base_name, is_list, shown
+from kd3.sources.trust import as_settings_say
 
 
 @dataclass(frozen=True)

@@ -9,36 +9,29 @@ from typing import Any
 
 import torch
 
-from kd3 import console
-from kd3.class_names import places
-from kd3.commands.finished_run import split_of
-from kd3.commands.given import told
-from kd3.compute import Compute, resolve
+from kd3.commands.arguments import split_of, told
 from kd3.config.commands import ReportConfig
+from kd3.config.records import places
 from kd3.config.settings import build
-from kd3.errors import KD3Error
-from kd3.measure.cascade_record import answers_of_both, measured
-from kd3.measure.doubts import doubts
-from kd3.measure.labelled import LabelledImages
-from kd3.measure.leak import leak, pool_of_student
-from kd3.measure.lost import Answers, Lost
+from kd3.evaluation.cascade import answers_of_both, measured
+from kd3.evaluation.labelled import LabelledImages, doubts, leak, pool_of_student
+from kd3.evaluation.lost import Answers, Lost
 from kd3.models.load_teacher import load_teacher
 from kd3.models.student import Student
 from kd3.models.student_files import load_student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
-from kd3.pool.allowed import as_settings_say
-from kd3.pool.watch import watched
-from kd3.run_report.cascade import of_run
-from kd3.run_report.lost import EXAMPLES
-from kd3.run_report.networks import costs
-from kd3.run_report.page import RunFindings, page
-from kd3.run_report.pool_look import look_at_pool
-from kd3.run_report.records import RunRecords, read_run
-from kd3.run_report.verdict import verdict
-from kd3.runs.origin import processor
-from kd3.runs.places import find
-from kd3.storage.atomic import write_text
+from kd3.pool.checks import watched
+from kd3.reports.lost import EXAMPLES, of_run
+from kd3.reports.page import RunFindings, page
+from kd3.reports.pool_look import costs, look_at_pool
+from kd3.reports.records import RunRecords, read_run, verdict
+from kd3.runtime import console
+from kd3.runtime.compute import Compute, resolve
+from kd3.runtime.errors import KD3Error
+from kd3.runtime.files import write_text
+from kd3.runtime.run_folder import find, processor
+from kd3.sources.trust import as_settings_say
 
 NAME = "report.html"
 

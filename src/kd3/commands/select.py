@@ -9,32 +9,29 @@ from typing import Any
 
 import numpy as np
 
-from kd3 import console
-from kd3.commands.fitting import check_student, fitted
-from kd3.commands.given import TEACHER, told
-from kd3.compute import Compute, resolve
+from kd3.commands.arguments import TEACHER, told
 from kd3.config.pool_commands import SelectConfig
 from kd3.config.settings import build
-from kd3.errors import KD3Error
+from kd3.evaluation.compatibility import check_student, fitted
 from kd3.models.checkpoint import weights_hash
-from kd3.models.classifier import load_classifier
 from kd3.models.load_teacher import load_teacher
 from kd3.models.student import Student
+from kd3.models.student_files import load_classifier
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
-from kd3.pool.names import check_index
-from kd3.pool.watch import watched
-from kd3.review.grids import write_grids
-from kd3.review.outcome import Outcome, outcome
-from kd3.review.report import NAME, check_same, describe, read_report, report
-from kd3.review.table import kept_positions, write_table
-from kd3.selection.select import select_confident
-from kd3.storage.atomic import write_json
-from kd3.storage.whole_folder import is_vacant, whole_folder
-from kd3.training.latest import LatestPredictions
-from kd3.training.pool_batches import PoolBatches
-from kd3.training.pool_scan import PoolScan
-from kd3.training.teacher_logits import teacher_logits
+from kd3.pool.checks import watched
+from kd3.pool.listed import check_index
+from kd3.reports.selection_outcome import Outcome, kept_positions, outcome, write_table
+from kd3.reports.selection_pictures import write_grids
+from kd3.reports.selection_report import NAME, check_same, describe, read_report, report
+from kd3.runtime import console
+from kd3.runtime.compute import Compute, resolve
+from kd3.runtime.errors import KD3Error
+from kd3.runtime.files import is_vacant, whole_folder, write_json
+from kd3.scoring.batches import PoolBatches
+from kd3.scoring.scan import LatestPredictions, PoolScan
+from kd3.scoring.teacher_cache import teacher_logits
+from kd3.selection import select_confident
 from kd3.version import __version__
 
 

@@ -6,22 +6,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kd3 import console
-from kd3.commands.fitting import LOOKED_AT, fitted, normalisation_on
-from kd3.commands.given import TEACHER, told
-from kd3.compute import resolve
+from kd3.commands.arguments import TEACHER, told
 from kd3.config.pool_commands import ShiftConfig
 from kd3.config.settings import build
-from kd3.domain_shift import figures, report
-from kd3.domain_shift.measure import Measurement, measure
-from kd3.domain_shift.reference import Reference, drawn
-from kd3.errors import KD3Error
+from kd3.evaluation import shift_report
+from kd3.evaluation.compatibility import LOOKED_AT, fitted, normalisation_on
+from kd3.evaluation.shift_measure import Measurement, Reference, drawn, measure
 from kd3.models.load_teacher import load_teacher
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
-from kd3.pool.allowed import as_settings_say
-from kd3.pool.watch import watched
-from kd3.storage.atomic import write_json, write_text
+from kd3.pool.checks import watched
+from kd3.runtime import console
+from kd3.runtime.compute import resolve
+from kd3.runtime.errors import KD3Error
+from kd3.runtime.files import write_json, write_text
+from kd3.sources.trust import as_settings_say
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Shift:
 
     def __str__(self) -> str:
         written = f"\nwritten: {', '.join(self.files)}" if self.files else ""
-        return report.text(self.measurement, f"{self.title} ({self.compute})") + written
+        return shift_report.text(self.measurement, f"{self.title} ({self.compute})") + written
 
 
 @console.quietable
@@ -132,13 +131,13 @@ def _written(found: Shift, out: Path | None) -> Shift:
         return found
     pictures: list[str] = []
     try:
-        if figures.available():
-            pictures = figures.draw(out, found.measurement)
+        if shift_report.available():
+            pictures = shift_report.draw(out, found.measurement)
         else:
-            console.warn(figures.MISSING)
+            console.warn(shift_report.MISSING)
         names = ["shift.json", "shift.md", *pictures]
         whole = Shift(found.teacher, found.pool, found.compute, found.measurement, [str(out / name) for name in names])
-        write_text(out / "shift.md", report.markdown(found.measurement, found.title, pictures))
+        write_text(out / "shift.md", shift_report.markdown(found.measurement, found.title, pictures))
         write_json(out / "shift.json", whole.to_dict())
     except OSError as problem:
         raise KD3Error(f"the results cannot be written to {out}: {problem.strerror or problem}") from None

@@ -11,31 +11,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kd3 import console
-from kd3.commands.fitting import check_several_classes
-from kd3.compute import Compute, resolve
-from kd3.config.commands import DistillConfig, StudyConfig
-from kd3.config.kinds import READING
-from kd3.config.settings import build
-from kd3.errors import KD3Error
-from kd3.experiments.changed_tests import ChangedTests
-from kd3.experiments.distances import PoolDistance, correlations, pool_distances
-from kd3.experiments.distances import page as distances_page
-from kd3.experiments.figures import can_draw, draw
-from kd3.experiments.plan import Cell, Plan, StudyFile, plan, read_study
-from kd3.experiments.pools import check_given, make_pools
-from kd3.experiments.ray_runs import run_all_on_ray
-from kd3.experiments.records import Records
-from kd3.experiments.runs import Failure, Layout, check_finished, pending, run_all
-from kd3.experiments.same_runs import made_for
-from kd3.experiments.table import RunResult, as_csv, as_json, lines, markdown, read_run
-from kd3.markdown import code, escaped
+from kd3.config.commands import StudyConfig
+from kd3.config.distill import DistillConfig
+from kd3.config.settings import READING, build
+from kd3.evaluation.compatibility import check_several_classes
 from kd3.models.load_teacher import is_named, load_teacher
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
-from kd3.pool.allowed import as_settings_say, is_remote
-from kd3.storage.atomic import replacing, write_json, write_text
-from kd3.storage.lock import exclusive
+from kd3.runtime import console
+from kd3.runtime.compute import Compute, resolve
+from kd3.runtime.errors import KD3Error
+from kd3.runtime.files import exclusive, replacing, write_json, write_text
+from kd3.runtime.text import code, escaped
+from kd3.sources.trust import as_settings_say, is_remote
+from kd3.studies.plan import Cell, Plan, StudyFile, plan, read_study
+from kd3.studies.pools import ChangedTests, PoolDistance, check_given, correlations, make_pools, pool_distances
+from kd3.studies.pools import page as distances_page
+from kd3.studies.records import Records
+from kd3.studies.runs import Failure, Layout, check_finished, made_for, pending, run_all, run_all_on_ray
+from kd3.studies.table import RunResult, as_csv, as_json, can_draw, draw, lines, markdown, read_run
 
 PLACES = ("out", "teacher", "pool", "original", "eval_data")
 OF_TRAINING = ("images", "fixed_views", "looks", "flip")  # settings of every run that the command line may change

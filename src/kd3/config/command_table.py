@@ -10,7 +10,6 @@ from kd3.config.commands import (
     ClassesConfig,
     CompletionConfig,
     DemoConfig,
-    DistillConfig,
     EvaluateConfig,
     ExportConfig,
     InspectConfig,
@@ -20,12 +19,11 @@ from kd3.config.commands import (
     SchemaConfig,
     StudyConfig,
 )
-from kd3.config.datasets import DATASETS
+from kd3.config.distill import DistillConfig
 from kd3.config.methods import METHODS
-from kd3.config.paper import TABLES, ReproduceConfig
 from kd3.config.pool_commands import DatasetConfig, IngestConfig, PlanConfig, PoolConfig, SelectConfig, ShiftConfig
+from kd3.config.published import DATASETS, TABLES, ReproduceConfig, studies
 from kd3.config.settings import Settings
-from kd3.config.studies import studies
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "ingest": Command(
         IngestConfig,
-        "kd3.commands.ingest:run",
+        "kd3.commands.pool:ingest_crawl",
         ("sources",),
         "kd3 ingest SOURCE... --out POOL --image-size N [options]",
         """\
@@ -96,7 +94,7 @@ content hash of one ingest of the whole.""",
     ),
     "dataset": Command(
         DatasetConfig,
-        "kd3.commands.dataset:run",
+        "kd3.commands.pool:make_dataset",
         ("name", "files"),
         "kd3 dataset NAME FILES --out DIR [--download] [options]",
         """\
@@ -268,7 +266,7 @@ teacher.yaml:
     ),
     "methods": Command(
         MethodsConfig,
-        "kd3.commands.methods:run",
+        "kd3.commands.about:list_methods",
         (),
         "kd3 methods [--json]",
         """\
@@ -321,7 +319,7 @@ same command goes on after an interruption. DIR/table.md has the published figur
     ),
     "schema": Command(
         SchemaConfig,
-        "kd3.commands.schema:run",
+        "kd3.commands.about:print_schema",
         ("file",),
         "kd3 schema {distill,teacher,study}",
         """\
@@ -333,7 +331,7 @@ Then write this in the first line of teacher.yaml, for editors with a YAML langu
     ),
     "completion": Command(
         CompletionConfig,
-        "kd3.commands.completion:run",
+        "kd3.commands.about:print_completion",
         ("shell",),
         "kd3 completion {bash,zsh,tcsh}",
         """\

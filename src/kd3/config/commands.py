@@ -1,202 +1,29 @@
-"""Settings of the commands: one class per command. Free of torch."""
+"""Settings of the commands, except `kd3 distill` and those of pools: one class per command. Free of torch."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from kd3.config.kinds import (
+from kd3.config.settings import (
     LEAST_RECALLED,
     TRUST_CODE,
     WORKERS,
+    Count,
     Engine,
     Precision,
     PrivateHosts,
-    Recall,
+    Settings,
     TrustEntries,
     one_or_many,
-    place_or_name,
     split_commas,
     split_semicolons,
 )
-from kd3.config.methods import METHODS, DFNDOptions, KD3Options, KDOptions, LabelsOptions, SimKDOptions
-from kd3.config.settings import Count, Settings
-from kd3.config.shrink import is_shrunk
-from kd3.config.training import TrainSettings
-from kd3.errors import unknown_name
 
 KEEP_OUT = "test images of the student (folder, archive, ...; repeat it for more): images like one of them are not used"
 CASCADE_IMAGES = 2000  # of a deployment
 RECALLED_IMAGES, GIVEN_IMAGES = 64, 500  # defaults for the images that statistics are counted on
-
-
-def unused_options(method: str, chosen: str) -> str:
-    """Return the message for options of a method that is not chosen."""
-    return f"options of method {method!r} have no effect with method {chosen!r}; leave them out, or choose {method!r}"
-
-
-class DistillConfig(Settings):
-    """Distil a teacher into a student on a pool of web images."""
-
-    teacher: str = Field(
-        description="teacher description (YAML): arch, weights, num_classes, mean, std, input_size; or timm:NAME, "
-        "torchvision:NAME, hf:NAME_OR_FOLDER"
-    )
-    student: str = Field(
-        description="student architecture: kd3:resnet20, timm:NAME, torchvision:NAME, hf:NAME_OR_FOLDER, "
-        "path/to/net.py:build, package.module:build; or shrink:0.3, the teacher with that share of "
-        "its multiply-adds (shrink:depth:0.3 and shrink:width:0.3 remove only blocks or only "
-        "channels)"
-    )
-    student_args: dict[str, Any] = Field({}, description="arguments of the student's builder (YAML only)")
-    student_output: Annotated[int | str | None, BeforeValidator(place_or_name)] = Field(
-        None,
-        description="place (0, 1, ...) or name of the student output that holds the logits (default: the first "
-        "with one value per class)",
-    )
-    pool: str = Field(description="pool made by `kd3 ingest`")
-    out: str = Field(description="run folder")
-    method: str = Field("kd3", description="one of: " + ", ".join(METHODS))
-    eval_data: str | None = Field(
-        None,
-        description="labelled images for an accuracy report at each evaluation; they choose nothing",
-    )
-    track: Annotated[list[Literal["tensorboard", "wandb", "mlflow", "none"]], BeforeValidator(split_commas)] = Field(
-        ["tensorboard"],
-        description="additional outputs for curves, separated by commas: tensorboard (files in the run folder), "
-        "wandb, mlflow; or 'none'",
-    )
-    init: Literal["auto", "inherit", "random"] = Field(
-        "auto",
-        description="the student's first weights: 'inherit' takes them from the teacher wherever a part fits, "
-        "'random' does not; 'auto' inherits with method kd3, if anything fits, and starts the other "
-        "methods at random, as published",
-    )
-    inherit_blocks: Literal["even", "change", "recovery"] | None = Field(
-        None,
-        description="blocks that a shallower student inherits: 'even' spacing, those that 'change' their input "
-        "most, or those whose removal allows the least 'recovery' (PRACTISE) (default: even; for a "
-        "shrunk teacher: recovery)",
-    )
-    teacher_statistics: Literal["lost", "crawl", "blend", "auto"] | None = Field(
-        None,
-        description="batch-norm statistics of the teacher during training: 'lost' its own, 'crawl' the pool's, "
-        "'blend' a mixture (--teacher-blend), 'auto' the most informative mixture (default: auto with "
-        "method kd3, lost with the others)",
-    )
-    teacher_blend: float | None = Field(
-        None, ge=0, le=1, description="with teacher_statistics 'blend': the pool's share b in the statistics"
-    )
-    seed: int = Field(0, ge=0, lt=2**31, description="seed of all random numbers")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    devices: int = Field(1, ge=1, description="processes on this machine, one per GPU; batches are divided among them")
-    nodes: int = Field(1, ge=1, description="machines, each with that many processes; see docs/scale.md")
-    precision: Precision = Field(
-        "auto", description="auto means bfloat16 if the hardware supports it, else 32; 16 needs a GPU"
-    )
-    recall: Recall | None = Field(
-        None,
-        description="images to recall from the teacher at the end, for the student's batch norms: a number, "
-        f"'off', or 'auto', {RECALLED_IMAGES} if both networks have batch norms (default: auto with "
-        "method kd3, off with the others)",
-    )
-    deployment: str | None = Field(
-        None,
-        description="unlabelled images from the place where the student will work (a pool, or any source of kd3 "
-        f"ingest), used instead of recalled images: at most {GIVEN_IMAGES}, or the number of --recall",
-    )
-    keep_out: Annotated[list[str], BeforeValidator(one_or_many)] = Field(
-        [],
-        description="test images of the student (folder, archive, ...; repeat it for more): the student's batch "
-        "norms are counted on no image like one of them",
-    )
-    trust_entries: TrustEntries = False
-    private_hosts: PrivateHosts = False
-    train: TrainSettings = Field(TrainSettings(), description="training")
-    kd3: KD3Options = Field(KD3Options(), description="options of method kd3")
-    kd: KDOptions = Field(KDOptions(), description="options of method kd")
-    dfnd: DFNDOptions = Field(DFNDOptions(), description="options of method dfnd")
-    simkd: SimKDOptions = Field(SimKDOptions(), description="options of method simkd")
-    labels: LabelsOptions = Field(LabelsOptions(), description="options of method labels")
-
-    @model_validator(mode="after")
-    def _one_kind_of_images(self) -> DistillConfig:
-        if self.deployment is not None and self.recall == "off":
-            raise ValueError("deployment images take the place of recalled ones; leave recall off out")
-        return self
-
-    @model_validator(mode="after")
-    def _shrunk_teacher(self) -> DistillConfig:
-        if is_shrunk(self.student):
-            if self.init == "random":
-                raise ValueError(f"{self.student} starts from the teacher's weights; leave init random out")
-            if self.student_args:
-                raise ValueError(f"{self.student} is the teacher's network; leave student_args out")
-        return self
-
-    @field_validator("method")
-    @classmethod
-    def _known_method(cls, name: str) -> str:
-        if name not in METHODS:
-            raise ValueError(str(unknown_name("method", name, METHODS)))
-        return name
-
-    @model_validator(mode="after")
-    def _mixtures_that_mean_something(self) -> DistillConfig:
-        if self.train.mixup and self.method == "labels":
-            raise ValueError("mixup goes with a teacher, who says what a mixture is; method labels has none")
-        if self.train.mixup and self.method == "kd3" and self.kd3.scoring == "training":
-            raise ValueError("mixup goes with kd3.scoring fresh: what is predicted of a mixture is of no image")
-        return self
-
-    @model_validator(mode="after")
-    def _blend_where_it_counts(self) -> DistillConfig:
-        if (self.teacher_statistics == "blend") != (self.teacher_blend is not None):
-            raise ValueError("teacher_blend goes with teacher_statistics 'blend', and 'blend' needs it")
-        return self
-
-    @model_validator(mode="after")
-    def _options_of_the_method(self) -> DistillConfig:
-        for name, entry in METHODS.items():
-            if name != self.method and getattr(self, name) != entry.options():
-                raise ValueError(unused_options(name, self.method))
-        return self
-
-    def settled(self) -> DistillConfig:
-        """Return the settings with every choice resolved that follows from the method.
-
-        By default KD3 inherits, fits its teacher and recalls, and the others run as published. A shrunk teacher
-        inherits with any method.
-        """
-        ours = self.method == "kd3"
-        shrunk = is_shrunk(self.student)
-        init = "inherit" if shrunk else self.init if ours or self.init != "auto" else "random"
-        statistics = self.teacher_statistics or ("auto" if ours else "lost")
-        recall = self.recall or ("auto" if ours or self.deployment is not None else "off")
-        blocks = self.inherit_blocks or ("recovery" if shrunk else "even")
-        update: dict[str, Any] = {
-            "init": init,
-            "inherit_blocks": blocks,
-            "teacher_statistics": statistics,
-            "recall": recall,
-        }
-        if init == "random":
-            update["train"] = self.train.settled(inherited=False)
-            if isinstance(self.method_options, (KD3Options, SimKDOptions)) and self.method_options.projector == "auto":
-                update[self.method] = self.method_options.model_copy(update={"projector": "simkd"})
-        return self.model_copy(update=update)
-
-    @property
-    def trackers(self) -> list[str]:
-        """The requested trackers."""
-        return [name for name in dict.fromkeys(self.track) if name != "none"]
-
-    @property
-    def method_options(self) -> Settings:
-        """The options of the chosen method."""
-        options: Settings = getattr(self, self.method)
-        return options
 
 
 class AdaptConfig(Settings):

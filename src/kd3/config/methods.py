@@ -206,24 +206,24 @@ METHODS: dict[str, MethodEntry] = {
         "temperature distillation on all images of the pool, or on a random part",
         "arXiv 1503.02531",
         KDOptions,
-        "kd3.methods.kd:KD",
+        "kd3.methods.baselines:KD",
     ),
     "dfnd": MethodEntry(
         "distillation on the images of which the teacher is surest, with a learned model of its mistakes",
         "Chen et al., CVPR 2021",
         DFNDOptions,
-        "kd3.methods.dfnd:DFND",
+        "kd3.methods.baselines:DFND",
     ),
     "simkd": MethodEntry(
         "shared classifier, plain feature alignment, all images",
         "arXiv 2203.14001",
         SimKDOptions,
-        "kd3.methods.simkd:SimKD",
+        "kd3.methods.baselines:SimKD",
     ),
     "labels": MethodEntry(
         "no distillation: cross-entropy on the folder names of a pool of labelled images, as an upper bound",
         "ordinary training",
         LabelsOptions,
-        "kd3.methods.labels:Labels",
+        "kd3.methods.baselines:Labels",
     ),
 }

@@ -6,11 +6,20 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from kd3.config.datasets import DATASETS
-from kd3.config.kinds import TRUST_CODE, WORKERS, Engine, Precision, PrivateHosts, TrustEntries, one_or_many
-from kd3.config.settings import Count, Settings
-from kd3.errors import unknown_name
-from kd3.preparation import Fit
+from kd3.config.published import DATASETS
+from kd3.config.records import Fit
+from kd3.config.settings import (
+    TRUST_CODE,
+    WORKERS,
+    Count,
+    Engine,
+    Precision,
+    PrivateHosts,
+    Settings,
+    TrustEntries,
+    one_or_many,
+)
+from kd3.runtime.errors import unknown_name
 
 
 class IngestConfig(Settings):

@@ -1,10 +1,15 @@
-"""`shrink:0.3`: the notation for a student that is its teacher made smaller. Free of torch."""
+"""`shrink:0.3`, the notation for a teacher made smaller, and the plan of the parts that it keeps. Free of torch."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from kd3.config.settings import Settings
 
 PREFIX = "shrink"
 FORMS = "shrink:SHARE, shrink:depth:SHARE or shrink:width:SHARE, where SHARE is a part of the teacher's multiply-adds"
@@ -56,3 +61,37 @@ def is_shrunk(student: str) -> bool:
         ValueError: as `parse_shrink`.
     """
     return parse_shrink(student) is not None
+
+
+class ShrinkPlan(Settings):
+    """Parts of a larger network that a smaller one keeps; part of a student's `config.json`."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    share: float = Field(gt=0, le=1, description="of the multiply-adds, as asked for")
+    multiply_adds: int = Field(ge=0, description="of an image, after")
+    multiply_adds_before: int = Field(ge=1)
+    parameters: int = Field(ge=1)
+    parameters_before: int = Field(ge=1)
+    blocks: list[str] = Field([], description="paths of the modules that pass their input on")
+    kept: list[list[int]] = Field([], description="sets of channels, in rising order")
+    tensors: dict[str, list[int | None]] = Field(
+        {}, description="for each axis of a parameter or buffer, the place in `kept` of what it keeps; null: all"
+    )
+    sizes: dict[str, dict[str, int | list[int]]] = Field(
+        {}, description="numbers that a module remembers of its own size (in_channels), as they become"
+    )
+
+    @property
+    def reached(self) -> float:
+        """Share of the multiply-adds left, in (0, 1]."""
+        return self.multiply_adds / self.multiply_adds_before
+
+
+def architecture_in_words(about: Mapping[str, Any]) -> str | None:
+    """Describe in words the network of a student's `config.json`; None for a live module."""
+    arch, plan = about["arch"], about.get("shrunk")
+    if plan is None:
+        return arch  # type: ignore[no-any-return]  # checked when it was read
+    reached = ShrinkPlan.model_validate(plan).reached
+    return f"{arch or 'a module of your own'}, shrunk to {100 * reached:.0f}% of its multiply-adds"

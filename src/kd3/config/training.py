@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from kd3.config.kinds import split_commas
-from kd3.config.settings import Count, Settings
+from kd3.config.settings import Count, Settings, split_commas
 
 DEFAULT_IMAGES = 200_000
 RANDOM_RATES = {"lr": 0.1, "matrix_lr": 0.3}

@@ -1,4 +1,4 @@
-"""Safe YAML loading: plain data of bounded size, without repeated names."""
+"""Common YAML read as data: of bounded size, without repeated names, and with names exactly as written."""
 
 from __future__ import annotations
 
@@ -8,8 +8,45 @@ from typing import Any
 
 import yaml
 
-from kd3.config.names_as_written import keep_names_as_written
-from kd3.errors import KD3Error
+from kd3.runtime.errors import KD3Error
+
+NAMES = ("classes", "without_classes")  # lists of names
+NAME = "name"
+NOT_OURS = ("arch_args", "student_args")  # arguments of the user's own function
+TEXT = "tag:yaml.org,2002:str"
+NOTHING = "tag:yaml.org,2002:null"
+
+
+def keep_names_as_written(node: yaml.Node) -> None:
+    """Convert names below a node to text: the items of lists of classes, and `name: ...`.
+
+    An empty item stays empty, so that a list with a gap is refused.
+    """
+    seen: set[int] = set()  # an alias may lead back
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+            continue
+        seen.add(id(node))
+        if not isinstance(node, yaml.MappingNode):
+            waiting += node.value
+            continue
+        for key, value in node.value:
+            if key.value in NOT_OURS:
+                continue
+            waiting.append(value)
+            if key.value in NAMES and isinstance(value, yaml.SequenceNode):
+                for item in value.value:
+                    _as_text(item)
+            elif key.value == NAME:
+                _as_text(value)
+
+
+def _as_text(node: yaml.Node) -> None:
+    if isinstance(node, yaml.ScalarNode) and not (node.tag == NOTHING and not node.value):
+        node.tag = TEXT
+
 
 MOST_BYTES = 16 << 20
 MOST_VALUES = 200_000  # with expanded aliases; ten times ImageNet's 21,841 classes

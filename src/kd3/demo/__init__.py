@@ -1,4 +1,1 @@
-"""The embedded demo: real digits as the lost data, rendered pictures as the crawl.
-
-Importing this package is light: torch, scikit-learn and matplotlib are loaded where they are used.
-"""
+"""The data of `kd3 demo`: real digits play the lost data, rendered pictures play the crawl."""

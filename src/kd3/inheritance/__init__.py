@@ -1,1 +1,1 @@
-"""Inheritance of a teacher's weights by its student: planning and copying."""
+"""Knowledge that crosses from teacher to student beside the loss: weights at the start, statistics at the end."""

@@ -8,8 +8,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from kd3.inheritance.blocks import Unit, evenly, in_order, is_row, keeping, units
-from kd3.inheritance.channels import ChannelSpaces
+from kd3.inheritance.channels import ChannelSpaces, Unit, evenly, in_order, is_row, keeping, units
 
 Importance = Callable[[str], list[float]]  # path of a row of blocks -> the importance of each
 LEFT_OUT = 1.5  # cost of a source with an extra layer: prefer a near source without one

@@ -7,17 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kd3.config.shrink import Shrink
-from kd3.errors import KD3Error
+from kd3.config.shrink import Shrink, ShrinkPlan
 from kd3.inheritance.depth import Blocks, Rule, blocks_to_drop, measured_blocks
 from kd3.inheritance.plan import Inheritance, Part
 from kd3.inheritance.width import CannotNarrow, narrowed
-from kd3.models.copying import copy_of
+from kd3.models.calling import copy_of
+from kd3.models.costs import multiply_adds
 from kd3.models.head import as_logits, evaluating
-from kd3.models.multiply_adds import multiply_adds
-from kd3.models.shrink_plan import ShrinkPlan
 from kd3.models.shrunk import shrink
 from kd3.models.teacher import Teacher
+from kd3.runtime.errors import KD3Error
 
 PROBED = 2  # images
 MEASURED, MEASURED_LARGE, SMALL_SIDE = 32, 8, 64  # images for measuring blocks

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kd3.models.copying import copy_of
+from kd3.models.calling import copy_of
+from kd3.models.costs import multiply_adds
 from kd3.models.head import as_logits, output_layers
-from kd3.models.multiply_adds import multiply_adds
+from kd3.models.libraries.common import first_line, library
 from kd3.models.shrunk import sizes_of
-from kd3.models.sources.library import first_line, library
 
 STEPS = 32  # each removes the same part of every layer's channels
 FEWEST = 0.04  # of a layer's channels that stay

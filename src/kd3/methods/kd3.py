@@ -22,27 +22,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kd3.config.methods import KD3Options
-from kd3.errors import KD3Error
-from kd3.losses.contrastive import nt_xent
-from kd3.losses.feature_alignment import alignment_weights, feature_alignment
-from kd3.losses.soft_targets import soft_target_divergence
-from kd3.methods.base import Method, Scan, StepResult
-from kd3.methods.shared_classifier import student_with_teachers_classifier, training_projector
-from kd3.mixdistribution import mix_distribution
-from kd3.models.batch_norm_statistics import remembering_norms
-from kd3.models.head import ModelOutput, pool
-from kd3.models.hidden_matrices import hidden_matrices
+from kd3.losses import alignment_weights, feature_alignment, nt_xent, soft_target_divergence
+from kd3.losses.mixdistribution import mix_distribution
+from kd3.methods import Method, Scan, StepResult, student_with_teachers_classifier, training_projector
+from kd3.models.batch_norms import remembering_norms, running_statistics_kept
+from kd3.models.head import ModelOutput, hidden_matrices, pool
 from kd3.models.projector import Projector
-from kd3.models.running_statistics import running_statistics_kept
 from kd3.models.student import Student, own_head
 from kd3.models.teacher import Teacher
-from kd3.selection.balance import class_balance
-from kd3.selection.blend import blend_logits, teacher_weight
-from kd3.selection.outliers import select_inliers
-from kd3.selection.predictions import Predictions, predict
-from kd3.selection.select import Selection, select_confident, select_everything
-from kd3.selection.surest import self_cross_entropy
-from kd3.selection.typical import select_typical, without_surest
+from kd3.runtime.errors import KD3Error
+from kd3.selection import (
+    Predictions,
+    Selection,
+    blend_logits,
+    predict,
+    select_confident,
+    select_everything,
+    teacher_weight,
+)
+from kd3.selection.rules import class_balance, select_inliers, select_typical, self_cross_entropy, without_surest
 
 
 class KD3(Method):

@@ -1,4 +1,4 @@
-"""Build a network from one line of text: a name of the zoo, a function in a file, a function in a package."""
+"""A network built from one line of text, in bounded memory, and its origin, from which it can be built again."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import math
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,12 +19,56 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from kd3.errors import KD3Error, unknown_name
+from kd3.models.checkpoint_file import importing_from, where_to_find
 from kd3.models.head import evaluating
-from kd3.models.importing import importing_from, where_to_find
-from kd3.models.sources import SOURCES
-from kd3.models.zoo.names import ZOO
+from kd3.models.libraries import SOURCES, timm, transformers
+from kd3.models.zoo import ZOO
+from kd3.runtime.errors import KD3Error, unknown_name
+
+BESIDE = 256 << 20  # bytes for temporary tensors of the initialisation and for position tables
+TIMES = 8  # the weights' bytes on disk: they may be float16 there, and are made and copied
+TENSORS = 1_000_000  # of one network
+MAKERS = {"empty", "empty_strided", "zeros", "ones", "full", "rand", "randn", "randint", "eye", "arange", "linspace"}
+MAKERS |= {"new_empty", "new_zeros", "new_ones", "new_full"}
+
+
+class _TooLarge(BaseException):
+    """No subclass of Exception: libraries that build networks replace those by their own."""
+
+
+class _Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts allocations before they happen."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.left, self.tensors = size, TENSORS
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in MAKERS:
+            self.tensors -= 1
+            shape = next((item for item in args if isinstance(item, (list, tuple))), None)
+            numbers = [item for item in args if isinstance(item, int)]
+            self.left -= 4 * (math.prod(shape) if shape is not None else max(numbers, default=0))
+            if self.left < 0 or self.tensors < 0:
+                raise _TooLarge
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def bounded_by(file_size: int, *, what: str) -> Iterator[None]:
+    """Limit the tensors made within the context to the size justified by `file_size` bytes of weights.
+
+    Raises:
+        KD3Error: the network needs more than that, or more than the memory; the message begins with `what`.
+    """
+    try:
+        with _Bounded(BESIDE + TIMES * file_size):
+            yield
+    except (_TooLarge, MemoryError, OverflowError):
+        raise KD3Error(f"{what} describes a far larger network than its weights are of") from None
+
 
 Builder = Callable[..., nn.Module]
 
@@ -258,3 +304,24 @@ def _failed(arch: str, what: str, error: BaseException, home: str) -> KD3Error:
     if isinstance(error, ModuleNotFoundError) and error.name and home:
         hint = f"; {where_to_find(error.name, Path(home).parent)}"
     return KD3Error(f"{sentence}: {error}{place}{hint}")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """An architecture as a description names it."""
+
+    arch: str
+    arch_args: Mapping[str, Any]
+    folder: Path  # that its relative paths start from
+
+    def anywhere(self) -> tuple[str, dict[str, Any]]:
+        """Return architecture and arguments that do not depend on the folder."""
+        reference = parse_arch(self.arch)
+        if reference.source == "file":
+            path = (self.folder / Path(reference.target).expanduser()).resolve()
+            return f"{path}:{reference.function}", dict(self.arch_args)
+        by_timm = reference.source == "hf" and transformers.is_of_timm(reference.target, self.folder)
+        saved = timm.saved_folder(reference.target, self.folder) if by_timm or reference.source == "timm" else None
+        if saved is not None:
+            return f"timm:{saved.architecture}", {**saved.model_args, **self.arch_args}
+        return self.arch, dict(self.arch_args)

@@ -1,11 +1,14 @@
-"""Read a checkpoint's file and find the state dict in it. Nothing in it is executed, unless it is trusted."""
+"""A checkpoint's file read, and not executed, unless the user trusts it; a user's Python file imported."""
 
 from __future__ import annotations
 
+import importlib
 import pickle
 import re
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,47 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from kd3.errors import KD3Error
-from kd3.models.importing import importing_from, where_to_find
-from kd3.storage.other_files import FIRST, stand_in
+from kd3.runtime.errors import KD3Error
+from kd3.runtime.files import FIRST, stand_in
+
+# Attribute of modules beside a user's file: the folder of their import.
+_FOLDER_MARK = "__kd3_folder__"
+_LEVELS_UP = 4  # searched for a package
+
+
+@contextmanager
+def importing_from(folder: Path) -> Iterator[None]:
+    """Let `import` find the modules in a folder."""
+    for name, module in list(sys.modules.items()):
+        # Otherwise an earlier file's neighbour of the same name, from another folder, would be reused.
+        mark = getattr(module, "__dict__", {}).get(_FOLDER_MARK, folder)
+        if mark != folder and _lies_in(folder, name):
+            del sys.modules[name]
+    before = set(sys.modules)
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # the file may have tidied up after itself
+            sys.path.remove(str(folder))
+        for name in set(sys.modules) - before:
+            if _lies_in(folder, name):
+                setattr(sys.modules[name], _FOLDER_MARK, folder)
+
+
+def where_to_find(missing: str, folder: Path) -> str:
+    """Return in words the setting that makes a module importable from files in a folder."""
+    near = next((place for place in folder.parents[:_LEVELS_UP] if _lies_in(place, missing)), None)
+    if near is not None:
+        return f"it lies in {near}: set PYTHONPATH={near}"
+    return f"put it beside the file, or set PYTHONPATH to the folder that holds {missing.partition('.')[0]!r}"
+
+
+def _lies_in(folder: Path, module_name: str) -> bool:
+    top = module_name.partition(".")[0]
+    return (folder / f"{top}.py").is_file() or (folder / top).is_dir()
+
 
 # Usual keys of the state dict; the first one found is taken. Averaged weights come last: users select them with
 # `weights_key`.

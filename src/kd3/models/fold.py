@@ -1,7 +1,8 @@
-"""Merge batch norms into the convolutions before them, for networks that only run forward."""
+"""Networks that only run forward, made faster: batch norms merged into convolutions, or one compiled graph."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from kd3.compute import full_float32
-from kd3.models.copying import copy_of
-from kd3.models.head import as_logits, evaluating, probe_images
+from kd3.models.calling import copy_of
+from kd3.models.head import Head, ModelOutput, as_logits, evaluating, probe_images
+from kd3.runtime.compute import full_float32
+from kd3.runtime.errors import KD3Error
 
 RELATIVE_TOLERANCE = 1e-3  # in float32, where merging moves outputs by about 1e-6 of their size
 
@@ -129,3 +131,70 @@ def _keeps(network: nn.Module, pair: Pair, unchanged: Callable[[], bool]) -> boo
 def _close(found: Tensor, expected: Tensor) -> bool:
     close = RELATIVE_TOLERANCE * expected.abs().max() if expected.numel() else 0.0
     return found.shape == expected.shape and bool(((found - expected).abs() <= close).all())
+
+
+class CompiledTeacher:
+    """Runs a frozen network compiled: images -> features and logits, as `run_with_features` gives them.
+
+    The compiled copy shares the network's parameters. These must not change any more, since the compiler may change
+    their layout. The network itself is unchanged.
+
+    Args:
+        network: in evaluation mode, on its device, where it stays.
+        head: its head; None: no features, a map without channels.
+    """
+
+    def __init__(self, network: nn.Module, head: Head | None) -> None:
+        self._name, self._relu = type(network).__name__, head is not None and head.relu
+        # Steps have one shape; another shape would trigger a new compilation.
+        self._run = torch.compile(_Tapped(network, head).eval(), dynamic=False, options={"freezing": True})
+
+    def __call__(self, images: Tensor) -> ModelOutput:
+        """Shapes: (B, 3, H, W) -> features (B, C, h, w), logits (B, K). Without gradients.
+
+        Raises:
+            KD3Error: it does not compile here.
+        """
+        try:
+            with torch.no_grad():
+                features, logits = self._run(images)
+        except Exception as problem:
+            first = (str(problem).strip().splitlines() or [""])[0][:200]
+            raise KD3Error(
+                f"the teacher ({self._name}) cannot be compiled here: {type(problem).__name__}: {first}; "
+                f"run without --compile-teacher"
+            ) from problem
+        return ModelOutput(torch.relu(features) if self._relu else features, logits)
+
+
+class _Tapped(nn.Module):
+    """A network that also returns the feature map at its head: hooked before compilation."""
+
+    def __init__(self, network: nn.Module, head: Head | None) -> None:
+        super().__init__()
+        self.network = _twin(network)
+        self.seen: Tensor | None = None
+        if head is None:
+            return
+        if head.features is None or head.side == "input":
+            path = head.classifier if head.features is None else head.features
+            self.network.get_submodule(path).register_forward_pre_hook(self._see_input)
+        else:
+            self.network.get_submodule(head.features).register_forward_hook(self._see_output)
+
+    def _see_input(self, module: nn.Module, inputs: Any) -> None:
+        self.seen = inputs[0]
+
+    def _see_output(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        self.seen = output
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        logits = as_logits(self.network(images))
+        features = images.new_empty(len(images), 0, 1, 1) if self.seen is None else self.seen
+        return features[:, :, None, None] if features.ndim == 2 else features, logits
+
+
+def _twin(network: nn.Module) -> nn.Module:
+    """Return a copy of the modules that shares every parameter and buffer."""
+    shared = {id(tensor): tensor for tensor in [*network.parameters(), *network.buffers()]}
+    return copy.deepcopy(network, shared)

@@ -1,12 +1,12 @@
-"""Find a classifier's head: the linear layer that makes the logits and the features it pools.
+"""A classifier's parts: the linear layer that makes the logits, the features that it pools, the hidden matrices.
 
-One observed run of the network finds it; a second run on other input verifies it. No wrapper code, no naming
-convention.
+Find a classifier's head: the linear layer that makes the logits and the features it pools. One observed run of the
+network finds it; a second run on other input verifies it. No wrapper code, no naming convention.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -14,8 +14,38 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kd3.compute import full_float32
 from kd3.models.calling import both_logits, calling_of
+from kd3.runtime.compute import full_float32
+
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+def hidden_matrices(network: nn.Module, *, besides: Collection[nn.Module] = ()) -> list[Tensor]:
+    """Return the weights of linear layers, convolutions and attention's projections, each once, in their order.
+
+    `besides` are layers that are not hidden: classifiers, embeddings that a loss compares. Excluded are weights shared
+    with another kind of module (such as an embedding), biases, norms, class tokens, position tables and parameters of
+    other kinds of modules.
+    """
+    found: dict[int, Tensor] = {}
+    others: set[int] = set()
+    for module in network.modules():
+        held = dict(module.named_parameters(recurse=False))
+        hidden = [] if any(module is layer for layer in besides) else _names(module)
+        for name, parameter in held.items():
+            if name in hidden:
+                found[id(parameter)] = parameter
+            else:
+                others.add(id(parameter))
+    return [parameter for key, parameter in found.items() if key not in others]
+
+
+def _names(module: nn.Module) -> tuple[str, ...]:
+    if isinstance(module, LAYERS):
+        return ("weight",)
+    return ATTENTION if isinstance(module, nn.MultiheadAttention) else ()
+
 
 RELATIVE_TOLERANCE = 1e-4
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kd3.errors import KD3Error
-from kd3.models.shrink_plan import ShrinkPlan
+from kd3.config.shrink import ShrinkPlan
+from kd3.runtime.errors import KD3Error
 
 
 class PassedOn(nn.Module):

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from kd3 import console
-from kd3.compute import full_float32, laid_out
-from kd3.errors import KD3Error
 from kd3.models.calling import Calling, call_as, calling_of, picked
 from kd3.models.head import HeadNotFound, as_logits, evaluating, find_head, probe_images
+from kd3.runtime import console
+from kd3.runtime.compute import full_float32, laid_out
+from kd3.runtime.errors import KD3Error
 
 IMAGES = 4
 SMALLER_BATCHES = (2, 1)

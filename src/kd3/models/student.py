@@ -9,10 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kd3.class_names import class_name
-from kd3.errors import KD3Error
-from kd3.models.calling import calling_of
-from kd3.models.copying import in_float32
+from kd3.config.records import Signature, class_name
+from kd3.models.calling import calling_of, in_float32
 from kd3.models.head import (
     Head,
     HeadNotFound,
@@ -27,8 +25,8 @@ from kd3.models.head import (
 )
 from kd3.models.preprocessing import Normalisation
 from kd3.models.projector import Correction, Projector, build_projector
-from kd3.models.signature import Signature
 from kd3.models.soundness import sound_logits
+from kd3.runtime.errors import KD3Error
 
 
 class Student(nn.Module):

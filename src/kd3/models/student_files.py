@@ -1,4 +1,4 @@
-"""Student folders: weights as safetensors and a small description, loadable without other files."""
+"""A student on disk, loadable without other files, and any classifier opened from its folder or description."""
 
 from __future__ import annotations
 
@@ -13,26 +13,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kd3 import console
+from kd3.config.records import Preparation, Signature
 from kd3.config.settings import build
-from kd3.errors import KD3Error
-from kd3.models.arch import build_arch, parse_arch
-from kd3.models.bounded_building import bounded_by
-from kd3.models.calling import Calling, call_as, calling_of
+from kd3.config.shrink import ShrinkPlan
+from kd3.models.arch import bounded_by, build_arch, parse_arch
+from kd3.models.calling import Calling, call_as, calling_of, copy_of
 from kd3.models.checkpoint import weights_hash
-from kd3.models.consent import check_student_arch
-from kd3.models.copying import copy_of
+from kd3.models.descriptions import StudentDescription
 from kd3.models.head import Head
+from kd3.models.libraries import SOURCES
+from kd3.models.load_teacher import check_student_arch, is_named, load_teacher
 from kd3.models.projector import build_projector
-from kd3.models.shrink_plan import ShrinkPlan
 from kd3.models.shrunk import shrink
-from kd3.models.signature import Signature
-from kd3.models.sources import SOURCES
 from kd3.models.student import Student
-from kd3.models.student_description import StudentDescription
-from kd3.preparation import Preparation
-from kd3.storage.atomic import replacing, write_json
-from kd3.storage.versioned import read_versioned
+from kd3.models.teacher import Teacher
+from kd3.runtime import console
+from kd3.runtime.errors import KD3Error
+from kd3.runtime.files import read_versioned, replacing, write_json
 
 FORMAT = "kd3-student"
 VERSION = 2
@@ -279,3 +276,32 @@ def _load_weights(student: Student, tensors: dict[str, Tensor], path: Path) -> N
     except RuntimeError as problem:
         reason = str(problem).splitlines()[-1].strip()
         raise KD3Error(f"{path} does not fit the student that {DESCRIPTION} describes: {reason}") from None
+
+
+def load_classifier(path: str | Path, *, trust_code: bool = False) -> Teacher | Student:
+    """Return the classifier at a path. Both kinds map normalised images to logits.
+
+    `trust_code` lets the folder of a student or a teacher run the code that it names. A description named as a file is
+    the user's own and needs no consent.
+
+    Raises:
+        KD3Error: there is no classifier, or it is damaged.
+    """
+    if is_named(path):
+        return load_teacher(path)
+    path = Path(path)
+    if not path.exists():
+        raise KD3Error(
+            f"model {path} does not exist; give a run folder, a student/ folder or a teacher description (YAML)"
+        )
+    if path.is_file():
+        if path.suffix.lower() not in (".yaml", ".yml"):
+            raise KD3Error(f"model {path} is not a folder or a teacher description (.yaml)")
+        return load_teacher(path)
+    if (path / DESCRIPTION).is_file() or (path / "student" / DESCRIPTION).is_file():
+        return load_student(path, trust_code=trust_code)
+    if (path / "origin.json").is_file():
+        raise KD3Error(f"the run {path} is not finished and has no student yet; continue it with --resume")
+    if any(path.glob("*.yaml")) or any(path.glob("*.yml")):
+        return load_teacher(path, trust_code=trust_code)
+    raise KD3Error(f"{path} holds neither a run, nor a student, nor a teacher description")

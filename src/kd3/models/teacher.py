@@ -13,22 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kd3 import console
-from kd3.class_names import class_name
-from kd3.compute import Compute, full_float32
-from kd3.errors import KD3Error
-from kd3.models.batch_norm_statistics import Statistics, set_statistics
-from kd3.models.calling import both_logits, calling_of
+from kd3.config.records import Fit, Preparation, Signature, class_name
+from kd3.models.arch import Origin
+from kd3.models.batch_norms import Statistics, set_statistics
+from kd3.models.calling import both_logits, calling_of, cast_layers, copy_of, in_float32
 from kd3.models.checkpoint import weights_hash
-from kd3.models.compiled import CompiledTeacher
-from kd3.models.copying import cast_layers, copy_of, in_float32
-from kd3.models.fold import fold, foldable
+from kd3.models.fold import CompiledTeacher, fold, foldable
 from kd3.models.head import Head, HeadNotFound, ModelOutput, as_logits, find_head, run_with_features
-from kd3.models.origin import Origin
 from kd3.models.preprocessing import Normalisation
-from kd3.models.signature import Signature
 from kd3.models.soundness import sound_logits
-from kd3.preparation import Fit, Preparation
+from kd3.runtime import console
+from kd3.runtime.compute import Compute, full_float32
+from kd3.runtime.errors import KD3Error
 
 CAST_PROBE = 2  # images to compare a teacher with cast weights
 CAST_TOLERANCE = 1e-3  # of the largest logit; the same kernels give the same bits

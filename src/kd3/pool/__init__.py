@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kd3.pool.derive import derive_pool
     from kd3.pool.image_pool import ImagePool
     from kd3.pool.ingestion import ingest
-    from kd3.pool.sources import list_records
+    from kd3.sources.finding import list_records
 
 __all__ = [
     "CHANGES",
@@ -32,21 +32,21 @@ __all__ = [
 ]
 
 _PLACES = {
-    "CHANGES": "changes",
-    "DecodeSettings": "decode",
-    "Decoded": "decode",
-    "ImagePool": "image_pool",
-    "Outcome": "decoding",
-    "Rejected": "decode",
-    "change_images": "changes",
-    "decode_records": "decoding",
-    "derive_pool": "derive",
-    "ingest": "ingestion",
-    "list_records": "sources",
+    "CHANGES": "kd3.pool.changes",
+    "DecodeSettings": "kd3.pool.decode",
+    "Decoded": "kd3.pool.decode",
+    "ImagePool": "kd3.pool.image_pool",
+    "Outcome": "kd3.pool.decoding",
+    "Rejected": "kd3.pool.decode",
+    "change_images": "kd3.pool.changes",
+    "decode_records": "kd3.pool.decoding",
+    "derive_pool": "kd3.pool.derive",
+    "ingest": "kd3.pool.ingestion",
+    "list_records": "kd3.sources.finding",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'kd3.pool' has no attribute {name!r}")
-    return getattr(import_module(f"kd3.pool.{_PLACES[name]}"), name)
+    return getattr(import_module(_PLACES[name]), name)

@@ -1,24 +1,131 @@
-"""Decoding of many files in worker processes, in order, in constant memory; a file that crashes its worker costs only
-itself.
-"""
+"""Many files decoded in worker processes, in order, in constant memory; a deadly file costs only itself."""
 
 from __future__ import annotations
 
+import gc
 import os
+import pickle
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, TimeoutError
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice
-from typing import Any
+from typing import Any, TypeVar
 
-from kd3.errors import KD3Error
-from kd3.pool.allowed import trust
-from kd3.pool.decode import Decoded, DecodeSettings, Rejected, decode
-from kd3.pool.read_ahead import read_ahead
-from kd3.pool.record import InMemory, Record
-from kd3.pool.worker import Answer, answer, attempt, prepare_worker, question, results
+import numpy as np
+
+from kd3.pool.decode import Decoded, DecodeSettings, Rejected, decode, decode_without_limits, lift_limits_for_good
+from kd3.runtime.errors import KD3Error
+from kd3.runtime.interruption import bound_memory, ignore_interrupts
+from kd3.sources.record import InMemory, Location, Reader, Reason, Record, Unreadable
+from kd3.sources.remote import Remote
+from kd3.sources.trust import Trust, trust, trust_for_good, without_secrets
+
+AT_ONCE = 16  # requests of one process: a distant server takes tens of milliseconds, decoding one
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Coming:
+    """Bytes that are on their way."""
+
+    future: Future[bytes]
+
+    def read(self) -> bytes:
+        return self.future.result()
+
+
+def read_ahead(items: Iterable[T], location_of: Callable[[T], Location]) -> Iterator[tuple[T, Location]]:
+    """Yield each item in order, with its location; remote ones are prefetched, a few at once."""
+    threads: ThreadPoolExecutor | None = None
+    waiting: deque[tuple[T, Location]] = deque()
+    try:
+        for item in items:
+            location = location_of(item)
+            if isinstance(location, Remote):
+                threads = threads or ThreadPoolExecutor(AT_ONCE, thread_name_prefix="fetch")
+                location = _Coming(threads.submit(location.read))
+            waiting.append((item, location))
+            if threads is None or len(waiting) > AT_ONCE:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        if threads is not None:
+            threads.shutdown(wait=False, cancel_futures=True)  # one may be waiting for a silent server
+
+
+ROOM_BYTES = 2 << 30  # of address space, beside the image: the chunk, its answer, the file
+PIXEL_BYTES = 24  # of the largest image: its pixels as the file has them, in RGB and 16 bits, with alpha, turned
+
+# Tuples, because they cost a tenth of objects on their way: of an image (sha256, digest, width, height,
+# format), of a refusal (reason, detail).
+Row = tuple[bytes, bytes, int, int, str] | tuple[Reason, str]
+Answer = tuple[np.ndarray, list[Row]]  # pixels (kept, 3, N, N) uint8 of the images, and a row for each file
+
+
+def prepare_worker(parent: int, max_pixels: int, trust: Trust) -> None:
+    """Prepare this process for decoding: bounded memory, and end with the parent."""
+    ignore_interrupts(parent)
+    lift_limits_for_good(max_pixels)
+    trust_for_good(trust)
+    bound_memory(ROOM_BYTES + PIXEL_BYTES * max_pixels)
+    gc.freeze()  # exclude modules from garbage collection
+
+
+def question(chunk: Sequence[Record]) -> bytes:
+    """Return the worker's view of the records, pickled here because loky's own pickling is slower."""
+    return pickle.dumps([record.location for record in chunk], protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def answer(message: bytes, settings: DecodeSettings) -> Answer:
+    """Decode the records of a `question`."""
+    locations: list[Location] = pickle.loads(message)
+    pixels = np.empty((len(locations), 3, settings.image_size, settings.image_size), dtype=np.uint8)
+    rows: list[Row] = []
+    kept = 0
+    with Reader() as reader:
+        for _, location in read_ahead(locations, lambda location: location):
+            result = attempt(partial(reader.read, location), settings, decode_without_limits)
+            if isinstance(result, Rejected):
+                rows.append((result.reason, result.detail))
+            else:
+                pixels[kept] = result.pixels
+                kept += 1
+                rows.append((result.sha256, result.digest, result.width, result.height, result.format))
+    return pixels[:kept], rows
+
+
+def results(answer: Answer) -> Iterator[Decoded | Rejected]:
+    """Yield the outcome of each file in an answer."""
+    pixels, rows = answer
+    images = iter(pixels)
+    for row in rows:
+        yield Rejected(*row) if len(row) == 2 else Decoded(next(images), *row)
+
+
+def attempt(
+    read: Callable[[], bytes],
+    settings: DecodeSettings,
+    decode: Callable[[bytes, DecodeSettings], Decoded | Rejected],
+) -> Decoded | Rejected:
+    """Return the outcome for the bytes of `read`."""
+    try:
+        return decode(read(), settings)
+    except Unreadable as problem:
+        return Rejected(problem.reason, problem.detail)
+    except OSError as problem:
+        return Rejected("unreadable", problem.strerror or str(problem))
+    except MemoryError:
+        return Rejected("unreadable", "MemoryError: it wants more memory than it may have")
+    except KD3Error as problem:
+        return Rejected("not installed", str(problem))
+    except Exception as problem:  # a name with NUL, and other file system errors
+        return Rejected("unreadable", without_secrets(f"{type(problem).__name__}: {problem}")[:200])
+
 
 CHUNK = 128  # files in one message to a worker: each message costs the main process some 0.3 ms
 CHUNK_BYTES = 8 << 20  # of contents that travel with the records, or of pixels that come back

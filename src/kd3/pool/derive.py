@@ -1,31 +1,150 @@
-"""Derived pools: a part of a pool's images, changed, some replaced by another pool's."""
+"""A pool made from a pool: a part of its images, changed, some replaced by those of another."""
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from kd3 import console
-from kd3.config.settings import build
-from kd3.errors import KD3Error
-from kd3.pool.changes import change_images
+from kd3.config.settings import Settings, build
+from kd3.pool.changes import change_images, find_change
+from kd3.pool.checks import watched
 from kd3.pool.decode import pixel_digest
-from kd3.pool.derivation import Choice, Derivation, choose, left_out_of, sorted_positions
 from kd3.pool.image_pool import ImagePool
-from kd3.pool.index_file import COLUMNS, INDEX, read_index, writing_index
-from kd3.pool.manifest import DERIVING, NAME, Counts, content_hash, read_manifest, write_manifest
-from kd3.pool.output_folder import LOCK, check_place, check_settings
-from kd3.pool.packed import PARTS, PackedImages, images_per_part
-from kd3.pool.watch import watched
-from kd3.storage.atomic import write_json
-from kd3.storage.lock import exclusive
-from kd3.storage.versioned import read_versioned
+from kd3.pool.ingestion import LOCK, check_place, check_settings
+from kd3.pool.pool_files import (
+    COLUMNS,
+    DERIVING,
+    INDEX,
+    NAME,
+    PARTS,
+    Counts,
+    PackedImages,
+    content_hash,
+    images_per_part,
+    read_index,
+    read_manifest,
+    write_manifest,
+    writing_index,
+)
+from kd3.runtime import console
+from kd3.runtime.errors import KD3Error
+from kd3.runtime.files import exclusive, read_versioned, write_json
+
+# Each use of a seed has its own random numbers.
+SHARE_DRAWS, SLOT_DRAWS, MIXED_DRAWS = 1, 2, 3
+
+
+class LeftOut(Settings):
+    """Positions left out of the source, in a short form for any number of them."""
+
+    images: int
+    digest: str  # of the sorted positions
+
+
+class Derivation(Settings):
+    """Inputs of a derived pool; its manifest holds them as the settings."""
+
+    derived_from: str  # content hash of the source
+    share: float = Field(gt=0, le=1)
+    without: LeftOut | None
+    mixed_with: str | None  # content hash
+    mixed_share: float = Field(ge=0, le=1)
+    change: str | None
+    strength: float
+    seed: int = Field(ge=0, lt=2**31)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Derivation:
+        if self.change is not None:
+            find_change(self.change, self.strength)
+        elif self.strength != 0:
+            raise ValueError(f"strength {self.strength} needs the name of a change")
+        if self.mixed_share and self.mixed_with is None:
+            raise ValueError(f"mixed_share {self.mixed_share} needs a pool to mix with")
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a dictionary for JSON."""
+        return self.model_dump(mode="json")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Origin of each image of a derived pool."""
+
+    positions: np.ndarray  # (n,) int64, each in its own pool; ascending among the images of one pool
+    mixed: np.ndarray  # (n,) bool: from the other pool
+
+
+def choose(derivation: Derivation, images: int, left_out: np.ndarray, others: int) -> Choice:
+    """Choose the origins of the images: a source of `images`, another pool of `others` images (0: none).
+
+    `left_out` are positions (m,) of the source, sorted and unique. For the same seed and `left_out`, a smaller share is
+    a subset of a larger one; the same holds for `mixed_share`.
+
+    Raises:
+        KD3Error: all images are left out, or the other pool has too few.
+    """
+    kept = images - len(left_out)
+    if kept == 0:
+        raise KD3Error(f"all {images:,} images are left out; a pool needs at least one")
+    count = max(1, round(derivation.share * kept))
+    mixed_count = round(derivation.mixed_share * count)
+    if mixed_count > others:
+        raise KD3Error(
+            f"a mixed_share of {derivation.mixed_share:g} of {count:,} images needs {mixed_count:,} images, "
+            f"but the pool to mix with has {others:,}"
+        )
+    order = _shuffled(images, SHARE_DRAWS, derivation.seed)
+    if len(left_out):
+        order = order[~np.isin(order, left_out)]
+    positions = np.sort(order[:count])
+    mixed = np.zeros(count, dtype=bool)
+    mixed[_shuffled(count, SLOT_DRAWS, derivation.seed)[:mixed_count]] = True
+    positions[mixed] = np.sort(_shuffled(others, MIXED_DRAWS, derivation.seed)[:mixed_count])
+    return Choice(positions, mixed)
+
+
+def sorted_positions(without: Any, images: int) -> np.ndarray:
+    """Return positions to leave out, sorted, each once: (m,) int64.
+
+    Raises:
+        KD3Error: they are no integers, or outside a pool of so many images.
+    """
+    positions = np.asarray(without)
+    if positions.ndim != 1 or (positions.size and positions.dtype.kind not in "iu"):
+        raise KD3Error(
+            f"positions to leave out must be (m,) integers, not {positions.dtype} {positions.shape}; "
+            f"of a mask take np.flatnonzero"
+        )
+    positions = np.unique(positions.astype(np.int64))
+    outside = positions[(positions < 0) | (positions >= images)]
+    if outside.size:
+        raise KD3Error(f"position {outside[0]} cannot be left out of a pool of {images:,} images")
+    return positions
+
+
+def left_out_of(positions: np.ndarray) -> LeftOut | None:
+    """Return the manifest's record of sorted positions; None if there are none."""
+    if not positions.size:
+        return None
+    digest = hashlib.sha256(positions.astype("<i8").tobytes()).hexdigest()
+    return LeftOut(images=len(positions), digest=digest)
+
+
+def _shuffled(count: int, use: int, seed: int) -> np.ndarray:
+    order: np.ndarray = np.random.default_rng((use, seed)).permutation(count)
+    return order
+
 
 CHUNK_BYTES = 8 << 20  # of pixels changed between progress updates
 MARK = "kd3-derivation"

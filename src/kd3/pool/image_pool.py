@@ -8,17 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kd3.errors import KD3Error
+from kd3.config.records import Preparation
+from kd3.pool.checks import part_problem, problems
 from kd3.pool.decode import pixel_digest
-from kd3.pool.index_file import INDEX, checked_rows
-from kd3.pool.left_out import DUPLICATES, KEPT_OUT, NEAR_DUPLICATES, REJECTED
-from kd3.pool.manifest import Manifest, content_hash, read_manifest
-from kd3.pool.record import printable
-from kd3.pool.verify import part_problem, problems
-from kd3.preparation import Preparation
+from kd3.pool.pool_files import (
+    DUPLICATES,
+    INDEX,
+    KEPT_OUT,
+    NEAR_DUPLICATES,
+    REJECTED,
+    Manifest,
+    checked_rows,
+    content_hash,
+    read_manifest,
+)
+from kd3.runtime.errors import KD3Error
+from kd3.sources.record import printable
 
 if TYPE_CHECKING:
-    from kd3.pool.class_matching import Matching
+    from kd3.sources.class_matching import Matching
 
 
 class ImagePool:
@@ -181,7 +189,7 @@ class ImagePool:
 
     def matched_labels(self, class_names: Sequence[str]) -> tuple[np.ndarray, Matching]:
         """Return the labels, and their matching to classes; raises as `labels`."""
-        from kd3.pool.key_labels import labels_of_pool
+        from kd3.sources.labels import labels_of_pool
 
         return labels_of_pool(
             lambda: ((str(source), str(key)) for source, key in self.index_rows(("source", "key"))),

@@ -1,29 +1,129 @@
-"""Progress of an ingest on disk, from which it continues after a kill at any moment."""
+"""Progress of an ingest, on disk: it may be killed at any moment and continues from here."""
 
 from __future__ import annotations
 
 import csv
 import json
 import sqlite3
+from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from kd3.errors import KD3Error
-from kd3.pool.course import Place
 from kd3.pool.decode import Decoded
-from kd3.pool.index_file import writing_index
-from kd3.pool.ingest_tables import SCHEMA, TABLES, Rows
-from kd3.pool.kept_out import KnownImages
-from kd3.pool.left_out import DUPLICATES, KEPT_OUT, NEAR_DUPLICATES, REJECTED
-from kd3.pool.manifest import Part
-from kd3.pool.packed import PART_BYTES, PackedImages, images_per_part
-from kd3.pool.perceptual_hash import looks
-from kd3.pool.record import Record
-from kd3.pool.sieve import Sieve
-from kd3.storage.atomic import replacing
+from kd3.pool.leaks import KnownImages, Sieve
+from kd3.pool.near_copies import looks
+from kd3.pool.pool_files import (
+    DUPLICATES,
+    KEPT_OUT,
+    NEAR_DUPLICATES,
+    PART_BYTES,
+    REJECTED,
+    PackedImages,
+    Part,
+    images_per_part,
+    writing_index,
+)
+from kd3.runtime.errors import KD3Error
+from kd3.runtime.files import replacing
+from kd3.sources.containers import Limits
+from kd3.sources.finding import DEFAULT, contents, find_part
+from kd3.sources.record import Record, Unusable
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS progress (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS items (
+    position INTEGER PRIMARY KEY, source TEXT, key TEXT, sha256 BLOB UNIQUE,
+    width INTEGER, height INTEGER, format TEXT, digest BLOB);
+CREATE TABLE IF NOT EXISTS rejected (source TEXT, key TEXT, reason TEXT, detail TEXT);
+CREATE TABLE IF NOT EXISTS duplicates (source TEXT, key TEXT, position INTEGER);
+CREATE TABLE IF NOT EXISTS near_copies (source TEXT, key TEXT, position INTEGER, bits INTEGER, similarity REAL);
+CREATE TABLE IF NOT EXISTS kept_out (
+    source TEXT, key TEXT, known_source TEXT, known_key TEXT, bits INTEGER, similarity REAL);
+CREATE TABLE IF NOT EXISTS hashes (position INTEGER PRIMARY KEY, hash INTEGER);
+"""
+TABLES = {"progress", "items", "rejected", "duplicates", "near_copies", "kept_out", "hashes"}
+
+
+@dataclass(slots=True)
+class Rows:
+    """Rows that a batch adds to the tables of the same names; `renamed` changes `items`."""
+
+    items: list[tuple[Any, ...]] = field(default_factory=list)
+    renamed: list[tuple[str, str, int]] = field(default_factory=list)
+    duplicates: list[tuple[str, str, int]] = field(default_factory=list)
+    near_copies: list[tuple[str, str, int, int, float]] = field(default_factory=list)
+    kept_out: list[tuple[str, str, str, str, int, float]] = field(default_factory=list)
+    hashes: list[tuple[int, int]] = field(default_factory=list)
+    rejected: list[tuple[str, str, str, str]] = field(default_factory=list)
+
+    def write(self, database: sqlite3.Connection) -> None:
+        """Put the rows into the open transaction."""
+        run = database.executemany
+        run("INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?)", self.items)
+        run("UPDATE items SET source = ?, key = ? WHERE position = ?", self.renamed)
+        run("INSERT INTO duplicates VALUES (?, ?, ?)", self.duplicates)
+        run("INSERT INTO near_copies VALUES (?, ?, ?, ?, ?)", self.near_copies)
+        run("INSERT INTO kept_out VALUES (?, ?, ?, ?, ?, ?)", self.kept_out)
+        run("INSERT INTO hashes VALUES (?, ?)", self.hashes)
+        run("INSERT INTO rejected VALUES (?, ?, ?, ?)", self.rejected)
+
+
+class Place(NamedTuple):
+    """A position in the sources: finished files and archives, and finished records of the next one."""
+
+    found: int = 0
+    inside: int = 0
+
+
+class Course:
+    """The sources' records from a position on.
+
+    Archives before it are not opened again, and may be gone. Records are drawn ahead of their processing; `place`
+    follows the processing. With `part` (I, N) it is the I-th of N parts.
+    """
+
+    def __init__(
+        self, sources: Sequence[str], start: Place, part: tuple[int, int] | None = None, limits: Limits = DEFAULT
+    ) -> None:
+        self._sources, self._start, self._part, self._limits = sources, start, part, limits
+        self._begun: deque[tuple[int, int]] = deque()  # (records before it, its number) of files and archives
+        self._last = (-start.inside, start.found)
+
+    def __iter__(self) -> Iterator[Record]:
+        drawn = 0
+        ahead = islice(find_part(self._sources, self._part), self._start.found, None)
+        for number, found in enumerate(ahead, self._start.found):
+            members = contents(found, self._limits)
+            if number == self._start.found:
+                members = _after(members, self._start.inside)
+            else:
+                self._begun.append((drawn, number))
+            for record in members:
+                drawn += 1
+                yield record
+
+    def place(self, done: int) -> Place:
+        """Return the position after the first `done` records; `done` must not decrease between calls."""
+        while self._begun and self._begun[0][0] <= done:
+            self._last = self._begun.popleft()
+        before, number = self._last
+        return Place(number, done - before)
+
+
+def _after(members: Iterator[Record], count: int) -> Iterator[Record]:
+    """Skip `count` records and yield the others; if the archive is shorter, yield its final error record."""
+    number, last = 0, None
+    for number, last in enumerate(members, 1):
+        if number > count:
+            yield last
+    if last is not None and number < count and isinstance(last.location, Unusable):
+        yield last
+
 
 DATABASE = "ingest.sqlite"
 BATCH = 256  # rows per database write

@@ -1,37 +1,132 @@
-"""Fill a pool from a crawl: after any interruption, it can be run again and continues."""
+"""A pool filled from a crawl: after any interruption, it can be run again and continues."""
 
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from kd3 import console
 from kd3.config.pool_commands import IngestConfig
+from kd3.config.records import Preparation
 from kd3.config.settings import build
-from kd3.errors import KD3Error
-from kd3.pool.allowed import as_settings_say, is_remote
-from kd3.pool.counting import count_in_background
-from kd3.pool.course import Course, Place
 from kd3.pool.decode import DecodeSettings, Rejected
 from kd3.pool.decoding import Outcome, decode_records
 from kd3.pool.image_pool import ImagePool
-from kd3.pool.index_file import INDEX
-from kd3.pool.ingest_state import DATABASE, IngestState, begun_with
-from kd3.pool.kept_out import KnownImages, read_known
-from kd3.pool.limits import Limits
-from kd3.pool.manifest import NAME, Counts, KeptOut, content_hash, read_manifest, write_manifest
-from kd3.pool.output_folder import LOCK, check_place, check_settings, remove_pool
-from kd3.pool.packed import PART_BYTES
-from kd3.pool.reasons import SIDECAR
-from kd3.pool.sources import check_given, check_part, expand
-from kd3.pool.sources.names import shown
-from kd3.preparation import Preparation
-from kd3.storage.lock import exclusive
+from kd3.pool.ingest_state import DATABASE, Course, IngestState, Place, begun_with
+from kd3.pool.leaks import KnownImages, read_known
+from kd3.pool.pool_files import (
+    INDEX,
+    NAME,
+    PART_BYTES,
+    PARTS,
+    Counts,
+    KeptOut,
+    content_hash,
+    read_manifest,
+    write_manifest,
+)
+from kd3.runtime import console
+from kd3.runtime.console import Progress
+from kd3.runtime.errors import KD3Error
+from kd3.runtime.files import exclusive
+from kd3.sources.containers import Limits
+from kd3.sources.files import shown
+from kd3.sources.finding import check_given, check_part, counts
+from kd3.sources.locations import expand
+from kd3.sources.record import SIDECAR
+from kd3.sources.trust import as_settings_say, is_remote
+
+PATIENCE = 2.0  # seconds
+
+
+@contextmanager
+def count_in_background(
+    sources: Sequence[str], limit: int | None, bar: Progress, part: tuple[int, int] | None = None
+) -> Iterator[None]:
+    """Set the bar's total once the files have been counted.
+
+    Counting a compressed tar would need unpacking; with one among the sources the total stays unknown.
+    """
+    stop = threading.Event()
+    thread = threading.Thread(target=_count, args=(sources, part, limit, bar, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(1.0)  # it may be waiting for a silent server
+
+
+def _count(
+    sources: Sequence[str], part: tuple[int, int] | None, limit: int | None, bar: Progress, stop: threading.Event
+) -> None:
+    total = 0
+    if stop.wait(PATIENCE):  # short work needs no estimate
+        return
+    try:
+        for count in counts(sources, part, given_up=stop.is_set):
+            if stop.is_set() or count is None:
+                return
+            total += count
+    except Exception:
+        return  # errors are reported where the files are read
+    if not stop.is_set():
+        bar.set_total(min(total, limit or total))
+
+
+LOCK = ".lock"
+
+
+def check_place(folder: Path, sources: Sequence[str], *, ours: Sequence[str] = (NAME, DATABASE)) -> None:
+    """Refuse a place for a pool that belongs to something else; nothing is written.
+
+    One of the files `ours` marks a folder as a finished or unfinished pool.
+
+    Raises:
+        KD3Error: it is a file, it holds other things, or it lies inside a source.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise KD3Error(f"{folder} is a file; --out must be a folder")
+    if folder.is_dir():
+        present = {entry.name for entry in folder.iterdir()}
+        if present - {LOCK} and present.isdisjoint(ours):
+            raise KD3Error(f"{folder} is not empty and holds no pool; choose another --out")
+    for source in (Path(source) for source in sources if not is_remote(source)):
+        if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
+            raise KD3Error(f"{folder} lies in the source {source}, which it would change; choose another --out")
+
+
+def check_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to continue a pool with other settings.
+
+    Raises:
+        KD3Error: the pool was made in another way; or names the first that differs, and both values.
+    """
+    if before and ("derived_from" in before) != ("derived_from" in now):
+        was = "derived from another pool" if "derived_from" in before else "made from a crawl"
+        raise KD3Error(f"pool {folder} was {was}; choose another --out")
+    for name, value in now.items():
+        if name in before and before[name] != value:
+            raise KD3Error(
+                f"pool {folder} was begun with {name} = {before[name]!r}, not {value!r}; "
+                f"choose another --out or the same settings"
+            )
+
+
+def remove_pool(folder: Path, made: Sequence[Path]) -> None:
+    """Remove what an ingest wrote, and the folders that it made (innermost first) if they are empty then."""
+    for pattern in (f"{DATABASE}*", PARTS, ".*.tmp", LOCK):
+        for path in folder.glob(pattern):
+            path.unlink()
+    with suppress(OSError):
+        for place in made:
+            place.rmdir()
+
 
 COMMIT_SECONDS = 2.0
 COMMIT_FILES = 16_384

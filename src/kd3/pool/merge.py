@@ -1,8 +1,9 @@
-"""Merging of pools, such as parts of one crawl from several machines."""
+"""One pool made of several, such as the parts that machines, or a Ray cluster's workers, made of one crawl."""
 
 from __future__ import annotations
 
 import csv
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,20 +11,28 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from kd3 import console
-from kd3.errors import KD3Error
+from kd3.config.pool_commands import IngestConfig
+from kd3.pool.checks import watched
 from kd3.pool.decode import Decoded
 from kd3.pool.image_pool import ImagePool
-from kd3.pool.index_file import INDEX
 from kd3.pool.ingest_state import DATABASE, IngestState, begun_with
-from kd3.pool.left_out import LEFT_OUT, NEAR_DUPLICATES
-from kd3.pool.manifest import NAME, Counts, content_hash, read_manifest, write_manifest
-from kd3.pool.output_folder import LOCK, check_place, check_settings, remove_pool
-from kd3.pool.packed import PART_BYTES
-from kd3.pool.record import InMemory, Record
-from kd3.pool.watch import watched
-from kd3.storage.atomic import replacing
-from kd3.storage.lock import exclusive
+from kd3.pool.ingestion import LOCK, NothingUsableError, check_place, check_settings, ingest_request, remove_pool
+from kd3.pool.pool_files import (
+    INDEX,
+    LEFT_OUT,
+    NAME,
+    NEAR_DUPLICATES,
+    PART_BYTES,
+    Counts,
+    content_hash,
+    read_manifest,
+    write_manifest,
+)
+from kd3.runtime import console
+from kd3.runtime.errors import KD3Error
+from kd3.runtime.files import exclusive, replacing
+from kd3.runtime.ray_tasks import Done, Piece, cores, do_all, ray_cluster
+from kd3.sources.record import InMemory, Record
 
 READ_BYTES = 32 << 20
 COLUMNS = ("source", "key", "sha256", "width", "height", "format", "digest")
@@ -176,3 +185,67 @@ def _kept_out_of_all(pools: Sequence[ImagePool]) -> list[Any]:
     """Return the test images that all the pools exclude."""
     contents = [{known.content for known in pool.manifest.kept_out} for pool in pools]
     return [known for known in pools[0].manifest.kept_out if all(known.content in one for one in contents)]
+
+
+PARTS_A_CORE = 4  # so that a slow or restarted part does not delay the rest
+SUFFIX = ".parts"
+
+
+def ingest_on_ray(config: IngestConfig) -> ImagePool:
+    """Make a pool of a crawl on a cluster and return it; the same pool as one machine makes, to the content hash.
+
+    The parts are in `OUT.parts` until the merge; after a kill the next call continues with them.
+
+    Raises:
+        KD3Error: a part failed, and the others are kept; or the output belongs to something else.
+    """
+    folder = Path(config.out)
+    request = ingest_request(config)
+    if (folder / NAME).is_file():
+        check_settings(folder, read_manifest(folder).settings.get("ingest", {}), request)
+        console.say(f"pool {folder} is finished; there is nothing to do")
+        return ImagePool.open(folder)
+    parts = folder.with_name(folder.name + SUFFIX)
+    with ray_cluster() as ray:
+        number = _number_of_parts(parts) or PARTS_A_CORE * cores(ray)
+        names = [f"{part}-of-{number}" for part in range(1, number + 1)]
+        parts.mkdir(parents=True, exist_ok=True)
+        with exclusive(parts / ".lock", what=f"pool {folder}"):
+            for name in names:
+                (parts / name).mkdir(exist_ok=True)  # records the number of parts
+            pieces = [_piece(config, parts, name) for name in names]
+            problems: list[Done] = []
+            with console.progress("ingest", number, "parts") as bar:
+                for done in do_all(ray, pieces):
+                    if done.problem is not None:
+                        problems.append(done)
+                    bar.advance(1, done.name)
+        pool = _merged(parts, names, problems, folder, request)
+    shutil.rmtree(parts)
+    return pool
+
+
+def _merged(
+    parts: Path, names: Sequence[str], problems: Sequence[Done], folder: Path, request: dict[str, Any]
+) -> ImagePool:
+    """Return the pool of the parts; parts without images are ignored."""
+    failed = [done for done in problems if done.kind != NothingUsableError.__name__]
+    if failed or len(problems) == len(names):
+        worst = (failed or problems)[0]
+        raise KD3Error(f"part {worst.name} of the crawl: {worst.problem}")
+    empty = {done.name for done in problems}
+    for done in problems:
+        console.warn(f"part {done.name} of the crawl adds nothing: {done.problem}")
+    return merge_pools([parts / name for name in names if name not in empty], folder, ingest=request)
+
+
+def _number_of_parts(parts: Path) -> int | None:
+    """Return the number of parts of an earlier call."""
+    found = [entry.name.partition("-of-")[2] for entry in parts.glob("*-of-*")] if parts.is_dir() else []
+    return int(found[0]) if found else None
+
+
+def _piece(config: IngestConfig, parts: Path, name: str) -> Piece:
+    values: dict[str, Any] = config.model_dump(exclude={"engine", "shard", "workers", "out"})
+    values |= {"out": str(parts / name), "shard": name.replace("-of-", "/"), "workers": 1}
+    return Piece(name, "kd3.pool.ingestion:ingest", values, parts / f"{name}.txt")

@@ -1,1 +1,1 @@
-"""The training loop and its foundations: device, schedule, augmentation, scoring, checkpoints."""
+"""The training loop: steps, optimizer, checkpoints, records, trackers."""

@@ -1,24 +1,106 @@
-"""One training step: augmentation, loss, gradient and optimizer."""
+"""One training step: a batch of raw images in, in parts if it must be, the method's optimizer moved."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from kd3.compute import Compute
 from kd3.config.training import TrainSettings
-from kd3.methods.base import Method, StepResult
+from kd3.methods import Method, StepResult
+from kd3.models.batch_norms import SyncedBatchNorm, sync_batch_norms
 from kd3.models.head import ModelOutput
-from kd3.training.augment import augment, mixed_up
-from kd3.training.fixed_views import FixedViews, TeacherFeatures
-from kd3.training.micro_batches import joined, parts_of
+from kd3.runtime.compute import Compute
+from kd3.runtime.errors import KD3Error
+from kd3.scoring.batches import generator_for, seed_for, sent
+from kd3.scoring.views import FixedViews, TeacherFeatures, augment, mixed_up
+from kd3.selection import Predictions
 from kd3.training.optimizer import build_optimizer, hold_rates, set_learning_rate
-from kd3.training.randomness import generator_for, seed_for
 from kd3.training.step_graph import CudaRecorder, StepGraph
-from kd3.training.together import make_ready
-from kd3.training.transfer import sent
+
+Part = tuple[Tensor, ModelOutput | None, Tensor | None]
+
+
+def check_micro_batch(method: Method, settings: TrainSettings, processes: int) -> None:
+    """Refuse micro-batches if their losses do not add up to the loss of the batch.
+
+    Raises:
+        KD3Error: they do not.
+    """
+    if settings.micro_batch is None or settings.micro_batch >= settings.batch:
+        return
+    norms = [name for name, part in method.named_modules() if isinstance(part, (_BatchNorm, SyncedBatchNorm))]
+    if norms:
+        raise KD3Error(
+            f"--micro-batch {settings.micro_batch} would have {norms[0]} and {len(norms) - 1} other "
+            f"batch norms normalise by a part of the batch, which trains another student; use a smaller --batch-size"
+        )
+    if (reason := method.compares_images()) is not None:
+        raise KD3Error(f"--micro-batch {settings.micro_batch} divides a batch of which {reason}")
+    if processes > 1:
+        raise KD3Error("--micro-batch goes with one process; of several each has a part of the batch already")
+
+
+def parts_of(views: Tensor, teacher: ModelOutput | None, labels: Tensor | None, size: int) -> Iterator[Part]:
+    """Split a batch into parts of a size; the last may be smaller."""
+    for start in range(0, len(views), size):
+        here = slice(start, start + size)
+        known = None if teacher is None else ModelOutput(teacher.features[here], teacher.logits[here])
+        yield views[here], known, None if labels is None else labels[here]
+
+
+def joined(results: Sequence[StepResult], shares: Sequence[float]) -> StepResult:
+    """Combine the results of the parts, weighted by their shares of the images; without graphs."""
+    if len(results) == 1:
+        (only,) = results
+        return StepResult(only.loss.detach(), {n: term.detach() for n, term in only.terms.items()}, only.predictions)
+    terms = {
+        name: torch.stack([r.terms[name].detach() * share for r, share in zip(results, shares, strict=True)]).sum()
+        for name in results[0].terms
+    }
+    said = [result.predictions for result in results if result.predictions is not None]
+    predictions = None
+    if said:
+        confidence, label = (torch.cat([getattr(part, field) for part in said]) for field in ("confidence", "label"))
+        predictions = Predictions(confidence, label, said[0].num_classes)
+    return StepResult(torch.stack(list(terms.values())).sum(), terms, predictions)
+
+
+PROBE_IMAGES = 2
+
+
+def make_ready(method: Method, settings: TrainSettings, compute: Compute) -> None:
+    """Tell a method of its ranks, sync its batch norms if asked to, and freeze parameters outside its loss.
+
+    DDP waits for every registered gradient; a missing one would stall the run.
+
+    Raises:
+        KD3Error: a batch norm cannot be synced.
+    """
+    method.ranks = compute.ranks
+    if compute.ranks.count == 1:
+        return
+    if settings.batch_norm == "sync":
+        sync_batch_norms(method, compute.ranks, compute.device)
+    compute.place(method)
+    buffers = [buffer.clone() for buffer in method.buffers()]
+    side = method.student.input_size
+    channels = method.student.normalise.channels
+    images = torch.randn(PROBE_IMAGES, channels, side, side, generator=torch.Generator().manual_seed(0)).to(
+        compute.device
+    )
+    labels = torch.zeros(PROBE_IMAGES, dtype=torch.int64, device=compute.device) if method.needs_labels else None
+    with compute.autocast(), torch.random.fork_rng(devices=[]):
+        method(images, torch.Generator(compute.device).manual_seed(0), None, labels).loss.backward()
+    for parameter in method.parameters():
+        if parameter.grad is None:
+            parameter.requires_grad_(False)
+        parameter.grad = None
+    for buffer, before in zip(method.buffers(), buffers, strict=True):
+        buffer.copy_(before)
 
 
 def can_be_recorded(settings: TrainSettings, compute: Compute) -> bool:

@@ -5,23 +5,66 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kd3.errors import KD3Error
-from kd3.methods.base import Method
-from kd3.ranks import Ranks
-from kd3.runs.folder import RunFolder
-from kd3.runs.metrics import Listener
-from kd3.selection.select import Selection
-from kd3.storage.atomic import replacing
-from kd3.training.checkpoint import Progress, checkpoint_of, on_host, write_checkpoint
-from kd3.training.health import Health
-from kd3.training.history import History
-from kd3.training.not_finite import not_finite
+from kd3.methods import Method
+from kd3.runtime.errors import KD3Error
+from kd3.runtime.files import replacing, write_json
+from kd3.runtime.ranks import Ranks
+from kd3.runtime.run_folder import Listener, RunFolder
+from kd3.selection import Selection
+from kd3.training.budget import Progress, checkpoint_of, on_host, write_checkpoint
+from kd3.training.history import Health, History
+
+NAME = "not-finite.json"
+
+
+def not_finite(
+    folder: RunFolder,
+    *,
+    seed: int,
+    lr: float,
+    first_step: int,
+    means: Mapping[str, float],
+    batches: Sequence[np.ndarray],
+    write: bool = True,
+) -> KD3Error:
+    """Record the images of the last steps, and return the error that ends the run.
+
+    Args:
+        first_step: number of the first of these steps.
+        means: the loss and its terms, means over these steps.
+        batches: positions in the pool, of each step (B,).
+        write: whether this process writes.
+    """
+    place = folder.path / NAME
+    last = first_step + len(batches) - 1
+    if write:
+        with suppress(OSError):  # the error itself matters more
+            write_json(
+                place,
+                {
+                    "seed": seed,
+                    "steps": [first_step, last],
+                    "terms": {name: repr(float(value)) for name, value in means.items()},  # JSON has no NaN
+                    "positions": {str(first_step + number): batch.tolist() for number, batch in enumerate(batches)},
+                },
+            )
+    wrong = [name.replace("_", " ") for name, value in means.items() if not np.isfinite(value) and name != "loss"]
+    again = "the same run repeats them"
+    if folder.last.is_file():
+        again = f"{folder.resume_command} repeats them"
+    return KD3Error(
+        f"the loss is not finite at one of the steps {first_step} to {last}"
+        + (f" (of its terms: {', '.join(wrong)})" if wrong else "")
+        + f"; start in another --out with a lower --lr (now {lr}) or --precision 32. {place} holds the images of these "
+        f"steps, and {again}"
+    )
 
 
 class Records:

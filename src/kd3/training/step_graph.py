@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from kd3 import console
+from kd3.runtime import console
 
 WARM_UP = 3  # ordinary steps before the recording, which create buffers and choose kernels
 

@@ -1,0 +1,117 @@
+"""Arguments of commands: a path, a name or a live object, and the settings, teacher and pool of a finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from kd3.config.settings import read_yaml
+from kd3.models.load_teacher import load_teacher
+from kd3.models.student import Student
+from kd3.models.teacher import Teacher
+from kd3.pool import ImagePool
+from kd3.runtime.errors import KD3Error
+from kd3.runtime.run_folder import RunFolder, find, read_summary
+from kd3.scoring.batches import PoolSplit, split_pool
+
+TEACHER = "a description file or a kd3.Teacher"
+MODEL = "a run folder, a student folder, a teacher's description, a kd3.Teacher or a kd3.Student"
+WRAPPED = "a live network is given as kd3.Teacher(module, mean=[...], std=[...], input_size=...)"
+
+
+def told(value: Any, *, what: str, allowed: str, live: tuple[type, ...] = ()) -> str:
+    """Return an argument's name in settings and messages: its path or name, or `live:NAME` for an object.
+
+    Args:
+        value: the argument.
+        what: its name, at the start of the message ("kd3.distill: teacher").
+        allowed: allowed values, in words.
+        live: accepted types of live objects.
+
+    Raises:
+        KD3Error: it is neither a path nor such an object.
+    """
+    if isinstance(value, (str, Path)):
+        return str(value)
+    if isinstance(value, live):
+        if isinstance(value, ImagePool):
+            return str(value.path or "live:memory")
+        return f"live:{value.name if isinstance(value, Teacher) else type(value).__name__}"
+    folder = getattr(value, "folder", None)
+    if isinstance(folder, Path):
+        hint = f"; give its folder ({folder})"
+    elif isinstance(value, nn.Module) and not isinstance(value, Teacher | Student) and Teacher in live:
+        hint = f"; {WRAPPED}"
+    else:
+        hint = ""
+    raise KD3Error(f"{what} is a live {type(value).__name__}, where {allowed} is expected{hint}")
+
+
+def check_finished(folder: RunFolder) -> None:
+    """Refuse a folder that is not a run, or a run that is not finished."""
+    if not folder.config.is_file():
+        raise KD3Error(f"{folder.path} is no run folder; give one that `kd3 distill --out` made")
+    if not folder.summary.is_file():
+        raise KD3Error(f"the run {folder.path} is not finished; finish it with: {folder.resume_command}")
+    read_summary(folder.path)
+
+
+def settings_of(folder: RunFolder) -> dict[str, Any]:
+    """Return its settings."""
+    return read_yaml(folder.config, what="configuration of the run")
+
+
+def teacher_of(folder: RunFolder, *, given: str | None, trust_code: bool) -> Teacher:
+    """Return its teacher, from the run's record or the user's new location (`given`).
+
+    Raises:
+        KD3Error: it is missing, or was a live one.
+    """
+    named = given or str(settings_of(folder).get("teacher"))
+    if named.startswith("live:"):
+        raise KD3Error(f"the teacher of {folder.path} was a live one; give a description of it: --teacher")
+    try:
+        # The user's location takes precedence over the run's.
+        place = named if given else find(folder.path, "teacher", named)
+        return load_teacher(place, trust_code=trust_code or (None if given else False))
+    except KD3Error as problem:
+        if given:
+            raise
+        raise KD3Error(f"{problem}; say where the teacher of {folder.path} is now: --teacher") from None
+
+
+def pool_of(folder: RunFolder, *, given: str | None, instead: str) -> ImagePool:
+    """Return its pool, likewise; `instead` is the flag for the user's own images in place of the pool.
+
+    Raises:
+        KD3Error: it is missing, or was a live one.
+    """
+    named = given or str(settings_of(folder).get("pool"))
+    if named.startswith("live:"):
+        raise KD3Error(f"the pool of {folder.path} was a live one; give images: {instead}")
+    try:
+        return ImagePool.open(named if given else find(folder.path, "pool", named))
+    except KD3Error as problem:
+        if given:
+            raise
+        raise KD3Error(
+            f"{problem}; say where the pool of {folder.path} is now (--pool), or give images: {instead}"
+        ) from None
+
+
+def split_of(folder: RunFolder, pool: ImagePool) -> PoolSplit:
+    """Return the split of its pool into training and held-out images."""
+    train = settings_of(folder).get("train") or {}
+    return split_pool(pool, int(train.get("holdout", 1000)), share=float(train.get("share", 1.0)))
+
+
+def check_identity(folder: RunFolder, what: str, now: str) -> None:
+    """Refuse a teacher or pool (`what`) other than the run's, by its hash."""
+    try:
+        folder.check_origin(**{what: now})
+    except KD3Error as problem:
+        if "cannot be read" in str(problem):
+            raise
+        raise KD3Error(f"--{what} is not the {what} of the run {folder.path}; bring that one") from None

@@ -1,0 +1,295 @@
+"""`kd3 distill --dry-run`: everything read, checked and resolved, memory estimated; nothing trained or written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kd3.commands.distill_parts import Job, Live, read_job, split_of
+from kd3.config.distill import DistillConfig
+from kd3.config.methods import METHODS
+from kd3.config.training import TrainSettings
+from kd3.methods import Method
+from kd3.runtime import console
+from kd3.runtime.compute import Compute
+from kd3.runtime.errors import KD3Error
+from kd3.runtime.launch import check_launch
+from kd3.runtime.run_folder import RunFolder, State
+from kd3.scoring.scan import SCAN_BATCH
+from kd3.scoring.teacher_cache import place_of
+from kd3.scoring.views import FOLDER, bytes_of_features
+from kd3.training.budget import Budget, load_checkpoint
+
+TRIED = (2, 6)  # images of the two batches to extrapolate from
+VALUE = 4  # bytes of a weight, its gradient and its momentum
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes on the device, without those of Python and PyTorch themselves."""
+
+    weights: int  # of teacher and student, with the student's gradients and momentum
+    step: int  # the student's activations for the backward pass
+    scoring: int  # the widest layer's input and output of a batch that is only scored
+
+    @property
+    def total(self) -> int:
+        """The peak."""
+        return self.weights + max(self.step, self.scoring)
+
+
+def footprint(method: Method, compute: Compute, batch_size: int) -> Footprint:
+    """Estimate the memory of training, for batches of this size in this process.
+
+    The method runs two small forward passes, without a change of its weights. Activations grow linearly with the batch,
+    so the two determine any size.
+    """
+    trained = sum(parameter.numel() for parameter in method.parameters())
+    taught = sum(tensor.numel() for tensor in (*method.teacher.parameters(), *method.teacher.buffers()))
+    few, more = (_kept(method, compute, images) for images in TRIED)
+    step = few + (more - few) * (batch_size - TRIED[0]) // (TRIED[1] - TRIED[0])
+    scoring = max(_widest(network, method, compute) for network in (method.teacher, method.student))
+    return Footprint(VALUE * (3 * trained + taught), step, scoring * SCAN_BATCH // TRIED[0])
+
+
+def _kept(method: Method, compute: Compute, count: int) -> int:
+    """Return the bytes that autograd keeps for a batch, without weights."""
+    compute.place(method)
+    compute.place(method.teacher)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in method.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    images = _random_images(method, compute, count)
+    labels = torch.zeros(count, dtype=torch.int64, device=compute.device) if method.needs_labels else None
+    generator = torch.Generator(compute.device).manual_seed(0)
+    buffers = [buffer.clone() for buffer in method.buffers()]
+    with torch.random.fork_rng(devices=[]), compute.autocast(), torch.autograd.graph.saved_tensors_hooks(keep, _same):
+        method.train()
+        result = method(images, generator, None, labels)  # keeps the graph alive
+    total = sum(kept.values())
+    del result
+    for buffer, before in zip(method.buffers(), buffers, strict=True):
+        buffer.copy_(before)
+    return total
+
+
+def _widest(network: nn.Module, method: Method, compute: Compute) -> int:
+    """Return the largest sum of a layer's input and output bytes, for the smaller batch."""
+    most = 0
+
+    def look(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+        nonlocal most
+        tensors = [value for value in (*inputs, output) if isinstance(value, Tensor)]
+        most = max(most, sum(tensor.nbytes for tensor in tensors))
+
+    with _hooked(network, look), torch.inference_mode(), compute.autocast():
+        was_training = network.training
+        network.eval()
+        network(_random_images(method, compute, TRIED[0]))
+        network.train(was_training)
+    return most
+
+
+@contextmanager
+def _hooked(network: nn.Module, look: object) -> Iterator[None]:
+    leaves = [module for module in network.modules() if next(module.children(), None) is None]
+    hooks = [module.register_forward_hook(look) for module in leaves]  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _random_images(method: Method, compute: Compute, count: int) -> Tensor:
+    side, channels = method.student.input_size, method.student.normalise.channels
+    images = torch.randn(count, channels, side, side, generator=torch.Generator().manual_seed(0))
+    return images.to(compute.device).contiguous(memory_format=torch.channels_last)
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """Description of a planned run."""
+
+    folder: Path
+    values: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it all, for JSON."""
+        return self.values
+
+    def __str__(self) -> str:
+        teacher, student, pool, budget, memory = (
+            self.values[name] for name in ("teacher", "student", "pool", "budget", "memory")
+        )
+        share = 100 * student["inherited"]
+        start = f"{share:.0f} % of its first weights from the teacher" if share else "first weights at random"
+        goes_on = f", {budget['steps_done']:,} of them done" if budget["steps_done"] else ""
+        writes = [f"  writes       {one['path']}: about {_megabytes(one['bytes'])}" for one in self.values["writes"]]
+        lines = [
+            f"a dry run: everything fits; nothing was trained and nothing was written to {self.folder}",
+            f"  teacher      {teacher['name']}, {_count(teacher['parameters'])}, {len(teacher['classes'])} classes",
+            f"  student      {student['arch']}, {_count(student['parameters'])}; {start}",
+            f"  method       {self.values['method']}; teacher's statistics: {self.values['teacher_statistics']}; "
+            f"recall: {self.values['recall']}",
+            f"  pool         {pool['path']}, {pool['images']:,} images of {pool['image_size']} pixels: "
+            f"{pool['training']:,} to train on, {pool['held_out']:,} held out",
+            f"  steps        {'at most ' * budget['at_most']}{budget['steps']:,} of {budget['batch_size']:,} images"
+            f"{goes_on}, {budget['passes']:.3g} passes over the pool",
+            f"  computes on  {self.values['compute']}",
+            f"  memory       about {_megabytes(memory['total'])} beside PyTorch itself: weights, gradients and "
+            f"momentum {_megabytes(memory['weights'])}, a step {_megabytes(memory['step'])}",
+            *writes,
+        ]
+        return "\n".join(lines)
+
+
+def rehearse(config: DistillConfig, compute: Compute, state: State, live: Live) -> Rehearsal:
+    """Make all checks of a run, and describe it.
+
+    Raises:
+        KD3Error: as the run itself, before its first step.
+    """
+    folder = RunFolder(Path(config.out))
+    check_launch(compute, devices=config.devices, nodes=config.nodes)
+    _check_writable(folder.path)
+    job = read_job(config, compute, state, live)
+    done = 0
+    if state == "interrupted":
+        folder.check_origin(teacher=job.teacher.fingerprint(), pool=job.pool.content_hash)
+        done = load_checkpoint(folder.last)[0].step if folder.last.is_file() else 0
+    values = {
+        "dry_run": True,
+        "run": str(folder.path),
+        "state": state,
+        "method": config.method,
+        **_networks(config, job),
+        **_images(config, job, steps_done=done),
+        "teacher_statistics": config.teacher_statistics,
+        "recall": config.recall,
+        "compute": str(compute),
+        "processes": config.devices * config.nodes,
+        "memory": _memory(config, job, compute),
+        "writes": _writes(config, job, compute, folder),
+        "settings": config.model_copy(update={"train": _training(config, job)}).model_dump(
+            mode="json", exclude=METHODS.keys() - {config.method}
+        ),
+    }
+    for place in values["writes"]:
+        _check_room(Path(place["path"]), place["bytes"])
+    return Rehearsal(folder.path, values)
+
+
+def _training(config: DistillConfig, job: Job) -> TrainSettings:
+    """Describe the training, including the effects of the student's start."""
+    return config.train.settled(inherited=job.backbone.inheritance is not None)
+
+
+def _networks(config: DistillConfig, job: Job) -> dict[str, Any]:
+    return {
+        "teacher": {
+            "name": job.teacher.name,
+            "parameters": sum(parameter.numel() for parameter in job.teacher.parameters()),
+            "classes": job.teacher.classes,
+            "input_size": job.teacher.input_size,
+        },
+        "student": {
+            "arch": config.student,
+            "parameters": sum(parameter.numel() for parameter in job.method.student.parameters()),
+            "init": "random" if job.backbone.inheritance is None else "inherit",
+            "inherited": 0.0 if job.backbone.inheritance is None else round(job.backbone.inheritance.share, 4),
+        },
+    }
+
+
+def _images(config: DistillConfig, job: Job, *, steps_done: int) -> dict[str, Any]:
+    split = split_of(config, job.pool)
+    train = _training(config, job)
+    budget = Budget(train, len(split.train), config.devices * config.nodes)
+    return {
+        "pool": {
+            "path": str(job.pool.path or "in memory"),
+            "images": len(job.pool),
+            "image_size": job.pool.image_size,
+            "training": len(split.train),
+            "held_out": len(split.holdout),
+        },
+        "labelled_images": None if job.data is None else len(job.data.records),
+        "deployment_images": None if job.deployment is None else len(job.deployment.images),
+        "budget": {
+            "steps": budget.steps,
+            "at_most": budget.epochs is not None,
+            "steps_done": steps_done,
+            "batch_size": train.batch,
+            "passes": round(budget.images / len(split.train), 4),
+        },
+    }
+
+
+def _memory(config: DistillConfig, job: Job, compute: Compute) -> dict[str, int]:
+    found = footprint(job.method, compute, _training(config, job).batch // (config.devices * config.nodes))
+    return {"weights": found.weights, "step": found.step, "scoring": found.scoring, "total": found.total}
+
+
+def _writes(config: DistillConfig, job: Job, compute: Compute, folder: RunFolder) -> list[dict[str, Any]]:
+    """Return the output paths of the run, with estimated sizes in bytes."""
+    method = VALUE * sum(tensor.numel() for tensor in job.method.state_dict().values())
+    student = VALUE * sum(tensor.numel() for tensor in job.method.student.state_dict().values())
+    # The checkpoint also has momentum; the student is stored three times: best, as trained, adapted.
+    places = [{"path": str(folder.path), "bytes": 2 * method + 3 * student + 8 * len(job.pool)}]
+    logits = place_of(job.teacher, job.pool, compute)
+    # A teacher fitted to the crawl has other outputs than the one known here.
+    is_kept = config.teacher_statistics == "lost" and logits is not None and logits.is_file()
+    if logits is not None and not is_kept:
+        places.append({"path": str(logits.parent), "bytes": VALUE * len(job.pool) * job.teacher.num_classes})
+    if config.train.fixed_views and job.pool.path is not None:
+        features = bytes_of_features(config.train, job.teacher, job.pool, compute)
+        places.append({"path": str(Path(job.pool.path) / FOLDER), "bytes": features})
+    return places
+
+
+def _check_writable(path: Path) -> None:
+    place = _existing(path)
+    if not place.is_dir():
+        raise KD3Error(f"--out {path} cannot be written: {place} is no folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise KD3Error(f"--out {path} cannot be written: {os.strerror(13)}")
+
+
+def _check_room(path: Path, wanted: int) -> None:
+    free = shutil.disk_usage(_existing(path)).free
+    if free < wanted:
+        console.warn(f"{path} would take about {_megabytes(wanted)}, and its disk has {_megabytes(free)} left")
+
+
+def _existing(path: Path) -> Path:
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e6:.2f} M parameters"

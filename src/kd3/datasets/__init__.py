@@ -1,1 +1,0 @@
-"""Preparation of the paper's data sets: published files become pools, training sets and test sets."""

@@ -1,1 +1,0 @@
-"""Studies: many runs for one question, and the resulting table."""

@@ -1,1 +1,0 @@
-"""Quality of a classifier: functions of logits and labels."""

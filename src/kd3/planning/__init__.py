@@ -1,1 +1,0 @@
-"""`kd3 plan`: recommended student, cost and expected result of a run, from a minute of measurements."""

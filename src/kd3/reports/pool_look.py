@@ -1,0 +1,243 @@
+"""Sections that need teacher and student to run: costs, and predictions on some of a run's pool."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kd3.evaluation.shift_measure import Measurement, measure
+from kd3.exports.comparison import Runner, milliseconds
+from kd3.models.costs import multiply_adds
+from kd3.models.head import pool as pooled
+from kd3.models.student import Student
+from kd3.models.teacher import Teacher
+from kd3.pool import ImagePool
+from kd3.reports.charts import Grid, Tile
+from kd3.reports.records import RunRecords
+from kd3.runtime.compute import Compute
+from kd3.scoring.batches import split_pool
+
+TIMED_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one network; times are medians for a batch of 1 and of 64, on one thread of this machine's CPU."""
+
+    parameters: int
+    multiply_adds: int  # for one image
+    one: float | None = None  # milliseconds
+    many: float | None = None  # milliseconds
+
+
+def costs(teacher: Teacher | None, student: Student, *, latency: bool) -> tuple[Cost | None, Cost]:
+    """Return the costs of both networks; times are taken in turns, on the CPU in float32, as PyTorch runs them."""
+    assert student.input_size is not None
+    networks: dict[str, nn.Module] = (
+        {"student": student} if teacher is None else {"teacher": teacher, "student": student}
+    )
+    images = torch.randint(0, 256, (TIMED_BATCH, 3, student.input_size, student.input_size), dtype=torch.uint8)
+    images = images.contiguous(memory_format=torch.channels_last)
+    times: dict[str, dict[int, float]] = {name: {} for name in networks}
+    if latency:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            times = milliseconds({name: _runner(network) for name, network in networks.items()}, images)
+        finally:
+            torch.set_num_threads(threads)
+    found = {
+        name: Cost(
+            sum(parameter.numel() for parameter in network.parameters()),
+            multiply_adds(network, network.normalise(images[:1])),  # type: ignore[operator]
+            times[name].get(1),
+            times[name].get(TIMED_BATCH),
+        )
+        for name, network in networks.items()
+    }
+    return found.get("teacher"), found["student"]
+
+
+def _runner(network: nn.Module) -> Runner:
+    def run(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            logits: Tensor = network(network.normalise(images))  # type: ignore[operator]
+        return logits
+
+    return run
+
+
+TILES = 24  # of a grid
+MAPPED = 1_500  # points of the map
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """The teacher's pooled features (or logits) in two directions: (n, 2) each."""
+
+    kept: np.ndarray
+    refused: np.ndarray
+    explained: tuple[float, float]  # share of the variance that each direction shows
+    of: str  # the mapped values
+
+
+@dataclass(frozen=True)
+class PoolLook:
+    """All results; `agreement` is that on held-out images among those evaluated."""
+
+    grids: list[Grid]
+    map: FeatureMap | None
+    shift: Measurement
+    looked_at: int
+
+
+@dataclass(frozen=True)
+class _Said:
+    """Predictions of both networks: probabilities (n, K)."""
+
+    teacher: np.ndarray
+    student: np.ndarray
+
+
+def look_at_pool(
+    run: RunRecords, teacher: Teacher, student: Student, pool: ImagePool, compute: Compute, *, images: int
+) -> PoolLook:
+    """Run both networks over at most `images` images of the pool, and the few displayed ones."""
+    compute.place(teacher)
+    compute.place(student)
+    train = run.config.get("train") or {}
+    split = split_pool(pool, int(train.get("holdout", 1000)), share=float(train.get("share", 1.0)))
+    draw = np.random.default_rng(0)
+    sample = np.sort(draw.permutation(split.train)[:images])
+    held_out = split.holdout[:images]
+    selections = _selections(run)
+    drawn = ImagePool.from_array(pool.read(sample))
+    shift = measure(teacher, drawn, None, compute, limit=0, seed=0, sample_of=len(pool))
+    grids = _selection_grids(run, selections, split.train, teacher, student, pool, compute, draw)
+    grids.append(_disagreements(run, np.union1d(sample, held_out), teacher, student, pool, compute))
+    return PoolLook(
+        grids=[grid for grid in grids if grid.tiles],
+        map=_map(sample[:: max(1, len(sample) // MAPPED)], selections, teacher, pool, compute),
+        shift=shift,
+        looked_at=len(sample) + len(held_out),
+    )
+
+
+def _selections(run: RunRecords) -> list[np.ndarray]:
+    return [np.load(path) for path in sorted(run.folder.selections.glob("*.npy"))]
+
+
+def _selection_grids(
+    run: RunRecords,
+    selections: Sequence[np.ndarray],
+    train: np.ndarray,
+    teacher: Teacher,
+    student: Student,
+    pool: ImagePool,
+    compute: Compute,
+    draw: np.random.Generator,
+) -> list[Grid]:
+    if not selections or len(selections[-1]) == len(train) == len(selections[0]):
+        return []
+    first, last = selections[0], selections[-1]
+    ever = np.unique(np.concatenate(selections))
+    wanted = [
+        ("Kept early, refused late", "In the first selection and not in the last.", np.setdiff1d(first, last)),
+        ("Refused early, kept late", "Not in the first selection, but in the last.", np.setdiff1d(last, first)),
+        ("Kept throughout", "In the first selection and in the last.", np.intersect1d(first, last)),
+        ("Never kept", "In no selection.", np.setdiff1d(train, ever)),
+    ]
+    grids = []
+    for title, about, positions in wanted:
+        shown = np.sort(draw.permutation(positions)[:TILES])
+        said = _said(shown, teacher, student, pool, compute)
+        captions = [_opinion(run.classes, row) for row in said.teacher]
+        share = f"{len(positions):,} of {len(train):,} images"
+        grids.append(
+            Grid(title, f"{about} {share}; some of them, with what the teacher says.", _tiles(pool, shown, captions))
+        )
+    return grids
+
+
+def _disagreements(
+    run: RunRecords, positions: np.ndarray, teacher: Teacher, student: Student, pool: ImagePool, compute: Compute
+) -> Grid:
+    """Return the disagreements with the most confident teacher predictions."""
+    said = _said(positions, teacher, student, pool, compute)
+    theirs, own = said.teacher.argmax(1), said.student.argmax(1)
+    rows = np.arange(len(positions))
+    surprise = said.teacher[rows, theirs] - said.student[rows, theirs]
+    order = [place for place in np.argsort(-surprise) if theirs[place] != own[place]][:TILES]
+    captions = [
+        f"{_opinion(run.classes, said.teacher[place])} | student: {_opinion(run.classes, said.student[place])}"
+        for place in order
+    ]
+    return Grid(
+        "Most disagreed on",
+        f"Of {len(positions):,} images, those of whose class the teacher is surest and the student least.",
+        _tiles(pool, positions[order], captions),
+    )
+
+
+def _map(
+    positions: np.ndarray, selections: Sequence[np.ndarray], teacher: Teacher, pool: ImagePool, compute: Compute
+) -> FeatureMap | None:
+    """Return the two main directions (PCA): unlike UMAP, it preserves distances of the features."""
+    if len(positions) < 3:
+        return None
+    features = _features(positions, teacher, pool, compute)
+    features = features - features.mean(axis=0)
+    _, strengths, directions = np.linalg.svd(features, full_matrices=False)
+    if len(strengths) < 2 or not strengths[0]:
+        return None
+    # The sign of a direction is arbitrary: the largest part is made positive.
+    signs = np.sign(directions[np.arange(2), np.abs(directions[:2]).argmax(axis=1)])
+    points = features @ (directions[:2] * signs[:, None]).T
+    share = strengths**2 / (strengths**2).sum()
+    kept = np.isin(positions, selections[-1]) if selections else np.ones(len(positions), dtype=bool)
+    what = f"{features.shape[1]} pooled features" if teacher.head else f"{features.shape[1]} logits"
+    return FeatureMap(points[kept], points[~kept], (float(share[0]), float(share[1])), what)
+
+
+def _said(positions: np.ndarray, teacher: Teacher, student: Student, pool: ImagePool, compute: Compute) -> _Said:
+    both: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for images in _batches(positions, pool, compute):
+        for network, rows in zip((teacher, student), both, strict=True):
+            rows.append(network(network.normalise(images)).float().softmax(dim=1).cpu())  # type: ignore[operator]
+    empty = torch.empty(0, teacher.num_classes)
+    first, second = (torch.cat([empty, *rows]).numpy() for rows in both)
+    return _Said(first, second)
+
+
+def _features(positions: np.ndarray, teacher: Teacher, pool: ImagePool, compute: Compute) -> np.ndarray:
+    rows = []
+    for images in _batches(positions, pool, compute):
+        normalised = teacher.normalise(images)
+        values = pooled(teacher.outputs(normalised).features) if teacher.head else teacher(normalised)
+        rows.append(values.double().cpu().numpy())
+    return np.concatenate(rows)
+
+
+def _batches(positions: np.ndarray, pool: ImagePool, compute: Compute):  # type: ignore[no-untyped-def]
+    with torch.inference_mode():
+        for start in range(0, len(positions), BATCH):
+            images = torch.from_numpy(pool.read(positions[start : start + BATCH])).to(compute.device)
+            yield images.contiguous(memory_format=torch.channels_last)
+
+
+def _opinion(classes: Sequence[str], probabilities: np.ndarray) -> str:
+    label = int(probabilities.argmax())
+    return f"{classes[label]} {100 * probabilities[label]:.0f} %"
+
+
+def _tiles(pool: ImagePool, positions: np.ndarray, captions: Sequence[str]) -> list[Tile]:
+    images = pool.read(positions)
+    return [
+        Tile(f"pool image {position}", caption, pixels)
+        for position, caption, pixels in zip(positions, captions, images, strict=True)
+    ]

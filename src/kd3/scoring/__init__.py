@@ -1,0 +1,1 @@
+"""Networks over pools: batches, scans, views, and the teacher's outputs stored beside a pool."""

@@ -1,1 +1,0 @@
-"""Files that are complete or absent: atomic writes, locks, hashes."""

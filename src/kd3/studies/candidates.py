@@ -1,0 +1,212 @@
+"""Candidate students before a run, and their measured speed: of training steps, and as ONNX files, also in 8 bits."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kd3.config.shrink import Shrink
+from kd3.config.training import TrainSettings
+from kd3.exports.comparison import milliseconds
+from kd3.exports.formats import Source, run_onnx, write_onnx
+from kd3.exports.quantise import VARIANTS, write_variant
+from kd3.inheritance.plan import plan_inheritance
+from kd3.inheritance.shrinking import blocks_of, plan_shrinking, shrunk
+from kd3.methods import Method
+from kd3.models.arch import build_arch, parse_arch
+from kd3.models.costs import BATCH, BATCH_OF_LARGE, SMALL_SIDE, idle_seconds, multiply_adds
+from kd3.models.fold import fold, foldable
+from kd3.models.soundness import sound_logits
+from kd3.models.teacher import Teacher
+from kd3.models.zoo import ZOO
+from kd3.pool import ImagePool
+from kd3.runtime import console
+from kd3.runtime.compute import Compute
+from kd3.runtime.errors import KD3Error
+from kd3.scoring.batches import PoolBatches
+from kd3.training.learner import Learner
+
+SHARES = (0.5, 0.3, 0.15)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A student that could be distilled."""
+
+    name: str  # as for --student
+    network: nn.Module  # with any weights
+    inherits: float  # part of its parameters from the teacher, in [0, 1]
+
+
+def candidates(teacher: Teacher, images: Tensor) -> tuple[list[Candidate], list[str]]:
+    """Return the students to choose from, and a sentence for each impossible share of shrinking.
+
+    Shapes: images (B, C, H, W), normalised: of the pool.
+    """
+    found, problems = _family(teacher, images), []
+    try:
+        blocks = blocks_of(teacher, images, "recovery")
+    except KD3Error as problem:
+        return found, [str(problem)]
+    for share in SHARES:
+        asked = Shrink(share)
+        try:
+            network = shrunk(teacher, plan_shrinking(teacher, images, asked, rule="recovery", known=blocks))
+        except KD3Error as problem:
+            problems.append(f"{asked}: {problem}")
+            continue
+        found.append(Candidate(str(asked), network, 1.0))
+    return found, problems
+
+
+def _family(teacher: Teacher, images: Tensor) -> list[Candidate]:
+    """Return the networks of the zoo of the teacher's class with fewer multiply-adds, the largest first."""
+    if teacher.origin is None:
+        return []
+    reference = parse_arch(teacher.origin.arch)
+    if reference.source != "kd3" or reference.target not in ZOO:
+        return []
+    most = multiply_adds(teacher.module, images[:1])
+    assert teacher.input_size is not None
+    found: list[tuple[int, Candidate]] = []
+    for name, entry in ZOO.items():
+        if entry.builder != ZOO[reference.target].builder or name == reference.target:
+            continue
+        student = f"kd3:{name}"
+        with torch.random.fork_rng(devices=[]):
+            network = build_arch(
+                student,
+                num_classes=teacher.num_classes,
+                relative_to=Path(),
+                input_size=teacher.input_size,
+                channels=teacher.normalise.channels,
+            )
+        channels = teacher.normalise.channels
+        sound_logits(
+            network,
+            teacher.input_size,
+            what=f"student {student}",
+            channels=channels,
+            num_classes=teacher.num_classes,
+        )
+        count = multiply_adds(network, images[:1].cpu())
+        if count < most:
+            plan = plan_inheritance(network, teacher.module)
+            found.append((count, Candidate(student, network, 0.0 if plan.is_empty else plan.share)))
+    return [candidate for _, candidate in sorted(found, key=lambda pair: -pair[0])]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One network, run by onnxruntime on one thread of this machine's CPU."""
+
+    float32: dict[int, float]  # milliseconds by the number of images
+    int8: dict[int, float]
+    bytes: int  # of the file in 8 bits
+
+
+def exported(networks: Mapping[str, nn.Module], images: Tensor) -> tuple[dict[str, Exported], list[str]]:
+    """Export each network, time all files in turns, and return a sentence for each failure.
+
+    In 8 bits, all layers are quantised per channel. `kd3 export --int8` chooses among four ways by agreement, which
+    needs a trained student; weights do not change the time.
+
+    Shapes: images (B, C, H, W), network inputs, for calibration.
+
+    Raises:
+        KD3Error: the packages of `kd3[export]` are missing.
+    """
+    most = BATCH if images.shape[-1] <= SMALL_SIDE else BATCH_OF_LARGE
+    images = images.cpu().repeat(-(-most // len(images)), 1, 1, 1)[:most]
+    found: dict[str, Exported] = {}
+    problems: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        files: dict[tuple[str, str], Path] = {}
+        with console.progress("export", len(networks), "networks") as bar:
+            for place, (name, network) in enumerate(networks.items()):
+                floats, bits = Path(folder, f"{place}.onnx"), Path(folder, f"{place}-int8.onnx")
+                try:
+                    _write(network, floats, bits, images)
+                except Exception as problem:  # torch's exporter raises many kinds
+                    if isinstance(problem, KD3Error) and "not installed" in str(problem):
+                        raise
+                    first = (str(problem).splitlines() or [""])[0]
+                    problems.append(f"{name} cannot be exported: {first or type(problem).__name__}")
+                else:
+                    files[name, "float32"], files[name, "int8"] = floats, bits
+                bar.advance(1)
+        runners = {f"{name}\0{kind}": run_onnx(path, threads=1) for (name, kind), path in files.items()}
+        times = milliseconds(runners, images)
+        for name, kind in files:
+            if kind == "int8":
+                size = files[name, kind].stat().st_size
+                found[name] = Exported(times[f"{name}\0float32"], times[f"{name}\0int8"], size)
+    return found, problems
+
+
+def _write(network: nn.Module, floats: Path, bits: Path, images: Tensor) -> None:
+    network = copy.deepcopy(network).cpu().float().eval()
+    network = fold(network, foldable(network, images.shape[-1]))
+    write_onnx(Source(network, floats.parent, {}, images[:2]), floats)
+    write_variant(floats, bits, VARIANTS[1], images)
+
+
+STEPS = 20
+SECONDS = 20.0  # no step begins after these
+WARM_UP = 2  # uncounted steps
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Measurements of the steps."""
+
+    steps: int
+    batch: int  # images
+    seconds: float  # a step, on an otherwise idle machine: the median
+
+    @property
+    def images_per_second(self) -> float:
+        """Training images a second, without scoring the pool."""
+        return self.batch / self.seconds
+
+
+def pace_of(
+    method: Method,
+    pool: ImagePool,
+    places: np.ndarray,
+    settings: TrainSettings,
+    compute: Compute,
+    *,
+    steps: int = STEPS,
+    seconds: float = SECONDS,
+) -> Pace:
+    """Measure the time of a method's step; this changes its student.
+
+    `places` are the positions in the pool of the images to train on. A slow network takes fewer than `steps`: none
+    begins after `seconds`. A method that needs labels gets artificial ones.
+    """
+    batch = min(settings.batch, len(places))
+    labels = torch.zeros(len(pool), dtype=torch.int64) if method.needs_labels else None
+    learner = Learner(method, settings, seed=0, total_steps=steps + WARM_UP, compute=compute, labels=labels)
+    batches = PoolBatches(pool, compute)
+    order = np.resize(places, batch * (steps + WARM_UP))
+    method.train()
+    times: list[float] = []
+    began = idle_seconds(compute.device)
+    with torch.random.fork_rng(devices=[compute.device] if compute.device.type == "cuda" else []):
+        for number, images in enumerate(batches.iterate(order, batch)):
+            start = idle_seconds(compute.device)
+            learner.step(number, images, torch.from_numpy(order[number * batch : (number + 1) * batch]))
+            times.append(idle_seconds(compute.device) - start)
+            if len(times) > WARM_UP and idle_seconds(compute.device) - began > seconds:
+                break
+    counted = times[WARM_UP:]
+    return Pace(len(counted), batch, statistics.median(counted))

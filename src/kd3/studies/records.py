@@ -1,0 +1,100 @@
+"""Runs made elsewhere or earlier, from a study's results.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from kd3.config.distill import DistillConfig, differences
+from kd3.config.settings import merge
+from kd3.config.training import TrainSettings
+from kd3.runtime.errors import KD3Error
+from kd3.studies.plan import Cell
+from kd3.studies.pools import PoolDistance
+from kd3.studies.table import RunResult, what_was_run
+
+# Settings of the machine or the storage, without an effect on training.
+NO_INFLUENCE = ("precision", "train.checkpoint_minutes", "train.checkpoint_steps")
+
+# The effect of a run whose record is older than these settings.
+BEFORE_INHERITANCE: Mapping[str, Any] = {
+    "init": "random",
+    "inherit_blocks": "even",
+    "teacher_statistics": "lost",
+    "teacher_blend": None,
+    "recall": "off",
+    "deployment": None,
+    "muon_moves": "all matrices",
+    "options": {"projector": "simkd"},
+}
+
+
+class Records:
+    """Results of finished runs, and distances of their pools, from files that `kd3 study` wrote.
+
+    Raises:
+        KD3Error: a file cannot be read, or is not the results of a study.
+    """
+
+    def __init__(self, paths: Sequence[str] = ()) -> None:
+        self._known: list[tuple[RunResult, str]] = []
+        # By the fingerprint of the teacher and the content hash of the pool.
+        self.distances: dict[tuple[str | None, str | None], PoolDistance] = {}
+        for path in paths:
+            results, distances = _read(Path(path))
+            self._known += [(result, path) for result in results]
+            for result in results:
+                if result.pool in distances:
+                    self.distances[result.run.get("teacher"), result.run.get("pool")] = distances[result.pool]
+
+    def all(self) -> list[RunResult]:
+        """Return every result, in the order of the files."""
+        return [result for result, _ in self._known]
+
+    def distance(self, teacher: str, pool: str) -> PoolDistance | None:
+        """Return the recorded distance of a pool, by content hash, from this teacher's training data."""
+        return self.distances.get((teacher, pool))
+
+    def find(self, cell: Cell, wanted: DistillConfig, *, teacher: str, pool: str) -> tuple[RunResult | None, str]:
+        """Return the result of a run with the same settings, teacher and pool, under any row's name.
+
+        If there is only one of this row and seed with other settings: None, and the differences in words.
+        """
+        asked = what_was_run(wanted, teacher=teacher, pool=pool)
+        why_not = ""
+        for result, path in self._known:
+            # A setting that did not exist then had the effect of its present default.
+            done = merge(_defaults(wanted), BEFORE_INHERITANCE, result.run)
+            done = {name: value for name, value in done.items() if name in asked}
+            done["options"] = {name: value for name, value in done["options"].items() if name in asked["options"]}
+            differing = [found for found in differences(asked, done) if found[0] not in NO_INFLUENCE]
+            if not differing:
+                return replace(result, row=cell.row, series=cell.series, x=cell.x, pool=cell.pool), ""
+            if (result.row, result.seed) == (cell.row, cell.seed) and not why_not:
+                name, now, then = differing[0]
+                why_not = f"{path} tells of {name} {then!r}, not {now!r}"
+        return None, why_not
+
+
+def _defaults(config: DistillConfig) -> dict[str, Any]:
+    train = TrainSettings().model_dump(mode="json")
+    return {"train": train, "options": type(config.method_options)().model_dump(mode="json")}
+
+
+def _read(path: Path) -> tuple[list[RunResult], dict[str, PoolDistance]]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        distances = values.get("distances") or {}
+        return [_result(run) for run in values["runs"]], {name: PoolDistance(**distances[name]) for name in distances}
+    except OSError as problem:
+        raise KD3Error(f"--known {path} cannot be read: {problem.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise KD3Error(f"--known {path} does not hold what a study writes as results.json") from None
+
+
+def _result(values: Mapping[str, Any]) -> RunResult:
+    known = {field.name: values[field.name] for field in fields(RunResult)}
+    return RunResult(**{**known, "history": tuple((at, accuracy) for at, accuracy in known["history"])})

@@ -1,0 +1,62 @@
+"""Accuracy, calibration and agreement against slow loops."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kd3.evaluation.accuracy import Tally
+
+
+def naive(logits, labels, teacher):
+    probabilities = logits.softmax(1).tolist()
+    count, classes = len(labels), len(probabilities[0])
+    right = top5 = agreed = 0
+    bins = [[0, 0.0, 0] for _ in range(15)]
+    for row, label, teacher_row in zip(probabilities, labels.tolist(), teacher.tolist(), strict=True):
+        order = sorted(range(classes), key=lambda k: -row[k])
+        right += order[0] == label
+        top5 += label in order[:5]
+        agreed += order[0] == teacher_row.index(max(teacher_row))
+        place = next(b for b in range(15) if row[order[0]] <= (b + 1) / 15 + 1e-15)
+        bins[place][0] += 1
+        bins[place][1] += row[order[0]]
+        bins[place][2] += order[0] == label
+    error = sum(n / count * abs(hits / n - sure / n) for n, sure, hits in bins if n)
+    return 100 * right / count, 100 * top5 / count, 100 * agreed / count, 100 * error
+
+
+@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(2, 8))
+@settings(max_examples=30, deadline=None)
+def test_equals_loops_in_any_batches(seed, count, classes):
+    generator = torch.Generator().manual_seed(seed)
+    logits, teacher = (torch.randn(count, classes, generator=generator, dtype=torch.float64) * 2 for _ in "ab")
+    labels = torch.randint(0, classes, (count,), generator=generator)
+    tally = Tally(classes)
+    for start in range(0, count, 7):
+        part = slice(start, start + 7)
+        tally.add(logits[part], labels[part], teacher[part])
+    figures = (tally.top1_percent, tally.top5_percent, tally.agreement_percent, tally.calibration_error_percent)
+    assert figures == pytest.approx(naive(logits, labels, teacher), abs=1e-9)
+
+
+def test_per_class_accuracy_tells_classes_without_images():
+    tally = Tally(3)
+    tally.add(torch.eye(3)[[0, 0, 1]], torch.tensor([0, 1, 1]))
+    assert tally.per_class_percent() == [100.0, 50.0, None]
+    assert tally.agreement_percent is None
+
+
+def test_a_model_that_is_always_sure_and_always_right_is_calibrated():
+    tally = Tally(2)
+    tally.add(torch.tensor([[100.0, 0.0], [0.0, 100.0]]), torch.tensor([0, 1]))
+    assert tally.calibration_error_percent == pytest.approx(0, abs=1e-9)
+
+
+def test_the_surest_images_share_a_bin_with_those_hardly_less_sure():
+    """Bins hold their upper end: certainty, 1, is in the last bin, and not in one of its own."""
+    tally = Tally(2)
+    tally.add(torch.tensor([[1000.0, 0.0], [math.log(0.95 / 0.05), 0.0]]), torch.tensor([1, 0]))
+    assert tally.calibration_error_percent == pytest.approx(100 * abs(1 - 1.95) / 2, abs=1e-6)

@@ -27,7 +27,7 @@ RESULTS = [Path(f"docs/results/random-start/{name}.json") for name in (*STUDIES,
 MEASURED = Path("docs/results/shift/measured.json")
 OUT = Path("src/kd3/evaluation/calibration.json")
 # Settings that may differ from a file's first KD3 row: budget and pool.
-AMOUNT = ("images", "epochs", "share", "fixed_views", "looks", "holdout", "batch_norm", "compile_teacher")
+AMOUNT = ("images", "epochs", "share", "fixed_views", "evals", "looks", "holdout", "batch_norm", "compile_teacher")
 TENTHS = (10, 90)  # percentiles that bound the range
 NO_SPREAD = (1.0, 1.0)
 HEADS = "| pool | its images | fixed views | trained on | distance | effective classes | reached | foretold | range |"

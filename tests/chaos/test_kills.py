@@ -169,7 +169,7 @@ def history(run):
 )
 def test_distill(more, teacher_file, pool_folder, tmp_path):
     flags = ["--teacher", teacher_file, "--student", "kd3:resnet8", "--pool", pool_folder, "--device", "cpu"]
-    flags += ["--precision", "32", "--images", "400", "--batch-size", "16", "--holdout", "12", "--looks", "3"]
+    flags += ["--precision", "32", "--images", "400", "--batch-size", "16", "--holdout", "12", "--evals", "3"]
     flags += ["--checkpoint-minutes", "0.001", "--quiet", *more]
 
     def words(out):

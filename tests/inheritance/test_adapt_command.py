@@ -17,7 +17,7 @@ import kd3
 from in_process import here
 from kd3.models.student_files import adaptation_of
 
-BUDGET = ("--images", 64, "--batch-size", 32, "--looks", 1, "--holdout", 12, "--track", "none")
+BUDGET = ("--images", 64, "--batch-size", 32, "--evals", 1, "--holdout", 12, "--track", "none")
 
 
 def distil(teacher, pool, out, *words, student="kd3:resnet8"):

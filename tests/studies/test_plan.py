@@ -152,9 +152,9 @@ def test_a_budget_in_epochs_is_that_of_all_rows_unless_images_are_given():
     for cell in plan(found, GIVEN, ALL_POOLS).cells:
         assert cell.settings["train"]["epochs"] == 240
         assert build(DistillConfig, merge({"out": "-"}, cell.settings), where="test").train.images is None
-    for cell in plan(found, {**GIVEN, "train": {"images": 5000, "looks": 3}}, ALL_POOLS).cells:
+    for cell in plan(found, {**GIVEN, "train": {"images": 5000, "evals": 3}}, ALL_POOLS).cells:
         train = build(DistillConfig, merge({"out": "-"}, cell.settings), where="test").train
-        assert (train.images, train.epochs, train.looks) == (5000, None, 3)
+        assert (train.images, train.epochs, train.evals) == (5000, None, 3)
     with pytest.raises(KD3Error, match="give the budget as images or as epochs, not both"):
         build(StudyFile, {"title": "-", "epochs": 240, "images": 100, "rows": rows}, where="test")
     own = [{"name": "a", "settings": {"train": {"epochs": 2}}}]

@@ -257,7 +257,7 @@ def test_the_end_is_always_looked_at_and_before_it_no_oftener_than_asked(teacher
     # KD takes every image, so that its rounds are as long on any machine: 6 of 20 steps.
     looks = {}
     for at_most in (1, 2, 50):
-        done = run(teacher_file, pool_folder, tmp_path / str(at_most), method="kd", looks=at_most)
+        done = run(teacher_file, pool_folder, tmp_path / str(at_most), method="kd", evals=at_most)
         looks[at_most] = [event["step"] for event in read_metrics(done.folder / "metrics.jsonl", "evaluation")]
     assert looks == {1: [20], 2: [12, 20], 50: [6, 12, 18, 20]}
 

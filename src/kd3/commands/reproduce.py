@@ -71,7 +71,7 @@ def teacher_of(pair: Pair, data: Prepared, config: ReproduceConfig) -> Path:
         "device": config.device,
         "precision": config.precision,
         # Evaluate once, at the end: this teacher provides only names and scale, so agreement means nothing.
-        "train": {**RECIPE, "epochs": config.epochs_of_teachers, "looks": 1, "flip": DATASETS[pair.dataset].flip},
+        "train": {**RECIPE, "epochs": config.epochs_of_teachers, "evals": 1, "flip": DATASETS[pair.dataset].flip},
     }
     settings["train"]["schedule"] = "step" if config.budget == "paper" else "cosine"
     write_text(folder / "settings.yaml", yaml.safe_dump(settings, sort_keys=False))

@@ -32,7 +32,7 @@ from kd3.studies.runs import Failure, Layout, check_finished, made_for, pending,
 from kd3.studies.table import RunResult, as_csv, as_json, can_draw, draw, lines, markdown, read_run
 
 PLACES = ("out", "teacher", "pool", "original", "eval_data")
-OF_TRAINING = ("images", "fixed_views", "looks", "flip")  # settings of every run that the command line may change
+OF_TRAINING = ("images", "fixed_views", "evals", "flip")  # settings of every run that the command line may change
 TABLE, CSV, JSON, FIGURE = "table.md", "table.csv", "results.json", "figure.png"
 
 
@@ -59,7 +59,7 @@ def study(named: str | Path, out: str | Path, **settings: Any) -> Study:
     """Run a study and return its table; finished runs are never repeated.
 
     `settings` are `quiet=True` and those of `kd3 study --help`: teacher, student, pool, original, other, eval_data,
-    images, fixed_views, looks, flip, seeds, rows, known, jobs, devices, device, precision.
+    images, fixed_views, evals, flip, seeds, rows, known, jobs, devices, device, precision.
 
     Raises:
         KD3Error: something in the study is wrong, and no run has begun; or runs failed, and the table holds the others.

@@ -291,7 +291,7 @@ class StudyConfig(Settings):
         le=1000,
         description="as for kd3 distill: runs on one pool then share the teacher's features (default: the study's)",
     )
-    looks: int | None = Field(None, ge=1, description="as for kd3 distill (default: the study's)")
+    evals: int | None = Field(None, ge=1, description="as for kd3 distill (default: the study's)")
     flip: bool | None = Field(None, description="true or false, as for kd3 distill (default: the study's)")
     seeds: Annotated[list[int], BeforeValidator(split_commas)] = Field(
         [], description="seeds of every row, separated by commas (default: the study's)"

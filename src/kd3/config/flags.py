@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from kd3.config.command_table import COMMANDS, Command
 from kd3.config.distill import presets
 from kd3.config.methods import METHODS
-from kd3.config.settings import READING, Settings, group_of, split_commas, split_semicolons
+from kd3.config.settings import READING, RENAMED, Settings, group_of, present_name, split_commas, split_semicolons
 from kd3.runtime.errors import KD3Error, unknown_name
 from kd3.version import __version__
 
@@ -69,6 +69,24 @@ def _add_flag(
         default=argparse.SUPPRESS,
         help=_escape(_help(field)),
     )
+    for old, new in RENAMED.items():
+        if new == flag:
+            old_name = "--" + old.replace("_", "-")
+            parser.add_argument(old_name, dest=path, action=_OldName, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+class _OldName(argparse.Action):
+    """A renamed flag, read with a note."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        present_name((option_string or "").lstrip("-").replace("-", "_"))
+        setattr(namespace, self.dest, values)
 
 
 def _is_repeated(field: FieldInfo) -> bool:
@@ -161,7 +179,8 @@ def spread(model: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
     Unknown names stay where they are and are refused, with the nearest one, when the settings are built.
     """
     nested: dict[str, Any] = {}
-    for name, value in values.items():
+    for given, value in values.items():
+        name = given if given in model.model_fields else present_name(given)
         group = next((g for g in BARE_GROUPS if name not in model.model_fields and name in _fields(model, g)), None)
         if group is None:
             nested[name] = {**nested.get(name, {}), **value} if isinstance(value, Mapping) else value

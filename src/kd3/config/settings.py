@@ -13,13 +13,36 @@ import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from kd3.config.yaml_text import load_yaml
+from kd3.runtime import console
 from kd3.runtime.errors import KD3Error
+
+# Old names that are still read -> present ones. CONTRIBUTING has the deprecation policy.
+RENAMED = {"looks": "evals"}
+_noted: set[str] = set()
+
+
+def present_name(name: str) -> str:
+    """Return the present name of a renamed setting, with a note once in a process; other names as they are."""
+    if name in RENAMED and name not in _noted:
+        _noted.add(name)
+        console.say(f"{name} is now called {RENAMED[name]}; the old name is read until version 0.3")
+    return RENAMED.get(name, name)
 
 
 class Settings(pydantic.BaseModel):
-    """A frozen group of settings; unknown names are refused."""
+    """A frozen group of settings; unknown names are refused, old ones renamed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _under_present_names(cls, values: Any) -> Any:
+        old = [name for name in RENAMED if name in values] if isinstance(values, Mapping) else []
+        old = [name for name in old if name not in cls.model_fields and RENAMED[name] in cls.model_fields]
+        for name in old:
+            if RENAMED[name] in values:
+                raise ValueError(f"{name} is the old name of {RENAMED[name]}; give one of them")
+        return {present_name(name) if name in old else name: value for name, value in values.items()} if old else values
 
 
 def parse_count(value: Any) -> Any:

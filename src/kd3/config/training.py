@@ -102,7 +102,7 @@ class TrainSettings(Settings):
         "(He et al.), 'torch' (paper's preset) uniform, PyTorch's default; networks of other "
         "libraries keep their own",
     )
-    looks: int = Field(
+    evals: int = Field(
         50, ge=1, description="most evaluations on the held-out images (and --eval-data); they follow rounds"
     )
     share: float = Field(

@@ -160,14 +160,14 @@ def _of_agreement(run: RunRecords, agreement: float, chance: float) -> list[str]
     notes = []
     if agreement <= chance:
         notes.append("The student agrees with the teacher no more than chance does: it has learned nothing.")
-    looks = [float(look["agreement"]) for look in run.evaluations]
-    if looks and max(looks) - looks[-1] > FALLEN:
-        fell = max(looks) - looks[-1]
-        notes.append(f"Agreement fell by {fell:.1f} points after its best look, which is the one that was kept.")
-    if len(looks) >= 4 and looks[-1] - looks[-2] > STILL_RISING and looks[-1] == max(looks):
+    agreements = [float(one["agreement"]) for one in run.evaluations]
+    if agreements and max(agreements) - agreements[-1] > FALLEN:
+        fell = max(agreements) - agreements[-1]
+        notes.append(f"Agreement fell by {fell:.1f} points after its best evaluation, whose student was kept.")
+    if len(agreements) >= 4 and agreements[-1] - agreements[-2] > STILL_RISING and agreements[-1] == max(agreements):
         notes.append(
-            f"Agreement rose by {looks[-1] - looks[-2]:.1f} points at the last look: more training images (--images) "
-            f"would help."
+            f"Agreement rose by {agreements[-1] - agreements[-2]:.1f} points at the last evaluation: more training "
+            f"images (--images) would help."
         )
     return notes
 

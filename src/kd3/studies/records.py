@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kd3.config.distill import DistillConfig, differences
-from kd3.config.settings import merge
+from kd3.config.settings import RENAMED, merge
 from kd3.config.training import TrainSettings
 from kd3.runtime.errors import KD3Error
 from kd3.studies.plan import Cell
@@ -97,4 +97,6 @@ def _read(path: Path) -> tuple[list[RunResult], dict[str, PoolDistance]]:
 
 def _result(values: Mapping[str, Any]) -> RunResult:
     known = {field.name: values[field.name] for field in fields(RunResult)}
+    train = {RENAMED.get(name, name): value for name, value in known["run"].get("train", {}).items()}
+    known["run"] = {**known["run"], "train": train}
     return RunResult(**{**known, "history": tuple((at, accuracy) for at, accuracy in known["history"])})

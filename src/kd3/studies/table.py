@@ -24,7 +24,7 @@ from kd3.studies.runs import Layout
 _EXPLAINED = """\
 Mean ± sample standard deviation over seeds. Accuracy in percent, of the student kept by its agreement with the teacher
 on held-out images of its pool; labelled images chose nothing. Kept: percent of the pool in the last selection. At equal
-time: at the last look within the time that the quickest row takes."""
+time: at the last evaluation within the time that the quickest row takes."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def read_run(layout: Layout, cell: Cell, changed: Mapping[str, float]) -> RunRes
     """Return the result of a finished run."""
     folder = RunFolder(layout.run(cell))
     summary = read_summary(folder.path)
-    looks = list(read_metrics(folder.metrics, "evaluation"))
-    kept = next((look for look in looks if look["step"] == summary["best_step"]), looks[-1])
+    evals = list(read_metrics(folder.metrics, "evaluation"))
+    kept = next((one for one in evals if one["step"] == summary["best_step"]), evals[-1])
     selections = list(read_metrics(folder.metrics, "selection"))
     config = build(DistillConfig, read_yaml(folder.config, what="configuration of the run"), where=str(folder.config))
     origin = json.loads(folder.origin.read_text(encoding="utf-8"))
@@ -96,11 +96,11 @@ def read_run(layout: Layout, cell: Cell, changed: Mapping[str, float]) -> RunRes
         seed=cell.seed,
         agreement=summary["agreement"],
         accuracy=(summary.get("recall") or {}).get("accuracy_after", kept.get("accuracy")),
-        accuracy_at_end=looks[-1].get("accuracy"),
+        accuracy_at_end=evals[-1].get("accuracy"),
         kept_last=100 * selections[-1]["kept"] / selections[-1]["of"] if selections else None,
         images=summary["images"],
         seconds=summary["seconds"],
-        history=tuple((look["seconds"], look["accuracy"]) for look in looks if "accuracy" in look),
+        history=tuple((one["seconds"], one["accuracy"]) for one in evals if "accuracy" in one),
         changed=dict(changed),
         run=what_was_run(config, teacher=origin["teacher"], pool=origin["pool"]),
         machine=_machine(origin),

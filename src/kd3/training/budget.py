@@ -163,7 +163,7 @@ class Budget:
     def may_look(self, at: Progress) -> bool:
         """Return whether an evaluation on the held-out images is due; it always is at the end."""
         since = self.progress(at) - at.evaluated
-        return self.is_used_up(at) or since * self.settings.looks >= 1 - SLACK
+        return self.is_used_up(at) or since * self.settings.evals >= 1 - SLACK
 
     def open_round(self, at: Progress, kept: int, passes: float) -> None:
         """Set the length of the round that begins here: passes over the selected images, or the rest of the budget.

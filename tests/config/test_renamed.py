@@ -1,0 +1,53 @@
+"""Old names of settings: read, with a note, until the version that CONTRIBUTING's policy allows."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from in_process import here
+from kd3.config.settings import RENAMED, build
+from kd3.config.training import TrainSettings
+from kd3.runtime.errors import KD3Error
+from kd3.studies.records import Records
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_an_old_name_is_read_as_the_present_one(old, new):
+    assert build(TrainSettings, {old: 7}, where="a file") == build(TrainSettings, {new: 7}, where="a file")
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_both_names_at_once_are_refused(old, new):
+    with pytest.raises(KD3Error, match=f"{old} is the old name of {new}"):
+        build(TrainSettings, {old: 7, new: 7}, where="a file")
+
+
+def test_the_old_flag_works_and_is_not_in_the_help(teacher_file, pool_folder, tmp_path):
+    words = ["--teacher", teacher_file, "--student", "kd3:resnet8", "--pool", pool_folder, "--out", "runs/a"]
+    words += ["--images", 64, "--batch-size", 16, "--holdout", 12, "--dry-run", "--json"]
+    found = [
+        json.loads(here("distill", *words, flag, 3, cwd=tmp_path).stdout)["settings"]["train"]
+        for flag in ("--looks", "--evals")
+    ]
+    assert found[0] == found[1]
+    assert found[0]["evals"] == 3
+    assert "--looks" not in here("distill", "--help", "all", cwd=tmp_path).stdout
+
+
+def test_a_file_of_settings_may_have_the_old_name(teacher_file, pool_folder, tmp_path):
+    values = {"teacher": str(teacher_file), "student": "kd3:resnet8", "pool": str(pool_folder), "out": "runs/a"}
+    values["train"] = {"images": 64, "batch_size": 16, "holdout": 12, "looks": 2}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
+    done = here("distill", "--config", "run.yaml", "--dry-run", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["settings"]["train"]["evals"] == 2
+
+
+def test_results_of_an_earlier_version_have_the_present_names():
+    known = Path(__file__).parents[2] / "docs" / "results" / "random-start" / "table1.json"
+    assert '"looks"' in known.read_text()
+    for result in Records([str(known)]).all():
+        assert result.run["train"]["evals"] == 10
+        assert not RENAMED.keys() & result.run["train"].keys()

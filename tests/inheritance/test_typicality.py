@@ -140,3 +140,17 @@ def test_a_run_learns_from_the_images_of_a_dirty_pool_that_are_no_outliers(teach
         teacher, "kd3:resnet8", dirty_pool(), tmp_path / "all", kd3={"selection": "none"}, **options
     )
     assert len(np.load(sorted((everything.folder / "selections").iterdir())[-1])) == 108
+
+
+@pytest.mark.parametrize(("side", "seen"), [(16, 300), (72, 256)])
+def test_of_large_images_fewer_decide_whether_a_pool_is_a_mixture(side, seen):
+    network = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)
+    )
+    counts = []
+    network[0].register_forward_hook(lambda module, inputs, output: counts.append(len(output)))
+    teacher = kd3.Teacher(network.eval(), mean=[0.5] * 3, std=[0.25] * 3, input_size=side)
+    draw = np.random.default_rng(0).integers(0, 256, (300, 3, side, side), dtype=np.uint8)
+    counts.clear()
+    find_outliers(teacher, PoolBatches(kd3.ImagePool.from_array(draw), CPU), np.arange(300), CPU)
+    assert sum(counts) == seen

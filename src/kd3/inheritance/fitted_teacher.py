@@ -29,7 +29,8 @@ from kd3.scoring.scan import scored
 from kd3.scoring.teacher_cache import name_for
 from kd3.selection.rules import is_mixture, outlying
 
-ASKED_IMAGES = 1000  # of a pool, to decide whether it is a mixture
+# Images of a pool to decide whether it is a mixture; fewer if their sides are longer, since a pass costs more.
+ASKED_IMAGES, ASKED_LARGE, SMALL_SIDE = 1000, 256, 64
 
 
 def typicality(
@@ -54,14 +55,15 @@ def typicality(
 def find_outliers(teacher: Teacher, batches: PoolBatches, positions: np.ndarray, compute: Compute) -> Tensor:
     """Return which pool images are unlike anything the teacher was trained on: (N,) bool, on the CPU.
 
-    A thousand images decide whether the pool is a mixture (see `kd3.selection.rules`); only then all distances are
-    measured. Without running statistics in the teacher there are no outliers.
+    A thousand images (256 if they are larger than 64 pixels) decide whether the pool is a mixture (see
+    `kd3.selection.rules`); only then all distances are measured. Without running statistics in the teacher there are no outliers.
     """
     none = torch.zeros(len(positions), dtype=torch.bool)
     if len(positions) == 0 or not remembering_norms(teacher.module):
         return none
     generator = generator_for(torch.device("cpu"), 0, "outliers")
-    asked = torch.randperm(len(positions), generator=generator)[:ASKED_IMAGES].sort().values.numpy()
+    count = ASKED_IMAGES if batches.pool.image_size <= SMALL_SIDE else ASKED_LARGE
+    asked = torch.randperm(len(positions), generator=generator)[:count].sort().values.numpy()
     if not is_mixture(typicality(teacher, batches, positions[asked], compute, every_norm=True)):
         return none
     found = outlying(typicality(teacher, batches, positions, compute, every_norm=True))

@@ -56,7 +56,8 @@ def find_outliers(teacher: Teacher, batches: PoolBatches, positions: np.ndarray,
     """Return which pool images are unlike anything the teacher was trained on: (N,) bool, on the CPU.
 
     A thousand images (256 if they are larger than 64 pixels) decide whether the pool is a mixture (see
-    `kd3.selection.rules`); only then all distances are measured. Without running statistics in the teacher there are no outliers.
+    `kd3.selection.rules`); only then all distances are measured. Without running statistics in the teacher there are
+    no outliers.
     """
     none = torch.zeros(len(positions), dtype=torch.bool)
     if len(positions) == 0 or not remembering_norms(teacher.module):

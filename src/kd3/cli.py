@@ -6,6 +6,7 @@ SIGUSR1, with work saved for a resumption; 1: a bug in kd3 (a traceback).
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import os
 import sys
@@ -134,7 +135,8 @@ def _unknown_flag(command: str | None, flag: str) -> KD3Error:
     if command:
         probe = Parser(add_help=False)
         add_flags(probe, COMMANDS[command].settings, COMMANDS[command].positional)
-        known += [option for action in probe._actions for option in action.option_strings]
+        shown = [action for action in probe._actions if action.help != argparse.SUPPRESS]
+        known += [option for action in shown for option in action.option_strings]
         known += ["--config", "--preset", "--resume", "--dry-run"] if command == "distill" else []
         known += ["--json"] if COMMANDS[command].json else []
     name = flag.split("=")[0]

@@ -91,8 +91,8 @@ def test_the_whole_share_is_what_was_counted(teacher, monkeypatch):
     expected = counted(student, in_batches(teacher.normalise(torch.from_numpy(given))))
     adapt_to_given(student, teacher, chosen(given), CPU)
     for name, layer in remembered(student).items():
-        assert torch.equal(layer.mean, expected[name].mean)
-        assert torch.equal(layer.variance, expected[name].variance)
+        torch.testing.assert_close(layer.mean, expected[name].mean)  # memory formats may differ in the last digit
+        torch.testing.assert_close(layer.variance, expected[name].variance)
 
 
 def test_a_few_given_images_count_by_images_recalled_from_them_where_these_bring_it_closer(teacher):
@@ -173,6 +173,7 @@ def test_the_closest_share_is_taken_and_as_trained_where_none_is_closer():
     assert with_distances(1.0, 0.98, 0.99).choose() == 0.5  # a small gain counts, if all images are the same
     assert with_distances(0.5, 0.5, 0.5).choose() == 0
     assert with_distances(0.1, 0.2, 0.3).choose() == 0
+    assert with_distances(0.3, float("nan"), 0.2).choose() == 1
 
 
 def test_networks_without_batch_norms_are_told(teacher):

@@ -20,6 +20,7 @@ from kd3.config.training import TrainSettings
 from kd3.evaluation.compatibility import fitted, normalisation_on
 from kd3.evaluation.shift_measure import Measurement, measure
 from kd3.evaluation.shift_verdict import Forecast, forecast
+from kd3.exports.formats import check_onnx_packages
 from kd3.inheritance.recalled import read_images
 from kd3.methods import build_method, projector_for
 from kd3.models.costs import SMALL_SIDE, Cost, costs
@@ -70,6 +71,8 @@ def run(config: PlanConfig) -> Plan:
 
 @as_settings_say
 def _plan(config: PlanConfig, teacher: Teacher | None, pool: ImagePool | None) -> Plan:
+    if config.int8:
+        check_onnx_packages()
     compute = resolve(config.device, config.precision)
     teacher = teacher or load_teacher(config.teacher, trust_code=config.trust_code or None)
     pool = pool or ImagePool.open(config.pool)

@@ -70,23 +70,11 @@ def _add_flag(
         help=_escape(_help(field)),
     )
     for old, new in RENAMED.items():
-        if new == flag:
-            old_name = "--" + old.replace("_", "-")
-            parser.add_argument(old_name, dest=path, action=_OldName, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-
-
-class _OldName(argparse.Action):
-    """A renamed flag, read with a note."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        present_name((option_string or "").lstrip("-").replace("-", "_"))
-        setattr(namespace, self.dest, values)
+        if new == flag:  # under its old path, so that its settings rename it and refuse both at once
+            old_path = path.removesuffix(new) + old
+            parser.add_argument(
+                "--" + old.replace("_", "-"), dest=old_path, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+            )
 
 
 def _is_repeated(field: FieldInfo) -> bool:
@@ -180,7 +168,10 @@ def spread(model: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
     """
     nested: dict[str, Any] = {}
     for given, value in values.items():
-        name = given if given in model.model_fields else present_name(given)
+        name = given if given in model.model_fields else RENAMED.get(given, given)
+        if name != given and name in values:
+            raise KD3Error(f"{given} is the old name of {name}; give one of them")
+        present_name(given)
         group = next((g for g in BARE_GROUPS if name not in model.model_fields and name in _fields(model, g)), None)
         if group is None:
             nested[name] = {**nested.get(name, {}), **value} if isinstance(value, Mapping) else value

@@ -158,14 +158,17 @@ def to_yaml(settings: Settings, *, without: Set[str] = frozenset()) -> str:
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested mappings laid over one another, later ones winning.
+    """Return nested mappings laid over one another, later ones winning; each layer's old names become present ones.
 
     >>> merge({"train": {"lr": 1, "seed": 0}}, {"train": {"lr": 2}})
     {'train': {'lr': 2, 'seed': 0}}
     """
     merged: dict[str, Any] = {}
     for layer in layers:
-        for key, value in layer.items():
+        for given, value in layer.items():
+            key = present_name(given)
+            if key != given and key in layer:
+                raise KD3Error(f"{given} is the old name of {key}; give one of them")
             below = merged.get(key)
             both = isinstance(below, Mapping) and isinstance(value, Mapping)
             merged[key] = merge(below, value) if both else value  # type: ignore[arg-type]

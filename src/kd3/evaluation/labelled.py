@@ -169,8 +169,8 @@ class LabelledImages:
     ) -> Tally:
         """Return a model's correct answers on these images (and its agreement with the teacher).
 
-        `teacher_order` maps the model's classes to the teacher's (`class_names.places`); None: equal order. `answers`
-        collects both networks' predictions.
+        `teacher_order` maps the model's classes to the teacher's (`config.records.places`); None: equal order.
+        `answers` collects both networks' predictions.
 
         Raises:
             KD3Error: none of the images can be decoded.

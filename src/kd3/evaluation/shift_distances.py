@@ -244,7 +244,7 @@ class FeatureShift:
 def feature_distances(pool: np.ndarray, reference: np.ndarray, *, seed: int) -> list[FeatureDistance]:
     """Return the Fréchet, sliced Wasserstein and MMD distances of two sets of features, (n, d) and (m, d).
 
-    Each with the interval of `bootstrap.estimate`, and again at equal n: a Fréchet distance of few images is too large,
+    Each with the interval of `estimate`, and again at equal n: a Fréchet distance of few images is too large,
     so compare it with `same`, the value for two draws of one side.
     """
     resamples = RESAMPLES if pool.shape[1] <= WIDE else RESAMPLES_WIDE

@@ -274,6 +274,16 @@ def _silent() -> Iterator[None]:
         log.setLevel(level)
 
 
+def check_onnx_packages() -> None:
+    """Refuse to begin where writing, quantising or running ONNX would fail for a missing package.
+
+    Raises:
+        KD3Error: it names the package and the command that installs it.
+    """
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        _library(name)
+
+
 def _library(name: str) -> Any:
     import importlib
 

@@ -47,7 +47,7 @@ class Judged:
         mean is trusted as it is. A test for a clear gain kept students as trained that would have won two points
         (docs/results/inherit-fit-recall.md).
         """
-        return self.shares[int(self.distance.mean(1).argmin())]
+        return self.shares[int(self.distance.mean(1).nan_to_num(nan=torch.inf).argmin())]
 
 
 def halves(count: int) -> list[Tensor]:

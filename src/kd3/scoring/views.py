@@ -180,7 +180,7 @@ CPU = torch.device("cpu")
 class FixedViews:
     """The set of views: the same for every run on a pool, so that runs share the teacher's features.
 
-    A view is a shift by up to an eighth of the side, and a mirror or none, as `augment.shift` draws.
+    A view is a shift by up to an eighth of the side, and a mirror or none, as `shift` draws.
 
     Args:
         images: number of images in the pool N.

@@ -1,7 +1,7 @@
 """Sources of crawled files: folders, tars, zips, tables, arrays, lists, URLs. A new kind is a file and an entry.
 
 The rule for names: every regular file is tried, with any extension, since extensions in crawls are unreliable.
-Hidden files and sidecars (`names.SIDECAR_SUFFIXES`) are skipped unread. Archives in a folder are opened at their place
+Hidden files and sidecars (`files.SIDECAR_SUFFIXES`) are skipped unread. Archives in a folder are opened at their place
 in the sorted order. Tables, arrays and batches of images count as archives here. Archives inside archives are not
 opened. A list of paths is read only if it is given as a source; in a folder it is a sidecar.
 """

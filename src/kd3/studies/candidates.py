@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import io
+import re
 import statistics
 import tempfile
 from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from torch import Tensor, nn
 from kd3.config.shrink import Shrink
 from kd3.config.training import TrainSettings
 from kd3.exports.comparison import milliseconds
-from kd3.exports.formats import Source, run_onnx, write_onnx
+from kd3.exports.formats import Source, check_onnx_packages, run_onnx, write_onnx
 from kd3.exports.quantise import VARIANTS, write_variant
 from kd3.inheritance.plan import plan_inheritance
 from kd3.inheritance.shrinking import blocks_of, plan_shrinking, shrunk
@@ -124,6 +127,7 @@ def exported(networks: Mapping[str, nn.Module], images: Tensor) -> tuple[dict[st
     Raises:
         KD3Error: the packages of `kd3[export]` are missing.
     """
+    check_onnx_packages()
     most = BATCH if images.shape[-1] <= SMALL_SIDE else BATCH_OF_LARGE
     images = images.cpu().repeat(-(-most // len(images)), 1, 1, 1)[:most]
     found: dict[str, Exported] = {}
@@ -136,10 +140,7 @@ def exported(networks: Mapping[str, nn.Module], images: Tensor) -> tuple[dict[st
                 try:
                     _write(network, floats, bits, images)
                 except Exception as problem:  # torch's exporter raises many kinds
-                    if isinstance(problem, KD3Error) and "not installed" in str(problem):
-                        raise
-                    first = (str(problem).splitlines() or [""])[0]
-                    problems.append(f"{name} cannot be exported: {first or type(problem).__name__}")
+                    problems.append(f"{name} cannot be exported: {_cause(problem)}")
                 else:
                     files[name, "float32"], files[name, "int8"] = floats, bits
                 bar.advance(1)
@@ -155,8 +156,17 @@ def exported(networks: Mapping[str, nn.Module], images: Tensor) -> tuple[dict[st
 def _write(network: nn.Module, floats: Path, bits: Path, images: Tensor) -> None:
     network = copy.deepcopy(network).cpu().float().eval()
     network = fold(network, foldable(network, images.shape[-1]))
-    write_onnx(Source(network, floats.parent, {}, images[:2]), floats)
-    write_variant(floats, bits, VARIANTS[1], images)
+    with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):  # on a failure torch prints whole graphs
+        write_onnx(Source(network, floats.parent, {}, images[:2]), floats)
+        write_variant(floats, bits, VARIANTS[1], images)
+
+
+def _cause(problem: BaseException) -> str:
+    """Return the first line of the innermost exception, without a terminal's commands."""
+    while (inner := problem.__cause__ or problem.__context__) is not None:
+        problem = inner
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", str(problem)).splitlines() if line.strip()]
+    return f"{type(problem).__name__}: {lines[0]}" if lines else type(problem).__name__
 
 
 STEPS = 20

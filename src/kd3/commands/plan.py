@@ -89,15 +89,14 @@ def _plan(config: PlanConfig, teacher: Teacher | None, pool: ImagePool | None) -
         teacher = teacher.cpu()
         console.say("which students there are, and what they cost here")
         options, problems = candidates(teacher, sample)
-        networks: dict[str, nn.Module] = {"": teacher, **{option.name: option.network for option in options}}
+        networks: dict[str, nn.Module] = {"teacher": teacher, **{option.name: option.network for option in options}}
         cost = costs(networks, sample)
         shipped: dict[str, Exported] = {}
         if config.int8:
             console.say("the same networks as ONNX files, in float32 and in 8 bits")
-            named = {"teacher": teacher, **{option.name: option.network for option in options}}
-            shipped, unexported = exported(named, sample)
+            shipped, unexported = exported(networks, sample)
             problems = [*problems, *unexported]
-        whole = cost.pop("")
+        whole = cost.pop("teacher")
         best = best_student(cost, whole)
         method, why_method = method_for(teacher)
         measured = next((option for option in options if option.name == best), options[-1] if options else None)

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from kd3.config.command_table import COMMANDS, Command
 from kd3.config.distill import presets
 from kd3.config.methods import METHODS
-from kd3.config.settings import READING, RENAMED, Settings, group_of, present_name, split_commas, split_semicolons
+from kd3.config.settings import READING, RENAMED, Settings, group_of, renamed, split_commas, split_semicolons
 from kd3.runtime.errors import KD3Error, unknown_name
 from kd3.version import __version__
 
@@ -167,11 +167,7 @@ def spread(model: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
     Unknown names stay where they are and are refused, with the nearest one, when the settings are built.
     """
     nested: dict[str, Any] = {}
-    for given, value in values.items():
-        name = given if given in model.model_fields else RENAMED.get(given, given)
-        if name != given and name in values:
-            raise KD3Error(f"{given} is the old name of {name}; give one of them")
-        present_name(given)
+    for name, value in renamed(values).items():
         group = next((g for g in BARE_GROUPS if name not in model.model_fields and name in _fields(model, g)), None)
         if group is None:
             nested[name] = {**nested.get(name, {}), **value} if isinstance(value, Mapping) else value

@@ -29,6 +29,18 @@ def present_name(name: str) -> str:
     return RENAMED.get(name, name)
 
 
+def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one layer of settings with present names for old ones.
+
+    Raises:
+        KD3Error: it holds a setting under both names.
+    """
+    for old in RENAMED.keys() & values.keys():
+        if RENAMED[old] in values:
+            raise KD3Error(f"{old} is the old name of {RENAMED[old]}; give one of them")
+    return {present_name(name): value for name, value in values.items()}
+
+
 class Settings(pydantic.BaseModel):
     """A frozen group of settings; unknown names are refused, old ones renamed."""
 
@@ -37,12 +49,12 @@ class Settings(pydantic.BaseModel):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _under_present_names(cls, values: Any) -> Any:
-        old = [name for name in RENAMED if name in values] if isinstance(values, Mapping) else []
-        old = [name for name in old if name not in cls.model_fields and RENAMED[name] in cls.model_fields]
-        for name in old:
-            if RENAMED[name] in values:
-                raise ValueError(f"{name} is the old name of {RENAMED[name]}; give one of them")
-        return {present_name(name) if name in old else name: value for name, value in values.items()} if old else values
+        if not isinstance(values, Mapping) or not cls.model_fields.keys() & set(RENAMED.values()):
+            return values
+        try:
+            return renamed(values)
+        except KD3Error as problem:
+            raise ValueError(str(problem)) from None
 
 
 def parse_count(value: Any) -> Any:
@@ -165,10 +177,7 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """
     merged: dict[str, Any] = {}
     for layer in layers:
-        for given, value in layer.items():
-            key = present_name(given)
-            if key != given and key in layer:
-                raise KD3Error(f"{given} is the old name of {key}; give one of them")
+        for key, value in renamed(layer).items():
             below = merged.get(key)
             both = isinstance(below, Mapping) and isinstance(value, Mapping)
             merged[key] = merge(below, value) if both else value  # type: ignore[arg-type]

@@ -72,6 +72,10 @@ def test_a_student_that_was_shifted_takes_the_new_statistics(teacher):
     assert adaptation.agreement_after > adaptation.agreement_before + 20
     assert adaptation.distance_after < adaptation.distance_before
     assert adaptation.agreement_by_share["0"] == round(adaptation.agreement_before, 2)
+    divergences = adaptation.divergence_by_share
+    assert min(divergences.values()) == divergences[f"{adaptation.share:g}"] < divergences["0"]
+    taken = f"falls from {divergences['0']:.3f} to {min(divergences.values()):.3f}"
+    assert taken in str(adaptation)
 
 
 def test_a_student_that_needs_nothing_stays_bit_for_bit_as_trained(teacher):

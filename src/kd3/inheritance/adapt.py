@@ -31,9 +31,14 @@ class Judged:
     distance: Tensor  # (shares, N) KL(teacher || student) of their probabilities, at least 0
 
     @property
+    def divergence(self) -> list[float]:
+        """Mean distance of each share."""
+        return [float(row) for row in self.distance.mean(1)]
+
+    @property
     def least(self) -> float:
         """The mean distance of the best share."""
-        return float(self.distance.mean(1).min())
+        return min(self.divergence)
 
     @property
     def agreement(self) -> list[float]:
@@ -103,6 +108,7 @@ class Adaptation:
     agreement_before: float  # percent of images with equal predictions of student and teacher
     agreement_after: float  # the same; each image is evaluated with statistics of other images
     agreement_by_share: dict[str, float]
+    divergence_by_share: dict[str, float]  # mean KL(teacher || student) on the same images; the least one decides
     distance_before: float  # of the student's statistics from those of the images; see `mean_distance`
     distance_after: float
     gap_before: float | None  # of recalled images: the objective of their original images
@@ -231,6 +237,9 @@ def _adapt(
         agreement_before=agreement[0.0],
         agreement_after=agreement[share],
         agreement_by_share={f"{one:g}": round(value, 2) for one, value in agreement.items()},
+        divergence_by_share={
+            f"{one:g}": round(value, 4) for one, value in zip(judged.shares, judged.divergence, strict=True)
+        },
         distance_before=mean_distance(old, new),
         distance_after=mean_distance(taken, new),
         gap_before=None if recalled is None else recalled.before,

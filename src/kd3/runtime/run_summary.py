@@ -25,6 +25,7 @@ def adaptation_images_in_words(record: Mapping[str, Any]) -> str:
 def adaptation_in_words(record: Mapping[str, Any]) -> str:
     """Describe the adaptation in one sentence."""
     images, before = adaptation_images_in_words(record), record["agreement_before"]
+    divergences = record.get("divergence_by_share", {})  # runs of earlier versions have none
     if not record["share"]:
         return (
             f"The student stays as trained: batch-norm statistics of {images} do not bring it closer to the teacher on "
@@ -34,6 +35,8 @@ def adaptation_in_words(record: Mapping[str, Any]) -> str:
         f"The student takes {100 * record['share']:.0f} % of its batch-norm statistics from {images}: on these it "
         f"agrees with the teacher on {record['agreement_after']:.1f} %, as trained on {before:.1f} %"
     )
+    if (taken := divergences.get(f"{record['share']:g}")) is not None:
+        words += f"; its divergence from the teacher's probabilities falls from {divergences['0']:.3f} to {taken:.3f}"
     if record.get("accuracy_before") is not None:
         words += f"; it is right on {record['accuracy_after']:.2f} % of --eval-data, as trained on "
         words += f"{record['accuracy_before']:.2f} %"

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -12,13 +13,18 @@ from torch import nn
 import kd3
 from in_process import here
 from kd3.commands.plan import _Run
+from kd3.config.methods import METHODS
+from kd3.config.training import TrainSettings
 from kd3.evaluation.shift_verdict import forecast
+from kd3.methods import build_method
 from kd3.models.costs import Cost
 from kd3.models.libraries.zoo import build_by_name
 from kd3.models.teacher import Teacher
+from kd3.pool import ImagePool
+from kd3.runtime.compute import resolve
 from kd3.runtime.errors import KD3Error
 from kd3.studies import advice
-from kd3.studies.candidates import Pace, exported
+from kd3.studies.candidates import MOST_OF_LARGE, Pace, exported, pace_of
 
 DOCS = Path(__file__).parents[2]
 TEACHER = Cost(800_000, 100_000_000, 3_200_000, 4_000_000, one=10.0, many=400.0, batch=64)
@@ -126,16 +132,32 @@ def test_a_network_that_no_exporter_takes_costs_its_row_only():
     assert "\n" not in problem
 
 
+@pytest.mark.parametrize(("side", "batch"), [(16, 32), (72, MOST_OF_LARGE)])
+def test_a_step_of_large_images_is_measured_on_fewer_of_them(side, batch):
+    torch.manual_seed(0)
+    networks = [build_by_name("resnet8", num_classes=3) for _ in range(2)]
+    teacher = Teacher(networks[0], mean=[0.5] * 3, std=[0.25] * 3, input_size=side)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 3, side, side), dtype=np.uint8)
+    sample = teacher.normalise(torch.from_numpy(pixels[:2]))
+    method = build_method(
+        "kd", METHODS["kd"].options(), teacher=teacher, backbone=networks[1], backbone_name="kd3:resnet8", sample=sample
+    )
+    settings = TrainSettings(batch_size=32).settled(inherited=False)
+    found = pace_of(method, ImagePool.from_array(pixels), np.arange(40), settings, resolve("cpu", "32"), steps=1)
+    assert (found.steps, found.batch) == (1, batch)
+    assert found.seconds > 0
+
+
 def test_minutes_that_are_too_few_for_a_step_are_refused(teacher, pool_folder):
     done = here("plan", "--teacher", teacher, "--pool", pool_folder, "--minutes", "0.000001", "--quiet")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "too few for one step of" in done.stderr
+    assert "too few for one step of 128 images" in done.stderr
     done = here("plan", "--teacher", teacher, "--pool", pool_folder, "--minutes", "0")
     assert done.returncode == 2
 
 
 def test_minutes_buy_images_and_the_time_of_these_is_no_longer():
-    run = _Run(Pace(20, 64, seconds=0.5))
+    run = _Run(Pace(20, 64, seconds=0.5), 64)
     for minutes in (5, 30, 300):
         images = run.affordable(minutes, cost(0.3), TEACHER)
         assert 0.85 * minutes * 60 < run.seconds(images, cost(0.3), cost(0.3), TEACHER) <= minutes * 60

@@ -1,6 +1,7 @@
 """Shrunken teachers as students: the removed parts, and rebuilding without the teacher."""
 
 import json
+import runpy
 
 import pytest
 import torch
@@ -292,14 +293,36 @@ def test_a_live_teacher_is_asked_for_when_its_shrunk_student_is_loaded(tmp_path,
     assert torch.allclose(again(images()), run.student(images()), atol=1e-5)
 
 
-def test_a_narrow_student_has_the_teachers_classifier_behind_a_correction(tmp_path, pool_folder):
+WIDE_END = """
+from torch import nn
+
+
+def build(num_classes):
+    def stage(inputs, outputs):
+        return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+    return nn.Sequential(
+        *stage(3, 4), *stage(4, 48), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, num_classes)
+    )
+"""
+
+
+def test_a_narrow_student_keeps_the_teachers_features_and_so_needs_no_projector(tmp_path, pool_folder):
     pytest.importorskip("torch_pruning")
     teacher = described(tmp_path, "kd3:wrn_16_1", build_by_name("wrn_16_1", num_classes=3))
-    student = distilled(teacher, "shrink:width:0.4", pool_folder, tmp_path / "narrow").student
-    assert student.head.channels < 64 == student.classifier.in_features
+    for asked in ("shrink:width:0.4", "shrink:depth:0.7"):
+        student = distilled(teacher, asked, pool_folder, tmp_path / asked.replace(":", "-")).student
+        assert student.head.channels == 64
+        assert student.projector is None
+
+
+def test_features_become_narrower_where_nothing_else_can_behind_a_correction(tmp_path, pool_folder):
+    pytest.importorskip("torch_pruning")
+    (tmp_path / "wide.py").write_text(WIDE_END)
+    teacher = described(tmp_path, "wide.py:build", runpy.run_path(str(tmp_path / "wide.py"))["build"](3))
+    student = distilled(teacher, "shrink:width:0.1", pool_folder, tmp_path / "narrow").student
+    assert student.head.channels < 48 == student.classifier.in_features
     assert student.projector.description()["kind"] == "correction"
-    shallow = distilled(teacher, "shrink:depth:0.7", pool_folder, tmp_path / "shallow").student
-    assert shallow.projector is None
 
 
 @pytest.mark.parametrize(

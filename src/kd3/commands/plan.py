@@ -106,7 +106,7 @@ def _plan(config: PlanConfig, teacher: Teacher | None, pool: ImagePool | None) -
             if measured is not None
             else Pace(0, settings.batch, 0.0)
         )
-    run_of = _Run(pace)
+    run_of = _Run(pace, settings.settled(inherited=measured is not None and measured.inherits > 0).batch)
     affordable = None
     if config.minutes is not None and measured is not None:
         affordable = run_of.affordable(config.minutes, cost[measured.name], whole)
@@ -187,8 +187,8 @@ def _pace(
 class _Run:
     """Durations of runs: of a measured candidate, and of others by their latency."""
 
-    def __init__(self, pace: Pace) -> None:
-        self.pace = pace
+    def __init__(self, pace: Pace, batch: int) -> None:
+        self.pace, self.batch = pace, batch  # images in a step of a run
 
     def seconds(self, images: int, cost: Cost, measured: Cost, teacher: Cost) -> float:
         """Return the seconds of a run."""
@@ -202,10 +202,10 @@ class _Run:
         """
         per_image = self._per_image(measured, measured, teacher)
         images = int(60 * minutes / per_image)
-        if images < self.pace.batch:
-            least = self.pace.batch * per_image / 60
+        if images < self.batch:
+            least = self.batch * per_image / 60
             raise KD3Error(
-                f"--minutes {minutes:g} are too few for one step of {self.pace.batch} images on this machine; it takes "
+                f"--minutes {minutes:g} are too few for one step of {self.batch} images on this machine; it takes "
                 f"about {least:.2g} minutes"
             )
         unit = int(10 ** max(0, len(str(images)) - 2))

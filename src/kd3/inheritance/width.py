@@ -35,7 +35,8 @@ def narrowed(network: nn.Module, images: Tensor, *, most: float) -> tuple[dict[s
 
     Every layer keeps the same part of its channels, those of the largest weights. The network's graph shows dependent
     channels. Layers that make the logits, and parts that fail when narrowed (zero-padded shortcuts, attention heads),
-    keep their width.
+    keep their width. So do the layers that make the features, as long as the others can reach `most`: then the student
+    needs no projector before the teacher's classifier, which for wide features is larger than a small student.
 
     Shapes: images (B, C, H, W), normalised.
 
@@ -50,7 +51,12 @@ def narrowed(network: nn.Module, images: Tensor, *, most: float) -> tuple[dict[s
     pruning = library("torch_pruning", extra="shrink", needs="; without it, shrink:depth:SHARE leaves out blocks only")
     images = images[:PROBED].cpu()
     with _quiet(), _followed():
-        history = _history(pruning, network, images, most)
+        stiff = _stiff(pruning, network, images)
+        features = _feature_layers(pruning, network, images)
+        try:
+            history = _history(pruning, network, images, most, ignored=[*stiff, *features])
+        except CannotNarrow:
+            history = _history(pruning, network, images, most, ignored=stiff)
     marked = copy_of(network).cpu().double()
     with torch.no_grad():
         for tensor in _tensors(marked).values():
@@ -70,18 +76,17 @@ def narrowed(network: nn.Module, images: Tensor, *, most: float) -> tuple[dict[s
     return kept, changed
 
 
-def _history(pruning: Any, network: nn.Module, images: Tensor, most: float) -> History:
-    """Return the channels to remove to reach `most` multiply-adds."""
+def _history(pruning: Any, network: nn.Module, images: Tensor, most: float, *, ignored: list[str]) -> History:
+    """Return the channels to remove to reach `most` multiply-adds, none of the ignored layers' outputs."""
     narrow = copy_of(network).cpu().eval().requires_grad_(True)
     heads = output_layers(narrow, images.shape[-1])
-    ignored = [narrow.get_submodule(path) for path in (*heads, *_stiff(pruning, network, images))]
     pruner = pruning.pruner.BasePruner(
         narrow,
         images,
         importance=pruning.importance.GroupMagnitudeImportance(p=2),
         pruning_ratio=1 - FEWEST,
         iterative_steps=STEPS,
-        ignored_layers=ignored,
+        ignored_layers=[narrow.get_submodule(path) for path in (*heads, *ignored)],
         in_channel_groups={},  # the default is shared by all pruners
         out_channel_groups={},
     )
@@ -96,6 +101,22 @@ def _history(pruning: Any, network: nn.Module, images: Tensor, most: float) -> H
     if left > most:
         raise CannotNarrow(f"leaving out channels brings it to {left:,} multiply-adds an image at least")
     return history
+
+
+def _feature_layers(pruning: Any, network: nn.Module, images: Tensor) -> list[str]:
+    """Return the layers whose outputs are the channels that the last layer reads, also by way of additions."""
+    narrow = copy_of(network).cpu()
+    names = {module: name for name, module in narrow.named_modules()}
+    graph = _graph(pruning, narrow, images)
+    found: list[str] = []
+    for path in output_layers(narrow, images.shape[-1]):
+        reader = narrow.get_submodule(path)
+        reads = graph.get_pruner_of_module(reader).prune_in_channels
+        for dep, _ in graph.get_pruning_group(reader, reads, list(range(graph.get_in_channels(reader)))):
+            module = dep.target.module
+            if graph.is_out_channel_pruning_fn(dep.handler) and isinstance(module, (nn.Conv2d, nn.Linear)):
+                found.append(names[module])
+    return found
 
 
 def _stiff(pruning: Any, network: nn.Module, images: Tensor) -> list[str]:

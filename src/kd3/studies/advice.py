@@ -88,12 +88,11 @@ def expected(verdict: Verdict) -> str:
     if verdict.forecast is None:
         return "no range: the teacher has no batch norms, by which the curve knows a crawl (docs/results/shift.md)"
     return (
-        "the range is of a curve through 32 runs on 24 pools, ResNet-56 to ResNet-20 from a random start; of pools "
-        "left out it is wrong by 5.1 points on average, and holds three in four (docs/results/shift.md). Students that "
-        "inherit end higher (94% of the teacher's accuracy on our crawl after 60,000 images, where the curve has 79 to "
-        "89), and on shifted crawls recall wins more than the curve knows (79 to 94% on seven crawls, docs/results/"
-        "inherit-fit-recall.md); students much smaller than a third of the teacher end lower, by how much it does not "
-        "know"
+        "the range comes from a curve through 32 runs on 24 pools, ResNet-56 to ResNet-20 from a random start. On pools "
+        "left out its mean error is 5.1 points, and three in four fall inside (docs/results/shift.md). Expect more from "
+        "a student that inherits: on our crawl it reached 94% of the teacher's accuracy after 60,000 images, where the "
+        "curve says 79 to 89%, and with recall 79 to 94% on seven crawls (docs/results/inherit-fit-recall.md). Expect "
+        "less from one much smaller than a third of its teacher; the curve does not say how much"
     )
 
 

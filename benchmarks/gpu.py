@@ -25,7 +25,7 @@ import kd3
 from benchmarks.machine import machine
 from kd3.config.methods import METHODS
 from kd3.config.training import TrainSettings
-from kd3.methods import Method, build_method
+from kd3.methods import Method, Parts, build_method
 from kd3.models.libraries.zoo import build_by_name
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
@@ -93,9 +93,7 @@ class Bench:
         sample = torch.randn(4, 3, self.side, self.side)
         backbone = build_by_name(self.pair[1], num_classes=CLASSES)
         options = METHODS[name].options()
-        return build_method(
-            name, options, teacher=teacher, backbone=backbone, backbone_name=self.pair[1], sample=sample
-        )
+        return build_method(name, options, Parts(teacher, backbone, self.pair[1], sample))
 
 
 def losses(bench: Bench) -> Result:

@@ -24,7 +24,7 @@ from kd3.config.distill import DistillConfig, layered
 from kd3.config.methods import KD3Options
 from kd3.config.training import TrainSettings
 from kd3.evaluation.labelled import LabelledImages
-from kd3.methods import Method, build_method
+from kd3.methods import Method, Parts, build_method
 from kd3.models.arch import build_arch
 from kd3.scoring.batches import PoolBatches
 from kd3.scoring.scan import SCAN_BATCH, LatestPredictions, PoolScan
@@ -207,14 +207,14 @@ def _method(context: Context, options: KD3Options) -> Method:
     name = f"kd3:{context.pair.student}"
     backbone = build_arch(name, num_classes=teacher.num_classes)
     sample = teacher.normalise(torch.from_numpy(context.pool.read(np.arange(64))))
-    return build_method("kd3", options, teacher=teacher, backbone=backbone, backbone_name=name, sample=sample)
+    return build_method("kd3", options, Parts(teacher, backbone, name, sample))
 
 
 def _compiled(context: Context, settings: TrainSettings) -> Callable[[], object]:
     """Return the paper's steps with --compile-teacher."""
     method = _method(context, paper_options())
     compiled = settings.model_copy(update={"compile_teacher": True, "fold_batch_norms": True})
-    object.__setattr__(method, "teacher", method.teacher.folded())
+    method.learn_from(method.teacher.folded())
     learner = Learner(method, compiled, seed=0, total_steps=10**6, compute=context.compute)
     return _steps(learner, context.pool, context.pair.batch)
 

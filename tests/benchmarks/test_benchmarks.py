@@ -11,7 +11,7 @@ import torch
 import kd3
 from kd3.config.methods import KD3Options
 from kd3.losses.mixdistribution import mix_statistics
-from kd3.methods import build_method
+from kd3.methods import Batch, Parts, build_method
 from kd3.models.arch import build_arch
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ def method(teacher_file):
     )
     images = torch.randn(8, 3, 16, 16)
     backbone = build_arch("kd3:resnet8", num_classes=3)
-    return build_method("kd3", options, teacher=teacher, backbone=backbone, backbone_name="resnet8", sample=images)
+    return build_method("kd3", options, Parts(teacher, backbone, "resnet8", images))
 
 
 def test_the_common_way_has_the_losses_of_the_package(method, monkeypatch):
@@ -58,7 +58,7 @@ def test_the_common_way_has_the_losses_of_the_package(method, monkeypatch):
     monkeypatch.setattr(package, "mix_distribution", lambda batch, **_: mix_statistics(batch, partner, mixture))
     method.eval()
     with torch.no_grad():
-        terms = method(images, torch.Generator()).terms
+        terms = method(Batch(images, torch.Generator())).terms
         aligned, contrast, _ = common.losses(images, partner.tolist(), mixture.tolist())
     assert float(terms["alignment"]) == pytest.approx(float(aligned), rel=1e-5)
     assert float(terms["contrastive"]) == pytest.approx(0.001 * float(contrast), rel=1e-5)

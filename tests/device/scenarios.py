@@ -20,7 +20,7 @@ import kd3
 from kd3.config.distill import preset_values
 from kd3.config.methods import METHODS
 from kd3.config.training import TrainSettings
-from kd3.methods import build_method
+from kd3.methods import Parts, build_method
 from kd3.models.libraries.zoo import build_by_name
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
@@ -60,7 +60,7 @@ def learner_of(case, folder, device=CUDA, *, pair=("resnet8", "resnet8"), precis
     teacher = Teacher(build_by_name(pair[0], num_classes=5), mean=[0.5] * 3, std=[0.25] * 3, input_size=SIDE)
     backbone, sample = build_by_name(pair[1], num_classes=5), torch.randn(4, 3, SIDE, SIDE)
     made = METHODS[method_name].options(**options)
-    method = build_method(method_name, made, teacher=teacher, backbone=backbone, backbone_name=pair[1], sample=sample)
+    method = build_method(method_name, made, Parts(teacher, backbone, pair[1], sample))
     if fold:
         method.learn_from(teacher.folded())
     values = TrainSettings(

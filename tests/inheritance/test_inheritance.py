@@ -10,7 +10,7 @@ import kd3
 from kd3.inheritance.channels import ChannelSpaces, evenly, in_order, keeping, units
 from kd3.inheritance.inherited import inherited, measured_importance
 from kd3.inheritance.plan import inherit, plan_inheritance
-from kd3.methods import projector_for, student_with_teachers_classifier
+from kd3.methods import Parts, projector_for, student_with_teachers_classifier
 from kd3.models.libraries.zoo import build_by_name
 from kd3.runtime.errors import KD3Error
 
@@ -190,9 +190,9 @@ def test_activations_belong_to_the_layer_before_them():
 def test_without_a_projector_the_student_is_a_plain_network_with_the_teachers_classifier():
     teacher, backbone = teacher_of("resnet20"), network("resnet8", seed=1)
     sample = torch.randn(4, 3, 16, 16)
-    assert projector_for(teacher, backbone, inherited=True) == "none"
+    assert projector_for(Parts(teacher, backbone, "a student", sample, inherited=True)) == "none"
     student = student_with_teachers_classifier(
-        teacher, backbone, "resnet8", sample, projector="none", projector_width=None
+        Parts(teacher, backbone, "resnet8", sample), projector="none", projector_width=None
     )
     assert student.projector is None
     assert student.classifier is None
@@ -206,7 +206,7 @@ def test_a_correction_starts_as_the_features_themselves():
     teacher, backbone = teacher_of("resnet20"), network("resnet20", seed=0)
     sample = torch.randn(8, 3, 16, 16)
     student = student_with_teachers_classifier(
-        teacher, backbone, "resnet20", sample, projector="correction", projector_width=None
+        Parts(teacher, backbone, "resnet20", sample), projector="correction", projector_width=None
     ).eval()
     assert torch.allclose(student(sample), teacher(sample), atol=1e-4)
 
@@ -215,9 +215,9 @@ def test_a_narrower_students_correction_starts_near_the_teachers_features():
     teacher, backbone = teacher_of("wrn_16_2"), network("wrn_16_1", seed=1)
     sample = torch.randn(16, 3, 16, 16)
     assert inherited(backbone, teacher, sample, blocks="even", name="wrn") is not None
-    assert projector_for(teacher, backbone, inherited=True) == "correction"
+    assert projector_for(Parts(teacher, backbone, "a student", sample, inherited=True)) == "correction"
     student = student_with_teachers_classifier(
-        teacher, backbone, "wrn", sample, projector="correction", projector_width=None
+        Parts(teacher, backbone, "wrn", sample), projector="correction", projector_width=None
     )
     wanted = teacher.outputs(sample).features
     student.train()
@@ -230,5 +230,5 @@ def test_without_a_projector_channels_must_agree():
     teacher, backbone = teacher_of("wrn_16_2"), network("wrn_16_1", seed=1)
     with pytest.raises(KD3Error, match="64 feature channels but the teacher's classifier takes 128"):
         student_with_teachers_classifier(
-            teacher, backbone, "wrn", torch.randn(4, 3, 16, 16), projector="none", projector_width=None
+            Parts(teacher, backbone, "wrn", torch.randn(4, 3, 16, 16)), projector="none", projector_width=None
         )

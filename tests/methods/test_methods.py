@@ -1,14 +1,19 @@
 """The methods: losses composed as the paper says, gradients where they belong, selection as configured."""
 
+import copy
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 import kd3
-from kd3.config.methods import METHODS, DFNDOptions, KD3Options, KDOptions, SimKDOptions
-from kd3.methods import build_method
+from kd3.config.methods import METHODS, DFNDOptions, KD3Options, KDOptions, MethodEntry, SimKDOptions
+from kd3.config.training import TrainSettings
+from kd3.methods import Batch, Method, Parts, StepResult, build_method
 from kd3.models.arch import build_arch
-from kd3.selection import blend_logits, predict, teacher_weight
+from kd3.runtime.compute import Compute
+from kd3.selection import blend_logits, predict, select_everything, teacher_weight
+from kd3.training.learner import Learner
 
 PAPER = KD3Options(
     alignment_weight=1, alignment_scale="raw", logit_weight=0, contrastive="mixdistribution",
@@ -50,7 +55,7 @@ def images():
 def make(name, options, teacher, images):
     torch.manual_seed(0)
     backbone = build_arch("kd3:resnet8", num_classes=3)
-    return build_method(name, options, teacher=teacher, backbone=backbone, backbone_name="resnet8", sample=images)
+    return build_method(name, options, Parts(teacher, backbone, "resnet8", images))
 
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
@@ -63,7 +68,7 @@ def generator():
 @torch.no_grad()
 def test_the_papers_loss_is_alignment_plus_a_thousandth_of_the_contrast(teacher, images):
     method = make("kd3", PAPER, teacher, images).eval()
-    result = method(images, generator())
+    result = method(Batch(images, generator()))
 
     target = teacher.outputs(images)
     own, student = method.student.outputs(images)
@@ -86,7 +91,7 @@ def test_the_papers_loss_is_alignment_plus_a_thousandth_of_the_contrast(teacher,
 def test_the_gradient_reaches_the_student_and_never_the_teacher(name, teacher, images):
     options = PAPER if name == "kd3" else METHODS[name].options()
     method = make(name, options, teacher, images)
-    result = method(images, generator(), labels=LABELS)
+    result = method(Batch(images, generator(), labels=LABELS))
     assert torch.isfinite(result.loss)
     assert float(result.loss.detach()) == pytest.approx(sum(float(t.detach()) for t in result.terms.values()), rel=1e-5)
     result.loss.backward()
@@ -101,7 +106,7 @@ def test_the_gradient_reaches_the_student_and_never_the_teacher(name, teacher, i
 def test_the_teacher_stays_in_evaluation_while_the_method_trains(name, teacher, images):
     method = make(name, METHODS[name].options(), teacher, images).train()
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
-    method(images, generator(), labels=LABELS)
+    method(Batch(images, generator(), labels=LABELS))
     assert method.student.training
     assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
 
@@ -136,7 +141,7 @@ def test_a_students_larger_map_is_pooled_before_the_projector(name, classifier, 
     seen = []
     projector = method.projector if classifier == "own" else method.student.projector
     projector[0].register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
-    method(images, generator())
+    method(Batch(images, generator()))
     assert seen == [(8, 64, 2, 2)]
 
 
@@ -144,13 +149,13 @@ def test_a_part_of_the_batch_can_be_contrasted(teacher, images):
     half = make("kd3", PAPER.model_copy(update={"contrastive_fraction": 0.5}), teacher, images).eval()
     seen = []
     half.student.backbone.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
-    half(images, generator())
+    half(Batch(images, generator()))
     assert seen == [8, 4]
 
 
 def statistics_after_a_step(options, teacher, images):
     method = make("kd3", options, teacher, images).train()
-    method(images, generator())
+    method(Batch(images, generator()))
     return {name: value for name, value in method.student.state_dict().items() if "running" in name}
 
 
@@ -201,15 +206,49 @@ def test_selection_can_take_what_the_steps_predicted(teacher, images):
     weight = teacher_weight(0.3, "smooth")
     assert scan.asked[0] == ("latest", weight, 0.1)
 
-    said = method.eval()(images, generator()).predictions
+    said = method.eval()(Batch(images, generator())).predictions
     blended = weight * teacher(images) + (1 - weight) * method.student(images)
     torch.testing.assert_close(said.confidence, blended.softmax(1).max(1).values, rtol=1e-4, atol=1e-4)
     assert said.label.tolist() == blended.argmax(1).tolist()
     assert not said.confidence.requires_grad
 
 
+class MeanSquare(Method):
+    """A method of a user: it overrides only the two abstract methods."""
+
+    def select(self, scan, progress, *, at_least):
+        return select_everything(scan.count)
+
+    def forward(self, batch):
+        loss = (self.student(batch.images) - self.teacher(batch.images)).square().mean()
+        return StepResult(loss, {"square": loss})
+
+
+def test_a_new_method_needs_a_selection_a_loss_and_an_entry(teacher, images, monkeypatch):
+    monkeypatch.setitem(METHODS, "square", MethodEntry("", "", KDOptions, f"{__name__}:MeanSquare"))
+    method = make("square", KDOptions(), teacher, images)
+    before = copy.deepcopy(method.student.state_dict())
+    learner = Learner(method, TrainSettings(micro_batch=3, batch_norm="local", warmup_steps=0), seed=0, total_steps=4,
+                      compute=Compute(torch.device("cpu"), "32"))  # fmt: skip
+    result = learner.step(0, torch.randint(256, (8, 3, 16, 16), dtype=torch.uint8))
+    assert float(result.loss) == float(result.terms["square"]) > 0
+    assert any(not torch.equal(value, before[name]) for name, value in method.student.state_dict().items())
+
+
+def test_a_batch_divides_with_all_that_belongs_to_it(teacher, images):
+    batch = Batch(images, generator(), teacher.outputs(images), LABELS)
+    parts = list(batch.split(3))
+    assert [len(part.images) for part in parts] == [3, 3, 2]
+    assert all(part.generator is batch.generator for part in parts)
+    for place in range(3):
+        here = slice(3 * place, 3 * place + 3)
+        assert torch.equal(parts[place].labels, LABELS[here])
+        for part, whole in zip(parts[place].teacher, batch.teacher, strict=True):
+            assert torch.equal(part, whole[here])
+
+
 def test_steps_predict_nothing_that_nobody_asks_for(teacher, images):
-    assert make("kd3", KD3Options(), teacher, images)(images, generator()).predictions is None
+    assert make("kd3", KD3Options(), teacher, images)(Batch(images, generator())).predictions is None
 
 
 @pytest.mark.parametrize(
@@ -233,7 +272,7 @@ def test_a_head_that_cannot_be_shared_is_refused_with_the_way_out(images):
     teacher = kd3.Teacher(Scaled(), mean=[0.5] * 3, std=[0.25] * 3, input_size=16)
     with pytest.raises(kd3.KD3Error, match=r"cannot be shared.*use --method kd"):
         make("kd3", KD3Options(), teacher, images)
-    assert torch.isfinite(make("kd", KDOptions(), teacher, images)(images, generator()).loss)
+    assert torch.isfinite(make("kd", KDOptions(), teacher, images)(Batch(images, generator())).loss)
 
 
 def test_a_random_part_is_drawn_once_by_the_seed(teacher, images):
@@ -246,8 +285,7 @@ def test_a_random_part_is_drawn_once_by_the_seed(teacher, images):
     assert again.select(opinions, 0.0, at_least=1).index.tolist() == first
     torch.manual_seed(9)
     backbone = build_arch("kd3:resnet8", num_classes=3)
-    options = {"teacher": teacher, "backbone": backbone, "backbone_name": "r", "sample": images}
-    other = build_method("kd", KDOptions(share=0.3), **options)
+    other = build_method("kd", KDOptions(share=0.3), Parts(teacher, backbone, "r", images))
     assert other.select(opinions, 0.0, at_least=1).index.tolist() != first
     assert one.select(opinions, 0.0, at_least=50).index.numel() == 50
     assert opinions.asked == []
@@ -258,17 +296,19 @@ def test_simkd_is_the_plain_mean_square_between_features(teacher, images):
     paper = SimKDOptions(alignment_weight=1, alignment_scale="raw")
     method = make("simkd", paper, teacher, images).eval()
     squares = (method.student.outputs(images)[1].features - teacher.outputs(images).features) ** 2
-    assert float(method(images, generator()).loss) == pytest.approx(float(squares.mean()), rel=1e-5)
+    assert float(method(Batch(images, generator())).loss) == pytest.approx(float(squares.mean()), rel=1e-5)
     energy = float((teacher.outputs(images).features ** 2).mean())
     relative = make("simkd", SimKDOptions(), teacher, images).eval()
-    assert float(relative(images, generator()).loss) == pytest.approx(100 * float(squares.mean()) / energy, rel=1e-4)
+    assert float(relative(Batch(images, generator())).loss) == pytest.approx(
+        100 * float(squares.mean()) / energy, rel=1e-4
+    )
 
 
 def test_simkd_is_kd3_without_its_other_parts(teacher, images):
     bare = KD3Options(selection="none", alignment="plain", logit_weight=0)
     with torch.no_grad():
         losses = [
-            float(make(name, options, teacher, images).eval()(images, generator()).loss)
+            float(make(name, options, teacher, images).eval()(Batch(images, generator())).loss)
             for name, options in (("kd3", bare), ("simkd", SimKDOptions()))
         ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
@@ -277,7 +317,7 @@ def test_simkd_is_kd3_without_its_other_parts(teacher, images):
 @torch.no_grad()
 def test_dfnd_distils_and_adapts_to_the_teachers_mistakes(teacher, images):
     method = make("dfnd", DFNDOptions(teacher_accuracy=0.8), teacher, images).eval()
-    result = method(images, generator())
+    result = method(Batch(images, generator()))
     student, target = method.student(images).double(), teacher(images).double()
     kl = (F.softmax(target / 4, 1) * (F.log_softmax(target / 4, 1) - F.log_softmax(student / 4, 1))).sum(1).mean()
     assert float(result.terms["soft_targets"]) == pytest.approx(16 * float(kl), rel=1e-4)
@@ -307,7 +347,7 @@ def test_dfnd_keeps_the_images_that_the_teacher_is_surest_of(teacher, images):
 def test_a_student_with_its_own_classifier_ships_without_the_projector(teacher, images, alignment, contrastive):
     options = KD3Options(classifier="own", logit_weight=1, alignment=alignment, contrastive=contrastive)
     method = make("kd3", options, teacher, images)
-    result = method(images, generator())
+    result = method(Batch(images, generator()))
     wanted = {"soft_targets"} | ({"alignment"} if alignment != "none" else set())
     assert set(result.terms) == wanted | ({"contrastive"} if contrastive != "none" else set())
     result.loss.backward()
@@ -342,7 +382,7 @@ def test_any_teacher_can_teach_a_student_with_its_own_classifier(images):
 
     teacher = kd3.Teacher(Scaled(), mean=[0.5] * 3, std=[0.25] * 3, input_size=16)
     options = KD3Options(classifier="own", alignment="none", logit_weight=1)
-    assert torch.isfinite(make("kd3", options, teacher, images)(images, generator()).loss)
+    assert torch.isfinite(make("kd3", options, teacher, images)(Batch(images, generator())).loss)
 
 
 @pytest.mark.parametrize(

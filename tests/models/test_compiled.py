@@ -6,7 +6,7 @@ import torch
 import kd3
 from kd3.config.methods import KD3Options
 from kd3.config.training import TrainSettings
-from kd3.methods import build_method
+from kd3.methods import Parts, build_method
 from kd3.models.arch import build_arch
 from kd3.runtime.compute import resolve
 from kd3.training.learner import Learner
@@ -36,9 +36,7 @@ def test_steps_with_a_compiled_teacher_are_the_same_steps(teacher_file):
         torch.manual_seed(0)
         backbone = build_arch("kd3:resnet8", num_classes=3)
         sample = teacher.normalise(images)
-        method = build_method(
-            "kd3", KD3Options(), teacher=teacher, backbone=backbone, backbone_name="resnet8", sample=sample
-        )
+        method = build_method("kd3", KD3Options(), Parts(teacher, backbone, "resnet8", sample))
         settings = TrainSettings(warmup_steps=0, lr=0.01, compile_teacher=compile_teacher)
         learner = Learner(method, settings, seed=0, total_steps=10, compute=compute)
         losses.append([float(learner.step(number, images).loss) for number in range(3)])

@@ -9,7 +9,7 @@ import kd3
 from kd3.config.methods import METHODS, DFNDOptions, KD3Options
 from kd3.config.records import Signature
 from kd3.config.training import TrainSettings
-from kd3.methods import build_method
+from kd3.methods import Parts, build_method
 from kd3.models.arch import build_arch
 from kd3.models.head import hidden_matrices
 from kd3.models.student import own_head
@@ -37,7 +37,7 @@ def learner(name, options, *, classes=3, student="kd3:resnet8", **settings):
     teacher = kd3.Teacher(network, mean=[0.5] * 3, std=[0.25] * 3, input_size=16)
     backbone = build_arch(student, num_classes=classes) if isinstance(student, str) else student
     sample = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    method = build_method(name, options, teacher=teacher, backbone=backbone, backbone_name="a student", sample=sample)
+    method = build_method(name, options, Parts(teacher, backbone, "a student", sample))
     return Learner(method, TrainSettings(**settings), seed=0, total_steps=400, compute=CPU)
 
 

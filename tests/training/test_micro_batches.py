@@ -6,7 +6,7 @@ from torch import nn
 
 from kd3.config.methods import METHODS
 from kd3.config.training import TrainSettings
-from kd3.methods import build_method
+from kd3.methods import Parts, build_method
 from kd3.models.teacher import Teacher
 from kd3.runtime.compute import Compute
 from kd3.runtime.errors import KD3Error
@@ -31,9 +31,7 @@ def method_of(name="kd", norm=False, **options):
     torch.manual_seed(0)
     teacher = Teacher(Plain(), mean=[0.5] * 3, std=[0.25] * 3, input_size=8)
     made = METHODS[name].options(**options)
-    return build_method(
-        name, made, teacher=teacher, backbone=Plain(norm), backbone_name="plain", sample=torch.randn(4, 3, 8, 8)
-    )
+    return build_method(name, made, Parts(teacher, Plain(norm), "plain", torch.randn(4, 3, 8, 8)))
 
 
 def after_steps(**settings):

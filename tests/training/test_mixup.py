@@ -6,7 +6,7 @@ import torch
 import kd3
 from kd3.config.methods import KDOptions
 from kd3.config.training import TrainSettings
-from kd3.methods import build_method
+from kd3.methods import Parts, build_method
 from kd3.models.arch import build_arch
 from kd3.runtime.compute import Compute
 from kd3.runtime.errors import KD3Error
@@ -20,7 +20,7 @@ def learner(mixup):
     teacher = kd3.Teacher(build_arch("kd3:resnet8", num_classes=3), mean=[0.5] * 3, std=[0.25] * 3, input_size=16)
     student = build_arch("kd3:resnet8", num_classes=3)
     sample = torch.randn(4, 3, 16, 16)
-    method = build_method("kd", KDOptions(), teacher=teacher, backbone=student, backbone_name="resnet8", sample=sample)
+    method = build_method("kd", KDOptions(), Parts(teacher, student, "resnet8", sample))
     settings = TrainSettings(mixup=mixup, augmentation="none", flip=False)
     return Learner(method, settings, seed=0, total_steps=400, compute=Compute(torch.device("cpu"), "32"))
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from kd3.config.commands import GIVEN_IMAGES
 from kd3.config.distill import DistillConfig
-from kd3.config.methods import KD3Options, SimKDOptions
 from kd3.config.records import are_numbers, nameless
 from kd3.config.shrink import ShrinkPlan, is_shrunk, parse_shrink
 from kd3.config.training import TrainSettings
@@ -23,7 +22,7 @@ from kd3.inheritance.inherited import inherited
 from kd3.inheritance.plan import Inheritance
 from kd3.inheritance.recalled import ChosenImages, known_images, read_images
 from kd3.inheritance.shrinking import as_inheritance, described, plan_shrinking, shrunk
-from kd3.methods import Method, build_method, projector_for
+from kd3.methods import Method, Parts, build_method
 from kd3.models.arch import build_arch, parse_arch
 from kd3.models.calling import copy_of
 from kd3.models.load_teacher import load_teacher
@@ -255,13 +254,8 @@ def method_of(
     """Return the method with its student, and the origin of the student."""
     sample = sample_of(pool, split_of(config, pool), teacher)
     backbone = backbone_for(config, teacher, student, sample, resumed=resumed)
-    options = config.method_options
-    if isinstance(options, (KD3Options, SimKDOptions)) and options.projector == "auto":
-        kind = projector_for(teacher, backbone.network, inherited=backbone.inheritance is not None)
-        options = options.model_copy(update={"projector": kind})
-    method = build_method(
-        config.method, options, teacher=teacher, backbone=backbone.network, backbone_name=config.student, sample=sample
-    )
+    parts = Parts(teacher, backbone.network, config.student, sample, inherited=backbone.inheritance is not None)
+    method = build_method(config.method, config.method_options, parts)
     if config.train.random_weights == "torch":
         for module in method.modules():
             if isinstance(module, Projector):

@@ -17,7 +17,7 @@ from kd3.commands.distill_parts import Job, Live, read_job, split_of
 from kd3.config.distill import DistillConfig
 from kd3.config.methods import METHODS
 from kd3.config.training import TrainSettings
-from kd3.methods import Method
+from kd3.methods import Batch, Method
 from kd3.runtime import console
 from kd3.runtime.compute import Compute
 from kd3.runtime.errors import KD3Error
@@ -79,7 +79,7 @@ def _kept(method: Method, compute: Compute, count: int) -> int:
     buffers = [buffer.clone() for buffer in method.buffers()]
     with torch.random.fork_rng(devices=[]), compute.autocast(), torch.autograd.graph.saved_tensors_hooks(keep, _same):
         method.train()
-        result = method(images, generator, None, labels)  # keeps the graph alive
+        result = method(Batch(images, generator, labels=labels))  # keeps the graph alive
     total = sum(kept.values())
     del result
     for buffer, before in zip(method.buffers(), buffers, strict=True):

@@ -15,7 +15,6 @@ from kd3.commands.distill_parts import method_of
 from kd3.commands.study import given_settings, with_seeds
 from kd3.config.commands import StudyConfig
 from kd3.config.distill import DistillConfig
-from kd3.config.methods import KD3Options
 from kd3.config.published import CRAWLS, DATASETS, TABLES, Pair, ReproduceConfig
 from kd3.config.settings import build
 from kd3.config.training import DEFAULT_IMAGES
@@ -235,8 +234,7 @@ def _measured(settings: DistillConfig, teacher: Teacher, noise: ImagePool, compu
     # Score first: a few steps on noise without warm-up may produce non-finite values.
     student, teachers = (_scoring(network, method, noise, compute) for network in (method.student, method.teacher))
     pace = pace_of(method, noise, np.arange(len(noise)), few, compute, steps=STEPS, seconds=SECONDS)
-    options = settings.method_options
-    is_scored = isinstance(options, KD3Options) and options.selection == "dynamic"
+    is_scored = getattr(settings.method_options, "selection", None) == "dynamic"
     return _Pace(
         1 / pace.images_per_second,
         student,

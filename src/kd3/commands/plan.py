@@ -13,7 +13,7 @@ from torch import nn
 from kd3.commands.arguments import TEACHER, told
 from kd3.commands.distill_parts import sample_of
 from kd3.config.commands import GIVEN_IMAGES
-from kd3.config.methods import METHODS, KD3Options
+from kd3.config.methods import METHODS
 from kd3.config.pool_commands import PlanConfig
 from kd3.config.settings import build
 from kd3.config.training import TrainSettings
@@ -22,7 +22,7 @@ from kd3.evaluation.shift_measure import Measurement, measure
 from kd3.evaluation.shift_verdict import Forecast, forecast
 from kd3.exports.formats import check_onnx_packages
 from kd3.inheritance.recalled import read_images
-from kd3.methods import build_method, projector_for
+from kd3.methods import Parts, build_method
 from kd3.models.costs import SMALL_SIDE, Cost, costs
 from kd3.models.load_teacher import load_teacher
 from kd3.models.teacher import Teacher
@@ -172,16 +172,10 @@ def _pace(
     sample: torch.Tensor,
 ) -> Pace:
     """Measure the pace of a run with a copy of a candidate."""
-    backbone = copy.deepcopy(candidate.network)
-    options = METHODS[name].options()
-    if isinstance(options, KD3Options):
-        kind = projector_for(teacher, backbone, inherited=candidate.inherits > 0)
-        options = options.model_copy(update={"projector": kind})
-    method = build_method(
-        name, options, teacher=teacher, backbone=backbone, backbone_name=candidate.name, sample=sample
-    )
-    settled = settings.settled(inherited=candidate.inherits > 0)
-    return pace_of(method, pool, places, settled, compute)
+    inherited = candidate.inherits > 0
+    parts = Parts(teacher, copy.deepcopy(candidate.network), candidate.name, sample, inherited=inherited)
+    method = build_method(name, METHODS[name].options(), parts)
+    return pace_of(method, pool, places, settings.settled(inherited=inherited), compute)
 
 
 class _Run:

@@ -183,7 +183,7 @@ class DistillConfig(Settings):
         }
         if init == "random":
             update["train"] = self.train.settled(inherited=False)
-            if isinstance(self.method_options, (KD3Options, SimKDOptions)) and self.method_options.projector == "auto":
+            if getattr(self.method_options, "projector", None) == "auto":
                 update[self.method] = self.method_options.model_copy(update={"projector": "simkd"})
         return self.model_copy(update=update)
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib import import_module
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from kd3.config.methods import METHODS
 from kd3.config.settings import Settings
 from kd3.models.head import HeadNotFound, ModelOutput, find_head, hidden_matrices
 from kd3.models.projector import Correction, Projector
-from kd3.models.student import Student, shared_head, smaller_map
+from kd3.models.student import Student, own_head, shared_head, smaller_map
 from kd3.models.teacher import Teacher
 from kd3.runtime.errors import unknown_name
 from kd3.runtime.ranks import ALONE, Ranks
@@ -56,6 +57,42 @@ class Scan(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Parts:
+    """All that a method is built from."""
+
+    teacher: Teacher
+    backbone: nn.Module  # the student's network: images (B, 3, H, W) -> logits (B, K)
+    backbone_name: str
+    sample: (
+        Tensor  # (B, 3, H, W), normalised images of the pool: they show the shape and range of the teacher's features
+    )
+    inherited: bool = False  # whether the backbone has weights of the teacher
+
+
+class Batch(NamedTuple):
+    """The images of a step and all that belongs to them.
+
+    A named tuple, not a dataclass: Fabric, DDP and CUDA graphs look for tensors in tuples, and Fabric refuses frozen
+    dataclasses.
+    """
+
+    images: Tensor  # (B, 3, H, W), normalised and augmented
+    generator: torch.Generator  # of all random numbers that the method draws; on the images' device
+    teacher: ModelOutput | None = None  # the teacher's output for these images, if known already
+    labels: Tensor | None = None  # (B,) int64, for methods that need them
+
+    def split(self, size: int) -> Iterator[Batch]:
+        """Yield parts of `size` images; the last may be smaller."""
+        for start in range(0, len(self.images), size):
+            here = slice(start, start + size)
+            yield self._replace(
+                images=self.images[here],
+                teacher=None if self.teacher is None else ModelOutput(*(output[here] for output in self.teacher)),
+                labels=None if self.labels is None else self.labels[here],
+            )
+
+
 class StepResult(NamedTuple):
     """The loss of one batch and its terms."""
 
@@ -70,17 +107,27 @@ class Method(nn.Module, abc.ABC):
     A method never reads files, chooses devices or logs: the training loop does.
     """
 
+    options: Any  # a subclass declares its own type of settings
+    teacher: Teacher
     student: Student
     needs_labels = False  # of the pool's images, by the folders that they came from
     ranks: Ranks = ALONE  # processes whose parts make up a batch
 
-    def __init__(self, teacher: Teacher, student: Student) -> None:
+    def __init__(self, options: Settings, teacher: Teacher, student: Student) -> None:
         super().__init__()
+        self.options = options
         self.student = student
         # Not a submodule: the teacher is neither trained nor put into checkpoints.
         self.learn_from(teacher)
 
-    teacher: Teacher
+    @classmethod
+    def build(cls, options: Any, parts: Parts) -> Method:
+        """Return the method, ready to train; unless overridden, its student has its own classifier.
+
+        Raises:
+            KD3Error: teacher and student do not fit the method.
+        """
+        return cls(options, parts.teacher, student_with_its_own_classifier(parts))
 
     def learn_from(self, teacher: Teacher) -> None:
         """Replace the teacher by another form of it, such as one whose batch norms were fitted to the pool."""
@@ -111,29 +158,15 @@ class Method(nn.Module, abc.ABC):
         """Return the next images to train on, at least a batch; progress in [0, 1]."""
 
     @abc.abstractmethod
-    def forward(
-        self,
-        images: Tensor,
-        generator: torch.Generator,
-        teacher: ModelOutput | None = None,
-        labels: Tensor | None = None,
-    ) -> StepResult:
-        """Return the loss of a batch. Shapes: images (B, 3, H, W), normalised and augmented; labels (B,) int64.
+    def forward(self, batch: Batch) -> StepResult:
+        """Return the loss of a batch.
 
         Each of several ranks has a part of the batch; the mean of their losses is the loss of the whole batch.
-
-        `teacher` is the teacher's output for these images, if known already; `labels` are given to methods that need
-        them.
         """
 
 
-def build_method(
-    name: str, options: Settings, *, teacher: Teacher, backbone: nn.Module, backbone_name: str, sample: Tensor
-) -> Method:
+def build_method(name: str, options: Settings, parts: Parts) -> Method:
     """Return a method by name, ready to train.
-
-    `sample` is a batch of normalised pool images, (B, 3, H, W), which shows a method the shape and range of the
-    teacher's features.
 
     Raises:
         KD3Error: there is no such method, or teacher and student do not fit it.
@@ -142,40 +175,43 @@ def build_method(
         raise unknown_name("method", name, METHODS)
     module, _, attribute = METHODS[name].location.partition(":")
     method_class = getattr(import_module(module), attribute)
-    method: Method = method_class.build(
-        options, teacher=teacher, backbone=backbone, backbone_name=backbone_name, sample=sample
-    )
+    method: Method = method_class.build(options, parts)
     return method
 
 
+def student_with_its_own_classifier(parts: Parts) -> Student:
+    """Return a student with its own classifier.
+
+    Raises:
+        KD3Error: its number of logits is not the number of classes.
+    """
+    return own_head(parts.backbone, parts.teacher.signature(), name=parts.backbone_name)
+
+
 def student_with_teachers_classifier(
-    teacher: Teacher,
-    backbone: nn.Module,
-    backbone_name: str,
-    sample: Tensor,
-    *,
-    projector: Literal["auto", "simkd", "correction", "none"],
-    projector_width: int | None,
+    parts: Parts, *, projector: Literal["auto", "simkd", "correction", "none"], projector_width: int | None
 ) -> Student:
-    """Return a student with the teacher's classifier; `sample` (B, 3, H, W) shows the features' shape and range.
+    """Return a student with the teacher's classifier.
 
     Raises:
         KD3Error: the teacher's head cannot be shared, or the student's features cannot be found, or (without a
             projector) their channels differ from the teacher's.
     """
-    features = teacher.outputs(sample).features
+    teacher = parts.teacher
+    kind = projector_for(parts) if projector == "auto" else projector
+    features = teacher.outputs(parts.sample).features
     student = shared_head(
-        backbone,
+        parts.backbone,
         teacher.signature(),
-        name=backbone_name,
+        name=parts.backbone_name,
         classifier=teacher.classifier(),
-        projector="simkd" if projector == "auto" else projector,
+        projector=kind,
         projector_width=projector_width,
         final_relu=never_negative(features),
         teacher_map=features.shape[2:],
     )
     if isinstance(student.projector, Correction):
-        _fit_lift(student, student.projector, teacher, sample)
+        _fit_lift(student, student.projector, teacher, parts.sample)
     return student
 
 
@@ -202,13 +238,14 @@ def training_projector(teacher: Teacher, student: Student, sample: Tensor, *, wi
     return Projector(student.head.channels, channels, width=width, final_relu=never_negative(features), size=size)
 
 
-def projector_for(teacher: Teacher, backbone: nn.Module, *, inherited: bool) -> Literal["simkd", "correction", "none"]:
+def projector_for(parts: Parts) -> Literal["simkd", "correction", "none"]:
     """Return the projector for `auto`: randomly initialised only if nothing was inherited."""
-    if not inherited or teacher.head is None:
+    teacher = parts.teacher
+    if not parts.inherited or teacher.head is None:
         return "simkd"
     assert teacher.input_size is not None
     try:
-        channels = find_head(backbone, teacher.input_size).channels
+        channels = find_head(parts.backbone, teacher.input_size).channels
     except HeadNotFound:
         return "simkd"
     return "none" if channels == teacher.head.channels else "correction"

@@ -26,11 +26,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kd3.config.methods import DFNDOptions, KDOptions, LabelsOptions, SimKDOptions
+from kd3.config.methods import DFNDOptions, KDOptions, SimKDOptions
 from kd3.losses import adapted_cross_entropy, feature_alignment, soft_target_divergence, transition_matrix
-from kd3.methods import Method, Scan, StepResult, student_with_teachers_classifier
-from kd3.models.head import ModelOutput
-from kd3.models.student import Student, own_head
+from kd3.methods import Batch, Method, Parts, Scan, StepResult, student_with_teachers_classifier
+from kd3.models.student import Student
 from kd3.models.teacher import Teacher
 from kd3.selection import Selection, select_everything, select_random
 from kd3.selection.rules import select_surest
@@ -39,18 +38,12 @@ from kd3.selection.rules import select_surest
 class KD(Method):
     """L = T^2 * KL(softmax(z_T / T) || softmax(z_S / T)), the student's own classifier, no labels."""
 
+    options: KDOptions
+
     def __init__(self, options: KDOptions, teacher: Teacher, student: Student) -> None:
-        super().__init__(teacher, student)
-        self.options = options
+        super().__init__(options, teacher, student)
         # Drawn with the initial weights, so the run's seed decides it; a resumed run draws it again.
         self._seed = int(torch.randint(2**31, ())) if options.share < 1 else 0
-
-    @classmethod
-    def build(
-        cls, options: KDOptions, *, teacher: Teacher, backbone: nn.Module, backbone_name: str, sample: Tensor
-    ) -> KD:
-        """Return the method for a teacher and a student's backbone."""
-        return cls(options, teacher, own_head(backbone, teacher.signature(), name=backbone_name))
 
     def select(self, scan: Scan, progress: float, *, at_least: int) -> Selection:
         """Return all images, or the same random part each time."""
@@ -59,16 +52,10 @@ class KD(Method):
         wanted = max(at_least, round(self.options.share * scan.count))
         return select_random(scan.count, wanted, seed=self._seed)
 
-    def forward(
-        self,
-        images: Tensor,
-        generator: torch.Generator,
-        teacher: ModelOutput | None = None,
-        labels: Tensor | None = None,
-    ) -> StepResult:
+    def forward(self, batch: Batch) -> StepResult:
         """Return the loss of a batch."""
-        target = self.teacher(images) if teacher is None else teacher.logits
-        loss = soft_target_divergence(self.student(images), target, temperature=self.options.temperature)
+        target = self.teacher(batch.images) if batch.teacher is None else batch.teacher.logits
+        loss = soft_target_divergence(self.student(batch.images), target, temperature=self.options.temperature)
         return StepResult(loss, {"soft_targets": loss})
 
 
@@ -78,22 +65,15 @@ HIGHEST_ACCURACY = 0.999  # an estimate of 1 leaves the matrix nothing to learn
 class DFND(Method):
     """L = T^2 KL(softmax(z_T / T) || softmax(z_S / T)) + w CE(softmax(z_S) Q, argmax z_T)."""
 
+    options: DFNDOptions
     assumed_accuracy: Tensor  # (), float64, the diagonal of Q
 
     def __init__(self, options: DFNDOptions, teacher: Teacher, student: Student) -> None:
-        super().__init__(teacher, student)
-        self.options = options
+        super().__init__(options, teacher, student)
         self.mistakes = nn.Parameter(torch.zeros(teacher.num_classes, teacher.num_classes))
         known = options.teacher_accuracy
         self.register_buffer("assumed_accuracy", torch.tensor(known or 1 / teacher.num_classes, dtype=torch.float64))
         self._selected: Selection | None = None
-
-    @classmethod
-    def build(
-        cls, options: DFNDOptions, *, teacher: Teacher, backbone: nn.Module, backbone_name: str, sample: Tensor
-    ) -> DFND:
-        """Return the method for a teacher and a student's backbone."""
-        return cls(options, teacher, own_head(backbone, teacher.signature(), name=backbone_name))
 
     def moved_by_adam(self) -> list[Tensor]:
         """Return Q: an optimizer for hidden matrices would reduce each row to one or two classes within a few steps."""
@@ -108,17 +88,11 @@ class DFND(Method):
                 self.assumed_accuracy.fill_(min(confidence, HIGHEST_ACCURACY))
         return self._selected
 
-    def forward(
-        self,
-        images: Tensor,
-        generator: torch.Generator,
-        teacher: ModelOutput | None = None,
-        labels: Tensor | None = None,
-    ) -> StepResult:
+    def forward(self, batch: Batch) -> StepResult:
         """Return the loss of a batch."""
         options = self.options
-        target = self.teacher(images) if teacher is None else teacher.logits
-        logits = self.student(images)
+        target = self.teacher(batch.images) if batch.teacher is None else batch.teacher.logits
+        logits = self.student(batch.images)
         terms = {"soft_targets": soft_target_divergence(logits, target, temperature=options.temperature)}
         if options.noise_weight > 0:
             transition = transition_matrix(self.mistakes, self.assumed_accuracy)
@@ -130,24 +104,15 @@ class DFND(Method):
 class SimKD(Method):
     """L = mean over B, C, h, w of (r(F_S(x)) - F_T(x))^2, on all images."""
 
-    def __init__(self, options: SimKDOptions, teacher: Teacher, student: Student) -> None:
-        super().__init__(teacher, student)
-        self.options = options
+    options: SimKDOptions
 
     @classmethod
-    def build(
-        cls, options: SimKDOptions, *, teacher: Teacher, backbone: nn.Module, backbone_name: str, sample: Tensor
-    ) -> SimKD:
-        """Return the method for a teacher and a student's backbone."""
+    def build(cls, options: SimKDOptions, parts: Parts) -> SimKD:
+        """Return the method; its student has the teacher's classifier."""
         student = student_with_teachers_classifier(
-            teacher,
-            backbone,
-            backbone_name,
-            sample,
-            projector=options.projector,
-            projector_width=options.projector_width,
+            parts, projector=options.projector, projector_width=options.projector_width
         )
-        return cls(options, teacher, student)
+        return cls(options, parts.teacher, student)
 
     def compares_images(self) -> str | None:
         """Return in words the loss terms that compare images; None: there are none."""
@@ -159,16 +124,10 @@ class SimKD(Method):
         """Return all images."""
         return select_everything(scan.count)
 
-    def forward(
-        self,
-        images: Tensor,
-        generator: torch.Generator,
-        teacher: ModelOutput | None = None,
-        labels: Tensor | None = None,
-    ) -> StepResult:
+    def forward(self, batch: Batch) -> StepResult:
         """Return the loss of a batch."""
-        target = self.teacher.outputs(images) if teacher is None else teacher
-        _, student = self.student.outputs(images)
+        target = self.teacher.outputs(batch.images) if batch.teacher is None else batch.teacher
+        _, student = self.student.outputs(batch.images)
         relative = self.options.alignment_scale == "relative"
         alignment = feature_alignment(student.features, target.features, relative=relative, ranks=self.ranks)
         loss = self.options.alignment_weight * alignment
@@ -180,25 +139,12 @@ class Labels(Method):
 
     needs_labels = True
 
-    @classmethod
-    def build(
-        cls, options: LabelsOptions, *, teacher: Teacher, backbone: nn.Module, backbone_name: str, sample: Tensor
-    ) -> Labels:
-        """Return the method for a teacher and a student's backbone."""
-        return cls(teacher, own_head(backbone, teacher.signature(), name=backbone_name))
-
     def select(self, scan: Scan, progress: float, *, at_least: int) -> Selection:
         """Return all images."""
         return select_everything(scan.count)
 
-    def forward(
-        self,
-        images: Tensor,
-        generator: torch.Generator,
-        teacher: ModelOutput | None = None,
-        labels: Tensor | None = None,
-    ) -> StepResult:
+    def forward(self, batch: Batch) -> StepResult:
         """Return the loss of a batch."""
-        assert labels is not None
-        loss = F.cross_entropy(self.student(images).float(), labels)
+        assert batch.labels is not None
+        loss = F.cross_entropy(self.student(batch.images).float(), batch.labels)
         return StepResult(loss, {"labels": loss})

@@ -24,11 +24,20 @@ from torch.nn import functional as F
 from kd3.config.methods import KD3Options
 from kd3.losses import alignment_weights, feature_alignment, nt_xent, soft_target_divergence
 from kd3.losses.mixdistribution import mix_distribution
-from kd3.methods import Method, Scan, StepResult, student_with_teachers_classifier, training_projector
+from kd3.methods import (
+    Batch,
+    Method,
+    Parts,
+    Scan,
+    StepResult,
+    student_with_its_own_classifier,
+    student_with_teachers_classifier,
+    training_projector,
+)
 from kd3.models.batch_norms import remembering_norms, running_statistics_kept
 from kd3.models.head import ModelOutput, hidden_matrices, pool
 from kd3.models.projector import Projector
-from kd3.models.student import Student, own_head
+from kd3.models.student import Student
 from kd3.models.teacher import Teacher
 from kd3.runtime.errors import KD3Error
 from kd3.selection import (
@@ -46,13 +55,13 @@ from kd3.selection.rules import class_balance, select_inliers, select_typical, s
 class KD3(Method):
     """Dynamic selection, a shared classifier with weighted alignment, MixDistribution contrast."""
 
+    options: KD3Options
     alpha: Tensor  # (), the teacher's weight at the latest selection
 
     def __init__(
         self, options: KD3Options, teacher: Teacher, student: Student, projector: Projector | None = None
     ) -> None:
-        super().__init__(teacher, student)
-        self.options = options
+        super().__init__(options, teacher, student)
         self.projector = projector  # for a student with its own classifier; it is not shipped
         # Kept in checkpoints: a run resumed within a round predicts as before.
         self.register_buffer("alpha", torch.ones((), dtype=torch.float64))
@@ -63,10 +72,9 @@ class KD3(Method):
             self.embedding = nn.Linear(student.head.channels, options.embedding_size, bias=options.embedding_bias)
 
     @classmethod
-    def build(
-        cls, options: KD3Options, *, teacher: Teacher, backbone: nn.Module, backbone_name: str, sample: Tensor
-    ) -> KD3:
-        """Return the method for a teacher and a student's backbone."""
+    def build(cls, options: KD3Options, parts: Parts) -> KD3:
+        """Return the method; its student has the teacher's classifier or its own, as the options say."""
+        teacher = parts.teacher
         if options.selection == "typical" and not remembering_norms(teacher.module):
             raise KD3Error(
                 f"teacher {teacher.name} has no batch norms that remember its training data, so that no image can be "
@@ -74,23 +82,18 @@ class KD3(Method):
             )
         if options.classifier == "shared":
             student = student_with_teachers_classifier(
-                teacher,
-                backbone,
-                backbone_name,
-                sample,
-                projector=options.projector,
-                projector_width=options.projector_width,
+                parts, projector=options.projector, projector_width=options.projector_width
             )
             return cls(options, teacher, student)
-        student = own_head(backbone, teacher.signature(), name=backbone_name)
+        student = student_with_its_own_classifier(parts)
         if student.head is None and (options.alignment != "none" or options.contrastive != "none"):
             raise KD3Error(
-                f"the features of student {backbone_name} cannot be found, and KD3's alignment and contrastive "
+                f"the features of student {parts.backbone_name} cannot be found, and KD3's alignment and contrastive "
                 f"terms need them; set both to none, or use --method kd"
             )
         if options.alignment == "none":
             return cls(options, teacher, student)
-        projector = training_projector(teacher, student, sample, width=options.projector_width)
+        projector = training_projector(teacher, student, parts.sample, width=options.projector_width)
         return cls(options, teacher, student, projector)
 
     @property
@@ -162,16 +165,10 @@ class KD3(Method):
         with torch.no_grad():
             return predict(blend_logits(teacher_logits.float(), student_logits.detach().float(), self.alpha))
 
-    def forward(
-        self,
-        images: Tensor,
-        generator: torch.Generator,
-        teacher: ModelOutput | None = None,
-        labels: Tensor | None = None,
-    ) -> StepResult:
+    def forward(self, batch: Batch) -> StepResult:
         """Return the loss of a batch: alignment, softened logits and contrast, each weighted."""
-        options = self.options
-        teacher = self._teacher_outputs(images) if teacher is None else teacher
+        options, images = self.options, batch.images
+        teacher = self._teacher_outputs(images) if batch.teacher is None else batch.teacher
         features, student = self._student_outputs(images)
         terms: dict[str, Tensor] = {}
 
@@ -190,7 +187,7 @@ class KD3(Method):
 
         # 3. MixDistribution contrastive learning
         if self.embedding is not None:
-            terms["contrastive"] = options.contrastive_weight * self._contrast(images, features, generator)
+            terms["contrastive"] = options.contrastive_weight * self._contrast(images, features, batch.generator)
         loss = torch.stack(list(terms.values())).sum()
         return StepResult(loss, terms, self._predict(teacher.logits, student.logits))
 

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
+from kd3.config.methods import METHODS
 from kd3.reports.charts import Line, line_chart, spark
 from kd3.reports.records import RunRecords
 from kd3.training.trackers import flat
@@ -176,7 +177,7 @@ def _differences(runs: Sequence[RunRecords]) -> list[tuple[str, list[str]]]:
     found = []
     for name in names:
         group = name.partition(".")[0]
-        if name in NOT_COMPARED or (group in ("kd3", "kd", "dfnd", "simkd", "labels") and group not in methods):
+        if name in NOT_COMPARED or (group in METHODS and group not in methods):
             continue
         values = [str(one.get(name, "")) for one in settings_of]
         if len(set(values)) > 1:

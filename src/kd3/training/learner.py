@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kd3.config.training import TrainSettings
-from kd3.methods import Method, StepResult
+from kd3.methods import Batch, Method, StepResult
 from kd3.models.batch_norms import SyncedBatchNorm, sync_batch_norms
 from kd3.models.head import ModelOutput
 from kd3.runtime.compute import Compute
@@ -20,8 +20,6 @@ from kd3.scoring.views import FixedViews, TeacherFeatures, augment, mixed_up
 from kd3.selection import Predictions
 from kd3.training.optimizer import build_optimizer, hold_rates, set_learning_rate
 from kd3.training.step_graph import CudaRecorder, StepGraph
-
-Part = tuple[Tensor, ModelOutput | None, Tensor | None]
 
 
 def check_micro_batch(method: Method, settings: TrainSettings, processes: int) -> None:
@@ -42,14 +40,6 @@ def check_micro_batch(method: Method, settings: TrainSettings, processes: int) -
         raise KD3Error(f"--micro-batch {settings.micro_batch} divides a batch of which {reason}")
     if processes > 1:
         raise KD3Error("--micro-batch goes with one process; of several each has a part of the batch already")
-
-
-def parts_of(views: Tensor, teacher: ModelOutput | None, labels: Tensor | None, size: int) -> Iterator[Part]:
-    """Split a batch into parts of a size; the last may be smaller."""
-    for start in range(0, len(views), size):
-        here = slice(start, start + size)
-        known = None if teacher is None else ModelOutput(teacher.features[here], teacher.logits[here])
-        yield views[here], known, None if labels is None else labels[here]
 
 
 def joined(results: Sequence[StepResult], shares: Sequence[float]) -> StepResult:
@@ -94,7 +84,7 @@ def make_ready(method: Method, settings: TrainSettings, compute: Compute) -> Non
     )
     labels = torch.zeros(PROBE_IMAGES, dtype=torch.int64, device=compute.device) if method.needs_labels else None
     with compute.autocast(), torch.random.fork_rng(devices=[]):
-        method(images, torch.Generator(compute.device).manual_seed(0), None, labels).loss.backward()
+        method(Batch(images, torch.Generator(compute.device).manual_seed(0), labels=labels)).loss.backward()
     for parameter in method.parameters():
         if parameter.grad is None:
             parameter.requires_grad_(False)
@@ -175,26 +165,18 @@ class Learner:
         if self.labels is not None:
             assert positions is not None
             labels = sent(self.labels[positions], self.compute.device)
-        if self._graph is not None:
-            recorded: StepResult = self._graph(views, teacher, labels)
-            return recorded
-        return self._learn(views, teacher, labels, generator)
+        batch = Batch(views, generator, teacher, labels)
+        result: StepResult = self._learn(batch) if self._graph is None else self._graph(batch)
+        return result
 
-    def _learn(
-        self,
-        views: Tensor,
-        teacher: ModelOutput | None,
-        labels: Tensor | None,
-        generator: torch.Generator | None = None,
-    ) -> StepResult:
+    def _learn(self, batch: Batch) -> StepResult:
         """Forward, backward, and the optimizer's step: the same operations each time, without synchronisation."""
-        generator = generator or self._generator
-        assert generator is not None
         self.optimizer.zero_grad(set_to_none=True)
         results, shares = [], []
-        for images, said, known in parts_of(views, teacher, labels, self.settings.micro_batch or len(views)):
-            result: StepResult = self.module(images, generator, said, known)
-            share = len(images) / len(views)
+        count = len(batch.images)
+        for part in batch.split(self.settings.micro_batch or count):
+            result: StepResult = self.module(part)
+            share = len(part.images) / count
             self.fabric.backward(result.loss if share == 1 else result.loss * share)
             results.append(joined([result], [1.0]))
             shares.append(share)

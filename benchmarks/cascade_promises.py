@@ -58,7 +58,7 @@ def set_once(on: Said, tried: Said, agreement: float) -> str:
     escalated, agreed = tried.reached(found.margin)
     reached = share(agreed, len(tried.same))
     judged = "kept" if reached.low >= agreement else "**broken**" if reached.high < agreement else "in doubt"
-    return f"{escalated:.1f} % → {reached}, {judged}"
+    return f"{escalated:.1f}% → {reached}, {judged}"
 
 
 def set_often(said: Said, agreement: float, *, count: int = DEPLOYED, draws: int = DRAWS) -> str:
@@ -76,7 +76,7 @@ def set_often(said: Said, agreement: float, *, count: int = DEPLOYED, draws: int
         reached.append(100 * agreed / len(others.same))
     low, middle, high = np.percentile(reached, (5, 50, 95))
     kept = 100 * float(np.mean(np.array(reached) >= agreement))
-    return f"{np.mean(escalated):.1f} % → {middle:.1f} ({low:.1f} to {high:.1f}), kept in {kept:.0f} %"
+    return f"{np.mean(escalated):.1f}% → {middle:.1f} ({low:.1f} to {high:.1f}), kept in {kept:.0f}%"
 
 
 def tables(said: Mapping[str, tuple[Said, Said]]) -> str:
@@ -88,16 +88,16 @@ def tables(said: Mapping[str, tuple[Said, Said]]) -> str:
     ways: list[tuple[str, Callable[[Said, Said, float], str]]] = [
         (f"set on {held_out}, tried on {test}", lambda pool, lost, agreement: set_once(pool, lost, agreement)),
         (
-            f"set on {DEPLOYED} {test}, tried on the others; medians of {DRAWS} draws (5 to 95 % of them)",
+            f"set on {DEPLOYED} {test}, tried on the others; medians of {DRAWS} draws (5 to 95% of them)",
             lambda pool, lost, agreement: set_often(lost, agreement),
         ),
         (f"set on {test}, tried on {held_out}", lambda pool, lost, agreement: set_once(lost, pool, agreement)),
     ]
     parts = []
     for words, cell in ways:
-        rows = [["student", "alone: pool, test", *(f"{agreement:g} %" for agreement in AGREEMENTS)]]
+        rows = [["student", "alone: pool, test", *(f"{agreement:g}%" for agreement in AGREEMENTS)]]
         for name, (pool, lost) in said.items():
-            alone = ", ".join(f"{100 * float(one.same.double().mean()):.1f} %" for one in (pool, lost))
+            alone = ", ".join(f"{100 * float(one.same.double().mean()):.1f}%" for one in (pool, lost))
             rows.append([escaped(name), alone, *(cell(pool, lost, agreement) for agreement in AGREEMENTS)])
         parts += [words, table(rows)]
     return "\n\n".join(parts)
@@ -119,8 +119,8 @@ def measures(logits: Mapping[str, tuple[Tensor, Tensor]], agreement: float = 98.
         same = own.argmax(1) == theirs.argmax(1)
         sure = [kind(own.double()) for kind in kinds.values()]
         found = [Cascade(one - one.min(), same).threshold(agreement, CONFIDENCE) for one in sure]
-        rows.append([escaped(name), *(f"{one.escalated:.1f} %" for one in found)])
-    return f"to the teacher for {agreement:g} %, by what the threshold is on\n\n{table(rows)}"
+        rows.append([escaped(name), *(f"{one.escalated:.1f}%" for one in found)])
+    return f"to the teacher for {agreement:g}%, by what the threshold is on\n\n{table(rows)}"
 
 
 def temperatures(logits: Mapping[str, Mapping[str, Tensor]]) -> str:
@@ -133,7 +133,7 @@ def temperatures(logits: Mapping[str, Mapping[str, Tensor]]) -> str:
         temperature = fit_temperature(found["held out"], found["held out, teacher"].argmax(1))
         ways = [(found["test, teacher"], 1.0), (found["test"], 1.0), (found["test"], temperature)]
         errors = [Reliability.of(one, found["labels"], scale).error_percent for one, scale in ways]
-        rows.append([escaped(name), f"{temperature:.2f}", *(f"{error:.1f} %" for error in errors)])
+        rows.append([escaped(name), f"{temperature:.2f}", *(f"{error:.1f}%" for error in errors)])
     return f"temperature by the pool, calibration error on the labels of the test images\n\n{table(rows)}"
 
 

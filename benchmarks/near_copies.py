@@ -55,12 +55,12 @@ EDITS: dict[str, Edit] = {
     "half as large": scaled(0.5),
     "a third as large": scaled(1 / 3),
     "twice as large": scaled(2),
-    "brighter by 30 %": lambda image: ImageEnhance.Brightness(image).enhance(1.3),
-    "less contrast by 30 %": lambda image: ImageEnhance.Contrast(image).enhance(0.7),
+    "brighter by 30%": lambda image: ImageEnhance.Brightness(image).enhance(1.3),
+    "less contrast by 30%": lambda image: ImageEnhance.Contrast(image).enhance(0.7),
     "in grey": lambda image: image.convert("L").convert("RGB"),
     "blurred by a pixel": lambda image: image.filter(ImageFilter.GaussianBlur(1)),
-    "cropped by 1.6 % on each side": cropped(1 / 64),
-    "cropped by 3 % on each side": cropped(2 / 64),
+    "cropped by 1.6% on each side": cropped(1 / 64),
+    "cropped by 3% on each side": cropped(2 / 64),
     "mirrored": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
 }
 
@@ -102,7 +102,7 @@ def main() -> None:
 
         found = near.find(perceptual_hashes(edited), looks_of)
         right = sum(place == copy.place for place, copy in found.items())
-        print(f"| {name} | {100 * right / len(images):.1f} % | {len(found) - right} |", flush=True)
+        print(f"| {name} | {100 * right / len(images):.1f}% | {len(found) - right} |", flush=True)
 
 
 if __name__ == "__main__":

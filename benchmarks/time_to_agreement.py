@@ -61,12 +61,12 @@ def table(runs: list[RunLooks], target: float | None) -> str:
         if not plain:
             raise KD3Error("none of the runs has method kd, whose agreement would be the target; give --target")
         target = statistics.mean(run.looks[-1][2] for run in plain)
-    lines = [f"target: {target:.1f} % agreement with the teacher on held-out pool images"]
+    lines = [f"target: {target:.1f}% agreement with the teacher on held-out pool images"]
     groups = defaultdict(list)
     for run in runs:
         reached = run.first_at(target)
         told = f"{reached[0]:,.0f} s, {reached[1]:,} images" if reached else "not reached"
-        lines.append(f"  {run.folder}: {told} (ends with {run.looks[-1][2]:.1f} % after {run.looks[-1][0]:,.0f} s)")
+        lines.append(f"  {run.folder}: {told} (ends with {run.looks[-1][2]:.1f}% after {run.looks[-1][0]:,.0f} s)")
         groups[run.group].append(reached[0] if reached else None)
     whole = statistics.mean(run.looks[-1][0] for run in plain) if plain else None
     if whole:

@@ -27,7 +27,7 @@ def test_a_teacher_as_its_own_student_keeps_every_promise_alone(
     words = ["--test", labelled, "--pair", pair, "--answers", tmp_path / "kept.npz"]
     assert run(monkeypatch, *words) == 0
     first = capsys.readouterr().out
-    assert "| twin | 100.0 %, 100.0 % |" in first
+    assert "| twin | 100.0%, 100.0% |" in first
     assert first.count("| twin |") == 5
     monkeypatch.setattr("benchmarks.cascade_promises.answers", None)  # stored logits are enough
     assert run(monkeypatch, *words) == 0
@@ -47,5 +47,5 @@ def test_a_cell_says_whether_a_promise_is_kept():
     assert set_once(easy, said(3000, 0.05), 95).endswith(", kept")
     assert set_once(easy, hard, 95).endswith(", **broken**")
     assert "no threshold: it needs at least 299 images" in set_once(said(200, 0.1), hard, 99)
-    share = float(set_often(easy, 95, count=300, draws=60).rsplit(" in ", 1)[1].removesuffix(" %"))
+    share = float(set_often(easy, 95, count=300, draws=60).rsplit(" in ", 1)[1].removesuffix("%"))
     assert share >= 88

@@ -32,9 +32,9 @@ def test_the_first_look_at_the_target_counts_and_plain_kd_sets_it(tmp_path):
         made(tmp_path / "b", "kd3", [(20, 50, 40.0), (70, 200, 51.9)]),
     ]
     lines = table([read(run) for run in runs], None).splitlines()
-    assert lines[0].startswith("target: 52.0 %")
+    assert lines[0].startswith("target: 52.0%")
     assert "kd0: not reached" in lines[1]
-    assert "kd1: 60 s, 100 images (ends with 54.0 % after 120 s)" in lines[2]
+    assert "kd1: 60 s, 100 images (ends with 54.0% after 120 s)" in lines[2]
     assert "a: 40 s, 100 images" in lines[3]
     assert "plain KD's whole run: 110 s" in lines[5]
     assert lines[-1] == "kd3, 200 images: 40 s (1 of 2 runs); plain KD's whole run takes 2.75 times as long"

@@ -117,7 +117,7 @@ def test_the_export_carries_both_and_its_script_says_the_same(cascaded, camera, 
     assert [line.endswith("\tescalate") for line in plain.splitlines()] == [one["escalate"] for one in said]
     card = (tmp_path / "ship" / "README.md").read_text()
     assert "When to ask the teacher" in card
-    assert "85 %, promised at 80 % confidence" in card
+    assert "85%, promised at 80% confidence" in card
 
 
 def test_of_another_student_the_record_is_not_used(cascaded, tmp_path, monkeypatch):

@@ -115,13 +115,13 @@ def test_the_teachers_accuracy_and_the_difference_stand_in_summary_report_and_ca
     accuracy = summary["accuracy"]
     assert summary["teacher_accuracy"] == 100
     assert summary["difference"] == accuracy - 100
-    assert f"(the teacher on 100.0 %: {accuracy - 100:+.1f} points)" in verdict(read_run(place / "run")).sentence
+    assert f"(the teacher on 100.0%: {accuracy - 100:+.1f} points)" in verdict(read_run(place / "run")).sentence
     about = json.loads((place / "run/student/config.json").read_text())
     card = Card(
         student=about, written=[], preprocessing="inside", images=1, where="images", threads=1, machine="m", date="d"
     ).text()
     assert f"| difference | {accuracy - 100:+.1f} points |" in card
-    assert f"| the teacher's accuracy on them | 100.0 % of {summary['accuracy_images']} (95 % interval " in card
+    assert f"| the teacher's accuracy on them | 100.0% of {summary['accuracy_images']} (95% interval " in card
 
 
 def test_labels_that_do_not_fit_the_teacher_are_warned_of_before_training(place, tmp_path, capsys):

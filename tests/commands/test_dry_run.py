@@ -36,7 +36,7 @@ def test_it_tells_of_the_run_and_leaves_everything_as_it_was(home):
     assert all_below(home) == before
     assert "nothing was trained and nothing was written to runs/a" in done.stdout
     assert "10 of 16 images" in done.stdout
-    assert "100 % of its first weights from the teacher" in done.stdout
+    assert "100% of its first weights from the teacher" in done.stdout
 
 
 def test_json_says_the_same_and_holds_every_setting(home):

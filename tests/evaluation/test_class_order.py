@@ -132,5 +132,5 @@ def test_weak_models_and_few_images_are_no_permutation(matrix):
 
 def test_accuracy_far_below_chance_is_warned_of():
     (words,) = confused([[0, 20, 20], [20, 0, 20], [20, 20, 0]], range(3))
-    assert "0.0 % right is far below chance (33.3 %)" in words
+    assert "0.0% right is far below chance (33.3%)" in words
     assert confused([[12, 14, 14], [14, 12, 14], [14, 14, 12]], range(3)) == []

@@ -30,8 +30,8 @@ def test_both_accuracies_and_their_difference_are_said(tmp_path):
     right = teacher(tmp_path / "right", [0, 1, 2, 3], FRUIT)
     done = here("evaluate", worse, "--data", data, "--teacher", right)
     rows = dict(re.findall(r"^  (\S.*?)  +([-+.\d]+ (?:%|points))", done.stdout, re.MULTILINE))
-    assert rows["top-1"] == "50.00 %"
-    assert rows["teacher's top-1"] == "100.00 %"
+    assert rows["top-1"] == "50.00%"
+    assert rows["teacher's top-1"] == "100.00%"
     assert rows["difference"] == "-50.00 points"
     assert json.loads(here("evaluate", worse, "--data", data, "--teacher", right, "--json").stdout)["difference"] == -50
     assert "difference" not in here("evaluate", worse, "--data", data).stdout

@@ -95,7 +95,7 @@ def test_without_batch_norms_only_what_is_beyond_all_measure_is_noticed(images):
     assert check(images, norms=False, given=WRONG["half"]).warning is None
     assert check(images, norms=False).given.distance is None
     collapsed = Reading("as given", None, confidence=0.998, effective_classes=1.1)
-    assert "sees one class in nearly all images and is 100 % sure" in NormalisationCheck(collapsed, []).warning
+    assert "sees one class in nearly all images and is 100% sure" in NormalisationCheck(collapsed, []).warning
     for confidence, classes in ((0.9, 1.1), (0.998, 4.0)):
         assert NormalisationCheck(Reading("as given", None, confidence, classes), []).warning is None
 

@@ -113,14 +113,14 @@ def test_the_sentence_says_the_range_that_is_foretold():
         verdict = judge(opinions(EVEN), kept(), norms(mean))
         low, high = 100 * verdict.forecast.low, 100 * verdict.forecast.high
         assert low + 2 < high
-        assert f"is expected to reach {low:.0f} to {high:.0f} % of the teacher's accuracy" in verdict.sentence
+        assert f"is expected to reach {low:.0f} to {high:.0f}% of the teacher's accuracy" in verdict.sentence
     beyond = judge(opinions([29_990, 5, 5], effective=1.02), kept(), norms(0.02))
-    assert f"expect no more than {100 * beyond.forecast.high:.0f} % of" in beyond.sentence
+    assert f"expect no more than {100 * beyond.forecast.high:.0f}% of" in beyond.sentence
 
 
 def test_small_shares_keep_their_digits():
     said = [judge(opinions(EVEN), kept(share), None).reasons[-1] for share in (0.0, 0.0042, 0.0142, 0.256)]
-    assert [words.partition("keep ")[2].partition(" of")[0] for words in said] == ["0 %", "0.42 %", "1 %", "26 %"]
+    assert [words.partition("keep ")[2].partition(" of")[0] for words in said] == ["0%", "0.42%", "1%", "26%"]
 
 
 def test_of_many_classes_some_are_named_and_all_are_counted():

@@ -112,7 +112,7 @@ def test_8_bits_that_agree_too_little_are_refused_with_the_figures(run, tmp_path
     from kd3.exports import quantise
 
     monkeypatch.setattr(quantise, "agreement", lambda logits, others: 41.5)
-    with pytest.raises(KD3Error, match=r"under --min-agreement 95: per channel, .*: 41\.5 %.* nothing was written"):
+    with pytest.raises(KD3Error, match=r"under --min-agreement 95: per channel, .*: 41\.5%.* nothing was written"):
         kd3.export(run.folder, tmp_path / "out", int8=True, check_images=20, calibration_images=10)
     assert not list(tmp_path.iterdir())
 

@@ -123,7 +123,7 @@ def test_evaluate_export_and_report_take_the_adapted_student(run, labelled, tmp_
     done = here("export", run, "--out", tmp_path / "out", "--format", "safetensors", "--check-images", 10)
     assert done.returncode == 0, done.stderr
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "100 % of its batch-norm statistics from 40 images recalled from the teacher" in card
+    assert "100% of its batch-norm statistics from 40 images recalled from the teacher" in card
     assert same(weights(tmp_path / "out" / "student"), weights(run / "student"))
     assert here("report", run, "--images", 0, "--latency", "false").returncode == 0
     page = (run / "report.html").read_text()

@@ -67,7 +67,7 @@ def test_mean_std_and_colours_are_what_the_librarys_processor_does(kind):
             "the shorter side to 224, the middle 224 x 224, bicubic (kd3",
         ),
         ({"size": {"shortest_edge": 256}, "crop_size": 224}, "to 256, the middle 224 x 224 of it (kd3 ingest --fit cr"),
-        ({"size": {"shortest_edge": 256}, "crop_size": 224}, "keeps 14 % more of each side)"),
+        ({"size": {"shortest_edge": 256}, "crop_size": 224}, "keeps 14% more of each side)"),
         ({"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 384}}, "squashed to 384 x 384"),
         ({"image_processor_type": "LevitImageProcessor", "size": {"shortest_edge": 224}, "crop_size": 224}, "to 256"),
         ({"do_resize": False, "crop_size": 32}, "the middle 32 x 32"),

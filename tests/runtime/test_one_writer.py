@@ -200,7 +200,7 @@ def test_a_model_card_shows_names_as_text():
 
 
 def test_markdown_of_ordinary_values_stays_readable():
-    assert escaped("kd3:resnet20, 32 x 32, 71.5 %") == "kd3:resnet20, 32 x 32, 71.5 %"
+    assert escaped("kd3:resnet20, 32 x 32, 71.5%") == "kd3:resnet20, 32 x 32, 71.5%"
     assert escaped("- no list") == "\\- no list"
     assert escaped("1. none") == "&#49;. none"
     assert code("student.onnx") == "`student.onnx`"

@@ -51,11 +51,11 @@ def test_it_tells_how_far_what_losses_which_agreement_and_what_is_kept():
         "1,280/10,000 images",
         "left",
         "loss 31.2, soft targets 0.36, lr 0.07",
-        "agreement 61.5 %",
-        "accuracy 71.25 %",
+        "agreement 61.5%",
+        "accuracy 71.25%",
     ):
         assert part in text
-    assert "round 2: 450 of 1,000 images kept (45 %)" in text
+    assert "round 2: 450 of 1,000 images kept (45%)" in text
     bars = {line.split()[0]: line.count("━") for line in text.splitlines() if "> 0.50" in line}
     assert bars["cat"] == 2 * bars["ship"] > bars["dog"] == 0
 

@@ -160,7 +160,7 @@ def _found(config: CascadeConfig, folder: RunFolder, student: Student, teacher: 
 
 
 def _not_to_be_had(config: CascadeConfig, folder: RunFolder, problem: str, count: int) -> KD3Error:
-    asked = f"an agreement of {config.agreement:g} % at {config.confidence:g} % confidence"
+    asked = f"an agreement of {config.agreement:g}% at {config.confidence:g}% confidence"
     needed = images_needed(config.agreement, config.confidence)
     if count < needed:
         held = "--deployment gives" if config.deployment is not None else f"the run {folder.path} held out"

@@ -54,10 +54,10 @@ class DemoResult:
         ]
         for name in ("teacher", "kd", "kd3"):
             agreement = self.figures[name]["agreement"]
-            words = "" if agreement is None or name == "teacher" else f"{agreement:.1f} %"
-            lines.append(f"  {NAMES[name]:<20} {self.figures[name]['top1']:>7.1f} %  {words:>20}")
+            words = "" if agreement is None or name == "teacher" else f"{agreement:.1f}%"
+            lines.append(f"  {NAMES[name]:<20} {self.figures[name]['top1']:>7.1f}%  {words:>20}")
         lines += [
-            f"{self.digits_in_pool:.0f} % of the crawl are digits, in other fonts, colours and sizes",
+            f"{self.digits_in_pool:.0f}% of the crawl are digits, in other fonts, colours and sizes",
             f"the budget of {self.images:,} images is short: it shows who learns faster; with 20k plain KD catches up",
             f"picture: {self.folder / 'picture.png'}",
             f"all of it took {clock(self.seconds)}; one seed, so differences of a few points mean nothing",

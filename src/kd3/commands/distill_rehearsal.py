@@ -141,7 +141,7 @@ class Rehearsal:
             self.values[name] for name in ("teacher", "student", "pool", "budget", "memory")
         )
         share = 100 * student["inherited"]
-        start = f"{share:.0f} % of its first weights from the teacher" if share else "first weights at random"
+        start = f"{share:.0f}% of its first weights from the teacher" if share else "first weights at random"
         goes_on = f", {budget['steps_done']:,} of them done" if budget["steps_done"] else ""
         writes = [f"  writes       {one['path']}: about {_megabytes(one['bytes'])}" for one in self.values["writes"]]
         lines = [

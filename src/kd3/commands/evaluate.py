@@ -76,7 +76,7 @@ class Evaluation:
             lines.append("per class")
             lines += aligned(
                 [
-                    [one_line(name), f"{value:6.2f} %" if value is not None else "no images"]
+                    [one_line(name), f"{value:6.2f}%" if value is not None else "no images"]
                     for name, value in self.per_class.items()
                 ]
             )
@@ -92,20 +92,20 @@ class Evaluation:
         return "\n".join(lines)
 
     def _rows(self) -> list[list[str]]:
-        """Return the figures of all images, those with an interval at 95 % confidence."""
-        rows = [["top-1", f"{self.top1:.2f} %", _between(self.top1_interval)]]
+        """Return the figures of all images, those with an interval at 95% confidence."""
+        rows = [["top-1", f"{self.top1:.2f}%", _between(self.top1_interval)]]
         if len(self.per_class) > 5:
-            rows.append(["top-5", f"{self.top5:.2f} %", ""])
+            rows.append(["top-5", f"{self.top5:.2f}%", ""])
         if self.agreement is not None:
-            rows.append(["agreement with the teacher", f"{self.agreement:.2f} %", ""])
+            rows.append(["agreement with the teacher", f"{self.agreement:.2f}%", ""])
         if self.lost is not None:
             total = self.lost.total
-            rows.append(["teacher's top-1", f"{self.teacher_top1:.2f} %", _between(total.teacher)])
+            rows.append(["teacher's top-1", f"{self.teacher_top1:.2f}%", _between(total.teacher)])
             rows.append(["difference", f"{self.difference:+.2f} points", _between(total.difference, sign="+")])
             for name, error in self.lost.calibration_error.items():
-                rows.append([f"calibration error, {name}", f"{error:.2f} %", ""])
+                rows.append([f"calibration error, {name}", f"{error:.2f}%", ""])
         else:
-            rows.append(["calibration error", f"{self.calibration_error:.2f} %", ""])
+            rows.append(["calibration error", f"{self.calibration_error:.2f}%", ""])
         return rows
 
 

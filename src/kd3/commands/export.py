@@ -75,16 +75,16 @@ class Exported:
     def __str__(self) -> str:
         lines = [f"written to {self.folder}, compared on {self.images:,} {self.where}:"]
         for one in self.files:
-            words = f"same class on {one.same_class:.1f} %"
+            words = f"same class on {one.same_class:.1f}%"
             if one.largest_difference is not None:
                 words += f", largest difference {one.largest_difference:.1e}"
             if one.teacher_agreement is not None:
-                words += f", agrees with the teacher on {one.teacher_agreement:.1f} %"
+                words += f", agrees with the teacher on {one.teacher_agreement:.1f}%"
             times = ", ".join(f"{value:.2f} ms for {size}" for size, value in one.milliseconds.items())
             lines.append(f"  {one.file:<18} {one.bytes / 1e6:6.2f} MB  {words}; {times}")
         if self.eight_bits:
             lines.append("  8 bits: half that chose, other half")
-            lines += [f"    {one.to_choose:5.1f} %  {one.to_report:5.1f} %  {one.variant}" for one in self.eight_bits]
+            lines += [f"    {one.to_choose:5.1f}%  {one.to_report:5.1f}%  {one.variant}" for one in self.eight_bits]
         lines.append(f"  {CARD} tells how to load them; times: {self.machine}, threads: {self.threads}")
         return "\n".join(lines)
 
@@ -203,7 +203,7 @@ def _eight_bits(
         place / FORMATS["onnx"].name, place / INT8, calibrating=calibrating, compared=inputs, float_logits=expected
     )
     if tried[0].to_report < config.min_agreement:
-        table = "; ".join(f"{one.variant}: {one.to_report:.1f} %" for one in tried)
+        table = "; ".join(f"{one.variant}: {one.to_report:.1f}%" for one in tried)
         raise KD3Error(
             f"8 bits agree with the student on too few images, under --min-agreement {config.min_agreement:g}: "
             f"{table} (of {len(inputs) - len(inputs) // 2:,} {where}); nothing was written"

@@ -136,7 +136,7 @@ class Inspection:
         lines = ["  on the pool                                      batch norms  confidence  classes"]
         for reading in (check.given, *check.others):
             distance = "" if reading.distance is None else f"{reading.distance:.3g}"
-            confidence, classes = f"{100 * reading.confidence:.0f} %", f"{reading.effective_classes:.1f}"
+            confidence, classes = f"{100 * reading.confidence:.0f}%", f"{reading.effective_classes:.1f}"
             lines.append(f"    {reading.setting:<46} {distance:>11}  {confidence:>10}  {classes:>7}")
         verdict = f"warning: {check.warning}" if check.warning else "nothing speaks against mean, std and colour order"
         return [*lines, f"    {verdict}"]

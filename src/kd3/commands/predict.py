@@ -53,7 +53,7 @@ class Predictions:
         asked = self.escalate or [False] * len(images)
         lines = [
             f"{name:<{width}}  "
-            + "  ".join(f"{one_line(label)} {100 * p:.1f} %" for label, p in best)
+            + "  ".join(f"{one_line(label)} {100 * p:.1f}%" for label, p in best)
             + "  escalate: ask the teacher" * escalated
             for (name, best), escalated in zip(images, asked, strict=True)
         ]

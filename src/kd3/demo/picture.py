@@ -146,7 +146,7 @@ def _draw_bars(page: _Page, top: int, bars: Sequence[Bar]) -> None:
         page.box(left, y, full, _BAR, _EMPTY)
         colour = _BAR_COLOURS["accent" if bar.emphasis else "plain"]
         page.box(left, y, full * bar.percent / 100, _BAR, colour)
-        page.text(left + full + 12, y + _BAR / 2, f"{bar.percent:.1f} %", size=12, weight="bold")
+        page.text(left + full + 12, y + _BAR / 2, f"{bar.percent:.1f}%", size=12, weight="bold")
 
 
 DIGITS = set("0123456789")

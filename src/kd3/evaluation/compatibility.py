@@ -175,7 +175,7 @@ class NormalisationCheck:
                 )
         if given.effective_classes < COLLAPSED_CLASSES and given.confidence > COLLAPSED_CONFIDENCE:
             return (
-                f"the teacher sees one class in nearly all images and is {100 * given.confidence:.0f} % sure of it: "
+                f"the teacher sees one class in nearly all images and is {100 * given.confidence:.0f}% sure of it: "
                 f"mean or std are probably of another scale than RGB in [0, 1]"
             )
         return None

@@ -226,7 +226,7 @@ def doubts(confusion: np.ndarray, matching: Matching) -> list[str]:
         return [_permuted(moved, confusion, matching)]
     if total and right / total < FAR_BELOW / classes and binom.cdf(right, total, 1 / classes) < BY_CHANCE:
         return [
-            f"{100 * right / total:.1f} % right is far below chance ({100 / classes:.3g} %): are the classes in "
+            f"{100 * right / total:.1f}% right is far below chance ({100 / classes:.3g}%): are the classes in "
             f"another order than the labels, or is the preprocessing not the model's?"
         ]
     return []
@@ -259,7 +259,7 @@ def _permuted(moved: dict[int, int], confusion: np.ndarray, matching: Matching) 
     total, hits = int(confusion.sum()), sum(int(confusion[label, other]) for label, other in fit.items())
     words = (
         f"the classes look as if they were in another order than the labels: {', '.join(pairs)}"
-        f"{', ...' if len(moved) > SHOWN else ''}; in that order {100 * hits / total:.1f} % are right"
+        f"{', ...' if len(moved) > SHOWN else ''}; in that order {100 * hits / total:.1f}% are right"
     )
     if pattern := _pattern(fit, matching):
         words += f" ({pattern})"

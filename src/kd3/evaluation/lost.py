@@ -157,7 +157,7 @@ def _side_by_side(name: str, own: Tensor, theirs: Tensor) -> SideBySide:
 
 WORST = 4  # classes that a sentence names
 OF_EACH_CLASS = (
-    "Each interval is of its class alone, at 95 % confidence; those that lost most were picked from all and look a "
+    "Each interval is of its class alone, at 95% confidence; those that lost most were picked from all and look a "
     "little worse than they are."
 )
 
@@ -171,7 +171,7 @@ def total_in_words(lost: Lost) -> str:
         judged = f"the student {'loses' if difference.value < 0 else 'gains'} {abs(difference.value):.1f} points"
     low, high = f"{difference.low:+.1f}", f"{difference.high:+.1f}"
     return (
-        f"On {total.images:,} labelled images {judged} (95 % interval: {low} to {high}). Only the teacher is right on "
+        f"On {total.images:,} labelled images {judged} (95% interval: {low} to {high}). Only the teacher is right on "
         f"{total.only_teacher:,} of them, only the student on {total.only_student:,}."
     )
 
@@ -187,7 +187,7 @@ def worst_in_words(lost: Lost) -> str:
 def class_lines(lost: Lost) -> list[str]:
     """Return a table of both networks by class."""
     rows = [["", "images", "teacher", "student", "difference, points"], *(_row(one) for one in lost.classes)]
-    head = "per class, percent right, with 95 % intervals; the difference is paired"
+    head = "per class, percent right, with 95% intervals; the difference is paired"
     more = [f"only the teacher is right on {lost.total.only_teacher:,} images, only the student on "]
     more[0] += f"{lost.total.only_student:,}"
     if words := worst_in_words(lost):
@@ -201,7 +201,7 @@ def cascade_lines(lost: Lost) -> list[str]:
         return []
     rows = [["promised", "to the teacher", "agreement reached", "accuracy of the cascade"]]
     rows += [
-        [f"{one.promised:g} %", f"{one.escalated:.1f} %", f"{one.agreement}", f"{one.accuracy}"] for one in lost.cascade
+        [f"{one.promised:g}%", f"{one.escalated:.1f}%", f"{one.agreement}", f"{one.accuracy}"] for one in lost.cascade
     ]
     return ["cascade: the student, and the teacher where it asks", *aligned(rows)]
 

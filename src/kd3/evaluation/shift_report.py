@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 NAMES = {"frechet": "Fréchet", "sliced_wasserstein": "sliced Wasserstein", "mmd": "MMD (squared)"}
 NOTE = (
     "A Fréchet distance grows as images get fewer, whatever the shift: read it at equal n, beside what two draws of "
-    "one side give. Intervals are of chance alone (95 %, images drawn again)."
+    "one side give. Intervals are of chance alone (95%, images drawn again)."
 )
 _CLASSES_SHOWN = 20
 Rows = list[list[str]]
@@ -111,7 +111,7 @@ def _heading(features: FeatureShift) -> str:
 
 def _distances(features: FeatureShift) -> Rows:
     equal = features.distances[0].equal_size
-    heads = ["distance", "all images", "95 % interval", f"at n = {equal.images:,}", f"{equal.draws} draws", "no shift"]
+    heads = ["distance", "all images", "95% interval", f"at n = {equal.images:,}", f"{equal.draws} draws", "no shift"]
     return [heads, *(_distance(one) for one in features.distances)]
 
 
@@ -132,7 +132,7 @@ def _number(value: float | None) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.1f}%"
 
 
 def _plain(rows: Rows) -> str:

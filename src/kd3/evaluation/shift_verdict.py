@@ -221,7 +221,7 @@ def _features(features: FeatureShift) -> str:
 
 def _percent(share: float) -> str:
     percent = 100 * share
-    return f"{percent:.0f} %" if percent >= 1 or percent == 0 else f"{percent:.2g} %"
+    return f"{percent:.0f}%" if percent >= 1 or percent == 0 else f"{percent:.2g}%"
 
 
 def _named(names: list[str], *, verb: bool = True) -> str:

@@ -224,7 +224,7 @@ class Card:
         )
         rows = [("teacher", escaped(Path(str(about.get("teacher", "unknown"))).name)), ("method", method)]
         if about.get("agreement") is not None:
-            rows.append(("agreement with the teacher on held-out web images", f"{about['agreement']:.1f} %"))
+            rows.append(("agreement with the teacher on held-out web images", f"{about['agreement']:.1f}%"))
         if about.get("accuracy") is not None:
             rows.append(("accuracy on labelled images", _accuracy(about["accuracy"], about.get("accuracy_images"))))
         if about.get("teacher_accuracy") is not None:
@@ -243,8 +243,8 @@ class Card:
         head = ("agreement of student and teacher together with the teacher", "images that go to the teacher")
         rows = [head]
         for one in self.cascade["thresholds"]:
-            share = "no threshold" if one["margin"] is None else f"{one['escalated']:.1f} %"
-            rows.append((f"{one['agreement']:g} %, promised at {self.cascade['confidence']:g} % confidence", share))
+            share = "no threshold" if one["margin"] is None else f"{one['escalated']:.1f}%"
+            rows.append((f"{one['agreement']:g}%, promised at {self.cascade['confidence']:g}% confidence", share))
         used = (
             "ONNX files hold `temperature` and `threshold` in their metadata: softmax(logits / temperature) are "
             "probabilities; where the largest logit is less than the threshold above the second, ask the teacher. "
@@ -265,9 +265,9 @@ class Card:
         for one in self.written:
             difference = "" if one.largest_difference is None else f"{one.largest_difference:.1e}"
             times = [f"{one.milliseconds[size]:.2f} ms" if size in one.milliseconds else "" for size in (small, large)]
-            teacher = [] if not with_teacher else [f"{one.teacher_agreement:.1f} %" if one.teacher_agreement else ""]
+            teacher = [] if not with_teacher else [f"{one.teacher_agreement:.1f}%" if one.teacher_agreement else ""]
             size = f"{one.bytes / 1e6:.2f} MB"
-            rows.append((code(one.file), size, f"{one.same_class:.1f} %", difference, *times, *teacher))
+            rows.append((code(one.file), size, f"{one.same_class:.1f}%", difference, *times, *teacher))
         text = (
             f"Compared with the student in PyTorch on {self.images:,} {escaped(self.where)}; "
             f"times on {escaped(self.machine)}, {self.threads} thread{'s' if self.threads > 1 else ''}, "
@@ -279,7 +279,7 @@ class Card:
                 "8 bits, calibrated on web images: same class as the student, on the half of the images that chose the "
                 "first row, and on the other, which tells how good it is:"
             )
-            shown = [(escaped(words_), f"{chose:.1f} %", f"{told:.1f} %") for words_, chose, told in self.variants]
+            shown = [(escaped(words_), f"{chose:.1f}%", f"{told:.1f}%") for words_, chose, told in self.variants]
             parts += [words, table([("scales and layers", "half that chose", "other half"), *shown])]
         return parts
 
@@ -348,9 +348,9 @@ class Card:
 def _accuracy(value: float, images: int | None) -> str:
     """Return an accuracy with the interval of its number of images, if that is known."""
     if not images:
-        return f"{value:.1f} %"
+        return f"{value:.1f}%"
     found = share(round(value * images / 100), images)
-    return f"{value:.1f} % of {images:,} (95 % interval {found.low:.1f} to {found.high:.1f})"
+    return f"{value:.1f}% of {images:,} (95% interval {found.low:.1f} to {found.high:.1f})"
 
 
 def _code(text: str) -> str:

@@ -36,15 +36,15 @@ LEAST_IN_BIN = 10  # images: the accuracy of fewer means nothing
 def lost_section(lost: Lost, data: LabelledImages, notes: Sequence[str] = ()) -> dict[str, Any]:
     """Return the section for the template; `notes` are doubts about the figures."""
     total, rows = lost.total, lost.classes
-    caption = "Percent right and difference in points, with 95 % intervals; the difference is paired. "
+    caption = "Percent right and difference in points, with 95% intervals; the difference is paired. "
     if len(rows) > MOST_CLASSES:
         rows = lost.worst(MOST_CLASSES)
         caption += f"The {len(rows)} of {len(lost.classes):,} classes that lost most. "
     span = max((max(abs(one.difference.low), abs(one.difference.high)) for one in rows), default=1.0)
     errors = lost.calibration_error
-    words = f"Calibration error: teacher {errors[TEACHER]:.1f} %, student {errors[STUDENT]:.1f} %"
+    words = f"Calibration error: teacher {errors[TEACHER]:.1f}%, student {errors[STUDENT]:.1f}%"
     if AS_TRAINED in errors:
-        words += f" (as trained, without its temperature, {errors[AS_TRAINED]:.1f} %)"
+        words += f" (as trained, without its temperature, {errors[AS_TRAINED]:.1f}%)"
     return {
         "lead": total_in_words(lost),
         "notes": list(notes),
@@ -56,7 +56,7 @@ def lost_section(lost: Lost, data: LabelledImages, notes: Sequence[str] = ()) ->
         "calibration": words + ". It is the mean gap between how sure a network is and how often it is "
         "right; bins of fewer than 10 images are not drawn.",
         "cascade": [
-            [f"{one.promised:g} %", f"{one.escalated:.1f} %", str(one.agreement), str(one.accuracy)]
+            [f"{one.promised:g}%", f"{one.escalated:.1f}%", str(one.agreement), str(one.accuracy)]
             for one in lost.cascade
         ],
     }
@@ -108,8 +108,8 @@ def _grids(lost: Lost, data: LabelledImages) -> list[Grid]:
         pixels = data.examples([example.place for example in examples])
         tiles = []
         for example, image in zip(examples, pixels, strict=True):
-            theirs = f"teacher: {one.name} {example.teacher:.0f} %"
-            own = f"student: {example.student_says} {example.student:.0f} %"
+            theirs = f"teacher: {one.name} {example.teacher:.0f}%"
+            own = f"student: {example.student_says} {example.student:.0f}%"
             tiles.append(Tile(f"labelled image {example.place}", f"{theirs} | {own}", image))
         about = f"{one.only_teacher:,} of {one.images:,} images; those of which both were surest."
         grids.append(Grid(f"{one.name}: only the teacher is right", about, tiles))
@@ -136,7 +136,7 @@ def of_run(folder: RunFolder, record: Mapping[str, Any] | None) -> dict[str, Any
 
 def cascade_section(found: Mapping[str, Any]) -> dict[str, Any]:
     """Return the section for the template, from the record with its curve and bins."""
-    confidence = f"{found['confidence']:g} %"
+    confidence = f"{found['confidence']:g}%"
     met = [one for one in found["thresholds"] if one["margin"] is not None]
     curve = [
         Line(name, [(point["escalated"], point[key]) for point in found["curve"]])
@@ -145,14 +145,14 @@ def cascade_section(found: Mapping[str, Any]) -> dict[str, Any]:
     marks = Line("thresholds", [(one["escalated"], one["reached"]) for one in met])
     bins = {name: [Bin(**one) for one in rows] for name, rows in found["reliability"].items()}
     rows = [
-        [f"{one['agreement']:g} %", f"{one['escalated']:.1f} %", f"{one['margin']:.3f}"]
+        [f"{one['agreement']:g}%", f"{one['escalated']:.1f}%", f"{one['margin']:.3f}"]
         if one["margin"] is not None
-        else [f"{one['agreement']:g} %", "no threshold", one["problem"]]
+        else [f"{one['agreement']:g}%", "no threshold", one["problem"]]
         for one in found["thresholds"]
     ]
     return {
         "lead": f"On {cascade_images_in_words(found)} the student agrees with its teacher on "
-        f"{found['agreement_alone']:.1f} %. Where the student is not sure, the teacher can be asked.",
+        f"{found['agreement_alone']:.1f}%. Where the student is not sure, the teacher can be asked.",
         "words": cascade_in_words(found),
         "rows": rows,
         "confidence": confidence,

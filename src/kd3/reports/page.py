@@ -87,12 +87,12 @@ def _run(found: RunFindings, *, with_name: bool) -> dict[str, Any]:
 
 def _tiles(run: RunRecords) -> list[dict[str, str]]:
     summary = run.summary
-    tiles = [{"name": "agreement", "value": f"{summary['agreement']:.1f} %", "more": "held-out web images"}]
+    tiles = [{"name": "agreement", "value": f"{summary['agreement']:.1f}%", "more": "held-out web images"}]
     if run.accuracy is not None:
-        tiles.append({"name": "accuracy", "value": f"{run.accuracy:.1f} %", "more": "labelled images"})
+        tiles.append({"name": "accuracy", "value": f"{run.accuracy:.1f}%", "more": "labelled images"})
         if run.teacher_accuracy is not None:
             difference = f"{run.accuracy - run.teacher_accuracy:+.1f} points"
-            more = f"the teacher has {run.teacher_accuracy:.1f} %"
+            more = f"the teacher has {run.teacher_accuracy:.1f}%"
             tiles.append({"name": "against the teacher", "value": difference, "more": more})
     tiles.append(
         {"name": "trained on", "value": f"{summary['images']:,}", "more": f"images, in {summary['steps']:,} steps"}
@@ -107,7 +107,7 @@ def _tiles(run: RunRecords) -> list[dict[str, str]]:
     if run.selections:
         last = run.selections[-1]
         tiles.append(
-            {"name": "kept at the end", "value": f"{100 * last['kept'] / last['of']:.0f} %", "more": "of the pool"}
+            {"name": "kept at the end", "value": f"{100 * last['kept'] / last['of']:.0f}%", "more": "of the pool"}
         )
     return tiles
 
@@ -179,8 +179,8 @@ def _map(found: FeatureMap) -> dict[str, Any]:
     first, second = (100 * share for share in found.explained)
     count = len(found.kept) + len(found.refused)
     about = (
-        f"The two main directions of the teacher's {found.of} (PCA): they show {first + second:.0f} % of the variance "
-        f"({first:.0f} + {second:.0f} %), so that points close here may be far apart. {count:,} images of the pool, "
+        f"The two main directions of the teacher's {found.of} (PCA): they show {first + second:.0f}% of the variance "
+        f"({first:.0f} + {second:.0f}%), so that points close here may be far apart. {count:,} images of the pool, "
         f"drawn at random."
     )
     return {"chart": scatter("The pool as the teacher sees it", groups, x="first direction", y=""), "about": about}

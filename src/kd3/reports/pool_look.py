@@ -232,7 +232,7 @@ def _batches(positions: np.ndarray, pool: ImagePool, compute: Compute):  # type:
 
 def _opinion(classes: Sequence[str], probabilities: np.ndarray) -> str:
     label = int(probabilities.argmax())
-    return f"{classes[label]} {100 * probabilities[label]:.0f} %"
+    return f"{classes[label]} {100 * probabilities[label]:.0f}%"
 
 
 def _tiles(pool: ImagePool, positions: np.ndarray, captions: Sequence[str]) -> list[Tile]:

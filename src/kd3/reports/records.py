@@ -135,14 +135,14 @@ def verdict(run: RunRecords) -> Verdict:
     agreement = float(summary["agreement"])
     chance = 100 / len(run.classes)
     sentence = (
-        f"The student says what the teacher says on {agreement:.1f} % of the web images that were held out "
-        f"(chance: {chance:.3g} %)"
+        f"The student says what the teacher says on {agreement:.1f}% of the web images that were held out "
+        f"(chance: {chance:.3g}%)"
     )
     if run.accuracy is not None:
-        sentence += f", and is right on {run.accuracy:.1f} % of the labelled ones{_between(run.accuracy, run)}"
+        sentence += f", and is right on {run.accuracy:.1f}% of the labelled ones{_between(run.accuracy, run)}"
         if run.teacher_accuracy is not None:
             difference = run.accuracy - run.teacher_accuracy
-            sentence += f" (the teacher on {run.teacher_accuracy:.1f} %: {difference:+.1f} points)"
+            sentence += f" (the teacher on {run.teacher_accuracy:.1f}%: {difference:+.1f} points)"
     warned = [f"Warned in training: {words}." for words in run.warnings]
     return Verdict(sentence + ".", [*_of_agreement(run, agreement, chance), *_of_selection(run), *warned])
 
@@ -153,7 +153,7 @@ def _between(accuracy: float, run: RunRecords) -> str:
     if not images:
         return ""
     found = share(round(accuracy * images / 100), images)
-    return f" (of {images:,}, 95 % interval {found.low:.1f} to {found.high:.1f})"
+    return f" (of {images:,}, 95% interval {found.low:.1f} to {found.high:.1f})"
 
 
 def _of_agreement(run: RunRecords, agreement: float, chance: float) -> list[str]:

@@ -55,8 +55,8 @@ def selection(run: RunRecords) -> dict[str, Any] | None:
     first, last = rounds[0], rounds[-1]
     shares = [(one["images"], 100 * one["kept"] / one["of"]) for one in rounds]
     words = (
-        f"{len(rounds)} selections. The first kept {shares[0][1]:.0f} % of {first['of']:,} images, the last "
-        f"{shares[-1][1]:.0f} %."
+        f"{len(rounds)} selections. The first kept {shares[0][1]:.0f}% of {first['of']:,} images, the last "
+        f"{shares[-1][1]:.0f}%."
     )
     charts = []
     if len(rounds) > 1:
@@ -124,14 +124,14 @@ def comparison(runs: Sequence[RunRecords]) -> Comparison:
     rows = []
     for run in order:
         summary = run.summary
-        accuracy = [] if not with_accuracy else ["" if run.accuracy is None else f"{run.accuracy:.2f} %"]
+        accuracy = [] if not with_accuracy else ["" if run.accuracy is None else f"{run.accuracy:.2f}%"]
         rows.append(
             [
                 run.name,
                 str(summary["method"]),
                 str(summary["student"]),
                 str(summary["seed"]),
-                f"{summary['agreement']:.1f} %",
+                f"{summary['agreement']:.1f}%",
                 *accuracy,
                 f"{summary['images']:,}",
                 f"{summary['seconds']:,.0f}",
@@ -150,7 +150,7 @@ def comparison(runs: Sequence[RunRecords]) -> Comparison:
 def _lead(order: Sequence[RunRecords]) -> str:
     best = order[0]
     pools = {run.origin.get("pool") for run in order}
-    words = f"{best.name} agrees most with its teacher: {best.summary['agreement']:.1f} %."
+    words = f"{best.name} agrees most with its teacher: {best.summary['agreement']:.1f}%."
     if len(pools) > 1:
         words += " The runs learned from different pools and each is held to images of its own, so that these "
         words += "agreements do not compare."

@@ -230,7 +230,7 @@ def draw_overview(title: str, lines: Sequence[str], rows: Sequence[Row]) -> Imag
                 draw.rectangle((bars, top, bars + length - 1, top + _BAR_HEIGHT - 1), fill=colour)
         colour = MARKED if row.rescued else INK
         write(draw, (count_right, middle), counts[number], size, colour, "rm")
-        share = f"{100 * row.kept / row.predicted:.0f} %" if row.predicted else "-"
+        share = f"{100 * row.kept / row.predicted:.0f}%" if row.predicted else "-"
         write(draw, (share_right, middle), share, size, INK, "rm")
         write(draw, (threshold_right, middle), f"{row.threshold:.3f}", size, FAINT, "rm")
     return picture
@@ -330,7 +330,7 @@ def _write_overview(path: Path, outcome: Outcome, shown: list[int]) -> None:
         for label in shown
     ]
     kept = outcome.images - outcome.by_reason[REASONS[BELOW]]
-    facts = f"{kept:,} of {outcome.images:,} images kept ({100 * kept / outcome.images:.0f} %)"
+    facts = f"{kept:,} of {outcome.images:,} images kept ({100 * kept / outcome.images:.0f}%)"
     which = f"{total:,} classes" if len(shown) == total else f"the {len(shown):,} of {total:,} classes with most kept"
     lines = [f"{facts}; {which}", "bar: images predicted as the class; the filled part is kept"]
     draw_overview("What the selection keeps", lines, rows).save(path)

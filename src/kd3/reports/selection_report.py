@@ -97,7 +97,7 @@ def describe(folder: Path, values: dict[str, Any]) -> str:
     if values["student"]:
         who += f" (weight {settings['teacher_weight']:g}) and student {values['student']['name']}"
     lines = [
-        one_line(f"kept {totals['kept']:,} of {totals['images']:,} images ({share:.1f} %) of {values['pool']['path']}"),
+        one_line(f"kept {totals['kept']:,} of {totals['images']:,} images ({share:.1f}%) of {values['pool']['path']}"),
         f"  by {one_line(who)}, threshold {settings['threshold']:g}; {values['compute']}",
         *_table(classes, totals, any(entry["rescued"] for entry in classes)),
         *(one_line(f"warning: {words}") for words in values["warnings"]),

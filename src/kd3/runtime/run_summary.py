@@ -29,17 +29,17 @@ def adaptation_in_words(record: Mapping[str, Any]) -> str:
     if not record["share"]:
         return (
             f"The student stays as trained: batch-norm statistics of {images} do not bring it closer to the teacher on "
-            f"them; they agree on {before:.1f} %."
+            f"them; they agree on {before:.1f}%."
         )
     words = (
-        f"The student takes {100 * record['share']:.0f} % of its batch-norm statistics from {images}: on these it "
-        f"agrees with the teacher on {record['agreement_after']:.1f} %, as trained on {before:.1f} %"
+        f"The student takes {100 * record['share']:.0f}% of its batch-norm statistics from {images}: on these it "
+        f"agrees with the teacher on {record['agreement_after']:.1f}%, as trained on {before:.1f}%"
     )
     if (taken := divergences.get(f"{record['share']:g}")) is not None:
         words += f"; its divergence from the teacher's probabilities falls from {divergences['0']:.3f} to {taken:.3f}"
     if record.get("accuracy_before") is not None:
-        words += f"; it is right on {record['accuracy_after']:.2f} % of --eval-data, as trained on "
-        words += f"{record['accuracy_before']:.2f} %"
+        words += f"; it is right on {record['accuracy_after']:.2f}% of --eval-data, as trained on "
+        words += f"{record['accuracy_before']:.2f}%"
     return words + "."
 
 
@@ -86,11 +86,9 @@ def cascade_in_words(record: Mapping[str, Any]) -> list[str]:
     if "threshold" not in record:
         chosen = "No threshold is chosen yet; kd3 cascade does it."
     elif not record["threshold"]:
-        chosen = f"Chosen: {record['agreement']:g} %, which the student reaches without its teacher."
+        chosen = f"Chosen: {record['agreement']:g}%, which the student reaches without its teacher."
     else:
-        chosen = (
-            f"Chosen: {record['agreement']:g} %. The student asks the teacher where its largest logit is less than "
-        )
+        chosen = f"Chosen: {record['agreement']:g}%. The student asks the teacher where its largest logit is less than "
         chosen += f"{record['threshold']:.3f} above the second."
     if record["of"] == "deployment":
         like = "The promise holds for images like these."
@@ -106,14 +104,14 @@ def thresholds_in_words(record: Mapping[str, Any]) -> list[str]:
     """Return a line for each agreement, with the share of escalated images."""
     lines = [
         f"On {cascade_images_in_words(record)} the student agrees with its teacher on "
-        f"{record['agreement_alone']:.1f} %.",
-        f"Agreement of the cascade, promised at {record['confidence']:g} % confidence:",
+        f"{record['agreement_alone']:.1f}%.",
+        f"Agreement of the cascade, promised at {record['confidence']:g}% confidence:",
     ]
     for one in record["thresholds"]:
         if one["margin"] is None:
-            lines.append(f"{one['agreement']:5g} %  no threshold: {one['problem']}")
+            lines.append(f"{one['agreement']:5g}%  no threshold: {one['problem']}")
         else:
-            lines.append(f"{one['agreement']:5g} %  {one['escalated']:5.1f} % of the images go to the teacher")
+            lines.append(f"{one['agreement']:5g}%  {one['escalated']:5.1f}% of the images go to the teacher")
     return lines
 
 
@@ -144,18 +142,18 @@ def describe(folder: Path, summary: dict[str, Any]) -> str:
     fitted = _blend(summary) > 0
     which = "the fitted teacher" if fitted else "the teacher"
     lines.append(
-        f"  agreement    {summary['agreement']:.1f} % with {which} on held-out web images "
+        f"  agreement    {summary['agreement']:.1f}% with {which} on held-out web images "
         f"(kept from step {summary['best_step']:,} of {summary['steps']:,}; "
-        f"{summary['agreement_at_end']:.1f} % at the end)"
+        f"{summary['agreement_at_end']:.1f}% at the end)"
     )
     if fitted:
-        lines.append(f"               {summary['agreement_with_own_teacher']:.1f} % with the teacher as it was given")
+        lines.append(f"               {summary['agreement_with_own_teacher']:.1f}% with the teacher as it was given")
     accuracy = summary.get("accuracy")
     if accuracy is not None:
-        lines.append(f"  accuracy     {accuracy:.2f} % on --eval-data, for the student kept (it chose nothing)")
+        lines.append(f"  accuracy     {accuracy:.2f}% on --eval-data, for the student kept (it chose nothing)")
     if summary.get("teacher_accuracy") is not None:
         difference = f"the student has {summary['difference']:+.2f} points"
-        lines.append(f"  teacher      {summary['teacher_accuracy']:.2f} % on --eval-data; {difference}")
+        lines.append(f"  teacher      {summary['teacher_accuracy']:.2f}% on --eval-data; {difference}")
     if record := summary.get("recall"):
         lines.append(f"  recall       {adaptation_in_words(record)}")
     lines.append(f"  student      {run.student}")
@@ -195,4 +193,4 @@ def _blend(summary: dict[str, Any]) -> float:
 
 
 def _share(selection: dict[str, Any]) -> str:
-    return f"{selection['kept']:,} images ({100 * selection['kept'] / selection['of']:.0f} %)"
+    return f"{selection['kept']:,} images ({100 * selection['kept'] / selection['of']:.0f}%)"

@@ -239,13 +239,13 @@ class Panel:
         if self._looks:
             best = max(self._looks)
             parts.append(
-                f"agreement {self._looks[-1]:.1f} %" + (f" (best {best:.1f})" if best > self._looks[-1] else "")
+                f"agreement {self._looks[-1]:.1f}%" + (f" (best {best:.1f})" if best > self._looks[-1] else "")
             )
         if self._accuracy is not None:
-            parts.append(f"accuracy {self._accuracy:.2f} %")
+            parts.append(f"accuracy {self._accuracy:.2f}%")
         if self._selection:
             kept, of = self._selection["kept"], self._selection["of"]
-            parts.append(f"round {self._selection['round']}: {kept:,} of {of:,} images kept ({100 * kept / of:.0f} %)")
+            parts.append(f"round {self._selection['round']}: {kept:,} of {of:,} images kept ({100 * kept / of:.0f}%)")
         return ", ".join(parts)
 
     def _bars(self, kept: Sequence[int]) -> Any:

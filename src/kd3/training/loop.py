@@ -299,7 +299,7 @@ class Fit:
         said = commonest_class(logits, self.holdout_logits)
         apart = round(divergence(logits, self.holdout_logits), 4)
         self.records.evaluation(divergence=apart, **said, **labelled)
-        shown = "".join(f", {name} {value:.2f} %" for name, value in labelled.items())
+        shown = "".join(f", {name} {value:.2f}%" for name, value in labelled.items())
         console.say(
             f"round {self.at.round}: {self.at.images:,} images, "
             f"{len(self.at.selected):,} of {len(self.split.train):,} kept, {self._agreement_words()}{shown}"
@@ -310,7 +310,7 @@ class Fit:
         self.records.checkpoint(self.method, self.learner.state(), self.latest.state())
 
     def _agreement_words(self) -> str:
-        return f"agreement {self.at.agreement:.1f} %" if self.at.agreement >= 0 else ""
+        return f"agreement {self.at.agreement:.1f}%" if self.at.agreement >= 0 else ""
 
     @contextmanager
     def _timed(self) -> Iterator[None]:

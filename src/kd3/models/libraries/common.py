@@ -48,7 +48,7 @@ def cropped(shorter: int, side: int, how: str) -> str:
         return f"the shorter side to {side}, the middle {side} x {side}{resampled} (kd3 ingest --fit crop)"
     return (
         f"the shorter side to {shorter}{resampled}, the middle {side} x {side} of it (kd3 ingest --fit crop keeps "
-        f"{100 * (shorter / side - 1):.0f} % more of each side)"
+        f"{100 * (shorter / side - 1):.0f}% more of each side)"
     )
 
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure, write a dated JSON and a Markdown page, print the page."""
+"""Measure, write a dated JSON and a Markdown page, and print the page: `python -m benchmarks`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are a cascade's promises kept? `python -m benchmarks.cascade_promises --test TEST --pair NAME=STUDENT,TEACHER,POOL`.
+"""Check the promises of cascades: `python -m benchmarks.cascade_promises --test TEST --pair NAME=STUDENT,TEACHER,POOL`.
 
 For each pair of student and teacher, thresholds are set as `kd3 cascade` sets them and tried on the test images: set
 once on the images of the pool that runs hold out, and many times on a few unlabelled test images, to be tried on the
@@ -150,9 +150,7 @@ def answers(pairs: dict[str, tuple[str, str, str]], test: str) -> dict[str, np.n
         student, teacher = load_classifier(student_path), load_classifier(teacher_path)
         order = places(student.classes, teacher.classes, whose=name, other="its teacher")
         pool = ImagePool.open(pool_path)
-        data = LabelledImages(
-            test, preparation=student.preparation, num_classes=student.num_classes, class_names=student.classes
-        )
+        data = LabelledImages(test, preparation=student.preparation, class_names=student.classes)
         held_out = torch.from_numpy(pool.read(split_pool(pool, HOLDOUT).holdout))
         batches, labels = zip(*data.batches(), strict=True)
         found[f"{name}|labels"] = torch.cat(labels).numpy()

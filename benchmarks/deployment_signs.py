@@ -1,4 +1,4 @@
-"""Do signs without labels tell accuracy? `python -m benchmarks.deployment_signs TEST MODEL MODEL ... [--images N]`.
+"""Correlate label-free signs with accuracy: `python -m benchmarks.deployment_signs TEST MODEL MODEL ... [--images N]`.
 
 MODELs are descriptions of teachers and folders of runs; TEST has class folders in the order of their logits. Its images
 are taken as they are and in ten changes. For each model and sign: the rank correlation with accuracy over these sets,

@@ -1,4 +1,4 @@
-"""Does a pool's distance foretell accuracy? `python -m benchmarks.distance_and_accuracy RESULTS...`.
+"""Correlate a pool's distance with accuracy: `python -m benchmarks.distance_and_accuracy RESULTS...`.
 
 Reads the results.json files of studies that measured their pools (`measure_shift`). A point is a pool, or a random
 part of one (`--share`), with the mean accuracy over the seeds that learned from it; a part is as far as its pool is.

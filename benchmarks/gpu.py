@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu` (`make gpu`): is kd3 right and fast on this machine's GPU; one JSON file and one page.
+"""Check and time kd3 on this machine's GPU: `python -m benchmarks.gpu` (`make gpu`) writes one JSON file and one page.
 
 What is done already is kept: the same command goes on. `--pretend` runs all of it on the CPU, tiny, as tests do.
 """

@@ -1,4 +1,4 @@
-"""What `--dedup near` and `--keep-out` find of edited copies: `python -m benchmarks.near_copies CRAWL [--size 32]`.
+"""Count edited copies that `--dedup near` and `--keep-out` find: `python -m benchmarks.near_copies CRAWL [--size 32]`.
 
 CRAWL is anything that kd3 ingests. Each image is edited in each way, both are scaled as a pool's, and the original is
 looked for among all. Wrong finds are edited images that are taken for a copy of another original.

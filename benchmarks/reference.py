@@ -1,4 +1,4 @@
-"""The common way: a plain implementation of the paper's recipe, as a baseline.
+"""Baseline, "the common way": a plain implementation of the paper's recipe.
 
 One image at a time through Pillow in a DataLoader, float32 in the default layout, both networks over
 the whole pool before each epoch with a graph for the student, loss weights in a loop over the batch,

@@ -1,4 +1,4 @@
-"""The results as a Markdown page."""
+"""Markdown page of the results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do two versions of kd3 train the same students, bit for bit? `make same`, or `make same REF=a-branch`.
+"""Compare the students that two versions of kd3 train, bit for bit: `make same`, or `make same REF=a-branch`.
 
 A change that moves code and means to change nothing shows it by this: short runs of every method are made with the
 sources of this checkout and with those of another commit, from the same teacher, pool, and seeds. Their weights,

@@ -1,8 +1,8 @@
-"""How long until a student agrees with its teacher: `python -m benchmarks.time_to_agreement RUN...`.
+"""Measure the time until a student agrees with its teacher: `python -m benchmarks.time_to_agreement RUN...`.
 
-Reads the metrics of finished runs. For each the seconds of training and selection are told at the
-first look at the held-out images at which the agreement reaches the target; by default what plain
-KD ends with, on average over its runs here. No label takes part.
+Reads the metrics of finished runs. For each it prints the seconds of training and selection up to the first
+evaluation on held-out images whose agreement reaches the target: by default the mean final agreement of the plain KD
+runs given. No labels are used.
 """
 
 from __future__ import annotations

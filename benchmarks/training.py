@@ -172,7 +172,7 @@ def evaluation(context: Context) -> dict[str, Any]:
     context.compute.place(method)
     student = method.student
     names = student.classes
-    data = LabelledImages(str(folder), preparation=student.preparation, num_classes=len(names), class_names=names)
+    data = LabelledImages(str(folder), preparation=student.preparation, class_names=names)
     sides: dict[str, tuple[Callable[[], object], int]] = {
         "kd3, evaluate": (lambda: data.accuracy(student, context.compute), len(data.records)),
         "bound, student forward": (

@@ -17,7 +17,7 @@ def folders(root, *names):
 
 
 def labels(source, classes):
-    images = LabelledImages(source, preparation=Preparation(8), num_classes=len(classes), class_names=classes)
+    images = LabelledImages(source, preparation=Preparation(8), class_names=classes)
     return images.matching.labels
 
 
@@ -55,9 +55,7 @@ def test_data_without_a_usable_image_are_refused_at_once(tmp_path):
 
 
 def test_small_images_are_judged_too(tmp_path):
-    images = LabelledImages(
-        folders(tmp_path, "cat"), preparation=Preparation(8), num_classes=2, class_names=["cat", "dog"]
-    )
+    images = LabelledImages(folders(tmp_path, "cat"), preparation=Preparation(8), class_names=["cat", "dog"])
     assert sum(len(batch) for _, batch in images.batches()) == 1
 
 
@@ -72,7 +70,7 @@ def test_accuracy_on_changed_images_is_that_of_a_changed_copy(tmp_path):
         (tmp_path / name).mkdir()
         for number in range(3):
             Image.fromarray(draw.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(tmp_path / name / f"{number}.png")
-    options = {"preparation": Preparation(16), "num_classes": 2, "class_names": ["a", "b"], "workers": 0}
+    options = {"preparation": Preparation(16), "class_names": ["a", "b"], "workers": 0}
     plain = LabelledImages(str(tmp_path), **options)
     grey = LabelledImages(str(tmp_path), **options, change=("greyscale", 1.0))
     ((images, labels),) = plain.batches()

@@ -45,9 +45,7 @@ def content(pool):
 
 def labelled(places, **more):
     names = ["cat", "ship"]
-    return LabelledImages(
-        str(places / "test"), preparation=Preparation(32), num_classes=2, class_names=names, workers=0, **more
-    )
+    return LabelledImages(str(places / "test"), preparation=Preparation(32), class_names=names, workers=0, **more)
 
 
 @pytest.mark.parametrize("read_before", [False, True])
@@ -99,7 +97,6 @@ def test_copies_are_told_among_pictures_that_were_made_alike(tmp_path):
         data = LabelledImages(
             str(tmp_path / "test"),
             preparation=Preparation(32, fit),
-            num_classes=2,
             class_names=["cat", "ship"],
             workers=0,
         )

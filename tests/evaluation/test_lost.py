@@ -68,7 +68,7 @@ def test_examples_are_the_very_images_also_after_files_that_are_none(tmp_path):
             pixels = draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
     data = LabelledImages(
-        str(tmp_path), preparation=Preparation(8), num_classes=3, class_names=NAMES, workers=0
+        str(tmp_path), preparation=Preparation(8), class_names=NAMES, workers=0
     )  # fmt: skip
     images, labels = (torch.cat(parts) for parts in zip(*data.batches(5), strict=True))
     answers = Answers(object())

@@ -176,7 +176,7 @@ def test_a_pool_of_an_earlier_kd3_is_read_by_its_settings(place, tmp_path):
 
 
 def test_labelled_images_are_made_as_they_are_asked_for(place):
-    options = {"num_classes": 3, "class_names": CLASSES, "workers": 0}
+    options = {"class_names": CLASSES, "workers": 0}
     squashed = LabelledImages(str(place / "test"), preparation=Preparation(16, "squash"), **options)
     images, labels = next(squashed.batches())
     edge = images[:, 0, 8, -1].tolist()

@@ -16,7 +16,7 @@ from kd3.config.records import are_numbers, nameless
 from kd3.config.shrink import ShrinkPlan, is_shrunk, parse_shrink
 from kd3.config.training import TrainSettings
 from kd3.evaluation.compatibility import check_several_labels, check_trains, fitted, normalisation_on, one_class, spread
-from kd3.evaluation.labelled import LabelledImages, leak
+from kd3.evaluation.labelled import LabelledImages, labelled_for, leak
 from kd3.inheritance.at_end import check_recall
 from kd3.inheritance.inherited import inherited
 from kd3.inheritance.plan import Inheritance
@@ -37,7 +37,6 @@ from kd3.runtime.errors import KD3Error
 from kd3.runtime.run_folder import RunFolder, State
 from kd3.scoring.batches import PoolSplit, seed_for, split_pool
 from kd3.scoring.views import check_fixed_views
-from kd3.sources.files import shown
 from kd3.training.learner import check_micro_batch
 
 SHRUNK = "shrunk"  # in a run's origin.json
@@ -179,7 +178,7 @@ def read_job(config: DistillConfig, compute: Compute, state: State, live: Live) 
             console.warn(narrow)
     if state == "absent" and are_numbers(teacher.classes):
         console.say(nameless(teacher.classes))
-    data = _labelled(config, teacher)
+    data = None if config.eval_data is None else labelled_for(teacher, config.eval_data)
     if data is not None and state == "absent" and (leaked := leak(pool, data).warning):
         console.warn(leaked)
     with torch.random.fork_rng(devices=[]):
@@ -227,20 +226,6 @@ def _check_batch(train: TrainSettings, config: DistillConfig, pool: ImagePool, c
             f"--epochs {train.epochs:g} of {images:,} images are less than one batch of {train.batch:,}; give "
             f"more epochs or a smaller --batch-size"
         )
-
-
-def _labelled(config: DistillConfig, teacher: Teacher) -> LabelledImages | None:
-    if config.eval_data is None:
-        return None
-    data = LabelledImages(
-        config.eval_data,
-        preparation=teacher.preparation,
-        num_classes=teacher.num_classes,
-        class_names=teacher.classes,
-    )
-    for line in [f"{shown(config.eval_data)}: {len(data.records):,} labelled images", *data.matching.lines()]:
-        console.say(line)
-    return data
 
 
 def split_of(config: DistillConfig, pool: ImagePool) -> PoolSplit:

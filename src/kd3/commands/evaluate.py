@@ -168,7 +168,6 @@ def _evaluate(config: EvaluateConfig, model: Teacher | Student | None, teacher: 
     data = LabelledImages(
         config.data,
         preparation=model.preparation,
-        num_classes=model.num_classes,
         class_names=model.classes,
         workers=config.workers,
     )

@@ -14,7 +14,7 @@ from kd3.config.commands import ReportConfig
 from kd3.config.records import places
 from kd3.config.settings import build
 from kd3.evaluation.cascade import answers_of_both, measured
-from kd3.evaluation.labelled import LabelledImages, doubts, leak, pool_of_student
+from kd3.evaluation.labelled import LabelledImages, doubts, labelled_for, leak, pool_of_student
 from kd3.evaluation.lost import Answers, Lost
 from kd3.models.load_teacher import load_teacher
 from kd3.models.student import Student
@@ -120,14 +120,7 @@ def _findings(records: RunRecords, config: ReportConfig, *, alone: bool) -> RunF
 def _lost(student: Student, teacher: Teacher, config: ReportConfig) -> tuple[Lost, LabelledImages, list[str]]:
     """Return the comparison, its data, and doubts in sentences."""
     assert config.data is not None
-    data = LabelledImages(
-        config.data,
-        preparation=student.preparation,
-        num_classes=student.num_classes,
-        class_names=student.classes,
-    )
-    for line in [f"compares teacher and student on {len(data.records):,} labelled images", *data.matching.lines()]:
-        console.say(line)
+    data = labelled_for(student, config.data)
     compute = resolve(config.device, "32")
     answers = Answers(student)
     compute.place(student)

@@ -23,6 +23,7 @@ from kd3.evaluation.accuracy import Tally
 from kd3.evaluation.lost import Answers
 from kd3.models.preprocessing import Normalisation
 from kd3.models.student import Student
+from kd3.models.teacher import Teacher
 from kd3.pool import Decoded, DecodeSettings, ImagePool, decode_records
 from kd3.pool.changes import change_images, find_change
 from kd3.pool.leaks import Found, KnownImages, overlap
@@ -56,7 +57,6 @@ class LabelledImages:
         source: str,
         *,
         preparation: Preparation,
-        num_classes: int,
         class_names: Sequence[str],
         workers: int | None = None,
         change: tuple[str, float] | None = None,
@@ -202,6 +202,18 @@ class LabelledImages:
         """Return a student's top-1 accuracy, in percent."""
         assert isinstance(model.normalise, Normalisation)
         return self.tally(model, model.normalise, compute).top1_percent
+
+
+def labelled_for(model: Student | Teacher, source: str) -> LabelledImages:
+    """Return labelled images for a model, and print their number and which classes they are.
+
+    Raises:
+        KD3Error: there are no labels, or they are not the model's classes.
+    """
+    data = LabelledImages(source, preparation=model.preparation, class_names=model.classes)
+    for line in [f"{data.source}: {len(data.records):,} labelled images", *data.matching.lines()]:
+        console.say(line)
+    return data
 
 
 MOST_OF = 0.6  # of a class's images predicted as one other class, one-to-one

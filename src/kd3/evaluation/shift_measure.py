@@ -125,9 +125,7 @@ def _listed(source: str, teacher: Teacher) -> tuple[list[Record], list[int]]:
     if not records:
         return records, []
     try:
-        labelled = LabelledImages(
-            source, preparation=teacher.preparation, num_classes=teacher.num_classes, class_names=teacher.classes
-        )
+        labelled = LabelledImages(source, preparation=teacher.preparation, class_names=teacher.classes)
     except KD3Error:
         return records, []  # reading will show whether any is an image
     for line in labelled.matching.lines():

@@ -230,7 +230,6 @@ class ChangedTests:
                     self._data[name] = LabelledImages(
                         self.eval_data,
                         preparation=student.preparation,
-                        num_classes=student.num_classes,
                         class_names=student.classes,
                         change=self.tests[name],
                     )

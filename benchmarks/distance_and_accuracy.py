@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from kd3.runtime.errors import KD3Error
+from kd3.studies.known_runs import KnownRuns
 from kd3.studies.pools import Correlation, PoolDistance, correlations
-from kd3.studies.records import Records
 
 
 def foretold(paths: list[Path]) -> list[Correlation]:
@@ -24,7 +24,7 @@ def foretold(paths: list[Path]) -> list[Correlation]:
     Raises:
         KD3Error: a file is no study's results, or none of them measured its pools.
     """
-    records = Records([str(path) for path in paths])
+    records = KnownRuns([str(path) for path in paths])
     distances = {pool: distance for (_, pool), distance in records.distances.items()}
     if not distances:
         raise KD3Error("none of these studies measured its pools; give those with measure_shift: true, such as type")

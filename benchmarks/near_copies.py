@@ -15,7 +15,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from kd3.pool import Decoded, DecodeSettings, list_records
 from kd3.pool.decode import decode
-from kd3.pool.near_copies import NearCopies, looks, perceptual_hashes
+from kd3.pool.near_copies import NearCopies, perceptual_hashes, thumbnails
 
 Edit = Callable[[Image.Image], Image.Image]
 
@@ -91,16 +91,16 @@ def main() -> None:
     arguments = parser.parse_args()
     images = list(originals(arguments.crawl, arguments.limit))
     known = pool_pixels(images, arguments.size)
-    near = NearCopies(lambda places: looks(known[places]))
+    near = NearCopies(lambda places: thumbnails(known[places]))
     near.add(perceptual_hashes(known))
     print(f"n = {len(images):,} images at {arguments.size} pixels\n\n| edit | found | wrong |\n|---|---|---|")
     for name, edit in EDITS.items():
         edited = pool_pixels([edit(image) for image in images], arguments.size)
 
-        def looks_of(places: np.ndarray, edited: np.ndarray = edited) -> np.ndarray:
-            return looks(edited[places])
+        def thumbnails_of(places: np.ndarray, edited: np.ndarray = edited) -> np.ndarray:
+            return thumbnails(edited[places])
 
-        found = near.find(perceptual_hashes(edited), looks_of)
+        found = near.find(perceptual_hashes(edited), thumbnails_of)
         right = sum(place == copy.place for place, copy in found.items())
         print(f"| {name} | {100 * right / len(images):.1f}% | {len(found) - right} |", flush=True)
 

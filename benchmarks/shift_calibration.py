@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from kd3.evaluation.shift_verdict import Calibration, forecast, spread_of
+from kd3.evaluation.shift_verdict import Calibration, evenness, forecast
 from kd3.runtime.errors import KD3Error
 
 STUDIES = ("type", "severity", "amount", "schedule", "table1", "long")
@@ -129,7 +129,7 @@ def fitted(found: list[Point], zero: float) -> tuple[Calibration, float]:
     # A small error of the logarithm is one of accuracy times the accuracy.
     weights, _ = nnls(np.array(columns) * scale * share[:, None], -np.log(share) * share)
     distance, classes, budget, pool, views = (float(weight) for weight in weights * scale)
-    reach = max(p.distance for p in found), min(spread_of(p.effective_classes, p.classes) for p in found)
+    reach = max(p.distance for p in found), min(evenness(p.effective_classes, p.classes) for p in found)
     return Calibration(zero, distance, classes, budget, pool, NO_SPREAD, *reach), views
 
 

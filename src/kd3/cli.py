@@ -25,8 +25,8 @@ from kd3.runtime.errors import (
     EXIT_INTERRUPTED,
     EXIT_TERMINATED,
     EXIT_WRONG_INPUT,
+    FailedElsewhereError,
     KD3Error,
-    ToldByAnotherError,
     out_of_memory_in_words,
     unknown_name,
 )
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with ended_by_signals():
             end_with_parent()
             return _run(list(sys.argv[1:] if arguments is None else arguments))
-    except ToldByAnotherError:
+    except FailedElsewhereError:
         # Of several processes the first one's status counts; a failure status of another would make the launcher kill
         # the first.
         return 0 if console.is_silent() else EXIT_WRONG_INPUT

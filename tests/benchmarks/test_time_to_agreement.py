@@ -50,7 +50,7 @@ def test_without_plain_kd_a_target_must_be_given(tmp_path):
     assert "20 s" in table([read(run)], 35.0)
 
 
-def test_what_is_no_run_is_told(tmp_path):
+def test_what_is_no_run_is_reported(tmp_path):
     from benchmarks.time_to_agreement import read
 
     with pytest.raises(KD3Error, match="is no run"):

@@ -9,8 +9,8 @@ import kd3
 from in_process import here
 from kd3.exports.card import Card
 from kd3.reports.page import _times_less
-from kd3.reports.pool_look import Cost
-from kd3.reports.records import read_run, verdict
+from kd3.reports.pool_section import Cost
+from kd3.reports.run_records import read_run, verdict
 from named_colours import picture, pictures, teacher
 
 SMALL = {"images": 64, "batch_size": 16, "holdout": 12, "precision": "32", "device": "cpu", "warmup_steps": 2}
@@ -131,9 +131,11 @@ def test_labels_that_do_not_fit_the_teacher_are_warned_of_before_training(place,
     pictures(tmp_path / "test", {"ash": 1, "elm": 0, "oak": 2, "yew": 3})
     options = {**SMALL, "images": 16, "method": "kd", "eval_data": str(tmp_path / "test")}
     kd3.distill(place / "model/teacher.yaml", "kd3:resnet8", place / "pool", tmp_path / "run", **options)
-    said = capsys.readouterr().err
-    assert "  ash  is class 0" in said
-    assert said.index("'ash' is called 'class 1'") < said.index("16 of 16" if "16 of 16" in said else "agreement")
+    predicted = capsys.readouterr().err
+    assert "  ash  is class 0" in predicted
+    assert predicted.index("'ash' is called 'class 1'") < predicted.index(
+        "16 of 16" if "16 of 16" in predicted else "agreement"
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from in_process import here
 from kd3.config.settings import RENAMED, build, merge
 from kd3.config.training import TrainSettings
 from kd3.runtime.errors import KD3Error
-from kd3.studies.records import Records
+from kd3.studies.known_runs import KnownRuns
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
@@ -49,7 +49,7 @@ def test_a_file_of_settings_may_have_the_old_name(teacher_file, pool_folder, tmp
 def test_results_of_an_earlier_version_have_the_present_names():
     known = Path(__file__).parents[2] / "docs" / "results" / "random-start" / "table1.json"
     assert '"looks"' in known.read_text()
-    for result in Records([str(known)]).all():
+    for result in KnownRuns([str(known)]).all():
         assert result.run["train"]["evals"] == 10
         assert not RENAMED.keys() & result.run["train"].keys()
 

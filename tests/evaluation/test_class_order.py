@@ -16,7 +16,7 @@ NUMBERS = [str(number) for number in range(11)]
 
 
 def matched(names, classes):
-    return match_classes([Label(name=name) for name in names], classes, where="data", told_by="class folders")
+    return match_classes([Label(name=name) for name in names], classes, where="data", label_origin="class folders")
 
 
 @pytest.mark.parametrize(
@@ -65,20 +65,20 @@ def test_a_class_may_be_called_train():
 
 def test_numbers_and_names_together_are_matched_by_name():
     labels = [Label(0, "oak"), Label(1, "ash"), Label(2, "elm")]
-    assert match_classes(labels, ["ash", "elm", "oak"], where="d", told_by="labels").of(labels[0]) == 2
-    assert match_classes(labels, ["0", "1", "2"], where="d", told_by="labels").of(labels[0]) == 0
+    assert match_classes(labels, ["ash", "elm", "oak"], where="d", label_origin="labels").of(labels[0]) == 2
+    assert match_classes(labels, ["0", "1", "2"], where="d", label_origin="labels").of(labels[0]) == 0
 
 
 def test_numbers_and_other_names_are_matched_by_number_where_the_common_names_allow_it():
     labels = [Label(0, "airplane"), Label(1, "bird"), Label(2, "cat")]
-    assert match_classes(labels, ["plane", "bird", "cat"], where="d", told_by="labels").of(labels[0]) == 0
+    assert match_classes(labels, ["plane", "bird", "cat"], where="d", label_origin="labels").of(labels[0]) == 0
     with pytest.raises(KD3Error, match="no classes of the model: 'airplane'"):
-        match_classes(labels, ["plane", "cat", "bird"], where="d", told_by="labels")
+        match_classes(labels, ["plane", "cat", "bird"], where="d", label_origin="labels")
 
 
 def test_labels_beyond_the_classes_are_refused():
     with pytest.raises(KD3Error, match="has the labels 0 to 7, but the model knows 3 classes"):
-        match_classes([Label(0), Label(7)], ["a", "b", "c"], where="d", told_by="labels")
+        match_classes([Label(0), Label(7)], ["a", "b", "c"], where="d", label_origin="labels")
 
 
 def test_evaluate_shows_a_line_where_names_match_and_a_table_where_not(tmp_path):

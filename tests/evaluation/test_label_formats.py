@@ -173,7 +173,7 @@ def test_the_test_batch_inside_cifars_archive(name, test, meta, model, tmp_path)
     assert figures(model, path) == (5, 100, "")
 
 
-def test_a_damaged_test_batch_inside_an_archive_is_told(model, tmp_path):
+def test_a_damaged_test_batch_inside_an_archive_is_reported(model, tmp_path):
     done = here("evaluate", model, "--data", tar_of(tmp_path / "c.tar", {"c/test": b"\x80\2.", "c/meta": b""}))
     assert (done.returncode, "holds c/test, which cannot be read" in done.stderr) == (2, True)
 

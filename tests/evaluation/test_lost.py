@@ -77,7 +77,7 @@ def test_examples_are_the_very_images_also_after_files_that_are_none(tmp_path):
     lost = answers.lost(NAMES, examples=3)
     places = [example.place for found in lost.examples.values() for example in found]
     assert places == [2, 6]
-    assert lost.examples["ant"][0].student_says == "bee"
+    assert lost.examples["ant"][0].student_class == "bee"
     for place, pixels in zip(places, data.examples(places), strict=True):
         assert np.array_equal(pixels, images[place].numpy())
     assert data.usable == 12

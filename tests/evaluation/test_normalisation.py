@@ -14,8 +14,8 @@ from kd3.evaluation.compatibility import (
     NormalisationCheck,
     Reading,
     check_normalisation,
+    evenly_spaced,
     normalisation_on,
-    spread,
 )
 from kd3.models.teacher import Teacher
 from kd3.runtime.compute import Compute
@@ -165,6 +165,6 @@ def test_a_pool_that_begins_with_images_of_one_class_is_judged_by_all_of_it(coun
 
 def test_places_are_spread_over_all_of_them():
     places = np.arange(10, 1010)
-    assert spread(places, 4).tolist() == [10, 260, 510, 760]
-    assert spread(places[:3], 4).tolist() == [10, 11, 12]
-    assert spread(np.arange(7), 3).tolist() == [0, 2, 4]
+    assert evenly_spaced(places, 4).tolist() == [10, 260, 510, 760]
+    assert evenly_spaced(places[:3], 4).tolist() == [10, 11, 12]
+    assert evenly_spaced(np.arange(7), 3).tolist() == [0, 2, 4]

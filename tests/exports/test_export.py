@@ -196,7 +196,7 @@ def test_a_student_alone_is_compared_on_images_that_are_named(run, crawl, tmp_pa
     assert kd3.export(alone, tmp_path / "b", format=["torchscript"], images="none", check_images=9).where == "noise"
 
 
-def test_a_pool_that_is_gone_is_told(run, tmp_path):
+def test_a_pool_that_is_gone_is_reported(run, tmp_path):
     import shutil
 
     shutil.copytree(run.folder, tmp_path / "run")

@@ -180,7 +180,7 @@ def test_the_closest_share_is_taken_and_as_trained_where_none_is_closer():
     assert with_distances(0.3, float("nan"), 0.2).choose() == 1
 
 
-def test_networks_without_batch_norms_are_told(teacher):
+def test_networks_without_batch_norms_are_reported(teacher):
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
     plain = own_head(network, teacher.signature(), name="plain")
     assert "nothing to adapt" in obstacle(plain, teacher)

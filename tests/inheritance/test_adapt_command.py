@@ -360,7 +360,7 @@ def test_a_killed_adapt_leaves_the_run_as_it_was(run):
     assert adaptation_of(run / "student") is not None
 
 
-def test_of_two_at_once_one_is_told(run):
+def test_of_two_at_once_one_is_reported(run):
     from kd3.runtime.files import exclusive
 
     with exclusive(run / ".lock", what="the run"):

@@ -93,7 +93,7 @@ def test_a_teacher_without_batch_norms_is_left_alone():
     plain = kd3.Teacher(network, mean=(0.5,) * 3, std=(0.25,) * 3, input_size=16)
     fitted = fit(plain, pool_of(), how="auto")
     assert fitted.teacher is plain
-    assert "no batch norms" in fitted.told()
+    assert "no batch norms" in fitted.in_words()
     with pytest.raises(KD3Error, match=r"no batch norms.*use --teacher-statistics lost or auto"):
         fit(plain, pool_of(), how="crawl")
 

@@ -147,7 +147,7 @@ def test_a_teacher_without_batch_norms_is_refused():
         recall_images(teacher, images_like(0), CPU)
 
 
-def test_what_is_not_finite_is_told():
+def test_what_is_not_finite_is_reported():
     teacher = teacher_of(images_like(0))
     teacher.module.norms[1].running_mean[0] = math.inf
     with pytest.raises(kd3.KD3Error, match="not finite"):

@@ -217,7 +217,7 @@ def test_a_package_that_lies_above_the_file_is_named_with_what_to_set(with_init,
     assert build_arch(arch, num_classes=3).out_features == 3
 
 
-def test_a_package_beside_the_file_is_found_and_one_that_is_nowhere_is_told(tmp_path):
+def test_a_package_beside_the_file_is_found_and_one_that_is_nowhere_is_reported(tmp_path):
     (tmp_path / "blocks_beside").mkdir()
     (tmp_path / "blocks_beside" / "net.py").write_text("from torch import nn\nclass Small(nn.Linear): pass\n")
     (tmp_path / "b.py").write_text(

@@ -242,7 +242,7 @@ def test_other_content_is_named(tmp_path: Path, content: Any, what: str) -> None
     assert what in refusal(save(content, tmp_path))
 
 
-def test_missing_file_and_folder_are_told(tmp_path: Path) -> None:
+def test_missing_file_and_folder_are_reported(tmp_path: Path) -> None:
     assert f"there is no weights file {tmp_path / 'absent.pt'}" in refusal(tmp_path / "absent.pt")
     assert f"{tmp_path} is a folder" in refusal(tmp_path)
 

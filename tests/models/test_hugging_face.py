@@ -119,7 +119,7 @@ def test_classes_that_do_not_exclude_each_other_are_refused(copy):
         load_teacher(f"hf:{copy}")
 
 
-def test_a_file_for_a_folder_is_told(whole):
+def test_a_file_for_a_folder_is_reported(whole):
     with pytest.raises(KD3Error, match="is a file; name the folder that holds it"):
         load_teacher(f"hf:{whole}/model.safetensors")
 

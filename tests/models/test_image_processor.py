@@ -74,7 +74,7 @@ def test_mean_std_and_colours_are_what_the_librarys_processor_does(kind):
         ({"size": {"height": 224, "width": 192}}, ""),
     ],
 )
-def test_how_pictures_become_squares_is_told(values, words):
+def test_how_pictures_become_squares_is_reported(values, words):
     said = facts_of_processor(values).preparation
     assert words in said if words else said == ""
 

@@ -270,7 +270,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_what_is_wrong_with_a_teacher_is_told(kind, tmp_path):
+def test_what_is_wrong_with_a_teacher_is_reported(kind, tmp_path):
     values, message = WRONG[kind]
     source = values["arch"].partition(":")[0]
     if source in ("timm", "torchvision", "hf"):

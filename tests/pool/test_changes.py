@@ -163,12 +163,12 @@ def test_low_resolution_leaves_what_two_pixels_hold() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("strength", [-0.01, 1.01, float("nan")])
-def test_strength_out_of_range_is_told(name: str, strength: float) -> None:
+def test_strength_out_of_range_is_reported(name: str, strength: float) -> None:
     with pytest.raises(KD3Error, match=f"of change {name} is out of range; it may be 0 to"):
         change_images(name, strength, scenes(1), np.array([0]))
 
 
-def test_unknown_change_is_told() -> None:
+def test_unknown_change_is_reported() -> None:
     with pytest.raises(KD3Error, match=r"unknown change 'grayscale'; did you mean 'greyscale'\?"):
         change_images("grayscale", 0.5, scenes(1), np.array([0]))
 

@@ -161,7 +161,7 @@ def edit(folder: Path, **changes: object) -> None:
         ({"parts": [{"file": "../images-00000.bin", "images": 10}]}, "no name of a part"),
     ],
 )
-def test_manifest_that_cannot_be_used_is_told(pool: ImagePool, changes: dict[str, object], message: str) -> None:
+def test_manifest_that_cannot_be_used_is_reported(pool: ImagePool, changes: dict[str, object], message: str) -> None:
     assert pool.path
     edit(pool.path, **changes)
     with pytest.raises(KD3Error, match=message):
@@ -179,7 +179,7 @@ def test_opening_tells_a_part_that_is_missing_or_short(pool: ImagePool) -> None:
         ImagePool.open(pool.path)
 
 
-def test_folder_that_is_no_finished_pool_is_told(tmp_path: Path) -> None:
+def test_folder_that_is_no_finished_pool_is_reported(tmp_path: Path) -> None:
     with pytest.raises(KD3Error, match="does not exist"):
         ImagePool.open(tmp_path / "absent")
     with pytest.raises(KD3Error, match="is not a pool"):

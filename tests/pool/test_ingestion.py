@@ -238,7 +238,7 @@ def test_missing_source_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("setting", [{"image_size": 7}, {"image_size": 2000}, {"min_side": 0}, {"fit": "stretch"}])
-def test_setting_out_of_range_is_told(tmp_path: Path, setting: dict[str, object]) -> None:
+def test_setting_out_of_range_is_reported(tmp_path: Path, setting: dict[str, object]) -> None:
     with pytest.raises(KD3Error, match=next(iter(setting))):
         kd3.ingest(tmp_path, tmp_path / "pool", **({"image_size": 16} | setting))  # type: ignore[arg-type]
 

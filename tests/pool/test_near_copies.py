@@ -12,8 +12,8 @@ from kd3.pool.near_copies import (
     NearCopies,
     bits_between,
     copies_within,
-    looks,
     perceptual_hashes,
+    thumbnails,
 )
 
 
@@ -60,9 +60,9 @@ def test_edited_copies_are_found_and_nothing_else(edit):
     pictures = [Image.fromarray(picture) for picture in photographs(40, 64)]
     known = np.stack([of_side(picture, 32) for picture in pictures])
     edited = np.stack([of_side(edit(picture), 32) for picture in pictures])
-    near = NearCopies(lambda places: looks(known[places]))
+    near = NearCopies(lambda places: thumbnails(known[places]))
     near.add(perceptual_hashes(known))
-    found = near.find(perceptual_hashes(edited), lambda places: looks(edited[places]))
+    found = near.find(perceptual_hashes(edited), lambda places: thumbnails(edited[places]))
     assert {place: copy.place for place, copy in found.items()} == {place: place for place in range(40)}
 
 

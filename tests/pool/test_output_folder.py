@@ -59,13 +59,13 @@ def test_manifest_of_another_program_is_left_alone(crawl: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("data", [b"junk" * 1000, b"SQLite format 3\0" + b"\xff" * 4000])
-def test_damaged_database_is_told(crawl: Path, tmp_path: Path, data: bytes) -> None:
+def test_damaged_database_is_reported(crawl: Path, tmp_path: Path, data: bytes) -> None:
     folder_of(tmp_path / "pool", {DATABASE: data})
     with pytest.raises(KD3Error, match=r"ingest\.sqlite is damaged"):
         kd3.ingest(crawl, tmp_path / "pool", image_size=16)
 
 
-def test_database_that_turns_out_damaged_on_the_way_is_told(
+def test_database_that_turns_out_damaged_on_the_way_is_reported(
     crawl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def malformed(*_: object) -> None:

@@ -121,7 +121,7 @@ def test_a_sound_pool_and_one_without_digests_are_silent(pool_folder, damaged, c
     assert capsys.readouterr().err == ""
 
 
-def test_work_that_ends_early_does_not_wait_and_an_error_of_its_own_is_told(damaged, monkeypatch):
+def test_work_that_ends_early_does_not_wait_and_an_error_of_its_own_is_reported(damaged, monkeypatch):
     with pytest.raises(ZeroDivisionError), watched(kd3.ImagePool.open(damaged)):
         raise ZeroDivisionError
     monkeypatch.setattr(watching, "PATIENCE", 0.0)

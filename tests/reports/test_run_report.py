@@ -14,7 +14,7 @@ import torch
 
 import kd3
 from kd3.reports.charts import Line, line_chart
-from kd3.reports.records import read_run, verdict
+from kd3.reports.run_records import read_run, verdict
 from kd3.reports.sections import selection
 from kd3.runtime.errors import KD3Error
 

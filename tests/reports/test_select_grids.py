@@ -13,9 +13,9 @@ from kd3.reports.selection_pictures import (
     draw_overview,
     draw_sheet,
     file_names,
-    layout,
+    grid_shape,
+    ranks_apart,
     shortened,
-    spread,
     width_of,
 )
 
@@ -43,11 +43,11 @@ def test_grids_show_the_class_from_the_surest_down(selected, label, what):
     table = parquet.read_table(found.folder / "selection.parquet").to_pylist()
     own = [row for row in table if row["label"] == label and row["kept"] == (what == "kept")]
     own.sort(key=lambda row: (-row["confidence"], row["position"]))
-    seen = spread(np.array([row["position"] for row in own], dtype=np.int64), 20)
+    seen = ranks_apart(np.array([row["position"] for row in own], dtype=np.int64), 20)
     assert len(seen)
     stem = ["red", "green_ish", "blue"][label]
     picture = Image.open(found.folder / "grids" / f"{stem}-{what}.png")
-    place = layout(len(seen), 16, at_most=20)
+    place = grid_shape(len(seen), 16, at_most=20)
     assert picture.size == place.size
     assert place.side == 64
     assert tiles(picture, place, len(seen)) == [tuple(images[at, :, 0, 0].tolist()) for at in seen]
@@ -58,7 +58,7 @@ def test_rescued_images_stand_framed_in_the_grid_of_the_class_they_are_for(tmp_p
     images, teacher = colours(600), colour_teacher(shift=(0.0, 0.0, -50.0))
     found = kd3.select(teacher, pool_of(images), tmp_path / "out", **CPU)
     picture = Image.open(found.folder / "grids" / "blue-kept.png")
-    place = layout(2, 16, at_most=64)
+    place = grid_shape(2, 16, at_most=64)
     wanted = [tuple(images[at, :, 0, 0].tolist()) for at in found.report["classes"][2]["rescued"]]
     assert tiles(picture, place, 2) == wanted
     left, top = place.corner(0)
@@ -81,16 +81,16 @@ def test_without_grids_there_is_the_overview(tmp_path):
 
 def test_images_are_spread_from_first_to_last():
     ranked = np.arange(100)[::-1]
-    chosen = spread(ranked, 12)
+    chosen = ranks_apart(ranked, 12)
     assert (chosen[0], chosen[-1], len(set(chosen.tolist()))) == (99, 0, 12)
     assert set(np.diff(chosen).tolist()) <= {-9, -8, -10}
-    assert spread(ranked, 100) is ranked
-    assert spread(ranked, 1).tolist() == [99]
+    assert ranks_apart(ranked, 100) is ranked
+    assert ranks_apart(ranked, 1).tolist() == [99]
 
 
 @pytest.mark.parametrize(("size", "side"), [(8, 64), (28, 56), (32, 64), (48, 48), (64, 64), (96, 96), (224, 128)])
 def test_small_images_are_enlarged_by_a_whole_factor_and_large_ones_reduced(size, side):
-    place = layout(9, size, at_most=64)
+    place = grid_shape(9, size, at_most=64)
     assert place.side == side
     assert (place.columns, place.rows) == (8, 2)
     image = np.zeros((3, size, size), dtype=np.uint8)
@@ -101,7 +101,7 @@ def test_small_images_are_enlarged_by_a_whole_factor_and_large_ones_reduced(size
 
 
 def test_nothing_is_written_over_the_edge():
-    place = layout(0, 32, at_most=64)
+    place = grid_shape(0, 32, at_most=64)
     picture = draw_sheet("a very long class name " * 20, ["a long line " * 40], [], place=place)
     assert (np.asarray(picture)[:, -20:] == 255).all()
     row = Row("a very long class name " * 20, 10, 5, 0.5, rescued=123_456)

@@ -11,7 +11,7 @@ import torch
 import kd3
 from kd3.cli import main
 from kd3.runtime.errors import KD3Error
-from kd3.runtime.files import full_disk_told, is_full, replacing
+from kd3.runtime.files import full_disk_as_error, is_full, replacing
 from kd3.training.budget import load_checkpoint
 
 
@@ -92,9 +92,9 @@ def test_what_a_library_says_of_a_full_disk_is_understood(tmp_path):
     assert not is_full(OSError(errno.EACCES, "forbidden"), tmp_path)
     assert not is_full(RuntimeError("shapes differ"), tmp_path)
     told = pytest.raises(KD3Error, match=r"no space is left on the disk of .*; try later")
-    with told, full_disk_told(tmp_path, kept="try later"):
+    with told, full_disk_as_error(tmp_path, kept="try later"):
         raise OSError(errno.ENOSPC, "full")
-    with pytest.raises(RuntimeError), full_disk_told(tmp_path, kept=""):
+    with pytest.raises(RuntimeError), full_disk_as_error(tmp_path, kept=""):
         raise RuntimeError("shapes differ")
     with pytest.raises(OSError, match="No space left on device"), replacing(tmp_path / "file"):
         raise ValueError("database or disk is full")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from in_process import here
-from kd3.runtime.compute import out_of_memory_told
+from kd3.runtime.compute import out_of_memory_as_error
 from kd3.runtime.errors import KD3Error
 
 OF_A_GPU = (
@@ -25,7 +25,7 @@ OF_A_CPU = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 85
 def test_the_sentence_says_what_needed_how_much_and_what_helps(problem, said):
     with (
         pytest.raises(KD3Error, match="not enough for a scan") as caught,
-        out_of_memory_told("a scan", less="take less"),
+        out_of_memory_as_error("a scan", less="take less"),
     ):
         raise problem
     assert said in str(caught.value)
@@ -34,7 +34,7 @@ def test_the_sentence_says_what_needed_how_much_and_what_helps(problem, said):
 
 
 def test_other_problems_pass():
-    with pytest.raises(RuntimeError, match="shapes"), out_of_memory_told("a scan", less="take less"):
+    with pytest.raises(RuntimeError, match="shapes"), out_of_memory_as_error("a scan", less="take less"):
         raise RuntimeError("shapes differ")
 
 

@@ -17,7 +17,7 @@ COUNT = 90
 
 
 @pytest.fixture
-def looked_at(monkeypatch):
+def scanned(monkeypatch):
     """The pool positions that the student was run on."""
     seen = []
     from kd3.scoring import scan as pool_scan
@@ -46,13 +46,13 @@ def blended(scan, weight):
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
-def test_predictions_are_those_of_the_blend(scan, weight, looked_at):
+def test_predictions_are_those_of_the_blend(scan, weight, scanned):
     expected = blended(scan, weight)
-    looked_at.clear()
+    scanned.clear()
     found = scan.predictions(weight)
     torch.testing.assert_close(found.confidence, expected.values, rtol=1e-4, atol=1e-5)
     assert found.label.tolist() == expected.indices.tolist()
-    assert bool(looked_at) == (weight < 1)
+    assert bool(scanned) == (weight < 1)
 
 
 def test_the_teacher_is_not_asked_where_it_does_not_count(scan):
@@ -60,13 +60,13 @@ def test_the_teacher_is_not_asked_where_it_does_not_count(scan):
     assert scan.predictions(0.0).images == COUNT
 
 
-def test_the_first_opinions_are_fresh(scan, looked_at):
+def test_the_first_opinions_are_fresh(scan, scanned):
     found = scan.latest_predictions(0.3, refreshed=0.0)
-    assert looked_at == [scan.positions.tolist()]
+    assert scanned == [scan.positions.tolist()]
     torch.testing.assert_close(found.confidence, blended(scan, 0.3).values, rtol=1e-4, atol=1e-5)
 
 
-def test_later_ones_are_the_steps_and_a_part_of_the_others_anew(scan, looked_at):
+def test_later_ones_are_the_steps_and_a_part_of_the_others_anew(scan, scanned):
     scan.latest_predictions(0.3, refreshed=0.25)
     scan.latest.round = 1
     trained = torch.arange(0, COUNT, 3)  # a third of them
@@ -75,14 +75,14 @@ def test_later_ones_are_the_steps_and_a_part_of_the_others_anew(scan, looked_at)
     found = scan.latest_predictions(0.3, refreshed=0.25)
     assert (found.confidence[trained] == 0.5).all()
     assert (found.label[trained] == 2).all()
-    first = looked_at[-1]
+    first = scanned[-1]
     assert len(first) == COUNT * 2 // 3 // 4
     assert not set(first) & set(scan.positions[trained.numpy()].tolist())
 
     scan.latest.round = 2
     scan.latest.note(trained, said)
     scan.latest_predictions(0.3, refreshed=0.25)
-    assert not set(looked_at[-1]) & set(first)  # those seen longest ago
+    assert not set(scanned[-1]) & set(first)  # those seen longest ago
 
 
 def test_every_image_is_looked_at_again_in_the_end():

@@ -297,7 +297,7 @@ def test_an_image_inside_a_file_is_held_to_the_limit_of_pixels_too(make: Callabl
     assert isinstance(decode(make(128), settings), Decoded)
 
 
-def test_a_size_at_the_limit_is_taken_and_one_beyond_told() -> None:
+def test_a_size_at_the_limit_is_taken_and_one_beyond_reported() -> None:
     data = png(101)
     for limit, taken in ((101 * 101, True), (101 * 101 - 1, False)):
         found = decode(data, DecodeSettings(16, max_pixels=limit))

@@ -202,7 +202,7 @@ def test_missing_remote_source_leaves_nothing_behind(name: str, server: WebServe
     assert not (tmp_path / "pool").exists()
 
 
-def test_server_that_is_not_there_is_told(waits: list[float], tmp_path: Path) -> None:
+def test_server_that_is_not_there_is_reported(waits: list[float], tmp_path: Path) -> None:
     with web_server(tmp_path) as server:
         url = server.url
     with pytest.raises(kd3.KD3Error, match=r"cannot be read: .*Connect"):

@@ -134,7 +134,7 @@ def test_truncated_tar_gives_what_it_has_and_one_row_of_damage(tmp_path: Path, m
     assert [reason(record) for record in found[:-1]] == [None] * (len(found) - 1)
 
 
-def test_garbled_header_in_a_tar_is_told(tmp_path: Path) -> None:
+def test_garbled_header_in_a_tar_is_reported(tmp_path: Path) -> None:
     path = tar_of(tmp_path / "a.tar", {f"{n}.jpg": b"x" * 512 for n in range(10)})
     data = bytearray(path.read_bytes())
     data[5 * 1024 : 5 * 1024 + 200] = b"\xee" * 200
@@ -194,7 +194,7 @@ def test_names_that_are_no_text_become_text(tmp_path: Path) -> None:
     assert key.encode() == b"caf\\udce9.jpg"
 
 
-def test_encrypted_zip_member_is_told(tmp_path: Path) -> None:
+def test_encrypted_zip_member_is_reported(tmp_path: Path) -> None:
     path = zip_of(tmp_path / "a.zip", {"1.jpg": b"x"})
     data = bytearray(path.read_bytes())
     data[data.index(b"PK\1\2") + 8] |= 1

@@ -7,8 +7,8 @@ import pytest
 
 import kd3
 from kd3.runtime.compute import resolve
+from kd3.studies.known_runs import KnownRuns
 from kd3.studies.pools import PoolDistance, correlations, page, pool_distances
-from kd3.studies.records import Records
 from kd3.studies.table import RunResult
 
 
@@ -59,7 +59,7 @@ def test_what_was_measured_elsewhere_is_taken_over(tmp_path):
     of_pool = replace(result("b", 80), run={"teacher": "t", "pool": "hash of b"})
     file = tmp_path / "results.json"
     file.write_text(json.dumps({"runs": [asdict(of_pool)], "distances": {"b": asdict(POOLS["b"])}}))
-    records = Records([str(file)])
+    records = KnownRuns([str(file)])
     assert records.distance("t", "hash of b") == POOLS["b"]
     assert records.distance("another teacher", "hash of b") is None
     assert records.distance("t", "hash of a pool that changed") is None

@@ -13,7 +13,7 @@ from kd3.config.settings import build, to_yaml
 from kd3.runtime.errors import KD3Error
 from kd3.studies import runs
 from kd3.studies.plan import Cell
-from kd3.studies.runs import Layout, check_finished, pending, run_all
+from kd3.studies.runs import StudyFolder, check_finished, pending, run_all
 
 STAND_IN = """
 import json, os, pathlib, sys, time
@@ -54,7 +54,7 @@ def layout(tmp_path, monkeypatch):
         return real([sys.executable, str(script), *command[3:]], stdout=log, stderr=log, env=dict(environment))
 
     monkeypatch.setattr(runs, "_start", start)
-    return Layout(tmp_path)
+    return StudyFolder(tmp_path)
 
 
 def calls(layout):

@@ -6,7 +6,7 @@ from study_calls import call, command, write
 
 from in_process import here
 from kd3.studies.plan import Cell
-from kd3.studies.runs import Layout, made_for
+from kd3.studies.runs import StudyFolder, made_for
 
 KD = {"method": "kd"}
 
@@ -17,7 +17,7 @@ def cell(row, seed=0, pool="crawl", **settings):
 
 
 def makers(tmp_path, cells, planned=None):
-    found = made_for(Layout(tmp_path), cells, cells if planned is None else planned)
+    found = made_for(StudyFolder(tmp_path), cells, cells if planned is None else planned)
     return {name: made.row for name, made in found.items()}
 
 

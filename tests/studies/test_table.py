@@ -8,7 +8,7 @@ import statistics
 import pytest
 
 from kd3.studies.plan import StudyFile, plan
-from kd3.studies.table import RunResult, as_csv, as_json, lines, markdown, spread
+from kd3.studies.table import RunResult, as_csv, as_json, lines, markdown, over_seeds
 
 
 def result(row, seed, accuracy, seconds=100.0, history=(), **more):
@@ -35,9 +35,9 @@ def test_means_and_sample_deviations():
 
 
 def test_one_seed_has_no_deviation():
-    assert str(spread([70.0])) == "70.00"
-    assert spread([]) is None
-    assert spread([1.0, None]) is None
+    assert str(over_seeds([70.0])) == "70.00"
+    assert over_seeds([]) is None
+    assert over_seeds([1.0, None]) is None
 
 
 def test_equal_time_is_that_of_the_quickest_row():

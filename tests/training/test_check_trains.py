@@ -45,7 +45,7 @@ def test_a_gradient_that_cannot_be_taken_is_told_and_nothing_is_written(teacher_
     assert not (tmp_path / "run").exists()
 
 
-def test_a_precision_in_which_it_fails_is_told():
+def test_a_precision_in_which_it_fails_is_reported():
     student = own_head(Net(in_float32_only), SIGNATURE, name="it")
     check_trains(student, compute(), name="it")
     with pytest.raises(KD3Error, match=r"bf16 autocast.*float32 only; try --precision 32"):

@@ -412,13 +412,13 @@ def test_a_live_student_is_copied_and_can_be_resumed(teacher_file, pool_folder, 
 
     net = build_arch("kd3:resnet8", num_classes=3)
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    look = loop.Fit._look
+    evaluate = loop.Fit._evaluate_student
 
     def stop(self):
-        look(self)
+        evaluate(self)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(loop.Fit, "_look", stop)
+    monkeypatch.setattr(loop.Fit, "_evaluate_student", stop)
     with pytest.raises(KeyboardInterrupt, match="the same call and resume=True"):
         kd3.distill(teacher_file, net, pool_folder, tmp_path / "r", **SMALL)
     monkeypatch.undo()

@@ -56,12 +56,12 @@ def test_each_thing_is_said_once_in_a_run_and_not_again_after_a_resume(tmp_path,
     path = tmp_path / "metrics.jsonl"
     bad = {"step": 1, "images": 500, "seconds": 1.0, "agreement": 10.0}
     first = History(path, health(), size=0, listeners=[])
-    first.tell("evaluation", **bad)
-    first.tell("evaluation", **bad)
+    first.add("evaluation", **bad)
+    first.add("evaluation", **bad)
     kept = first.size
     first.warn("lost with what came after the checkpoint", step=2)
     again = History(path, health(), size=kept, listeners=[])
-    again.tell("evaluation", **bad)
+    again.add("evaluation", **bad)
     again.warn("lost with what came after the checkpoint", before="round 2: ", step=2, images=5)
     warned = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in warned] == ["warning"] * 3
@@ -76,8 +76,8 @@ def test_a_resumed_run_remembers_how_good_it_was(tmp_path):
     path = tmp_path / "metrics.jsonl"
     first = History(path, health(), size=0, listeners=[])
     for agreement in (70.0, 60.0):
-        first.tell("evaluation", step=1, images=500, seconds=1.0, agreement=agreement)
+        first.add("evaluation", step=1, images=500, seconds=1.0, agreement=agreement)
     again = History(path, health(), size=first.size, listeners=[])
-    again.tell("evaluation", step=2, images=600, seconds=1.0, agreement=60.0)
+    again.add("evaluation", step=2, images=600, seconds=1.0, agreement=60.0)
     (event,) = read_metrics(path, "warning")
     assert "fallen from 70.0%" in event["words"]

@@ -20,7 +20,7 @@ import kd3
 from kd3.losses import feature_alignment, nt_xent
 from kd3.losses.mixdistribution import mix_distribution
 from kd3.models.batch_norms import SyncedBatchNorm, running_statistics_kept, sync_batch_norms
-from kd3.runtime.errors import KD3Error, ToldByAnotherError
+from kd3.runtime.errors import FailedElsewhereError, KD3Error
 from kd3.runtime.ranks import ALONE, Ranks
 from kd3.runtime.run_folder import read_metrics
 from kd3.scoring.views import augment, mixed_up
@@ -110,7 +110,7 @@ def test_what_ranks_tell_each_other(two):
         assert said[:3] == [(True, False), "from 0", [0, 1]]
         assert len(said) == 3 + len(two)
         for failing, (kind, words) in enumerate(said[3:]):
-            assert kind == (KD3Error if rank == failing else ToldByAnotherError).__name__
+            assert kind == (KD3Error if rank == failing else FailedElsewhereError).__name__
             assert words == f"rank {failing} is at a loss"
 
 

@@ -23,10 +23,10 @@ from kd3.pool.checks import watched
 from kd3.runtime import console
 from kd3.runtime.compute import Compute, resolve
 from kd3.runtime.errors import KD3Error
-from kd3.runtime.files import exclusive, full_disk_told
+from kd3.runtime.files import exclusive, full_disk_as_error
 from kd3.runtime.run_folder import RunFolder
-from kd3.sources.trust import as_settings_say
-from kd3.training.records import last_selection
+from kd3.sources.trust import with_permissions
+from kd3.training.run_logger import last_selection
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def run(config: AdaptConfig) -> Adapted:
     return _adapt(config)
 
 
-@as_settings_say
+@with_permissions
 def _adapt(
     config: AdaptConfig,
     *,
@@ -107,7 +107,7 @@ def _adapt(
     folder = RunFolder(Path(config.run))
     check_finished(folder)
     with (
-        full_disk_told(folder.path, kept="the student is as it was"),
+        full_disk_as_error(folder.path, kept="the student is as it was"),
         exclusive(folder.lock, what=f"run {folder.path}"),
     ):
         student = load_student(as_trained(folder), module=module, trust_code=config.trust_code)

@@ -21,7 +21,7 @@ MODEL = "a run folder, a student folder, a teacher's description, a kd3.Teacher 
 WRAPPED = "a live network is given as kd3.Teacher(module, mean=[...], std=[...], input_size=...)"
 
 
-def told(value: Any, *, what: str, allowed: str, live: tuple[type, ...] = ()) -> str:
+def as_setting(value: Any, *, what: str, allowed: str, live: tuple[type, ...] = ()) -> str:
     """Return an argument's name in settings and messages: its path or name, or `live:NAME` for an object.
 
     Args:

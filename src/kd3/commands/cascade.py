@@ -21,10 +21,10 @@ from kd3.pool.checks import watched
 from kd3.runtime import console
 from kd3.runtime.compute import resolve
 from kd3.runtime.errors import KD3Error
-from kd3.runtime.files import exclusive, full_disk_told, write_json
+from kd3.runtime.files import exclusive, full_disk_as_error, write_json
 from kd3.runtime.run_folder import RunFolder
 from kd3.runtime.run_summary import cascade_in_words, thresholds_in_words
-from kd3.sources.trust import as_settings_say
+from kd3.sources.trust import with_permissions
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def run(config: CascadeConfig) -> Found:
     return _cascade(config)
 
 
-@as_settings_say
+@with_permissions
 def _cascade(
     config: CascadeConfig,
     *,
@@ -103,7 +103,7 @@ def _cascade(
     folder = RunFolder(Path(config.run))
     check_finished(folder)
     with (
-        full_disk_told(folder.path, kept="the student is as it was"),
+        full_disk_as_error(folder.path, kept="the student is as it was"),
         exclusive(folder.lock, what=f"run {folder.path}"),
     ):
         student = load_student(folder.path, module=module, trust_code=config.trust_code)

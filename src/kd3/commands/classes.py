@@ -71,9 +71,9 @@ def run(config: ClassesConfig) -> Classes:
 
 def _name(folder: Path, names: list[str]) -> None:
     about = read_student_description(folder)
-    told = about.get("about")
-    if isinstance(told, dict) and "classes" in told:
-        told["classes"] = names
+    about_run = about.get("about")
+    if isinstance(about_run, dict) and "classes" in about_run:
+        about_run["classes"] = names
     write_json(folder / DESCRIPTION, {**about, "classes": names})
 
 

@@ -76,7 +76,7 @@ def run(config: DemoConfig) -> DemoResult:
     check_extras()
     start = time.monotonic()
     folder = Path(config.out)
-    _make_room(folder)
+    _clear(folder)
 
     console.say("1. the data that will be lost (scikit-learn's handwritten digits), and a crawl that is not like them")
     data = make_lost_data_and_crawl(folder, seed=config.seed)
@@ -115,7 +115,7 @@ def run(config: DemoConfig) -> DemoResult:
     return result
 
 
-def _make_room(folder: Path) -> None:
+def _clear(folder: Path) -> None:
     """Take a new folder, or clear that of an earlier demo."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not (folder / MARKER).is_file():

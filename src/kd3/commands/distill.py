@@ -8,12 +8,12 @@ from typing import Any, Literal, overload
 
 from torch import nn
 
-from kd3.commands.arguments import TEACHER, told
+from kd3.commands.arguments import TEACHER, as_setting
 from kd3.commands.distill_parts import Live
 from kd3.commands.distill_rehearsal import Rehearsal, rehearse
 from kd3.commands.distill_work import train
 from kd3.config.distill import DistillConfig, layered, resumed
-from kd3.config.flags import spread
+from kd3.config.flags import as_groups
 from kd3.config.training import DEFAULT_IMAGES
 from kd3.models.student import Student
 from kd3.models.student_files import load_student
@@ -25,7 +25,7 @@ from kd3.runtime.errors import KD3Error
 from kd3.runtime.launch import launched
 from kd3.runtime.run_folder import RunFolder, State, read_summary
 from kd3.runtime.run_summary import describe
-from kd3.sources.trust import as_settings_say
+from kd3.sources.trust import with_permissions
 from kd3.training.trackers import check_installed
 
 
@@ -122,12 +122,14 @@ def distill(
     """
     where = "kd3.distill"
     names = {
-        "teacher": told(teacher, what=f"{where}: teacher", allowed=TEACHER, live=(Teacher,)),
-        "student": told(student, what=f"{where}: student", allowed="an architecture or a module", live=(nn.Module,)),
-        "pool": told(pool, what=f"{where}: pool", allowed="a folder or an ImagePool", live=(ImagePool,)),
-        "out": told(out, what=f"{where}: out", allowed="a folder"),
+        "teacher": as_setting(teacher, what=f"{where}: teacher", allowed=TEACHER, live=(Teacher,)),
+        "student": as_setting(
+            student, what=f"{where}: student", allowed="an architecture or a module", live=(nn.Module,)
+        ),
+        "pool": as_setting(pool, what=f"{where}: pool", allowed="a folder or an ImagePool", live=(ImagePool,)),
+        "out": as_setting(out, what=f"{where}: out", allowed="a folder"),
     }
-    given = spread(DistillConfig, settings)
+    given = as_groups(DistillConfig, settings)
     if resume:
         if config or preset:
             raise KD3Error("resume=True takes the settings from the run folder; leave config and preset out")
@@ -160,7 +162,7 @@ def begin_or_go_on(config: str, out: str) -> None:
         _distill(layered({"out": out}, config=Path(config), where=config), resume=False, live=Live())
 
 
-@as_settings_say
+@with_permissions
 def _distill(config: DistillConfig, *, resume: bool, live: Live) -> Run:
     folder = RunFolder(Path(config.out))
     state = _state(folder, resume)
@@ -173,7 +175,7 @@ def _distill(config: DistillConfig, *, resume: bool, live: Live) -> Run:
     return Run(folder.path, summary, live.backbone(config.student))
 
 
-@as_settings_say
+@with_permissions
 def _rehearsed(config: DistillConfig, *, resume: bool, live: Live) -> Rehearsal:
     folder = RunFolder(Path(config.out))
     state = _state(folder, resume)

@@ -15,7 +15,14 @@ from kd3.config.distill import DistillConfig
 from kd3.config.records import are_numbers, nameless
 from kd3.config.shrink import ShrinkPlan, is_shrunk, parse_shrink
 from kd3.config.training import TrainSettings
-from kd3.evaluation.compatibility import check_several_labels, check_trains, fitted, normalisation_on, one_class, spread
+from kd3.evaluation.compatibility import (
+    check_several_labels,
+    check_trains,
+    evenly_spaced,
+    fitted,
+    normalisation_on,
+    one_class,
+)
 from kd3.evaluation.labelled import LabelledImages, labelled_for, leak
 from kd3.inheritance.at_end import check_recall
 from kd3.inheritance.inherited import inherited
@@ -97,7 +104,7 @@ def backbone_for(
 
 def sample_of(pool: ImagePool, split: PoolSplit, teacher: Teacher) -> Tensor:
     """Return a few normalised training images of the pool, (B, C, H, W), on the teacher's device."""
-    images = torch.from_numpy(pool.read(spread(split.train, SAMPLE_IMAGES)))
+    images = torch.from_numpy(pool.read(evenly_spaced(split.train, SAMPLE_IMAGES)))
     # A live teacher may already be on a GPU.
     normalised: Tensor = teacher.normalise(images.to(teacher.normalise.scale.device))
     return normalised

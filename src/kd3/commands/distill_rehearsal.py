@@ -91,12 +91,12 @@ def _widest(network: nn.Module, method: Method, compute: Compute) -> int:
     """Return the largest sum of a layer's input and output bytes, for the smaller batch."""
     most = 0
 
-    def look(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+    def measure(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
         nonlocal most
         tensors = [value for value in (*inputs, output) if isinstance(value, Tensor)]
         most = max(most, sum(tensor.nbytes for tensor in tensors))
 
-    with _hooked(network, look), torch.inference_mode(), compute.autocast():
+    with _hooked(network, measure), torch.inference_mode(), compute.autocast():
         was_training = network.training
         network.eval()
         network(_random_images(method, compute, TRIED[0]))
@@ -105,9 +105,9 @@ def _widest(network: nn.Module, method: Method, compute: Compute) -> int:
 
 
 @contextmanager
-def _hooked(network: nn.Module, look: object) -> Iterator[None]:
+def _hooked(network: nn.Module, measure: object) -> Iterator[None]:
     leaves = [module for module in network.modules() if next(module.children(), None) is None]
-    hooks = [module.register_forward_hook(look) for module in leaves]  # type: ignore[arg-type]
+    hooks = [module.register_forward_hook(measure) for module in leaves]  # type: ignore[arg-type]
     try:
         yield
     finally:
@@ -194,7 +194,7 @@ def rehearse(config: DistillConfig, compute: Compute, state: State, live: Live) 
         ),
     }
     for place in values["writes"]:
-        _check_room(Path(place["path"]), place["bytes"])
+        _check_space(Path(place["path"]), place["bytes"])
     return Rehearsal(folder.path, values)
 
 
@@ -274,7 +274,7 @@ def _check_writable(path: Path) -> None:
         raise KD3Error(f"--out {path} cannot be written: {os.strerror(13)}")
 
 
-def _check_room(path: Path, wanted: int) -> None:
+def _check_space(path: Path, wanted: int) -> None:
     free = shutil.disk_usage(_existing(path)).free
     if free < wanted:
         console.warn(f"{path} would take about {_megabytes(wanted)}, and its disk has {_megabytes(free)} left")

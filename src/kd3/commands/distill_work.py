@@ -25,9 +25,9 @@ from kd3.models.load_teacher import runs_code
 from kd3.models.student_files import load_student, save_student
 from kd3.pool.checks import PATIENCE, watched
 from kd3.runtime import console
-from kd3.runtime.compute import Compute, out_of_memory_told
-from kd3.runtime.errors import KD3Error, ToldByAnotherError
-from kd3.runtime.files import exclusive, full_disk_told, write_json
+from kd3.runtime.compute import Compute, out_of_memory_as_error
+from kd3.runtime.errors import FailedElsewhereError, KD3Error
+from kd3.runtime.files import exclusive, full_disk_as_error, write_json
 from kd3.runtime.run_folder import KEY, Listener, RunFolder, State, from_run, kept_accuracy, origin, read_metrics
 from kd3.runtime.run_summary import with_adaptation
 from kd3.scoring.batches import PoolBatches
@@ -36,7 +36,7 @@ from kd3.scoring.teacher_cache import logits_of_part, teacher_logits
 from kd3.sources.trust import shareable
 from kd3.training.learner import can_be_recorded
 from kd3.training.loop import Fit, FitResult
-from kd3.training.records import last_selection
+from kd3.training.run_logger import last_selection
 from kd3.training.trackers import Trackers
 
 
@@ -52,7 +52,7 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
     kept = f"the last checkpoint is whole: free some room and continue with: {again}"
     what = f"{config.student} from {config.teacher} in batches of {config.train.batch}"
     less = "use a smaller --batch-size, or --micro-batch where the student has no batch norms"
-    with full_disk_told(folder.path, kept=kept), out_of_memory_told(what, less=less), ExitStack() as held:
+    with full_disk_as_error(folder.path, kept=kept), out_of_memory_as_error(what, less=less), ExitStack() as held:
         with ranks.failing_together():
             job = read_job(config, compute, state, live)
             if ranks.is_first:
@@ -73,7 +73,7 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
             kept=folder.teacher_statistics,
         )
         if config.teacher_statistics not in (None, "lost"):
-            console.say(fitted.told())
+            console.say(fitted.in_words())
         teacher = fitted.teacher.folded() if config.train.fold_batch_norms else fitted.teacher
         job.method.learn_from(teacher)
 
@@ -109,7 +109,7 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
             result = fit.run(resume=state == "interrupted")
         except KeyboardInterrupt as interrupt:
             if not ranks.is_first:
-                raise ToldByAnotherError("interrupted") from None
+                raise FailedElsewhereError("interrupted") from None
             raise type(interrupt)(
                 f"interrupted after {fit.at.step:,} of {'at most ' * (fit.budget.epochs is not None)}"
                 f"{fit.budget.steps:,} steps; continue with: {again}"
@@ -181,8 +181,8 @@ def _kernels(train: TrainSettings, compute: Compute) -> str:
     """Return the numeric modes of a GPU in words, with their flags."""
     if compute.device.type != "cuda":
         return ""
-    said = {"TF32": train.tf32, "deterministic": train.deterministic, "CUDA graph": can_be_recorded(train, compute)}
-    return "".join(f", {name}" for name, holds in said.items() if holds)
+    flags = {"TF32": train.tf32, "deterministic": train.deterministic, "CUDA graph": can_be_recorded(train, compute)}
+    return "".join(f", {name}" for name, holds in flags.items() if holds)
 
 
 def _finish(

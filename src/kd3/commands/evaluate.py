@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kd3.commands.arguments import MODEL, TEACHER, told
+from kd3.commands.arguments import MODEL, TEACHER, as_setting
 from kd3.config.commands import EvaluateConfig
 from kd3.config.records import are_numbers, nameless, places
 from kd3.config.settings import build
@@ -26,7 +26,7 @@ from kd3.runtime.text import one_line
 from kd3.sources.class_matching import Matching
 from kd3.sources.files import shown
 from kd3.sources.record import counted
-from kd3.sources.trust import as_settings_say
+from kd3.sources.trust import with_permissions
 
 
 @dataclass(frozen=True)
@@ -131,12 +131,12 @@ def evaluate(
         KD3Error: model or data are missing, or do not belong together.
     """
     values = {
-        "model": told(model, what="kd3.evaluate: model", allowed=MODEL, live=(Teacher, Student)),
-        "data": told(data, what="kd3.evaluate: data", allowed="a path"),
+        "model": as_setting(model, what="kd3.evaluate: model", allowed=MODEL, live=(Teacher, Student)),
+        "data": as_setting(data, what="kd3.evaluate: data", allowed="a path"),
         "teacher": None,
     }
     if teacher is not None:
-        values["teacher"] = told(teacher, what="kd3.evaluate: teacher", allowed=TEACHER, live=(Teacher,))
+        values["teacher"] = as_setting(teacher, what="kd3.evaluate: teacher", allowed=TEACHER, live=(Teacher,))
     config = build(EvaluateConfig, {**values, **settings}, where="kd3.evaluate")
     return _evaluate(config, _live(model), _live(teacher))
 
@@ -146,7 +146,7 @@ def run(config: EvaluateConfig) -> Evaluation:
     return _evaluate(config, None, None)
 
 
-@as_settings_say
+@with_permissions
 def _evaluate(config: EvaluateConfig, model: Teacher | Student | None, teacher: Any) -> Evaluation:
     compute = resolve(config.device, config.precision)
     model = model or load_classifier(config.model, trust_code=config.trust_code)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kd3.commands.arguments import told
+from kd3.commands.arguments import as_setting
 from kd3.config.commands import ExportConfig
 from kd3.config.records import Preparation, places
 from kd3.config.settings import build
@@ -39,7 +39,7 @@ from kd3.runtime import console
 from kd3.runtime.errors import KD3Error
 from kd3.runtime.files import is_vacant, whole_folder, write_json, write_text
 from kd3.runtime.run_folder import RunFolder, find, processor, read_summary
-from kd3.sources.trust import as_settings_say, shareable
+from kd3.sources.trust import shareable, with_permissions
 from kd3.version import __version__
 
 INT8 = "student-int8.onnx"
@@ -105,8 +105,8 @@ def export(run: str | Path, out: str | Path, *, module: nn.Module | None = None,
         KD3Error: the run is not finished, a library is missing, or a file's outputs differ from the student's.
     """
     folders = {
-        "run": told(run, what="kd3.export: run", allowed="a run folder or a student/ folder"),
-        "out": told(out, what="kd3.export: out", allowed="a folder"),
+        "run": as_setting(run, what="kd3.export: run", allowed="a run folder or a student/ folder"),
+        "out": as_setting(out, what="kd3.export: out", allowed="a folder"),
     }
     config = build(ExportConfig, {**folders, **settings}, where="kd3.export")
     return _export(config, module)
@@ -117,7 +117,7 @@ def run(config: ExportConfig) -> Exported:
     return _export(config, None)
 
 
-@as_settings_say
+@with_permissions
 def _export(config: ExportConfig, module: nn.Module | None) -> Exported:
     out = Path(config.out)
     if not is_vacant(out):
@@ -247,7 +247,7 @@ def _prepared(student: Student, images: Tensor, preprocessing: str) -> Tensor:
 def _metadata(about: dict[str, Any], preprocessing: str, cascade: Mapping[str, Any] | None) -> dict[str, str]:
     kind = "grey (0.299 R + 0.587 G + 0.114 B)" if len(about["mean"]) == 1 else "RGB"
     takes = "uint8 RGB, NCHW" if preprocessing == "inside" else f"float32 {kind}, NCHW, (x / 255 - mean) / std"
-    told = about.get("about") or {}
+    about_run = about.get("about") or {}
     return {
         "classes": json.dumps(about["classes"], ensure_ascii=False),
         "mean": json.dumps(about["mean"]),
@@ -256,8 +256,8 @@ def _metadata(about: dict[str, Any], preprocessing: str, cascade: Mapping[str, A
         "preparation": json.dumps(about.get("preparation")),
         "input": takes,
         "arch": str(architecture_in_words(about)),
-        "method": str(told.get("method", "")),
-        "teacher": Path(str(told.get("teacher", ""))).name,
+        "method": str(about_run.get("method", "")),
+        "teacher": Path(str(about_run.get("teacher", ""))).name,
         "kd3": __version__,
         **({} if cascade is None else {name: json.dumps(cascade[name]) for name in CASCADE}),
     }

@@ -102,14 +102,15 @@ class PaperPlan:
             width = max(len(row.row) for row in pair.rows)
             for row in pair.rows:
                 lines.append(
-                    f"    {row.row:<{width}}  {row.runs:>2} runs of {row.images:>13,} images  {_told(row.hours):>12}"
+                    f"    {row.row:<{width}}  {row.runs:>2} runs of {row.images:>13,} images  "
+                    f"{_duration(row.hours):>12}"
                 )
             if pair.teacher_hours:
-                lines.append(f"    {'its teacher':<{width}}  {'':>28}  {_told(pair.teacher_hours):>15}")
+                lines.append(f"    {'its teacher':<{width}}  {'':>28}  {_duration(pair.teacher_hours):>15}")
         total = sum(row.runs * row.images for pair in self.pairs for row in pair.rows)
         lines += [
             f"  runs   {self.runs} and {total:,} training images" + (" at most" if self.budget == "paper" else ""),
-            f"  time   {_told(self.hours)} on this device, one run after the other ({self.compute}), by {STEPS} "
+            f"  time   {_duration(self.hours)} on this device, one run after the other ({self.compute}), by {STEPS} "
             f"measured steps of each row at most",
             f"  disk   {sum(self.disk.values()) / 1e9:.1f} GB "
             f"({', '.join(f'{name} {size / 1e9:.1f}' for name, size in self.disk.items())}); "
@@ -310,5 +311,5 @@ def _original_images(pair: Pair, config: ReproduceConfig) -> int:
     return read_manifest(folder).images if (folder / NAME).is_file() else DATASETS[pair.dataset].train
 
 
-def _told(hours: float) -> str:
+def _duration(hours: float) -> str:
     return clock(3600 * hours) if hours < 48 else f"{hours / 24:,.0f} days"

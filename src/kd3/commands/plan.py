@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kd3.commands.arguments import TEACHER, told
+from kd3.commands.arguments import TEACHER, as_setting
 from kd3.commands.distill_parts import sample_of
 from kd3.config.commands import GIVEN_IMAGES
 from kd3.config.methods import METHODS
@@ -33,11 +33,11 @@ from kd3.runtime.compute import Compute, resolve
 from kd3.runtime.errors import KD3Error
 from kd3.scoring.batches import split_pool
 from kd3.sources.files import shown
-from kd3.sources.trust import as_settings_say
+from kd3.sources.trust import with_permissions
 from kd3.studies.advice import Choice, Plan, best_student, budget_for, for_the_crawl, method_for
 from kd3.studies.candidates import Candidate, Exported, Pace, candidates, exported, pace_of
 
-LOOKED_AT, LOOKED_AT_LARGE = 1000, 128  # images of the pool
+SAMPLED_IMAGES, SAMPLED_LARGE = 1000, 128  # images of the pool
 
 
 @console.quietable
@@ -55,8 +55,8 @@ def plan(teacher: str | Path | Teacher, pool: str | Path | ImagePool, **settings
         KD3Error: teacher, pool or deployment images are missing or do not fit, or `minutes` are too few for a step.
     """
     values = {
-        "teacher": told(teacher, what="kd3.plan: teacher", allowed=TEACHER, live=(Teacher,)),
-        "pool": told(pool, what="kd3.plan: pool", allowed="a folder or an ImagePool", live=(ImagePool,)),
+        "teacher": as_setting(teacher, what="kd3.plan: teacher", allowed=TEACHER, live=(Teacher,)),
+        "pool": as_setting(pool, what="kd3.plan: pool", allowed="a folder or an ImagePool", live=(ImagePool,)),
     }
     config = build(PlanConfig, {**values, **settings}, where="kd3.plan")
     return _plan(
@@ -69,7 +69,7 @@ def run(config: PlanConfig) -> Plan:
     return _plan(config, None, None)
 
 
-@as_settings_say
+@with_permissions
 def _plan(config: PlanConfig, teacher: Teacher | None, pool: ImagePool | None) -> Plan:
     if config.int8:
         check_onnx_packages()
@@ -83,7 +83,7 @@ def _plan(config: PlanConfig, teacher: Teacher | None, pool: ImagePool | None) -
         compute.place(teacher)
         if doubt := normalisation_on(teacher, pool, compute, split.train).warning:
             console.warn(doubt)
-        found = _look(teacher, pool, compute)
+        found = _shift_of_sample(teacher, pool, compute)
         deployment = None if config.deployment is None else _deployment(config.deployment, teacher, found, compute)
         sample = sample_of(pool, split, teacher).cpu()
         teacher = teacher.cpu()
@@ -140,9 +140,9 @@ def _plan(config: PlanConfig, teacher: Teacher | None, pool: ImagePool | None) -
     )
 
 
-def _look(teacher: Teacher, pool: ImagePool, compute: Compute) -> Measurement:
+def _shift_of_sample(teacher: Teacher, pool: ImagePool, compute: Compute) -> Measurement:
     """Return the shift of a sample of the pool."""
-    count = LOOKED_AT if pool.image_size <= SMALL_SIDE else LOOKED_AT_LARGE
+    count = SAMPLED_IMAGES if pool.image_size <= SMALL_SIDE else SAMPLED_LARGE
     places = np.sort(np.random.default_rng(0).permutation(len(pool))[:count])
     drawn = ImagePool.from_array(pool.read(places))
     return measure(teacher, drawn, None, compute, limit=0, seed=0, sample_of=len(pool))
@@ -214,6 +214,6 @@ class _Run:
 def _forecast(found: Measurement, pool_images: int, images: int) -> Forecast | None:
     if found.batch_norms is None:
         return None
-    said = found.opinions
-    distance, classes = found.batch_norms.mean, len(said.classes)
-    return forecast(distance, said.effective_classes, classes=classes, images=pool_images, trained=images)
+    opinions = found.opinions
+    distance, classes = found.batch_norms.mean, len(opinions.classes)
+    return forecast(distance, opinions.effective_classes, classes=classes, images=pool_images, trained=images)

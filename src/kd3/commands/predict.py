@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from kd3.commands.arguments import MODEL, told
+from kd3.commands.arguments import MODEL, as_setting
 from kd3.config.commands import PredictConfig
 from kd3.config.records import are_numbers, nameless
 from kd3.config.settings import build
@@ -23,7 +23,7 @@ from kd3.runtime.compute import resolve
 from kd3.runtime.errors import KD3Error
 from kd3.runtime.text import one_line
 from kd3.sources.files import archive_kind, base_name, is_list, shown
-from kd3.sources.trust import as_settings_say
+from kd3.sources.trust import with_permissions
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ def predict(
     """
     given = images if isinstance(images, (list, tuple)) else [images]
     values = {
-        "model": told(model, what="kd3.predict: model", allowed=MODEL, live=(Teacher, Student)),
-        "images": [told(image, what="kd3.predict: images", allowed="paths") for image in given],
+        "model": as_setting(model, what="kd3.predict: model", allowed=MODEL, live=(Teacher, Student)),
+        "images": [as_setting(image, what="kd3.predict: images", allowed="paths") for image in given],
     }
     config = build(PredictConfig, {**values, **settings}, where="kd3.predict")
     return _predict(config, None if isinstance(model, (str, Path)) else model)
@@ -90,7 +90,7 @@ def run(config: PredictConfig) -> Predictions:
     return _predict(config, None)
 
 
-@as_settings_say
+@with_permissions
 def _predict(config: PredictConfig, classifier: Teacher | Student | None) -> Predictions:
     compute = resolve(config.device, "32")
     classifier = classifier or load_classifier(config.model, trust_code=config.trust_code)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from kd3.commands.arguments import split_of, told
+from kd3.commands.arguments import as_setting, split_of
 from kd3.config.commands import ReportConfig
 from kd3.config.records import places
 from kd3.config.settings import build
@@ -24,14 +24,14 @@ from kd3.pool import ImagePool
 from kd3.pool.checks import watched
 from kd3.reports.lost import EXAMPLES, of_run
 from kd3.reports.page import RunFindings, page
-from kd3.reports.pool_look import costs, look_at_pool
-from kd3.reports.records import RunRecords, read_run, verdict
+from kd3.reports.pool_section import costs, pool_section
+from kd3.reports.run_records import RunRecords, read_run, verdict
 from kd3.runtime import console
 from kd3.runtime.compute import Compute, resolve
 from kd3.runtime.errors import KD3Error
 from kd3.runtime.files import write_text
 from kd3.runtime.run_folder import find, processor
-from kd3.sources.trust import as_settings_say
+from kd3.sources.trust import with_permissions
 
 NAME = "report.html"
 
@@ -68,12 +68,12 @@ def report(runs: str | Path | Sequence[str | Path], **settings: Any) -> Report:
         KD3Error: a folder is no finished run, or the file cannot be written.
     """
     given = runs if isinstance(runs, (list, tuple)) else [runs]
-    listed = [told(run, what="kd3.report: runs", allowed="run folders") for run in given]
+    listed = [as_setting(run, what="kd3.report: runs", allowed="run folders") for run in given]
     values = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
     return run(build(ReportConfig, {"runs": listed, **values}, where="kd3.report"))
 
 
-@as_settings_say
+@with_permissions
 def run(config: ReportConfig) -> Report:
     """Run the command line's settings."""
     records = [read_run(path) for path in config.runs]
@@ -87,7 +87,11 @@ def run(config: ReportConfig) -> Report:
         raise KD3Error(f"{out} cannot be written: {problem.strerror or problem}") from None
     judged = [verdict(one) for one in records]
     return Report(
-        out, {str(one.folder.path): [said.sentence, *said.notes] for one, said in zip(records, judged, strict=True)}
+        out,
+        {
+            str(one.folder.path): [one_verdict.sentence, *one_verdict.notes]
+            for one, one_verdict in zip(records, judged, strict=True)
+        },
     )
 
 
@@ -103,7 +107,7 @@ def _findings(records: RunRecords, config: ReportConfig, *, alone: bool) -> RunF
     lost = None
     if config.data is not None and teacher is not None:
         lost = _lost(student, teacher, config)
-    look = cascade = None
+    section = cascade = None
     kept = of_run(records.folder, student.cascade)
     if alone and config.images and teacher is not None:
         pool = _or_missing(lambda: _pool(records, config), "its pool", missing)
@@ -111,10 +115,10 @@ def _findings(records: RunRecords, config: ReportConfig, *, alone: bool) -> RunF
             console.say(f"{records.name}: looks at the pool")
             compute = resolve(config.device, "auto")
             with watched(pool):
-                look = look_at_pool(records, teacher, student, pool, compute, images=config.images)
+                section = pool_section(records, teacher, student, pool, compute, images=config.images)
                 if kept is None:
                     cascade = _held_out(records, student, teacher, pool, compute, images=config.images)
-    return RunFindings(records, theirs, own, timing, look, lost, kept or cascade, missing)
+    return RunFindings(records, theirs, own, timing, section, lost, kept or cascade, missing)
 
 
 def _lost(student: Student, teacher: Teacher, config: ReportConfig) -> tuple[Lost, LabelledImages, list[str]]:

@@ -26,7 +26,7 @@ from kd3.runtime.errors import KD3Error
 from kd3.runtime.files import replacing, write_json, write_text
 from kd3.studies.datasets import POOL, Prepared, prepared
 from kd3.studies.published_files import TEST
-from kd3.studies.table import Spread
+from kd3.studies.table import OverSeeds
 
 CHUNK = 1000  # images
 # The recipe of the paper's teachers (their authors' code); its steps are of 240 epochs.
@@ -208,7 +208,7 @@ def _written(config: ReproduceConfig, pairs: list[Pair], done: Mapping[str, Any]
 
 
 def _shown(measure: Mapping[str, Any] | None) -> str:
-    return "" if measure is None else str(Spread(**measure))
+    return "" if measure is None else str(OverSeeds(**measure))
 
 
 def _command(config: ReproduceConfig) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kd3.commands.arguments import TEACHER, told
+from kd3.commands.arguments import TEACHER, as_setting
 from kd3.config.pool_commands import SelectConfig
 from kd3.config.settings import build
 from kd3.evaluation.compatibility import check_student, fitted
@@ -21,7 +21,7 @@ from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.pool.checks import watched
 from kd3.pool.listed import check_index
-from kd3.reports.selection_outcome import Outcome, kept_positions, outcome, write_table
+from kd3.reports.selection_decisions import Decisions, decisions, kept_positions, write_table
 from kd3.reports.selection_pictures import write_grids
 from kd3.reports.selection_report import NAME, check_same, describe, read_report, report
 from kd3.runtime import console
@@ -82,12 +82,12 @@ def select(
             beside the pool.
     """
     values = {
-        "teacher": told(teacher, what="kd3.select: teacher", allowed=TEACHER, live=(Teacher,)),
-        "pool": told(pool, what="kd3.select: pool", allowed="a folder or an ImagePool", live=(ImagePool,)),
-        "out": told(out, what="kd3.select: out", allowed="a folder"),
+        "teacher": as_setting(teacher, what="kd3.select: teacher", allowed=TEACHER, live=(Teacher,)),
+        "pool": as_setting(pool, what="kd3.select: pool", allowed="a folder or an ImagePool", live=(ImagePool,)),
+        "out": as_setting(out, what="kd3.select: out", allowed="a folder"),
         "student": None
         if student is None
-        else told(student, what="kd3.select: student", allowed="a folder or a kd3.Student", live=(Student,)),
+        else as_setting(student, what="kd3.select: student", allowed="a folder or a kd3.Student", live=(Student,)),
     }
     config = build(SelectConfig, {**values, **settings}, where="kd3.select")
     return _select(
@@ -128,7 +128,7 @@ def _select(
         return PoolSelection(out, before)
 
     with whole_folder(out, what=f"selection {out}") as folder, watched(pool):
-        found = _outcome(config, teacher, student, pool, compute)
+        found = _decisions(config, teacher, student, pool, compute)
         write_table(folder, found, pool, about)
         grids = write_grids(folder, found, pool, images=config.images_per_grid, classes=config.grid_classes)
         values = report(found, about, grids)
@@ -165,9 +165,9 @@ def _about(
     }
 
 
-def _outcome(
+def _decisions(
     config: SelectConfig, teacher: Teacher, student: Student | None, pool: ImagePool, compute: Compute
-) -> Outcome:
+) -> Decisions:
     """Select over the whole pool."""
     compute.place(teacher)
     if student is not None:
@@ -186,4 +186,4 @@ def _outcome(
     selection = select_confident(
         predictions, threshold=config.threshold, at_least=config.at_least, teacher_logits=scan.teacher_logits
     )
-    return outcome(predictions, selection, teacher.classes)
+    return decisions(predictions, selection, teacher.classes)

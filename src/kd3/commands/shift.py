@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kd3.commands.arguments import TEACHER, told
+from kd3.commands.arguments import TEACHER, as_setting
 from kd3.config.pool_commands import ShiftConfig
 from kd3.config.settings import build
 from kd3.evaluation import shift_report
-from kd3.evaluation.compatibility import LOOKED_AT, fitted, normalisation_on
+from kd3.evaluation.compatibility import CHECKED_IMAGES, fitted, normalisation_on
 from kd3.evaluation.shift_measure import Measurement, Reference, drawn, measure
 from kd3.models.load_teacher import load_teacher
 from kd3.models.teacher import Teacher
@@ -20,7 +20,7 @@ from kd3.runtime import console
 from kd3.runtime.compute import resolve
 from kd3.runtime.errors import KD3Error
 from kd3.runtime.files import write_json, write_text
-from kd3.sources.trust import as_settings_say
+from kd3.sources.trust import with_permissions
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,11 @@ def shift(
     """
     live_pool, live_teacher = isinstance(pool, ImagePool), isinstance(teacher, Teacher)
     values = {
-        "teacher": told(teacher, what="kd3.shift: teacher", allowed=TEACHER, live=(Teacher,)),
-        "pool": told(pool, what="kd3.shift: pool", allowed="a folder or an ImagePool", live=(ImagePool,)),
-        "reference": None if reference is None else told(reference, what="kd3.shift: reference", allowed="a path"),
+        "teacher": as_setting(teacher, what="kd3.shift: teacher", allowed=TEACHER, live=(Teacher,)),
+        "pool": as_setting(pool, what="kd3.shift: pool", allowed="a folder or an ImagePool", live=(ImagePool,)),
+        "reference": None
+        if reference is None
+        else as_setting(reference, what="kd3.shift: reference", allowed="a path"),
     }
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
     config = build(ShiftConfig, {**values, **settings}, where="kd3.shift")
@@ -90,7 +92,7 @@ def run(config: ShiftConfig) -> Shift:
     return _shift(config, None, None)
 
 
-@as_settings_say
+@with_permissions
 def _shift(config: ShiftConfig, teacher: Teacher | None, pool: ImagePool | None) -> Shift:
     compute = resolve(config.device, config.precision)
     out = _folder(config.out)
@@ -104,7 +106,7 @@ def _shift(config: ShiftConfig, teacher: Teacher | None, pool: ImagePool | None)
         reference = Reference(config.reference, teacher, limit=config.limit, seed=config.seed, workers=config.workers)
     compute.place(teacher)
     with watched(pool):
-        places = drawn(len(pool), LOOKED_AT, config.seed)
+        places = drawn(len(pool), CHECKED_IMAGES, config.seed)
         if doubt := normalisation_on(teacher, pool, compute, places).warning:
             console.warn(doubt)
         found = measure(teacher, pool, reference, compute, limit=config.limit, seed=config.seed)

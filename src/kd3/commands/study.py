@@ -23,12 +23,12 @@ from kd3.runtime.compute import Compute, resolve
 from kd3.runtime.errors import KD3Error
 from kd3.runtime.files import exclusive, replacing, write_json, write_text
 from kd3.runtime.text import code, escaped
-from kd3.sources.trust import as_settings_say, is_remote
+from kd3.sources.trust import is_remote, with_permissions
+from kd3.studies.known_runs import KnownRuns
 from kd3.studies.plan import Cell, Plan, StudyFile, plan, read_study
 from kd3.studies.pools import ChangedTests, PoolDistance, check_given, correlations, make_pools, pool_distances
 from kd3.studies.pools import page as distances_page
-from kd3.studies.records import Records
-from kd3.studies.runs import Failure, Layout, check_finished, made_for, pending, run_all, run_all_on_ray
+from kd3.studies.runs import Failure, StudyFolder, check_finished, made_for, pending, run_all, run_all_on_ray
 from kd3.studies.table import RunResult, as_csv, as_json, can_draw, draw, lines, markdown, read_run
 
 PLACES = ("out", "teacher", "pool", "original", "eval_data")
@@ -69,7 +69,7 @@ def study(named: str | Path, out: str | Path, **settings: Any) -> Study:
     return run(build(StudyConfig, {"study": str(named), "out": str(out), **values}, where="kd3.study"))
 
 
-@as_settings_say
+@with_permissions
 def run(config: StudyConfig) -> Study:
     """Run the command line's settings."""
     named = with_seeds(read_study(config.study), config)
@@ -79,39 +79,41 @@ def run(config: StudyConfig) -> Study:
     for row in planned.left_out:
         console.warn(f"row {row!r} is left out: it needs a pool that was not given (--original or --other)")
     if config.dry_run:
-        makers = made_for(Layout(Path(config.out)), everything.cells, planned.cells)
+        makers = made_for(StudyFolder(Path(config.out)), everything.cells, planned.cells)
         return Study(Path(config.out), _announcement(planned, config, makers), {})
     teacher = load_teacher(config.teacher)
     check_given(given, teacher)
     compute = resolve(config.device, config.precision)
-    layout = Layout(Path(config.out))
-    _make(layout)
-    with exclusive(layout.lock, what=f"study {layout.path}"):
-        return _run(planned, everything, config, layout, given, teacher, compute)
+    study_folder = StudyFolder(Path(config.out))
+    _make(study_folder)
+    with exclusive(study_folder.lock, what=f"study {study_folder.path}"):
+        return _run(planned, everything, config, study_folder, given, teacher, compute)
 
 
 def _run(
     planned: Plan,
     everything: Plan,
     config: StudyConfig,
-    layout: Layout,
+    study_folder: StudyFolder,
     given: Mapping[str, ImagePool],
     teacher: Teacher,
     compute: Compute,
 ) -> Study:
-    pools = make_pools(layout.pools, planned.recipes, given, teacher, compute)
+    pools = make_pools(study_folder.pools, planned.recipes, given, teacher, compute)
     for name in dict.fromkeys(cell.pool for cell in planned.cells):
         check_several_classes(teacher, pools[name], compute)
     # The table also holds earlier runs of the other rows, with their pools.
-    place = {name: pools[name].path if name in pools else layout.pools / name for name in [*everything.recipes, *given]}
+    place = {
+        name: pools[name].path if name in pools else study_folder.pools / name for name in [*everything.recipes, *given]
+    }
     known = [(cell, {**cell.settings, "pool": str(place[cell.pool])}) for cell in everything.cells]
     names = {cell.name for cell in planned.cells}
     cells = [(cell, settings) for cell, settings in known if cell.name in names]
-    changed = ChangedTests(planned.study.changed_tests, config.eval_data, layout, compute)
-    makers = made_for(layout, everything.cells, planned.cells)
-    told = Records(config.known)
-    records, refused = _recorded(told, known, pools, teacher, tests=changed.tests)
-    missing = [(cell, settings) for cell, settings in pending(layout, cells) if cell.name not in records]
+    changed = ChangedTests(planned.study.changed_tests, config.eval_data, study_folder, compute)
+    makers = made_for(study_folder, everything.cells, planned.cells)
+    known_runs = KnownRuns(config.known)
+    records, refused = _recorded(known_runs, known, pools, teacher, tests=changed.tests)
+    missing = [(cell, settings) for cell, settings in pending(study_folder, cells) if cell.name not in records]
     todo = [(cell, settings) for cell, settings in missing if makers[cell.name] is cell]
     for why in dict.fromkeys(refused.values()):
         anew = [cell.name for cell, _ in todo if refused.get(cell.name) == why]
@@ -120,9 +122,9 @@ def _run(
     distances = {}
     if planned.study.measure_shift:
         used = {cell.pool: pools[cell.pool] for cell in planned.cells}
-        recorded = partial(told.distance, teacher.fingerprint())
-        distances = pool_distances(layout.distances, used, teacher, compute, recorded)
-    writer = _Writer(everything, config, layout, known, records, makers, changed, distances)
+        recorded = partial(known_runs.distance, teacher.fingerprint())
+        distances = pool_distances(study_folder.distances, used, teacher, compute, recorded)
+    writer = _Writer(everything, config, study_folder, known, records, makers, changed, distances)
     answers = Counter(makers[cell.name].name for cell, _ in missing)
     done = len(cells) - len(missing)
     console.say(_announcement(planned, config, makers) + (f"; {done} of them are finished" if done else ""))
@@ -133,13 +135,13 @@ def _run(
             writer.write()
 
         if config.engine == "ray":
-            failures = run_all_on_ray(layout, todo, device=config.device, finished=finished)
+            failures = run_all_on_ray(study_folder, todo, device=config.device, finished=finished)
         else:
             devices = config.devices or [config.device]
-            failures = run_all(layout, todo, devices=devices, jobs=config.jobs, finished=finished)
+            failures = run_all(study_folder, todo, devices=devices, jobs=config.jobs, finished=finished)
     study = writer.write()
     if failures:
-        raise KD3Error(_told(failures, len(cells), layout))
+        raise KD3Error(_failed(failures, len(cells), study_folder))
     return study
 
 
@@ -149,7 +151,7 @@ class _Writer:
 
     planned: Plan
     config: StudyConfig
-    layout: Layout
+    study_folder: StudyFolder
     cells: Sequence[tuple[Cell, Mapping[str, Any]]]
     records: Mapping[str, RunResult]  # of runs from elsewhere, by folder name
     makers: Mapping[str, Cell]  # the run shared by each cell, by folder name
@@ -158,7 +160,7 @@ class _Writer:
 
     def write(self) -> Study:
         """Write page, tables and figure and return them."""
-        planned, config, layout = self.planned, self.config, self.layout
+        planned, config, study_folder = self.planned, self.config, self.study_folder
         results = [result for cell, settings in self.cells if (result := self._result(cell, settings)) is not None]
         table = lines(results, planned.rows)
         machines = list(dict.fromkeys(result.machine for result in results))
@@ -170,27 +172,27 @@ class _Writer:
         notes = [f"Left out, since a pool was not given: {', '.join(planned.left_out)}."] if planned.left_out else []
         found = correlations(results, self.distances)
         page = markdown(planned, table, about=about, notes=notes + distances_page(self.distances, found))
-        write_text(layout.path / TABLE, page)
-        write_text(layout.path / CSV, as_csv(table))
+        write_text(study_folder.path / TABLE, page)
+        write_text(study_folder.path / CSV, as_csv(table))
         values = as_json(table, results)
         values["distances"] = {pool: asdict(distance) for pool, distance in self.distances.items()}
         values["correlations"] = [asdict(correlation) for correlation in found]
-        write_json(layout.path / JSON, values)
+        write_json(study_folder.path / JSON, values)
         if table and can_draw():
-            with replacing(layout.path / FIGURE) as path:
+            with replacing(study_folder.path / FIGURE) as path:
                 draw(path, table, title=planned.study.title, dial=planned.study.dial)
-        return Study(layout.path, page, values)
+        return Study(study_folder.path, page, values)
 
     def _result(self, cell: Cell, settings: Mapping[str, Any]) -> RunResult | None:
         made = self.makers[cell.name]
-        if check_finished(self.layout, made, settings):
-            result = read_run(self.layout, made, self.changed.accuracy(made))
+        if check_finished(self.study_folder, made, settings):
+            result = read_run(self.study_folder, made, self.changed.accuracy(made))
             return replace(result, row=cell.row, series=cell.series, x=cell.x)
         return self.records.get(cell.name)
 
 
 def _recorded(
-    told: Records,
+    known_runs: KnownRuns,
     cells: Sequence[tuple[Cell, Mapping[str, Any]]],
     pools: Mapping[str, ImagePool],
     teacher: Teacher,
@@ -207,7 +209,7 @@ def _recorded(
             continue  # do not make a pool of other rows just to compare it
         wanted = build(DistillConfig, {**settings, "out": "-"}, where=f"row {cell.row!r} of the study")
         pool = pools[cell.pool].content_hash
-        result, why_not = told.find(cell, wanted, teacher=teacher.fingerprint(), pool=pool)
+        result, why_not = known_runs.find(cell, wanted, teacher=teacher.fingerprint(), pool=pool)
         if result is not None and set(tests) <= set(result.changed):
             found[cell.name] = result
         elif why_not:
@@ -245,14 +247,25 @@ def with_seeds(study: StudyFile, config: StudyConfig) -> StudyFile:
     return study.model_copy(update={"seeds": config.seeds, "rows": rows})
 
 
-def _make(layout: Layout) -> None:
+def _make(study_folder: StudyFolder) -> None:
     try:
-        known = {"runs", "pools", "settings", "logs", layout.distances.name, TABLE, CSV, JSON, FIGURE, layout.lock.name}
-        if layout.path.is_dir() and {entry.name for entry in layout.path.iterdir()} - known:
-            raise KD3Error(f"{layout.path} is not empty and holds no study; choose another --out")
-        layout.path.mkdir(parents=True, exist_ok=True)
+        known = {
+            "runs",
+            "pools",
+            "settings",
+            "logs",
+            study_folder.distances.name,
+            TABLE,
+            CSV,
+            JSON,
+            FIGURE,
+            study_folder.lock.name,
+        }
+        if study_folder.path.is_dir() and {entry.name for entry in study_folder.path.iterdir()} - known:
+            raise KD3Error(f"{study_folder.path} is not empty and holds no study; choose another --out")
+        study_folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
-        raise KD3Error(f"--out {layout.path} cannot be used: {problem.strerror}") from None
+        raise KD3Error(f"--out {study_folder.path} cannot be used: {problem.strerror}") from None
 
 
 def _announcement(planned: Plan, config: StudyConfig, makers: Mapping[str, Cell]) -> str:
@@ -270,11 +283,11 @@ def _budget(planned: Plan, config: StudyConfig, results: Sequence[RunResult] = (
     return f"{results[0].images if results else config.images or planned.study.images:,} training images"
 
 
-def _told(failures: Sequence[Failure], count: int, layout: Layout) -> str:
+def _failed(failures: Sequence[Failure], count: int, study_folder: StudyFolder) -> str:
     first = failures[0]
     return (
         f"{len(failures)} of {count} runs failed; {first.cell.name}: {first.why}. The others are in "
-        f"{layout.path / TABLE}; once it is mended, the same command runs what is missing"
+        f"{study_folder.path / TABLE}; once it is mended, the same command runs what is missing"
     )
 
 

@@ -161,7 +161,7 @@ def nested(flags: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def spread(model: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
+def as_groups(model: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return `lr=0.1` as `{"train": {"lr": 0.1}}`: the names are the command line's.
 
     Unknown names stay where they are and are refused, with the nearest one, when the settings are built.

@@ -169,7 +169,7 @@ def draw_outcome(path: Path, *, pool_folder: Path, run: Path, lost_test: Path, a
     from kd3.runtime.run_folder import RunFolder
     from kd3.scoring.batches import PoolBatches
     from kd3.scoring.scan import score
-    from kd3.training.records import last_selection
+    from kd3.training.run_logger import last_selection
 
     pool = ImagePool.open(pool_folder)
     student = load_student(run)

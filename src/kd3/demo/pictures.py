@@ -186,7 +186,7 @@ def photo_patch(size: tuple[int, int], draw: random.Random) -> Image.Image:
 # Results of a web search for "digits": a good half are digits. Styles and contents are drawn independently, so no style
 # reveals the content.
 _CONTENTS = {"digit": 0.56, "letter": 0.20, "symbol": 0.08, "photo": 0.16}
-_LOOKS = {"scan": 0.30, "paper": 0.10, "poster": 0.30, "on photo": 0.30}
+_STYLES = {"scan": 0.30, "paper": 0.10, "poster": 0.30, "on photo": 0.30}
 _SHORTEST_SIDE, _LONGEST_SIDE = 40, 90
 _SQUARE_SHARE = 0.6
 _LONGEST_RATIO = 1.35
@@ -235,12 +235,12 @@ def _random_size(draw: random.Random) -> tuple[int, int]:
 
 def _draw_character(character: str, size: tuple[int, int], draw: random.Random) -> Image.Image:
     glyph = _random_glyph(find_typefaces(), character, draw)
-    look = _weighted(_LOOKS, draw)
-    if look == "scan":
+    style = _weighted(_STYLES, draw)
+    if style == "scan":
         return _scan(glyph, size, draw)
-    if look == "paper":
+    if style == "paper":
         return _on_paper(glyph, size, draw)
-    ground = photo_patch(size, draw) if look == "on photo" else _flat_ground(size, draw)
+    ground = photo_patch(size, draw) if style == "on photo" else _flat_ground(size, draw)
     return _printed_on(ground, glyph, draw)
 
 

@@ -110,9 +110,9 @@ class Reliability:
     @classmethod
     def of(cls, logits: Tensor, answers: Tensor, temperature: float = 1.0) -> Reliability:
         """Return the bins of logits (N, K) compared with answers (N,)."""
-        confidence, said = (logits.double() / temperature).softmax(dim=1).max(dim=1)
+        confidence, predicted = (logits.double() / temperature).softmax(dim=1).max(dim=1)
         found = cls()
-        found.add(confidence, said == answers)
+        found.add(confidence, predicted == answers)
         return found
 
     @property

@@ -214,7 +214,7 @@ def _read(teacher: Teacher, normalised: Tensor, setting: str) -> Reading:
     )
 
 
-LOOKED_AT = 256  # images
+CHECKED_IMAGES = 256  # images
 SMALL_SIDE = 64  # pixels
 TRIED = 4  # images
 
@@ -261,13 +261,13 @@ def normalisation_on(teacher: Teacher, pool: ImagePool, compute: Compute, places
 
     `places` are positions in the pool, of which an evenly spread sample is taken.
     """
-    few = LOOKED_AT if pool.image_size <= SMALL_SIDE else LOOKED_AT // 4  # large images have enough pixels
-    images = torch.from_numpy(pool.read(spread(places, few))).to(compute.device)
+    few = CHECKED_IMAGES if pool.image_size <= SMALL_SIDE else CHECKED_IMAGES // 4  # large images have enough pixels
+    images = torch.from_numpy(pool.read(evenly_spaced(places, few))).to(compute.device)
     compute.place(teacher)
     return check_normalisation(teacher, images)
 
 
-def spread(places: np.ndarray, count: int) -> np.ndarray:
+def evenly_spaced(places: np.ndarray, count: int) -> np.ndarray:
     """Return `count` evenly spaced positions; all if there are fewer.
 
     The first ones would be no fair sample: a pool made of class folders begins with many images of one class.

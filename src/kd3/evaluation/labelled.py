@@ -68,7 +68,9 @@ class LabelledImages:
         found = labelled_files(source)
         self.records, self.split, self._left_out = found.records, found.split, found.left_out
         self.skipped: Counter[str] = Counter(found.left_out)
-        self.matching = match_classes(set(found.labels), class_names, where=self.source, told_by=found.told_by)
+        self.matching = match_classes(
+            set(found.labels), class_names, where=self.source, label_origin=found.label_origin
+        )
         self.labels = [self.matching.of(label) for label in found.labels]  # of each record
         self.names = self.matching.names()
         self._settings = DecodeSettings.to_see(preparation)
@@ -261,13 +263,13 @@ def _moved(confusion: np.ndarray) -> dict[int, int]:
 
 
 def _permuted(moved: dict[int, int], confusion: np.ndarray, matching: Matching) -> str:
-    said = {place: key for key, place in matching.labels.items()}
+    label_of = {place: key for key, place in matching.labels.items()}
     pairs = [
-        f"{said[label]!r} is called {matching.called(other)!r}"
+        f"{label_of[label]!r} is called {matching.called(other)!r}"
         for label, other in list(moved.items())[:SHOWN]
-        if label in said
+        if label in label_of
     ]
-    fit = {label: moved.get(label, label) for label in said if confusion[label].any()}
+    fit = {label: moved.get(label, label) for label in label_of if confusion[label].any()}
     total, hits = int(confusion.sum()), sum(int(confusion[label, other]) for label, other in fit.items())
     words = (
         f"the classes look as if they were in another order than the labels: {', '.join(pairs)}"
@@ -275,7 +277,7 @@ def _permuted(moved: dict[int, int], confusion: np.ndarray, matching: Matching) 
     )
     if pattern := _pattern(fit, matching):
         words += f" ({pattern})"
-    order = {other: said[label] for label, other in fit.items()}
+    order = {other: label_of[label] for label, other in fit.items()}
     if len(order) < len(matching.classes):
         return words + "; if so, name the model's classes in the order of its logits"
     names = [order[place] for place in range(len(matching.classes))]
@@ -286,8 +288,8 @@ def _pattern(fit: dict[int, int], matching: Matching) -> str:
     """Return the known cause of this order, in words."""
     if {abs(other - label) for label, other in fit.items()} == {1} and len(fit) > 2:
         return "one counts from 0, the other from 1"
-    said = {place: key for key, place in matching.labels.items()}
-    by_text = sorted(fit, key=lambda label: said[label])
+    label_of = {place: key for key, place in matching.labels.items()}
+    by_text = sorted(fit, key=lambda label: label_of[label])
     if [fit[label] for label in by_text] == sorted(fit.values()):
         return "the order of their names as text, in which torchvision's ImageFolder numbers folders"
     return ""

@@ -36,7 +36,7 @@ class Example:
 
     place: int  # position among the images
     teacher: float  # its confidence in the right class, in percent
-    student_says: str
+    student_class: str
     student: float  # its confidence in that, in percent
 
 
@@ -97,14 +97,14 @@ class Answers:
         surest = {name: shown[name].softmax(dim=1).max(dim=1) for name in self._reliability}
         for name, (confidence, said) in surest.items():
             self._reliability[name].add(confidence, said == labels)
-        says, answer = surest[STUDENT], surest[TEACHER]
-        self._rows.append((labels, says.indices, says.values, answer.indices, answer.values, margins(own)))
+        own_class, answer = surest[STUDENT], surest[TEACHER]
+        self._rows.append((labels, own_class.indices, own_class.values, answer.indices, answer.values, margins(own)))
 
     def lost(self, names: Sequence[str], *, examples: int = 0) -> Lost:
         """Return the comparison, with a limited number of examples per class, the most surprising ones first."""
         columns = (torch.cat(column) for column in zip(*self._rows, strict=True))
-        label, says, sure, answer, teacher_sure, margin = columns
-        own, theirs = says == label, answer == label
+        label, own_class, sure, answer, teacher_sure, margin = columns
+        own, theirs = own_class == label, answer == label
         classes = []
         shown: dict[str, list[Example]] = {}
         for place, name in enumerate(names):
@@ -115,7 +115,7 @@ class Answers:
             rows = (here & theirs & ~own).nonzero()[:, 0]
             rows = rows[(teacher_sure + sure)[rows].argsort(descending=True, stable=True)][:examples]
             shown[name] = [
-                Example(row, 100 * float(teacher_sure[row]), names[int(says[row])], 100 * float(sure[row]))
+                Example(row, 100 * float(teacher_sure[row]), names[int(own_class[row])], 100 * float(sure[row]))
                 for row in rows.tolist()
             ]
         return Lost(
@@ -123,7 +123,7 @@ class Answers:
             classes=classes,
             calibration_error={name: one.error_percent for name, one in self._reliability.items()},
             reliability={name: one.bins() for name, one in self._reliability.items()},
-            cascade=self._reached(margin, says == answer, own, theirs),
+            cascade=self._reached(margin, own_class == answer, own, theirs),
             examples=shown,
         )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kd3.evaluation.labelled import LabelledImages
 from kd3.evaluation.shift_distances import MOST_FEATURES, FeatureShift, class_shifts, feature_distances, narrowed
-from kd3.evaluation.shift_statistics import BatchNormShift, Kept, Look, Opinions, kept_by_selection, look
+from kd3.evaluation.shift_statistics import BatchNormShift, Kept, Opinions, TeacherPass, kept_by_selection, run_teacher
 from kd3.evaluation.shift_verdict import Verdict, judge
 from kd3.models.teacher import Teacher
 from kd3.pool import Decoded, DecodeSettings, ImagePool, decode_records, list_records
@@ -168,12 +168,14 @@ def measure(
     other = None
     if reference is not None:  # first: the likeliest source of errors
         batches = reference.batches(compute)
-        other = look(teacher, batches, compute, title="teacher looks at the reference", total=len(reference.chosen))
-    ours = _look_at_pool(teacher, pool, compute, limit=0 if reference is None else limit, seed=seed)
+        other = run_teacher(
+            teacher, batches, compute, title="teacher on the reference images", total=len(reference.chosen)
+        )
+    ours = _run_on_pool(teacher, pool, compute, limit=0 if reference is None else limit, seed=seed)
     opinions = ours.watch.opinions()
 
     def again() -> Iterator[Tensor]:
-        title = "teacher looks for the rare classes"
+        title = "teacher on the rare classes"
         positions = np.arange(len(pool))
         return scored(teacher, PoolBatches(pool, compute), positions, teacher.normalise, compute, title=title)
 
@@ -192,7 +194,7 @@ def measure(
     )
 
 
-def _look_at_pool(teacher: Teacher, pool: ImagePool, compute: Compute, *, limit: int, seed: int) -> Look:
+def _run_on_pool(teacher: Teacher, pool: ImagePool, compute: Compute, *, limit: int, seed: int) -> TeacherPass:
     positions = np.arange(len(pool))
     chosen = np.zeros(len(pool), dtype=bool)
     chosen[drawn(len(pool), limit, seed)] = True
@@ -203,10 +205,10 @@ def _look_at_pool(teacher: Teacher, pool: ImagePool, compute: Compute, *, limit:
             yield images, chosen[start : start + len(images)]
             start += len(images)
 
-    return look(teacher, batches(), compute, title="teacher looks at the pool", total=len(pool))
+    return run_teacher(teacher, batches(), compute, title="teacher on the pool", total=len(pool))
 
 
-def _compared(teacher: Teacher, ours: Look, other: Look, reference: Reference, seed: int) -> FeatureShift:
+def _compared(teacher: Teacher, ours: TeacherPass, other: TeacherPass, reference: Reference, seed: int) -> FeatureShift:
     pool, theirs = narrowed(ours.features, other.features)
     width = ours.features.shape[1]
     what = f"{width} pooled features" if teacher.head else f"{width} logits, since no features could be found"

@@ -29,8 +29,8 @@ Rows = list[list[str]]
 
 def text(found: Measurement, title: str) -> str:
     """Return the results for a terminal."""
-    told = [title, found.verdict.sentence, *(f"  - {reason}" for reason in found.verdict.reasons)]
-    parts = [*map(one_line, told), ""]
+    head = [title, found.verdict.sentence, *(f"  - {reason}" for reason in found.verdict.reasons)]
+    parts = [*map(one_line, head), ""]
     parts += [_plain(_figures(found)), "", _plain(_classes(found, _CLASSES_SHOWN))]
     if found.features is not None:
         parts += ["", one_line(_heading(found.features)), _plain(_distances(found.features)), NOTE]

@@ -153,8 +153,8 @@ class OpinionWatch:
         """Add one batch of finite logits, (B, K)."""
         logs = torch.log_softmax(logits.float(), dim=1)
         entropy = -(logs.exp() * logs).sum(dim=1)
-        said = predict(logits.float())
-        self._parts.append((said.confidence.cpu(), said.label.cpu(), entropy.cpu()))
+        found = predict(logits.float())
+        self._parts.append((found.confidence.cpu(), found.label.cpu(), entropy.cpu()))
 
     def predictions(self) -> Predictions:
         """Return class and confidence of every image so far, in order."""
@@ -163,26 +163,26 @@ class OpinionWatch:
 
     def opinions(self) -> Opinions:
         """Return the summary."""
-        said = self.predictions()
+        found = self.predictions()
         entropy = torch.cat([part[2] for part in self._parts]).double()
-        predicted = torch.bincount(said.label, minlength=said.num_classes)
-        sure = said.confidence > CONFIDENT
-        shares = predicted.double() / said.images
-        spread = -(shares * shares.clamp_min(1e-300).log()).sum()
+        predicted = torch.bincount(found.label, minlength=found.num_classes)
+        sure = found.confidence > CONFIDENT
+        shares = predicted.double() / found.images
+        label_entropy = -(shares * shares.clamp_min(1e-300).log()).sum()
         # torch.quantile refuses more than 16 million values.
-        ordered = said.confidence.sort().values
-        places = {str(q): float(ordered[round(q * (said.images - 1))]) for q in QUANTILES}
+        ordered = found.confidence.sort().values
+        places = {str(q): float(ordered[round(q * (found.images - 1))]) for q in QUANTILES}
         return Opinions(
-            images=said.images,
+            images=found.images,
             classes=self.classes,
-            mean_confidence=float(said.confidence.double().mean()),
+            mean_confidence=float(found.confidence.double().mean()),
             confidence_quantiles=places,
             mean_entropy=float(entropy.mean()),
-            entropy_share=float(entropy.mean()) / math.log(said.num_classes) if said.num_classes > 1 else 0.0,
+            entropy_share=float(entropy.mean()) / math.log(found.num_classes) if found.num_classes > 1 else 0.0,
             predicted=predicted.tolist(),
-            confident=torch.bincount(said.label[sure], minlength=said.num_classes).tolist(),
+            confident=torch.bincount(found.label[sure], minlength=found.num_classes).tolist(),
             confident_share=float(sure.double().mean()),
-            effective_classes=math.exp(float(spread)),
+            effective_classes=math.exp(float(label_entropy)),
         )
 
 
@@ -204,7 +204,7 @@ def kept_by_selection(
 
 
 @dataclass(frozen=True)
-class Look:
+class TeacherPass:
     """Results of one pass."""
 
     watch: OpinionWatch
@@ -213,14 +213,14 @@ class Look:
     predicted: np.ndarray  # (n,) int64: the teacher's predicted class
 
 
-def look(
+def run_teacher(
     teacher: Teacher,
     batches: Iterable[tuple[Tensor, np.ndarray]],
     compute: Compute,
     *,
     title: str,
     total: int | None,
-) -> Look:
+) -> TeacherPass:
     """Run the teacher once over batches of images and a mask of those whose features are wanted.
 
     Batches are uint8 (B, 3, S, S) on the device and bool (B,). Without a shared head the logits
@@ -229,7 +229,7 @@ def look(
     Raises:
         KD3Error: some logits are not finite.
     """
-    norms, said = BatchNormWatch(teacher.module), OpinionWatch(teacher.classes)
+    norms, watch = BatchNormWatch(teacher.module), OpinionWatch(teacher.classes)
     features: list[np.ndarray] = []
     predicted: list[np.ndarray] = []
     with console.progress(title, total, "images") as bar, norms.watching():
@@ -238,14 +238,14 @@ def look(
                 values, logits = _run(teacher, teacher.normalise(images.contiguous(memory_format=torch.channels_last)))
             if not bool(torch.isfinite(logits).all()):
                 raise KD3Error("the teacher's logits are not finite on some images; use --precision 32")
-            said.add(logits)
+            watch.add(logits)
             if chosen.any():
                 index = torch.from_numpy(np.flatnonzero(chosen)).to(values.device)
                 features.append(values[index].double().cpu().numpy())
                 predicted.append(logits[index].argmax(dim=1).cpu().numpy())
             bar.advance(len(images))
-    return Look(
-        watch=said,
+    return TeacherPass(
+        watch=watch,
         batch_norms=summed_up(norms.layers()),
         features=np.concatenate(features) if features else np.empty((0, 0)),
         predicted=np.concatenate(predicted) if predicted else np.empty(0, dtype=np.int64),

@@ -41,7 +41,7 @@ class Calibration:
     pool: float
     spread: tuple[float, float]  # factors on the loss: percentiles 10 and 90 over left-out pools
     farthest: float  # the largest mean batch-norm distance of a tested pool
-    fewest: float  # the smallest `spread_of` classes of a tested pool
+    fewest: float  # the smallest `evenness` of predictions of a tested pool
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,13 @@ def forecast(
     shift = known.distance * max(distance - known.zero, 0.0) + known.classes * math.log(classes / effective_classes)
     loss = shift + known.budget / trained + known.pool / images
     low, high = (math.exp(-loss * factor) for factor in reversed(known.spread))
-    beyond = distance > known.farthest or spread_of(effective_classes, classes) < known.fewest
+    beyond = distance > known.farthest or evenness(effective_classes, classes) < known.fewest
     if beyond:
         low = min(low, 1 / classes)
     return Forecast(math.exp(-loss), low, high, 1 - math.exp(-shift), beyond)
 
 
-def spread_of(effective_classes: float, classes: int) -> float:
+def evenness(effective_classes: float, classes: int) -> float:
     """Return the spread of predictions: 0 for one class, 1 for all K equally."""
     return (effective_classes - 1) / max(classes - 1, 1)
 
@@ -153,38 +153,40 @@ def judge(
     """
     rare = hardly_covered(opinions)
     covered = f"{_named(rare)} hardly covered" if rare else "every class is covered"
-    said = None
+    expected = None
     if norms is not None:
         classes = len(opinions.classes)
-        said = forecast(norms.mean, opinions.effective_classes, classes=classes, images=pool_images or opinions.images)
-    level = _level(said)
+        expected = forecast(
+            norms.mean, opinions.effective_classes, classes=classes, images=pool_images or opinions.images
+        )
+    level = _level(expected)
     sentence = about_crawl = f"This pool {_MEANINGS[level]}; {covered}."
-    if said is not None:
-        sentence += f" {_expected(said)}"
+    if expected is not None:
+        sentence += f" {_expected(expected)}"
     reasons = [_layers(norms), _balance(opinions), _kept(kept)]
     if features is not None:
         reasons.append(_features(features))
-    return Verdict(level, sentence, reasons, rare, said, about_crawl)
+    return Verdict(level, sentence, reasons, rare, expected, about_crawl)
 
 
-def _level(said: Forecast | None) -> str:
-    if said is None:
+def _level(expected: Forecast | None) -> str:
+    if expected is None:
         return "unknown"
-    if said.beyond or said.lost >= MUCH_LOST:
+    if expected.beyond or expected.lost >= MUCH_LOST:
         return "far"
-    return "near" if said.lost < LITTLE_LOST else "shifted"
+    return "near" if expected.lost < LITTLE_LOST else "shifted"
 
 
-def _expected(said: Forecast) -> str:
-    if said.beyond:
+def _expected(expected: Forecast) -> str:
+    if expected.beyond:
         return (
-            f"It is farther than any pool that was tried: expect no more than {_percent(said.high)} of the teacher's "
-            f"accuracy of a student that starts at random and is not adapted; {BY_DEFAULT}."
+            f"It is farther than any pool that was tried: expect no more than {_percent(expected.high)} of the "
+            f"teacher's accuracy of a student that starts at random and is not adapted; {BY_DEFAULT}."
         )
     return (
         f"A student of {BUDGET:,} training images that starts at random and is not adapted is expected to reach "
-        f"{100 * said.low:.0f} to {_percent(said.high)} of the teacher's accuracy (three in four runs on pools left "
-        f"out did); {BY_DEFAULT}."
+        f"{100 * expected.low:.0f} to {_percent(expected.high)} of the teacher's accuracy (three in four runs on pools "
+        f"left out did); {BY_DEFAULT}."
     )
 
 

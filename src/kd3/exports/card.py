@@ -279,7 +279,9 @@ class Card:
                 "8 bits, calibrated on web images: same class as the student, on the half of the images that chose the "
                 "first row, and on the other, which tells how good it is:"
             )
-            shown = [(escaped(words_), f"{chose:.1f}%", f"{told:.1f}%") for words_, chose, told in self.variants]
+            shown = [
+                (escaped(words_), f"{chose:.1f}%", f"{reported:.1f}%") for words_, chose, reported in self.variants
+            ]
             parts += [words, table([("scales and layers", "half that chose", "other half"), *shown])]
         return parts
 

@@ -26,7 +26,7 @@ from kd3.runtime.run_folder import RunFolder, find
 from kd3.scoring.batches import split_pool
 from kd3.sources.files import shown
 from kd3.sources.record import counted
-from kd3.training.records import last_selection
+from kd3.training.run_logger import last_selection
 
 NOISE = "none"
 

@@ -46,9 +46,7 @@ def typicality(
     The teacher runs once over plain views; the result takes four bytes per image.
     """
     network = Distances(teacher, every_norm=every_norm)
-    parts = scored(
-        network, batches, positions, teacher.normalise, compute, title="teacher looks how typical the images are"
-    )
+    parts = scored(network, batches, positions, teacher.normalise, compute, title="how typical the images are")
     return torch.cat([part[:, 0].cpu() for part in parts]) if len(positions) else torch.empty(0)
 
 
@@ -104,7 +102,7 @@ class Distances(nn.Module):
         return torch.stack(seen).mean(0)[:, None]
 
     def _hook(self, seen: list[Tensor]) -> Any:
-        def look(norm: Any, arguments: tuple[Tensor, ...]) -> None:
+        def measure(norm: Any, arguments: tuple[Tensor, ...]) -> None:
             with torch.autocast(arguments[0].device.type, enabled=False):
                 values = arguments[0].float().flatten(2) if arguments[0].ndim > 2 else arguments[0].float()[:, :, None]
                 mean, variance = norm.running_mean.float(), norm.running_var.float()
@@ -115,7 +113,7 @@ class Distances(nn.Module):
                     gap = gap + (deviations - variance.sqrt()).square()
                 seen.append((gap / (variance + norm.eps)).mean(1))
 
-        return look
+        return measure
 
 
 def _at_the_features(teacher: Teacher, norms: dict[str, nn.Module]) -> str | None:
@@ -159,7 +157,7 @@ class FittedTeacher:
     distance_left: float = 0.0  # the same, to the blended statistics
     information: dict[float, float] = field(default_factory=dict)  # I(b) in nats, if it chose b
 
-    def told(self) -> str:
+    def in_words(self) -> str:
         """Describe the fit in a sentence."""
         if self.blend == 0:
             return f"the teacher learns nothing from the crawl's statistics (b = 0): {self.reason}"
@@ -213,20 +211,20 @@ def fit_teacher(
         return FittedTeacher(teacher, 0.0, "it has no batch norms with running statistics, so there is nothing to fit")
     ranks = compute.ranks
     compute.place(teacher)
-    statistics, told = _kept(kept) if kept is not None and kept.is_file() else ({}, {})
+    statistics, by_share = _kept(kept) if kept is not None and kept.is_file() else ({}, {})
     if not statistics:
         with ranks.failing_together():
             if ranks.is_first:
-                statistics, told = _made(teacher, batches, positions, compute, how)
-        statistics, told = ranks.from_first((statistics, told))
+                statistics, by_share = _made(teacher, batches, positions, compute, how)
+        statistics, by_share = ranks.from_first((statistics, by_share))
         if kept is not None and ranks.is_first:
             kept.parent.mkdir(parents=True, exist_ok=True)
-            _keep(kept, statistics, told)
+            _keep(kept, statistics, by_share)
     crawl = {
         name: LayerStatistics(*(value.to(old.mean.device) for value in statistics[name])) for name, old in own.items()
     }
     if how == "auto":
-        share = max(told, key=lambda choice: (round(told[choice], 4), -choice))
+        share = max(by_share, key=lambda choice: (round(by_share[choice], 4), -choice))
         reason = "its answers on the pool hold the most information"
     else:
         share = 1.0 if how == "crawl" or blend is None else blend
@@ -234,7 +232,7 @@ def fit_teacher(
     mixed = blended(own, crawl, share)
     fitted = teacher.with_statistics(mixed) if share > 0 else teacher
     return FittedTeacher(
-        fitted, share, reason, mean_distance(crawl, own), mean_distance(crawl, mixed), told if how == "auto" else {}
+        fitted, share, reason, mean_distance(crawl, own), mean_distance(crawl, mixed), by_share if how == "auto" else {}
     )
 
 
@@ -257,11 +255,11 @@ def _made(
     """Return the crawl's statistics, and I(b) for `auto`; from beside the pool if an earlier run stored them."""
     path = _path(teacher, batches, positions, compute)
     if path is not None and path.is_file():
-        statistics, told = _kept(path)
-        if told or how != "auto":
-            return statistics, told
+        statistics, by_share = _kept(path)
+        if by_share or how != "auto":
+            return statistics, by_share
     alone = Compute(compute.device, compute.precision)  # the other ranks do not take part
-    chosen = _spread(positions, COUNTED_IMAGES)
+    chosen = _drawn(positions, COUNTED_IMAGES)
     chosen = chosen[~find_outliers(teacher, batches, chosen, alone).numpy()]
     with console.progress("statistics of the crawl", len(chosen), "images") as bar:
 
@@ -273,25 +271,25 @@ def _made(
 
         with compute.autocast():
             statistics = counted(teacher.module, images())
-    told = {}
+    by_share = {}
     if how == "auto":
         asked, own = np.sort(chosen[:ASKED_IMAGES]), remembered(teacher.module)
         with console.progress("answers of the fitted teacher", len(GRID) * len(asked), "images") as bar:
             for share in GRID:
                 fitted = compute.place(teacher.with_statistics(blended(own, statistics, share)))
                 logits = torch.cat(list(scored(fitted, batches, asked, teacher.normalise, alone)))
-                told[share] = information(logits)
+                by_share[share] = information(logits)
                 bar.advance(len(asked))
     if path is not None:
         try:
             path.parent.mkdir(exist_ok=True)
-            _keep(path, statistics, told)
+            _keep(path, statistics, by_share)
         except OSError as problem:
             console.warn(f"the crawl's statistics could not be kept at {path}: {problem.strerror or problem}")
-    return statistics, told
+    return statistics, by_share
 
 
-def _spread(positions: np.ndarray, count: int) -> np.ndarray:
+def _drawn(positions: np.ndarray, count: int) -> np.ndarray:
     """Return `count` positions in random order, the same at each call."""
     order = torch.randperm(len(positions), generator=generator_for(torch.device("cpu"), 0, "counted images"))
     chosen: np.ndarray = positions[order[:count].numpy()]
@@ -306,14 +304,14 @@ def _path(teacher: Teacher, batches: PoolBatches, positions: np.ndarray, compute
     return Path(pool.path) / FOLDER / f"{name_for(VERSION, teacher, pool, compute, which)}.safetensors"
 
 
-def _keep(path: Path, statistics: dict[str, LayerStatistics], told: dict[float, float]) -> None:
+def _keep(path: Path, statistics: dict[str, LayerStatistics], by_share: dict[float, float]) -> None:
     from safetensors.torch import save_file
 
     tensors = {}
     for name, (mean, variance) in statistics.items():
         tensors[f"{name}.mean"], tensors[f"{name}.variance"] = mean.cpu().contiguous(), variance.cpu().contiguous()
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={repr(share): repr(value) for share, value in told.items()})
+        save_file(tensors, temporary, metadata={repr(share): repr(value) for share, value in by_share.items()})
 
 
 def _kept(path: Path) -> tuple[dict[str, LayerStatistics], dict[float, float]]:
@@ -322,12 +320,12 @@ def _kept(path: Path) -> tuple[dict[str, LayerStatistics], dict[float, float]]:
 
     try:
         with safe_open(path, framework="pt") as file:
-            told = {float(share): float(value) for share, value in (file.metadata() or {}).items()}
+            by_share = {float(share): float(value) for share, value in (file.metadata() or {}).items()}
             names = dict.fromkeys(key.rpartition(".")[0] for key in file.keys())  # noqa: SIM118
             return {
                 name: LayerStatistics(file.get_tensor(f"{name}.mean"), file.get_tensor(f"{name}.variance"))
                 for name in names
-            }, told
+            }, by_share
     except (OSError, SafetensorError, ValueError) as problem:
         console.warn(f"{path} cannot be read ({problem}); the crawl's statistics are counted again")
         return {}, {}

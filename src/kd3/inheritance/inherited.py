@@ -185,6 +185,6 @@ def inherited(
         console.say(f"{name} starts from random weights: its parts do not fit those of teacher {teacher.name}")
         return None
     inherit(student, teacher.module, inheritance)
-    said = f"{name} inherits {100 * inheritance.share:.0f}% of its parameters from teacher {teacher.name}"
-    console.say(said + (f"; {inheritance.problem}" if inheritance.problem else ""))
+    summary = f"{name} inherits {100 * inheritance.share:.0f}% of its parameters from teacher {teacher.name}"
+    console.say(summary + (f"; {inheritance.problem}" if inheritance.problem else ""))
     return inheritance

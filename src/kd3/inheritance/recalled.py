@@ -24,7 +24,7 @@ from kd3.pool import Decoded, DecodeSettings, ImagePool, decode_records, list_re
 from kd3.pool.checks import watched
 from kd3.pool.decode import Rejected
 from kd3.pool.leaks import KnownImages, read_known
-from kd3.pool.near_copies import looks, perceptual_hashes
+from kd3.pool.near_copies import perceptual_hashes, thumbnails
 from kd3.pool.pool_files import NAME as MANIFEST
 from kd3.runtime import console
 from kd3.runtime.compute import Compute
@@ -149,7 +149,7 @@ def _unknown(images: np.ndarray, known: Sequence[KnownImages]) -> np.ndarray:
     fresh = np.ones(len(images), dtype=bool)
     hashes = perceptual_hashes(images) if known else np.empty(0)
     for one in known:
-        fresh[list(one.near(hashes, lambda places: looks(images[places])))] = False
+        fresh[list(one.near(hashes, lambda places: thumbnails(images[places])))] = False
     return fresh
 
 

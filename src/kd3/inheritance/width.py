@@ -217,8 +217,8 @@ def _followed() -> Iterator[None]:
     except CannotNarrow:
         raise
     except Exception as problem:
-        said = f"{type(problem).__name__}: {first_line(problem)}"
-        raise CannotNarrow(f"Torch-Pruning cannot follow its channels ({said})") from problem
+        reason = f"{type(problem).__name__}: {first_line(problem)}"
+        raise CannotNarrow(f"Torch-Pruning cannot follow its channels ({reason})") from problem
 
 
 @contextmanager

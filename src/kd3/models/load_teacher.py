@@ -105,13 +105,13 @@ def load_teacher(path: str | Path, *, trust_code: bool | None = None) -> Teacher
     if is_named(path):
         arch, where = str(path), f"teacher {path}"
         weights = PRETRAINED if SOURCES[arch.partition(":")[0]].weights == "asked for" else None
-        said: dict[str, Any] = {"arch": arch, "weights": weights}
-        facts = _known(said, Path())
+        given: dict[str, Any] = {"arch": arch, "weights": weights}
+        facts = _known(given, Path())
         try:
-            description = build(TeacherDescription, {**facts.settings, **said}, where=where)
+            description = build(TeacherDescription, {**facts.settings, **given}, where=where)
         except KD3Error as problem:
             raise KD3Error(f"{problem}; describe it in a YAML file, as `kd3 inspect --help` shows") from None
-        return _loaded(description, Path(), said, facts, where=where)
+        return _loaded(description, Path(), given, facts, where=where)
     path = Path(path)
     if trust_code is None:
         trust_code = not path.is_dir()
@@ -125,12 +125,12 @@ def load_teacher(path: str | Path, *, trust_code: bool | None = None) -> Teacher
             f"{path} is no description of a teacher but weights or a network; name it in one, a YAML file, as "
             f"`kd3 inspect --help` shows"
         )
-    said = read_yaml(path, what="teacher description")
-    facts = _known(said, path.parent)
-    description = build(TeacherDescription, {**facts.settings, **said}, where=str(path))
+    given = read_yaml(path, what="teacher description")
+    facts = _known(given, path.parent)
+    description = build(TeacherDescription, {**facts.settings, **given}, where=str(path))
     if not trust_code:
         _refuse_code(description, path)
-    return _loaded(description, path.parent, said, facts, where=str(path))
+    return _loaded(description, path.parent, given, facts, where=str(path))
 
 
 def _refuse_code(description: TeacherDescription, path: Path) -> None:
@@ -162,7 +162,7 @@ def _known(values: Mapping[str, Any], folder: Path) -> Facts:
 
 
 def _loaded(
-    description: TeacherDescription, folder: Path, said: Mapping[str, Any], facts: Facts, *, where: str
+    description: TeacherDescription, folder: Path, given: Mapping[str, Any], facts: Facts, *, where: str
 ) -> Teacher:
     module, loaded = _module(description, folder, where=where)
     if description.colours == "bgr":
@@ -190,7 +190,7 @@ def _loaded(
     teacher.origin = Origin(description.arch, description.arch_args, folder)
     teacher.pictures = facts.preparation
     if description.weights not in (None, PRETRAINED):
-        teacher.assumed = [name for name in facts.settings if said.get(name) is None]
+        teacher.assumed = [name for name in facts.settings if given.get(name) is None]
     teacher.is_turned = description.colours == "bgr"
     teacher.class_names = description.classes
     reference = parse_arch(description.arch)

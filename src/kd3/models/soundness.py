@@ -126,7 +126,7 @@ def _calling(
     try:
         logits = returned if output is None else picked(returned, output)
     except (LookupError, TypeError):
-        raise KD3Error(f"{what} has no output {output!r}; it returns {_told(returned)}") from None
+        raise KD3Error(f"{what} has no output {output!r}; it returns {_described(returned)}") from None
     single = isinstance(logits, Tensor) and logits.shape in ((len(images),), (len(images), 1))
     return replace(calling, one_logit=single and num_classes in (None, 2))
 
@@ -140,13 +140,13 @@ def _output_with_logits(returned: Any, num_classes: int | None, what: str, chose
     widths = {values.shape[1:] for values in fitting.values()}
     if not fitting or (num_classes is None and len(widths) > 1):
         raise KD3Error(
-            f"{what} returns {_told(returned)}, and it is not known which of them holds the logits; say it by "
+            f"{what} returns {_described(returned)}, and it is not known which of them holds the logits; say it by "
             f"{_chosen(chosen_by, list(outputs)[-1])}"
         )
     first = next(iter(fitting))
     if len(fitting) > 1:
         console.warn(
-            f"{what} returns {_told(returned)}; output {first} is taken for the logits; another is taken by "
+            f"{what} returns {_described(returned)}; output {first} is taken for the logits; another is taken by "
             f"{_chosen(chosen_by, list(fitting)[-1])}"
         )
     return first
@@ -176,7 +176,7 @@ def _classes(values: Tensor) -> tuple[int, ...]:
     return (width,) if width > 1 else (1, 2)
 
 
-def _told(returned: Any) -> str:
+def _described(returned: Any) -> str:
     outputs = _outputs(returned)
     if not outputs:
         return f"one {type(returned).__name__}"
@@ -224,9 +224,9 @@ def _check_batch(network: nn.Module, images: Tensor, expected: Tensor, what: str
         found = as_logits(returned)
     except Exception as problem:
         first = str(problem).strip().partition("\n")[0]
-        said = f"{type(problem).__name__}: {first}"
+        message = f"{type(problem).__name__}: {first}"
         raise KD3Error(
-            f"{what} runs on {IMAGES} images but not on a batch of {few}: {said}; a .squeeze() without a dimension "
+            f"{what} runs on {IMAGES} images but not on a batch of {few}: {message}; a .squeeze() without a dimension "
             f"drops that of the batch, too: write .flatten(1) instead"
         ) from problem
     if found.shape != expected.shape or not _same(found.float(), expected):

@@ -97,7 +97,7 @@ class Watch:
         self._parts = [(part.file, files[part.file]) for part in parts if part.file in files]
         self._damaged: str | None = None
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="kd3-pool", daemon=True)
+        self._thread = threading.Thread(target=self._compare, name="kd3-pool", daemon=True)
 
     def start(self) -> None:
         """Start reading."""
@@ -129,7 +129,7 @@ class Watch:
         if self._thread.is_alive():
             self._thread.join()
 
-    def _look(self) -> None:
+    def _compare(self) -> None:
         for name, digest in self._parts:
             found = _digest(Path(str(self._folder)) / name, self._stop)
             if self._stop.is_set():

@@ -58,7 +58,7 @@ def read_ahead(items: Iterable[T], location_of: Callable[[T], Location]) -> Iter
             threads.shutdown(wait=False, cancel_futures=True)  # one may be waiting for a silent server
 
 
-ROOM_BYTES = 2 << 30  # of address space, beside the image: the chunk, its answer, the file
+WORKING_BYTES = 2 << 30  # of address space, beside the image: the chunk, its answer, the file
 PIXEL_BYTES = 24  # of the largest image: its pixels as the file has them, in RGB and 16 bits, with alpha, turned
 
 # Tuples, because they cost a tenth of objects on their way: of an image (sha256, digest, width, height,
@@ -72,7 +72,7 @@ def prepare_worker(parent: int, max_pixels: int, trust: Trust) -> None:
     ignore_interrupts(parent)
     lift_limits_for_good(max_pixels)
     trust_for_good(trust)
-    bound_memory(ROOM_BYTES + PIXEL_BYTES * max_pixels)
+    bound_memory(WORKING_BYTES + PIXEL_BYTES * max_pixels)
     gc.freeze()  # exclude modules from garbage collection
 
 
@@ -282,5 +282,5 @@ def _executor(workers: int, settings: DecodeSettings) -> Any:
     # module in them: users' scripts need no `if __name__ == "__main__"`.
     import loky
 
-    told = (os.getpid(), settings.max_pixels, trust())
-    return loky.ProcessPoolExecutor(workers, initializer=prepare_worker, initargs=told, env=WORKER_ENVIRONMENT)
+    arguments = (os.getpid(), settings.max_pixels, trust())
+    return loky.ProcessPoolExecutor(workers, initializer=prepare_worker, initargs=arguments, env=WORKER_ENVIRONMENT)

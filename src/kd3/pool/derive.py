@@ -253,13 +253,13 @@ def _fill(folder: Path, derivation: Derivation, choice: Choice, source: ImagePoo
     chunk = max(1, CHUNK_BYTES // packed.image_bytes)
     try:
         with (
-            ExitStack() as looks,
+            ExitStack() as watches,
             console.progress("derive", count, "images") as bar,
             writing_index(folder / INDEX) as index,
         ):
             for pool in (source, other):
                 if pool is not None:  # must not compute new digests from damaged pixels
-                    looks.enter_context(watched(pool, to_the_end=True))
+                    watches.enter_context(watched(pool, to_the_end=True))
             for start in range(0, count, chunk):
                 part = Choice(choice.positions[start : start + chunk], choice.mixed[start : start + chunk])
                 images = _pixels(part, derivation, source, other)

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kd3.pool.decode import Decoded
-from kd3.pool.leaks import KnownImages, Sieve
-from kd3.pool.near_copies import looks
+from kd3.pool.leaks import EntryFilter, KnownImages
+from kd3.pool.near_copies import thumbnails
 from kd3.pool.pool_files import (
     DUPLICATES,
     KEPT_OUT,
@@ -80,7 +80,7 @@ class Place(NamedTuple):
     inside: int = 0
 
 
-class Course:
+class RemainingRecords:
     """The sources' records from a position on.
 
     Archives before it are not opened again, and may be gone. Records are drawn ahead of their processing; `place`
@@ -157,7 +157,7 @@ class IngestState:
         self.files: int = stored.get("files", 0)  # records consumed, sidecars among them
         self.skipped: int = stored.get("skipped", 0)
         self.seconds: float = stored.get("seconds", 0.0)
-        # Position in the sources (see `Course`); None if an earlier version of kd3 counted files only.
+        # Position in the sources (see `RemainingRecords`); None if an earlier version of kd3 counted files only.
         place = stored.get("place", None if self.files else Place())
         self.place: Place | None = None if place is None else Place(*place)
         # From the start of the ingest, not this version's default.
@@ -170,11 +170,11 @@ class IngestState:
         self._batch = max(1, min(BATCH, BATCH_BYTES // self._packed.image_bytes))
         self._waiting: list[tuple[Record, Decoded]] = []
         self._rejected: list[tuple[str, str, str, str]] = []
-        self._sieve: Sieve | None = None
+        self._filter: EntryFilter | None = None
         if keep_out or near:
-            self._sieve = Sieve(keep_out, self._looks_at if near else None)
-        if self._sieve and self._sieve.knows_pool:
-            self._sieve.learn(self.hashes())
+            self._filter = EntryFilter(keep_out, self._thumbnails_at if near else None)
+        if self._filter and self._filter.knows_pool:
+            self._filter.learn(self.hashes())
         self.database.execute("BEGIN")
 
     def begin(self, request: dict[str, Any]) -> None:
@@ -242,8 +242,8 @@ class IngestState:
         rows = self.database.execute("SELECT hash FROM hashes ORDER BY position")
         return np.fromiter((value for (value,) in rows), dtype=np.uint64)
 
-    def _looks_at(self, positions: np.ndarray) -> np.ndarray:
-        return looks(self._packed.read(positions))
+    def _thumbnails_at(self, positions: np.ndarray) -> np.ndarray:
+        return thumbnails(self._packed.read(positions))
 
     def first_rejected(self, count: int) -> list[tuple[str, str, str]]:
         """Return the keys, reasons and details of the first rejected files."""
@@ -271,7 +271,7 @@ class IngestState:
             "source,key,duplicate_of_source,duplicate_of_key",
             "SELECT d.source, d.key, i.source, i.key FROM duplicates d JOIN items i USING (position) ORDER BY d.rowid",
         )
-        if self._sieve and self._sieve.knows_pool:
+        if self._filter and self._filter.knows_pool:
             # Groups, each begun by the image that stayed.
             self._write_csv(
                 folder / NEAR_DUPLICATES,
@@ -284,7 +284,7 @@ class IngestState:
                 ) ORDER BY position, kept DESC, place
                 """,
             )
-        if self._sieve and self._sieve.keep_out:
+        if self._filter and self._filter.keep_out:
             self._write_csv(
                 folder / KEPT_OUT,
                 "source,key,test_source,test_key,bits,similarity",
@@ -305,12 +305,12 @@ class IngestState:
         """
         waiting, self._waiting = self._waiting, []
         known = self._known([decoded.sha256 for _, decoded in waiting])
-        sieved = self._sieve.sift([decoded for _, decoded in waiting]) if self._sieve and waiting else None
+        filtered = self._filter.filter([decoded for _, decoded in waiting]) if self._filter and waiting else None
         rows = Rows(rejected=self._rejected)
         self._rejected = []
         stays: dict[int, int] = {}  # place in the batch -> position
         for place, (record, decoded) in enumerate(waiting):
-            if sieved and (found := sieved.kept_out.get(place)):
+            if filtered and (found := filtered.kept_out.get(place)):
                 rows.kept_out.append((record.source, record.key, found.source, found.key, found.bits, found.similarity))
                 continue
             kept = known.get(decoded.sha256)
@@ -323,8 +323,8 @@ class IngestState:
                     source, key = record.source, record.key
                 rows.duplicates.append((source, key, position))
                 continue
-            if sieved and (copy := sieved.copy_at(place)):
-                position = copy.place if place in sieved.of_pool else stays[copy.place]
+            if filtered and (copy := filtered.copy_at(place)):
+                position = copy.place if place in filtered.of_pool else stays[copy.place]
                 rows.near_copies.append((record.source, record.key, position, copy.bits, copy.similarity))
                 continue
             stays[place] = self.images
@@ -342,9 +342,9 @@ class IngestState:
                 )
             )
             self._packed.append(decoded.pixels)
-        if self._sieve and self._sieve.knows_pool and sieved:
-            hashes = sieved.hashes[list(stays)]
-            self._sieve.learn(hashes)
+        if self._filter and self._filter.knows_pool and filtered:
+            hashes = filtered.hashes[list(stays)]
+            self._filter.learn(hashes)
             rows.hashes = list(zip(stays.values(), hashes.tolist(), strict=True))
         rows.write(self.database)
 

@@ -17,7 +17,7 @@ from kd3.config.settings import build
 from kd3.pool.decode import DecodeSettings, Rejected
 from kd3.pool.decoding import Outcome, decode_records
 from kd3.pool.image_pool import ImagePool
-from kd3.pool.ingest_state import DATABASE, Course, IngestState, Place, begun_with
+from kd3.pool.ingest_state import DATABASE, IngestState, Place, RemainingRecords, begun_with
 from kd3.pool.leaks import KnownImages, read_known
 from kd3.pool.pool_files import (
     INDEX,
@@ -39,7 +39,7 @@ from kd3.sources.files import shown
 from kd3.sources.finding import check_given, check_part, counts
 from kd3.sources.locations import expand
 from kd3.sources.record import SIDECAR
-from kd3.sources.trust import as_settings_say, is_remote
+from kd3.sources.trust import is_remote, with_permissions
 
 PATIENCE = 2.0  # seconds
 
@@ -130,7 +130,7 @@ def remove_pool(folder: Path, made: Sequence[Path]) -> None:
 
 COMMIT_SECONDS = 2.0
 COMMIT_FILES = 16_384
-TELL_FILES = 64  # files between updates: drawing the bar costs as much as a small image
+FILES_A_TICK = 64  # files between updates: drawing the bar costs as much as a small image
 
 
 class NothingUsableError(KD3Error):
@@ -159,7 +159,7 @@ def ingest(
     return ingest_with(build(IngestConfig, values, where="kd3.ingest"))
 
 
-@as_settings_say
+@with_permissions
 def ingest_with(config: IngestConfig, *, part_bytes: int = PART_BYTES) -> ImagePool:
     """Make a pool as the settings say; see `ingest`."""
     folder = Path(config.out)
@@ -268,10 +268,12 @@ def _as_now(request: dict[str, Any]) -> dict[str, Any]:
 def _consume(state: IngestState, config: IngestConfig, found: Sequence[str], *, again: bool) -> None:
     """Decode and store the remaining records of `found`; `again`: an earlier process was interrupted."""
     settings = DecodeSettings(config.image_size, config.fit, config.min_side, config.max_pixels, config.max_seconds)
-    course = Course(found, state.place or Place(), config.part, Limits(config.max_seconds, config.max_unpacked))
+    remaining = RemainingRecords(
+        found, state.place or Place(), config.part, Limits(config.max_seconds, config.max_unpacked)
+    )
     before_it = state.files if state.place else 0  # files that are not drawn again
     limit = None if config.limit is None else config.limit - before_it
-    files = islice(course, state.files - before_it, limit)
+    files = islice(remaining, state.files - before_it, limit)
     committed = started = time.monotonic()
     before = state.seconds
     with (
@@ -279,20 +281,20 @@ def _consume(state: IngestState, config: IngestConfig, found: Sequence[str], *, 
         count_in_background(found, config.limit, bar, config.part),
         closing(decode_records(files, settings, workers=config.workers, wary=again)) as outcomes,
     ):
-        told = state.files
+        counted = state.files
         for outcome in outcomes:
             _take(outcome, state)
-            if state.files - told >= TELL_FILES:
-                bar.advance(state.files - told)
-                told = state.files
+            if state.files - counted >= FILES_A_TICK:
+                bar.advance(state.files - counted)
+                counted = state.files
             if state.files % COMMIT_FILES == 0 or time.monotonic() - committed > COMMIT_SECONDS:
                 committed = time.monotonic()
                 state.seconds = before + committed - started
-                state.place = course.place(state.files - before_it)
+                state.place = remaining.place(state.files - before_it)
                 state.commit()
-        bar.advance(state.files - told)
+        bar.advance(state.files - counted)
     state.seconds = before + time.monotonic() - started
-    state.place = course.place(state.files - before_it)
+    state.place = remaining.place(state.files - before_it)
     state.commit()
 
 

@@ -15,7 +15,7 @@ from kd3.config.records import Fit
 from kd3.pool.decode import Decoded, DecodeSettings
 from kd3.pool.decoding import decode_records
 from kd3.pool.image_pool import ImagePool
-from kd3.pool.near_copies import Copy, Looks, NearCopies, copies_within, looks, perceptual_hashes
+from kd3.pool.near_copies import Copy, NearCopies, Thumbnails, copies_within, perceptual_hashes, thumbnails
 from kd3.runtime import console
 from kd3.runtime.errors import KD3Error
 from kd3.runtime.files import replacing
@@ -42,8 +42,8 @@ class KnownImages:
     def __init__(self) -> None:
         self.names: list[tuple[str, str]] = []  # source and key
         self._files: dict[bytes, int] = {}  # by the hash of the whole file
-        self._looks: list[np.ndarray] = []  # float16, batch by batch
-        self._near = NearCopies(self._looks_at)
+        self._thumbnails: list[np.ndarray] = []  # float16, batch by batch
+        self._near = NearCopies(self._thumbnails_at)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -53,25 +53,25 @@ class KnownImages:
         for number, file in enumerate(files, start=len(self.names)):
             self._files.setdefault(file, number)
         self.names.extend(names)
-        self._looks.append(looks(images).astype(np.float16))
+        self._thumbnails.append(thumbnails(images).astype(np.float16))
         self._near.add(perceptual_hashes(images))
 
-    def find(self, files: Sequence[bytes], hashes: np.ndarray, looks_of: Looks) -> dict[int, Found]:
+    def find(self, files: Sequence[bytes], hashes: np.ndarray, thumbnails_of: Thumbnails) -> dict[int, Found]:
         """Return the known image that each image matches, by place: the same file, or a near copy.
 
-        `files` are the SHA-256 of the images asked about, `looks_of` gives their looks.
+        `files` are the SHA-256 of the images asked about, `thumbnails_of` gives their thumbnails.
         """
-        found = self.near(hashes, looks_of)
+        found = self.near(hashes, thumbnails_of)
         for place, file in enumerate(files):
             if known := self.same_file(file):
                 found[place] = known
         return dict(sorted(found.items()))
 
-    def near(self, hashes: np.ndarray, looks_of: Looks) -> dict[int, Found]:
+    def near(self, hashes: np.ndarray, thumbnails_of: Thumbnails) -> dict[int, Found]:
         """Return, by place in `hashes`, the known image of which an image is a near copy."""
         return {
             place: Found(*self.names[copy.place], bits=copy.bits, similarity=copy.similarity)
-            for place, copy in self._near.find(hashes, looks_of).items()
+            for place, copy in self._near.find(hashes, thumbnails_of).items()
         }
 
     def same_file(self, file: bytes) -> Found | None:
@@ -83,10 +83,10 @@ class KnownImages:
         """Return a hash of the files' contents, for any order and names."""
         return fingerprint(self._files)
 
-    def _looks_at(self, places: np.ndarray) -> np.ndarray:
-        if len(self._looks) > 1:
-            self._looks = [np.concatenate(self._looks)]
-        found: np.ndarray = self._looks[0][places].astype(np.float32)
+    def _thumbnails_at(self, places: np.ndarray) -> np.ndarray:
+        if len(self._thumbnails) > 1:
+            self._thumbnails = [np.concatenate(self._thumbnails)]
+        found: np.ndarray = self._thumbnails[0][places].astype(np.float32)
         return found
 
 
@@ -136,7 +136,7 @@ def read_known(source: str, *, image_size: int, fit: Fit, workers: int | None) -
 
 
 @dataclass(frozen=True, slots=True)
-class Sieved:
+class Filtered:
     """Findings in a batch, by place in it; `hashes` (n,) are those of all its images."""
 
     hashes: np.ndarray
@@ -149,15 +149,15 @@ class Sieved:
         return self.of_pool.get(place) or self.of_batch.get(place)
 
 
-class Sieve:
+class EntryFilter:
     """Filter for images before they enter a pool.
 
-    `looks_at` returns the thumbnails of pool images by position; None allows near copies.
+    `thumbnails_at` returns the thumbnails of pool images by position; None allows near copies.
     """
 
-    def __init__(self, keep_out: Sequence[KnownImages] = (), looks_at: Looks | None = None) -> None:
+    def __init__(self, keep_out: Sequence[KnownImages] = (), thumbnails_at: Thumbnails | None = None) -> None:
         self.keep_out = keep_out
-        self._near = None if looks_at is None else NearCopies(looks_at)
+        self._near = None if thumbnails_at is None else NearCopies(thumbnails_at)
 
     @property
     def knows_pool(self) -> bool:
@@ -169,19 +169,19 @@ class Sieve:
         if self._near is not None:
             self._near.add(hashes)
 
-    def sift(self, batch: Sequence[Decoded]) -> Sieved:
+    def filter(self, batch: Sequence[Decoded]) -> Filtered:
         """Return the images of a batch to exclude from the pool."""
         images = np.stack([decoded.pixels for decoded in batch])
         hashes = perceptual_hashes(images)
         files = [decoded.sha256 for decoded in batch]
         kept_out: dict[int, Found] = {}
         for known in self.keep_out:
-            kept_out = known.find(files, hashes, lambda places: looks(images[places])) | kept_out
+            kept_out = known.find(files, hashes, lambda places: thumbnails(images[places])) | kept_out
         if self._near is None:
-            return Sieved(hashes, kept_out)
-        of_pool = self._near.find(hashes, lambda places: looks(images[places]))
+            return Filtered(hashes, kept_out)
+        of_pool = self._near.find(hashes, lambda places: thumbnails(images[places]))
         of_batch = copies_within(hashes, images, gone=of_pool.keys() | kept_out.keys())
-        return Sieved(hashes, kept_out, of_pool, of_batch)
+        return Filtered(hashes, kept_out, of_pool, of_batch)
 
 
 BLOCK_BYTES = 32 << 20
@@ -200,10 +200,10 @@ def overlap(pool: ImagePool, tested: KnownImages) -> dict[int, Found]:
     found: dict[int, Found] = {}
     for start in range(0, len(pool), HASHES):
 
-        def looks_of(places: np.ndarray, start: int = start) -> np.ndarray:
-            return looks(pool.read(places + start))
+        def thumbnails_of(places: np.ndarray, start: int = start) -> np.ndarray:
+            return thumbnails(pool.read(places + start))
 
-        near = tested.near(hashes[start : start + HASHES], looks_of)
+        near = tested.near(hashes[start : start + HASHES], thumbnails_of)
         found |= {start + place: known for place, known in near.items()}
     if pool.path is not None:
         for position, (file,) in enumerate(pool.index_rows(("sha256",))):

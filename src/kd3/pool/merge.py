@@ -114,9 +114,9 @@ def _fill(folder: Path, pools: Sequence[ImagePool], request: dict[str, Any]) -> 
     state = IngestState(folder, pools[0].image_size, part_bytes=PART_BYTES, near=near)
     try:
         state.begin(request)
-        with ExitStack() as looks, console.progress("merge", sum(map(len, pools)), "images") as bar:
+        with ExitStack() as watches, console.progress("merge", sum(map(len, pools)), "images") as bar:
             for pool in pools:
-                looks.enter_context(watched(pool, to_the_end=True))
+                watches.enter_context(watched(pool, to_the_end=True))
                 for record, decoded in _images(pool):
                     state.add(record, decoded)
                     bar.advance()

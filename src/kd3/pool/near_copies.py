@@ -1,10 +1,10 @@
 """Near copies of known images: re-encoded, rescaled, brightened, slightly cropped, found by hashes of their appearance.
 
 Perceptual hash (63 bits) and thumbnail vector (256 numbers) of an image; both survive slight edits. The hash is pHash:
-the signs of an image's low frequencies about their median. The look is the image at 16 x 16. Hashes find candidates
-among many images, looks distinguish copies from two views of plain ground. Both are linear in the pixels up to their
-last step, hence a batch costs two matrix products: 2 µs an image of 32 x 32 on one core, where imagehash (4.3) takes
-some 200 and needs PyWavelets.
+the signs of an image's low frequencies about their median. The thumbnail is the image at 16 x 16. Hashes find
+candidates among many images, thumbnails distinguish copies from two views of plain ground. Both are linear in the
+pixels up to their last step, hence a batch costs two matrix products: 2 µs an image of 32 x 32 on one core, where
+imagehash (4.3) takes some 200 and needs PyWavelets.
 
 Index of millions of hashes: finds all within a few bits of given ones. Multi-index hashing (Norouzi, Punjani, Fleet:
 Fast Search in Hamming Space with Multi-Index Hashing, CVPR 2012): where hashes differ in at most 11 bits, one of their
@@ -23,14 +23,14 @@ import numpy as np
 
 SIDE = 32  # of the image whose frequencies are taken
 FREQUENCIES = 8  # lowest ones in each direction; without the constant one, the brightness
-LOOK_SIDE = 16
+THUMBNAIL_SIDE = 16
 BATCH_BYTES = 4 << 20  # of pixels as floats, small enough for a cache
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as JPEG has it
 
 # Chosen on images re-encoded, rescaled, brightened and cropped, and on pairs among 55,000 that are none:
 # docs/near-duplicates.md has the figures.
 MOST_BITS = 10  # of difference between hashes of copies
-LEAST_SIMILARITY = 0.92  # between looks of copies
+LEAST_SIMILARITY = 0.92  # between thumbnails of copies
 
 
 def perceptual_hashes(images: np.ndarray) -> np.ndarray:
@@ -46,14 +46,15 @@ def perceptual_hashes(images: np.ndarray) -> np.ndarray:
     return hashes
 
 
-def looks(images: np.ndarray) -> np.ndarray:
-    """Return the look of each image: (n, 3, N, N) uint8 -> (n, 256) float32 of mean 0 and length 1.
+def thumbnails(images: np.ndarray) -> np.ndarray:
+    """Return the thumbnail of each image: (n, 3, N, N) uint8 -> (n, 256) float32 of mean 0 and length 1.
 
-    The product of two looks is the correlation of the images at 16 x 16, in grey: -1 to 1. A plain image's look is 0.
+    The product of two thumbnails is the correlation of the images at 16 x 16, in grey: -1 to 1. That of a plain image
+    is 0.
     """
     side = images.shape[-1]
-    found = np.empty((len(images), LOOK_SIDE**2), dtype=np.float32)
-    for here, values in _reduced(images, _averages(side, LOOK_SIDE)):
+    found = np.empty((len(images), THUMBNAIL_SIDE**2), dtype=np.float32)
+    for here, values in _reduced(images, _averages(side, THUMBNAIL_SIDE)):
         grey = values.reshape(len(values), -1)
         grey = grey - grey.mean(axis=1, keepdims=True)
         found[here] = grey / np.maximum(np.linalg.norm(grey, axis=1, keepdims=True), 1e-3)
@@ -196,7 +197,7 @@ def _joined(
     return query, place, bits
 
 
-Looks = Callable[[np.ndarray], np.ndarray]  # places (n,) -> looks (n, 256)
+Thumbnails = Callable[[np.ndarray], np.ndarray]  # places (n,) -> thumbnails (n, 256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,11 +210,11 @@ class Copy:
 
 
 class NearCopies:
-    """Known images by their hashes; `looks_at` returns the thumbnails of candidates."""
+    """Known images by their hashes; `thumbnails_at` returns the thumbnails of candidates."""
 
-    def __init__(self, looks_at: Looks) -> None:
+    def __init__(self, thumbnails_at: Thumbnails) -> None:
         self._index = HashIndex()
-        self._looks_at = looks_at
+        self._thumbnails_at = thumbnails_at
 
     def __len__(self) -> int:
         return len(self._index)
@@ -222,17 +223,17 @@ class NearCopies:
         """Append images."""
         self._index.add(hashes)
 
-    def find(self, hashes: np.ndarray, looks_of: Looks) -> dict[int, Copy]:
+    def find(self, hashes: np.ndarray, thumbnails_of: Thumbnails) -> dict[int, Copy]:
         """Return the most similar known image that each image is a copy of, by place in `hashes`.
 
-        `looks_of` returns the queried images' thumbnails.
+        `thumbnails_of` returns the queried images' thumbnails.
         """
         query, place, bits = self._index.near(hashes)
         if not len(query):
             return {}
         asked, back = np.unique(query, return_inverse=True)
         known, forth = np.unique(place, return_inverse=True)
-        similarity = np.einsum("nd,nd->n", looks_of(asked)[back], self._looks_at(known)[forth])
+        similarity = np.einsum("nd,nd->n", thumbnails_of(asked)[back], self._thumbnails_at(known)[forth])
         copies: dict[int, Copy] = {}
         for number in np.lexsort((place, -similarity)):  # of equal ones the first
             if similarity[number] < LEAST_SIMILARITY:
@@ -254,7 +255,7 @@ def copies_within(hashes: np.ndarray, images: np.ndarray, gone: Collection[int] 
     query, place, bits = index.near(hashes)
     earlier = place < query
     query, place, bits = query[earlier], place[earlier], bits[earlier]
-    similarity = np.einsum("nd,nd->n", looks(images[query]), looks(images[place]))
+    similarity = np.einsum("nd,nd->n", thumbnails(images[query]), thumbnails(images[place]))
     # In order: earlier images are already decided.
     for one, other, apart, alike in zip(query.tolist(), place.tolist(), bits, similarity, strict=True):
         if alike < LEAST_SIMILARITY or one in gone or other in gone or other in copies:

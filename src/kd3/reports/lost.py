@@ -109,7 +109,7 @@ def _grids(lost: Lost, data: LabelledImages) -> list[Grid]:
         tiles = []
         for example, image in zip(examples, pixels, strict=True):
             theirs = f"teacher: {one.name} {example.teacher:.0f}%"
-            own = f"student: {example.student_says} {example.student:.0f}%"
+            own = f"student: {example.student_class} {example.student:.0f}%"
             tiles.append(Tile(f"labelled image {example.place}", f"{theirs} | {own}", image))
         about = f"{one.only_teacher:,} of {one.images:,} images; those of which both were surest."
         grids.append(Grid(f"{one.name}: only the teacher is right", about, tiles))

@@ -13,8 +13,8 @@ from kd3.evaluation.lost import Lost
 from kd3.evaluation.shift_measure import Measurement
 from kd3.reports import lost, sections
 from kd3.reports.charts import Line, rendered, scatter, shown
-from kd3.reports.pool_look import Cost, FeatureMap, PoolLook
-from kd3.reports.records import RunRecords, verdict
+from kd3.reports.pool_section import Cost, FeatureMap, PoolSection
+from kd3.reports.run_records import RunRecords, verdict
 from kd3.runtime.console import clock
 from kd3.runtime.run_summary import adaptation_in_words, distances_in_words
 
@@ -27,7 +27,7 @@ class RunFindings:
     teacher: Cost | None = None
     student: Cost | None = None
     timing: str = ""  # machine of the times, in words
-    look: PoolLook | None = None
+    pool: PoolSection | None = None
     lost: tuple[Lost, LabelledImages, list[str]] | None = None  # on labelled images, with doubts
     cascade: Mapping[str, Any] | None = None  # record of the cascade, with its curve
     missing: list[str] = field(default_factory=list)  # missing parts, in words
@@ -61,7 +61,7 @@ def _short_path(path: str) -> str:
 
 
 def _run(found: RunFindings, *, with_name: bool) -> dict[str, Any]:
-    run, look = found.records, found.look
+    run, pool = found.records, found.pool
     return {
         "name": run.name,
         "verdict": verdict(run),
@@ -73,10 +73,10 @@ def _run(found: RunFindings, *, with_name: bool) -> dict[str, Any]:
         "cascade": None if found.cascade is None else lost.cascade_section(found.cascade),
         "training": sections.training(run),
         "selection": sections.selection(run),
-        "grids": [shown(grid) for grid in look.grids] if look else [],
+        "grids": [shown(grid) for grid in pool.grids] if pool else [],
         "recall": _recall(run),
-        "map": _map(look.map) if look and look.map else None,
-        "shift": _shift(look.shift, look.looked_at) if look else None,
+        "map": _map(pool.map) if pool and pool.map else None,
+        "shift": _shift(pool.shift, pool.sampled) if pool else None,
         "load": sections.how_to_load(run),
         "again": sections.how_to_repeat(run),
         "origin": sections.origin(run),
@@ -186,9 +186,9 @@ def _map(found: FeatureMap) -> dict[str, Any]:
     return {"chart": scatter("The pool as the teacher sees it", groups, x="first direction", y=""), "about": about}
 
 
-def _shift(found: Measurement, looked_at: int) -> dict[str, Any]:
+def _shift(found: Measurement, sampled: int) -> dict[str, Any]:
     return {
         "headline": found.verdict.sentence,
         "reasons": found.verdict.reasons,
-        "about": f"By {looked_at:,} images of the pool, drawn at random; kd3 shift looks at all of them.",
+        "about": f"By {sampled:,} images of the pool, drawn at random; kd3 shift looks at all of them.",
     }

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from kd3.config.methods import METHODS
 from kd3.reports.charts import Line, line_chart, spark
-from kd3.reports.records import RunRecords
+from kd3.reports.run_records import RunRecords
 from kd3.training.trackers import flat
 
 MOST_CLASSES = 30  # with their own rows; the least kept ones, if there are more
@@ -32,10 +32,10 @@ class Comparison:
 
 def training(run: RunRecords) -> list[Markup]:
     """Return the charts of agreement, losses, learning rate and speed."""
-    looks, steps = run.evaluations, run.training
-    curves = [Line("agreement with the teacher", _points(looks, "agreement"))]
-    if any("accuracy" in look for look in looks):
-        curves.append(Line("accuracy on the labelled images", _points(looks, "accuracy")))
+    evaluations, steps = run.evaluations, run.training
+    curves = [Line("agreement with the teacher", _points(evaluations, "agreement"))]
+    if any("accuracy" in one for one in evaluations):
+        curves.append(Line("accuracy on the labelled images", _points(evaluations, "accuracy")))
     losses = [Line(name.replace("_", " "), _points(steps, name)) for name in ["loss", *run.terms]]
     seen = "training images"
     charts = [

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from kd3.pool import ImagePool
-from kd3.reports.selection_outcome import BELOW, CONFIDENT, REASONS, Outcome
+from kd3.reports.selection_decisions import BELOW, CONFIDENT, REASONS, Decisions
 from kd3.runtime import console
 
 INK, FAINT, PAPER, EMPTY = "#1d2733", "#6b7785", "#ffffff", "#e6eaee"
@@ -114,7 +114,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Layout:
+class GridShape:
     """Positions on a sheet, in pixels."""
 
     columns: int
@@ -134,18 +134,18 @@ class Layout:
         return MARGIN + column * (self.side + GAP), HEAD + row * (self.side + CAPTION + GAP)
 
 
-def layout(tiles: int, image_size: int, *, at_most: int) -> Layout:
+def grid_shape(tiles: int, image_size: int, *, at_most: int) -> GridShape:
     """Return the layout for some tiles; sheets for equally many at most are equally wide."""
     if image_size < _ENLARGE_TO:
         side = image_size * max(1, round(_ENLARGE_TO / image_size))
     else:
         side = min(image_size, _LARGEST)
     columns = max(_COLUMNS, math.isqrt(max(at_most, 1) - 1) + 1)
-    return Layout(columns, max(1, -(-tiles // columns)), side)
+    return GridShape(columns, max(1, -(-tiles // columns)), side)
 
 
 def draw_sheet(
-    title: str, lines: Sequence[str], tiles: Sequence[Tile], *, place: Layout, colour: str = INK
+    title: str, lines: Sequence[str], tiles: Sequence[Tile], *, place: GridShape, colour: str = INK
 ) -> Image.Image:
     """Return a sheet: a title, two lines at most, and the tiles row by row; RGB.
 
@@ -153,10 +153,10 @@ def draw_sheet(
     """
     sheet = Image.new("RGB", place.size, PAPER)
     draw = ImageDraw.Draw(sheet)
-    room = place.size[0] - 2 * MARGIN
-    write(draw, (MARGIN, 40), shortened(title, TITLE_SIZE, room), TITLE_SIZE, colour, "ls")
+    inner = place.size[0] - 2 * MARGIN
+    write(draw, (MARGIN, 40), shortened(title, TITLE_SIZE, inner), TITLE_SIZE, colour, "ls")
     for number, line in enumerate(lines[:2]):
-        text = shortened(line, TEXT_SIZE, room)
+        text = shortened(line, TEXT_SIZE, inner)
         write(draw, (MARGIN, 60 + 18 * number), text, TEXT_SIZE, FAINT, "ls")
     for number, tile in enumerate(tiles):
         _put(sheet, draw, place.corner(number), tile, place.side)
@@ -209,12 +209,12 @@ def draw_overview(title: str, lines: Sequence[str], rows: Sequence[Row]) -> Imag
     picture = Image.new("RGB", (width, _HEAD + _ROW * len(rows) + MARGIN - 6), PAPER)
     draw = ImageDraw.Draw(picture)
 
-    room = width - 2 * MARGIN
-    head = shortened(title, TITLE_SIZE, room)
+    inner = width - 2 * MARGIN
+    head = shortened(title, TITLE_SIZE, inner)
     write(draw, (MARGIN, 40), head, TITLE_SIZE, INK, "ls")
     for number, line in enumerate(lines[:2]):
         at = (MARGIN, 60 + 18 * number)
-        write(draw, at, shortened(line, size, room), size, FAINT, "ls")
+        write(draw, at, shortened(line, size, inner), size, FAINT, "ls")
     for right, text in ((count_right, "kept of predicted"), (share_right, "share"), (threshold_right, "threshold")):
         write(draw, (right, _HEAD - 10), text, size, FAINT, "rs")
     write(draw, (bars - _SPACE, _HEAD - 10), "class", size, FAINT, "rs")
@@ -245,7 +245,7 @@ GRIDS = "grids"
 OVERVIEW = "overview.png"
 
 
-def write_grids(folder: Path, outcome: Outcome, pool: ImagePool, *, images: int, classes: int) -> dict[int, str]:
+def write_grids(folder: Path, decisions: Decisions, pool: ImagePool, *, images: int, classes: int) -> dict[int, str]:
     """Write `grids/CLASS-kept.png`, `grids/CLASS-refused.png` and `grids/overview.png`.
 
     Args:
@@ -257,20 +257,20 @@ def write_grids(folder: Path, outcome: Outcome, pool: ImagePool, *, images: int,
     """
     place = folder / GRIDS
     place.mkdir()
-    shown = outcome.most_kept(classes) if images else []
-    named = file_names(outcome.classes)
+    shown = decisions.most_kept(classes) if images else []
+    named = file_names(decisions.classes)
     stems = {label: named[label] for label in shown}
     with console.progress("draw grids", 2 * len(shown), "grids") as bar:
-        for label, positions in enumerate(outcome.of_classes() if shown else ()):
+        for label, positions in enumerate(decisions.of_classes() if shown else ()):
             if label not in stems:
                 continue
-            _write_class(place, stems[label], label, positions, outcome, pool, images)
+            _write_class(place, stems[label], label, positions, decisions, pool, images)
             bar.advance(2)
-    _write_overview(place / OVERVIEW, outcome, outcome.most_kept(classes))
+    _write_overview(place / OVERVIEW, decisions, decisions.most_kept(classes))
     return stems
 
 
-def spread(positions: np.ndarray, count: int) -> np.ndarray:
+def ranks_apart(positions: np.ndarray, count: int) -> np.ndarray:
     """Return at most `count` of some ranked positions, at even distances from the first to the last rank."""
     if len(positions) <= count:
         return positions
@@ -279,13 +279,13 @@ def spread(positions: np.ndarray, count: int) -> np.ndarray:
 
 
 def _write_class(
-    place: Path, stem: str, label: int, positions: np.ndarray, outcome: Outcome, pool: ImagePool, images: int
+    place: Path, stem: str, label: int, positions: np.ndarray, decisions: Decisions, pool: ImagePool, images: int
 ) -> None:
-    is_kept = outcome.reason[positions] != BELOW
+    is_kept = decisions.reason[positions] != BELOW
     kept, refused = positions[is_kept], positions[~is_kept]
-    given = outcome.rescued.get(label, kept[:0])
+    given = decisions.rescued.get(label, kept[:0])
     given = given[~np.isin(given, kept)]
-    name, threshold = outcome.classes[label], f"threshold {outcome.thresholds[label]:.3f}"
+    name, threshold = decisions.classes[label], f"threshold {decisions.thresholds[label]:.3f}"
     of = f"of {len(positions):,} predicted, {threshold}"
     for what, colour, chosen, facts in (
         ("kept", KEPT, np.concatenate([kept, given]), f"{len(kept):,} kept {of}"),
@@ -293,20 +293,20 @@ def _write_class(
     ):
         if what == "kept" and len(given):
             facts += f"; {len(given):,} rescued for it, predicted as others (at the end)"
-        seen = spread(chosen, images)
-        tiles = [_tile(image, at, label, outcome) for image, at in zip(pool.read(seen), seen.tolist(), strict=True)]
+        seen = ranks_apart(chosen, images)
+        tiles = [_tile(image, at, label, decisions) for image, at in zip(pool.read(seen), seen.tolist(), strict=True)]
         lines = [facts, _about(len(seen), len(chosen), any(tile.marked for tile in tiles))]
         if what == "kept" and not len(kept) and len(given):
             lines[1] = "the teacher's likeliest first, each with the class that it is predicted as"
-        here = layout(len(tiles), pool.image_size, at_most=images)
+        here = grid_shape(len(tiles), pool.image_size, at_most=images)
         draw_sheet(f"{name}: {what}", lines, tiles, place=here, colour=colour).save(place / f"{stem}-{what}.png")
 
 
-def _tile(image: np.ndarray, at: int, label: int, outcome: Outcome) -> Tile:
-    confidence, predicted = float(outcome.confidence[at]), int(outcome.label[at])
+def _tile(image: np.ndarray, at: int, label: int, decisions: Decisions) -> Tile:
+    confidence, predicted = float(decisions.confidence[at]), int(decisions.label[at])
     if predicted != label:
-        return Tile(image, f"{confidence:.2f} {outcome.classes[predicted]}", marked=True)
-    return Tile(image, f"{confidence:.3f}", marked=outcome.reason[at] > CONFIDENT)
+        return Tile(image, f"{confidence:.2f} {decisions.classes[predicted]}", marked=True)
+    return Tile(image, f"{confidence:.3f}", marked=decisions.reason[at] > CONFIDENT)
 
 
 def _about(shown: int, of: int, has_marked: bool) -> str:
@@ -317,20 +317,20 @@ def _about(shown: int, of: int, has_marked: bool) -> str:
     return f"{how_many} by confidence, from the highest to the lowest{marked}"
 
 
-def _write_overview(path: Path, outcome: Outcome, shown: list[int]) -> None:
-    total = len(outcome.classes)
+def _write_overview(path: Path, decisions: Decisions, shown: list[int]) -> None:
+    total = len(decisions.classes)
     rows = [
         Row(
-            outcome.classes[label],
-            int(outcome.predicted[label]),
-            int(outcome.kept[label]),
-            float(outcome.thresholds[label]),
-            rescued=len(outcome.rescued.get(label, ())),
+            decisions.classes[label],
+            int(decisions.predicted[label]),
+            int(decisions.kept[label]),
+            float(decisions.thresholds[label]),
+            rescued=len(decisions.rescued.get(label, ())),
         )
         for label in shown
     ]
-    kept = outcome.images - outcome.by_reason[REASONS[BELOW]]
-    facts = f"{kept:,} of {outcome.images:,} images kept ({100 * kept / outcome.images:.0f}%)"
+    kept = decisions.images - decisions.by_reason[REASONS[BELOW]]
+    facts = f"{kept:,} of {decisions.images:,} images kept ({100 * kept / decisions.images:.0f}%)"
     which = f"{total:,} classes" if len(shown) == total else f"the {len(shown):,} of {total:,} classes with most kept"
     lines = [f"{facts}; {which}", "bar: images predicted as the class; the filled part is kept"]
     draw_overview("What the selection keeps", lines, rows).save(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kd3.reports.selection_outcome import BELOW, KEPT, REASONS, TABLE, Outcome
+from kd3.reports.selection_decisions import BELOW, KEPT, REASONS, TABLE, Decisions
 from kd3.reports.selection_pictures import GRIDS, OVERVIEW
 from kd3.runtime.errors import KD3Error
 from kd3.runtime.files import read_versioned
@@ -18,36 +18,36 @@ CLASSES_SHOWN = 40
 LONGEST_NAME = 32
 
 
-def report(outcome: Outcome, about: dict[str, Any], grids: dict[int, str]) -> dict[str, Any]:
+def report(decisions: Decisions, about: dict[str, Any], grids: dict[int, str]) -> dict[str, Any]:
     """Return the content of `selection.json`.
 
     Args:
         about: inputs and settings of the selection.
         grids: the file names of the classes that have pictures, by label.
     """
-    refused = outcome.by_reason[REASONS[BELOW]]
-    means = outcome.mean_confidence()
+    refused = decisions.by_reason[REASONS[BELOW]]
+    means = decisions.mean_confidence()
     classes = [
         {
             "label": label,
             "name": name,
-            "predicted": int(outcome.predicted[label]),
-            "kept": int(outcome.kept[label]),
-            "threshold": float(outcome.thresholds[label]),
+            "predicted": int(decisions.predicted[label]),
+            "kept": int(decisions.kept[label]),
+            "threshold": float(decisions.thresholds[label]),
             "mean_confidence": means[label],
-            "rescued": [int(position) for position in outcome.rescued.get(label, ())],
+            "rescued": [int(position) for position in decisions.rescued.get(label, ())],
             "grids": {what: f"{GRIDS}/{grids[label]}-{what}.png" for what in ("kept", "refused")}
             if label in grids
             else None,
         }
-        for label, name in enumerate(outcome.classes)
+        for label, name in enumerate(decisions.classes)
     ]
     return {
         "format": FORMAT,
         "version": VERSION,
         **about,
-        "totals": {"images": outcome.images, "kept": outcome.images - refused, **outcome.by_reason},
-        "warnings": outcome.warnings,
+        "totals": {"images": decisions.images, "kept": decisions.images - refused, **decisions.by_reason},
+        "warnings": decisions.warnings,
         "classes": classes,
     }
 

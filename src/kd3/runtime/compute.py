@@ -164,7 +164,7 @@ HOST = "can't allocate memory"
 
 
 @contextmanager
-def out_of_memory_told(what: str, *, less: str) -> Iterator[None]:
+def out_of_memory_as_error(what: str, *, less: str) -> Iterator[None]:
     """Convert out-of-memory errors to KD3Error.
 
     Args:

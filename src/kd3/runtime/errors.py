@@ -20,7 +20,7 @@ class KD3Error(Exception):
     """
 
 
-class ToldByAnotherError(KD3Error):
+class FailedElsewhereError(KD3Error):
     """Another of several cooperating processes reports the error or the stop."""
 
 
@@ -50,8 +50,8 @@ def out_of_memory_in_words(message: str, *, what: str, less: str, where: str = "
     "the GPU's memory is not enough for a step: 2.00 GiB more were asked for; use a smaller batch"
     """
     asked, there = ASKED.search(message), THERE.search(message)
-    told = ""
+    amounts = ""
     if asked:
         size = asked[1] or f"{int(asked[2]) / 2**30:.2f} GiB"
-        told = f": {size} more were asked for" + (f", where of {there[1]} {there[2]} are free" if there else "")
-    return f"the {where} is not enough for {what}{told}; {less}"
+        amounts = f": {size} more were asked for" + (f", where of {there[1]} {there[2]} are free" if there else "")
+    return f"the {where} is not enough for {what}{amounts}; {less}"

@@ -21,7 +21,7 @@ NOTHING_LEFT = 1 << 20  # bytes: a filesystem with less counts as full
 
 
 @contextmanager
-def full_disk_told(path: Path, *, kept: str) -> Iterator[None]:
+def full_disk_as_error(path: Path, *, kept: str) -> Iterator[None]:
     """Convert out-of-space errors under `path` to one sentence, which ends with `kept`.
 
     Libraries raise their own errors (torch: "unexpected pos"), so the free space is checked, too.

@@ -145,7 +145,7 @@ def _store(rank: int, port: int = 0) -> Any:
     return module.TCPStore(host, port, is_master=rank == 0, timeout=patience, wait_for_workers=False)
 
 
-TELL_SECONDS = 30.0
+ANNOUNCE_SECONDS = 30.0
 
 
 @contextmanager
@@ -172,7 +172,7 @@ def launched(compute: Compute, *, devices: int, nodes: int) -> Iterator[Compute]
     warnings.filterwarnings("ignore", ".*broadcast_buffers. is deprecated")
     fabric = compute.new_fabric(devices=devices, nodes=nodes, strategy=strategy)
     try:
-        with _told(devices, nodes), _ending_together():
+        with _announcing(devices, nodes), _ending_together():
             fabric.launch()
         ranks = with_pulse(Ranks.of_this_process())
     except (RuntimeError, ValueError) as problem:
@@ -200,7 +200,7 @@ def check_launch(compute: Compute, *, devices: int, nodes: int) -> None:
 
 
 @contextmanager
-def _told(devices: int, nodes: int) -> Iterator[None]:
+def _announcing(devices: int, nodes: int) -> Iterator[None]:
     """Report each wait, its place and its limit: at once for other machines, otherwise after a while."""
     over = threading.Event()
     where = f"{os.environ.get('MASTER_ADDR', '127.0.0.1')}:{os.environ.get('MASTER_PORT', 'a free port')}"
@@ -210,13 +210,13 @@ def _told(devices: int, nodes: int) -> Iterator[None]:
     most = console.clock(LONGEST_SILENCE.total_seconds())
     started = time.monotonic()
 
-    def tell() -> None:
-        while not over.wait(TELL_SECONDS):
+    def announce() -> None:
+        while not over.wait(ANNOUNCE_SECONDS):
             console.say(f"still waiting for {what}, for {console.clock(time.monotonic() - started)} of at most {most}")
 
     if nodes > 1 and os.environ.get("LOCAL_RANK", "0") == "0":
         console.say(f"waiting for {what}, for at most {most}; Ctrl-C ends it")
-    threading.Thread(target=tell, name="kd3-waiting", daemon=True).start()
+    threading.Thread(target=announce, name="kd3-waiting", daemon=True).start()
     try:
         yield
     finally:

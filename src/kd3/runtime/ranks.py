@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kd3.runtime.errors import KD3Error, ToldByAnotherError
+from kd3.runtime.errors import FailedElsewhereError, KD3Error
 
 Value = TypeVar("Value")
 
@@ -123,7 +123,7 @@ class Ranks:
         """End all ranks if one fails; the first failing rank reports the error.
 
         Raises:
-            KD3Error: the error of this rank, or ToldByAnotherError.
+            KD3Error: the error of this rank, or FailedElsewhereError.
         """
         problem: KD3Error | None = None
         try:
@@ -139,7 +139,7 @@ class Ranks:
             teller = next(rank for rank, words in enumerate(problems) if words)
             if problem and teller == self.rank:
                 raise problem
-            raise ToldByAnotherError(str(problems[teller]))
+            raise FailedElsewhereError(str(problems[teller]))
 
 
 ALONE = Ranks()

@@ -288,9 +288,9 @@ def find(folder: Path, name: str, given: str) -> str:
         if _file_of(place).exists():
             return place
     where = list(dict.fromkeys(str(_file_of(place).absolute()) for place in places))
-    told = f"not at {where[0]}" if len(where) == 1 else f"neither at {' nor at '.join(where)}"
+    tried = f"not at {where[0]}" if len(where) == 1 else f"neither at {' nor at '.join(where)}"
     flag = f"--{name.replace('_', '-')}"
-    raise KD3Error(f"the {name} of the run {folder} is {told}; say where it is with {flag}, or bring it back")
+    raise KD3Error(f"the {name} of the run {folder} is {tried}; say where it is with {flag}, or bring it back")
 
 
 def found(folder: Path, values: Mapping[str, Any], *, but: Mapping[str, Any]) -> dict[str, Any]:

@@ -168,10 +168,10 @@ def is_as_good(agreement: float, highest: float, *, images: int) -> bool:
 
 def commonest_class(student_logits: Tensor, teacher_logits: Tensor) -> dict[str, float]:
     """Return the shares of images that student and teacher predict as the student's commonest class."""
-    said = student_logits.argmax(dim=1)
-    commonest = said.mode().values
+    predicted = student_logits.argmax(dim=1)
+    commonest = predicted.mode().values
     return {
-        "commonest": round(float((said == commonest).double().mean()), 4),
+        "commonest": round(float((predicted == commonest).double().mean()), 4),
         "teachers_share_of_it": round(float((teacher_logits.argmax(dim=1) == commonest).double().mean()), 4),
     }
 
@@ -232,17 +232,17 @@ class PoolScan:
     def predictions(self, teacher_weight: float) -> Predictions:
         """Return the predictions of the blend of both networks' logits for each image now."""
         index = torch.arange(self.count)
-        self._look_at(index, teacher_weight)
+        self._renew(index, teacher_weight)
         return self.latest.predictions()
 
     def latest_predictions(self, teacher_weight: float, *, refreshed: float) -> Predictions:
         """Return the latest prediction for each image; renew the oldest ones of unseen images."""
         if self.latest.is_empty:
             return self.predictions(teacher_weight)
-        self._look_at(self.latest.oldest(refreshed), teacher_weight)
+        self._renew(self.latest.oldest(refreshed), teacher_weight)
         return self.latest.predictions()
 
-    def _look_at(self, index: Tensor, teacher_weight: float) -> None:
+    def _renew(self, index: Tensor, teacher_weight: float) -> None:
         """Predict the images at these training positions, in order."""
         positions = self.positions[index.numpy()]
         # A network of weight 0 in the blend is not run.

@@ -45,7 +45,7 @@ def reserve(handle: IO[bytes], size: int) -> None:
         handle.truncate(size)
 
 
-def says_the_same(kept: np.ndarray, now: np.ndarray) -> bool:
+def matches(kept: np.ndarray, now: np.ndarray) -> bool:
     """Return whether stored outputs equal the teacher's present ones, up to rounding."""
     return bool(np.abs(kept - now).max() <= TOLERANCE * np.abs(now).max())
 
@@ -170,7 +170,7 @@ def _kept(path: Path, teacher: Teacher, batches: PoolBatches, compute: Compute) 
     logits = _mapped(path, _shape(teacher, batches))
     positions = np.arange(min(COMPARED, len(logits)))
     now = score(teacher, batches, positions, teacher.normalise, compute).numpy()
-    if not says_the_same(logits[positions], now):
+    if not matches(logits[positions], now):
         console.warn(f"{path} is not what this teacher says now; the teacher's logits are computed again")
         return None
     return logits

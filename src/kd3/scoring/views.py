@@ -20,7 +20,7 @@ from kd3.runtime.compute import Compute
 from kd3.runtime.errors import KD3Error
 from kd3.runtime.ranks import ALONE, Ranks
 from kd3.scoring.batches import Coming, generator_for, sent
-from kd3.scoring.teacher_cache import COMPARED, name_for, reserve, says_the_same
+from kd3.scoring.teacher_cache import COMPARED, matches, name_for, reserve
 
 TRIES = 10  # to find a fitting crop, as in torchvision
 Augmentation = Literal["crop", "resized-crop", "none"]
@@ -172,7 +172,7 @@ def _weights(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
 
 FOLDER = "teacher_features"
 VERSION = 1
-LOOKED_AT = 1 << 16  # rows searched for a stored one to compare
+SEARCHED_ROWS = 1 << 16  # rows searched for a stored one to compare
 COMING = 8  # batches of new features on their way from an accelerator, at most
 CPU = torch.device("cpu")
 
@@ -254,9 +254,9 @@ class TeacherFeatures:
             kept = sent(self._features[rows], images.device)
             if len(missing):
                 places = sent(missing, images.device)
-                said = self.teacher.outputs(images[places]).features.reshape(len(missing), -1).to(kept.dtype)
-                kept = kept.index_copy(0, places, said)
-                self._coming.append((rows[missing], Coming(said)))
+                computed = self.teacher.outputs(images[places]).features.reshape(len(missing), -1).to(kept.dtype)
+                kept = kept.index_copy(0, places, computed)
+                self._coming.append((rows[missing], Coming(computed)))
                 self._keep_arrived()
             features = kept.view(len(rows), *self.shape).contiguous(memory_format=torch.channels_last)
             return ModelOutput(features, self.classifier(pool(features)))
@@ -278,15 +278,15 @@ class TeacherFeatures:
         return Path(images.path) / FOLDER / f"{name}.features"
 
     def _still_true(self, images: ImagePool) -> bool:
-        spread = torch.linspace(0, len(self._known) - 1, min(len(self._known), LOOKED_AT)).long()
-        known = spread[self._known[spread] > 0]
+        sample = torch.linspace(0, len(self._known) - 1, min(len(self._known), SEARCHED_ROWS)).long()
+        known = sample[self._known[sample] > 0]
         if len(known) == 0:
             return True
         rows = known[:: max(1, len(known) // COMPARED)][:COMPARED]
         raw = torch.from_numpy(images.read((rows // self.views.views).numpy())).to(self.compute.device)
         now = self._outputs(self.views.of(raw, rows)).features.float().cpu()
         kept = self._features[rows].float().view(now.shape)
-        return says_the_same(kept.numpy(), now.numpy())
+        return matches(kept.numpy(), now.numpy())
 
 
 def _outputs(teacher: Teacher, images: Tensor, compute: Compute) -> ModelOutput:

@@ -167,7 +167,7 @@ def serve(handle: int, parent: int) -> None:
     ignore_interrupts(parent)
     from kd3.sources.finding import ARCHIVES
 
-    _say(connection, END)
+    _send(connection, END)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a row replaces the libraries' last messages
     with suppress(EOFError, OSError):
         while True:
@@ -179,13 +179,13 @@ def serve(handle: int, parent: int) -> None:
                 if how:
                     _send_members(connection, ARCHIVES[kind].members, path, *how)
                 else:
-                    _say(connection, END, ARCHIVES[kind].count(path))
+                    _send(connection, END, ARCHIVES[kind].count(path))
             except KD3Error as problem:
-                _say(connection, ERROR, str(problem))
+                _send(connection, ERROR, str(problem))
             except (EOFError, OSError):
                 raise
             except Exception as problem:
-                _say(connection, ERROR, f"{type(problem).__name__}: {problem}")
+                _send(connection, ERROR, f"{type(problem).__name__}: {problem}")
 
 
 def _send_members(
@@ -193,7 +193,7 @@ def _send_members(
 ) -> None:
     batch: list[tuple[str, str, Location, Label | None]] = []
     payload = 0
-    told = time.monotonic()
+    sent_at = time.monotonic()
     for given, record in enumerate(read(path, source, prefix, limit=most), 1):
         batch.append((record.source, record.key, record.location, record.label))
         held = record.location.contents if isinstance(record.location, Unusable) else record.location
@@ -202,17 +202,17 @@ def _send_members(
         if given == at_most:
             break
         if len(batch) == AT_ONCE or payload >= BYTES_AT_ONCE:
-            _say(connection, FILES, batch)
-            batch, payload, told = [], 0, time.monotonic()
-        elif time.monotonic() - told > ALIVE_SECONDS:
+            _send(connection, FILES, batch)
+            batch, payload, sent_at = [], 0, time.monotonic()
+        elif time.monotonic() - sent_at > ALIVE_SECONDS:
             # Not the files: before a crash, the same ones must have been sent each time.
-            _say(connection, ALIVE)
-            told = time.monotonic()
-    _say(connection, FILES, batch)
-    _say(connection, END)
+            _send(connection, ALIVE)
+            sent_at = time.monotonic()
+    _send(connection, FILES, batch)
+    _send(connection, END)
 
 
-def _say(connection: Connection, *message: Any) -> None:
+def _send(connection: Connection, *message: Any) -> None:
     connection.send_bytes(pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL))
 
 

@@ -110,7 +110,7 @@ def array_records(arrays: Sequence[NamedArray], source: str, prefix: str) -> Ite
     fit = [_layout(array) for array in arrays]
     if all(isinstance(found, NoImages) for found in fit):
         raise NoImages(
-            "; ".join(_told(array, found) for array, found in zip(arrays, fit, strict=True)) or "no array is in it"
+            "; ".join(_described(array, found) for array, found in zip(arrays, fit, strict=True)) or "no array is in it"
         )
     alone = sum(not isinstance(found, NoImages) for found in fit) == 1
     for array, found in zip(arrays, fit, strict=True):
@@ -138,7 +138,7 @@ def _layout(array: NamedArray) -> tuple[int, Layout] | NoImages:
         return problem
 
 
-def _told(array: NamedArray, found: object) -> str:
+def _described(array: NamedArray, found: object) -> str:
     return f"{array.name}: {found}" if array.name else str(found)
 
 

@@ -41,7 +41,7 @@ CIFAR_NAMES = {1: "batches.meta.txt", 2: "fine_label_names.txt"}
 PICKLED_LABELS = {"fine_labels": "fine_label_names", "labels": "label_names"}  # and where their names are
 AT_HAND = "memory://batch"  # what is read from memory is no range of a file on a disk
 NAMES_LIMIT = 1 << 16
-LOOKED_AT = 100  # rows, whose labels tell a batch from other files of its length
+PROBED_ROWS = 100  # rows, whose labels tell a batch from other files of its length
 
 
 def batch_kind(path: str) -> str | None:
@@ -195,7 +195,7 @@ def _labels_before(file: BinaryIO) -> int:
         row = CIFAR.size + len(classes)
         if size and size % row == 0:
             file.seek(0)
-            first = np.frombuffer(file.read(min(size, LOOKED_AT * row)), dtype=np.uint8).reshape(-1, row)
+            first = np.frombuffer(file.read(min(size, PROBED_ROWS * row)), dtype=np.uint8).reshape(-1, row)
             if (first[:, : len(classes)] < classes).all():
                 return len(classes)
     return 0

@@ -72,21 +72,21 @@ class Matching:
         return {"how": self.how, "note": self.note, "identity": self.is_identity, "labels": self.labels}
 
 
-def match_classes(labels: Iterable[Label], classes: Sequence[str], *, where: str, told_by: str) -> Matching:
+def match_classes(labels: Iterable[Label], classes: Sequence[str], *, where: str, label_origin: str) -> Matching:
     """Match each label to a class.
 
     Args:
         labels: all labels of the data.
         classes: the model's, in the order of its logits; "0", "1", ... if they have no names.
         where: the data's source, for messages.
-        told_by: origin of the labels, in words ("class folders").
+        label_origin: origin of the labels, in words ("class folders").
 
     Raises:
         KD3Error: they are not the model's classes, or ambiguous.
     """
     found = {_key(label): label for label in labels}
     classes = [class_name(name) for name in classes]
-    data = _Data(where, told_by, found, classes)
+    data = _Data(where, label_origin, found, classes)
     if all(label.name is None for label in found.values()):
         return data.by_number({key: label.number for key, label in found.items() if label.number is not None})
     if all(label.name is not None and label.number is not None for label in found.values()):
@@ -95,8 +95,8 @@ def match_classes(labels: Iterable[Label], classes: Sequence[str], *, where: str
 
 
 class _Data:
-    def __init__(self, where: str, told_by: str, found: dict[str, Label], classes: list[str]) -> None:
-        self.where, self.told_by, self.found, self.classes = where, told_by, found, classes
+    def __init__(self, where: str, label_origin: str, found: dict[str, Label], classes: list[str]) -> None:
+        self.where, self.label_origin, self.found, self.classes = where, label_origin, found, classes
         self.place = {name: number for number, name in enumerate(classes)}
         self.has_names = not are_numbers(classes)
 
@@ -179,10 +179,10 @@ class _Data:
         return ""
 
     def _what(self) -> str:
-        return "folders" if "folder" in self.told_by else "labels"
+        return "folders" if "folder" in self.label_origin else "labels"
 
     def _matched(self, how: str, labels: dict[str, int], note: str = "") -> Matching:
-        return Matching(f"{self.told_by}, {how}", labels, self.classes, note)
+        return Matching(f"{self.label_origin}, {how}", labels, self.classes, note)
 
 
 def numbers_of(names: Sequence[str]) -> dict[str, int]:

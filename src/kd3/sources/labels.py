@@ -152,7 +152,7 @@ class LabelledFiles:
 
     records: list[Record]
     labels: list[Label]
-    told_by: str  # origin of the labels, in words
+    label_origin: str  # origin of the labels, in words
     left_out: Counter[str] = field(default_factory=Counter)  # files, by reason
     split: str = ""  # the chosen one of several
 
@@ -182,15 +182,15 @@ def labelled_files(source: str, *, every_split: bool = False) -> LabelledFiles:
     chosen = "" if every_split else _chosen(set(splits))
     if chosen:
         images = [record for record, split in zip(images, splits, strict=True) if split == chosen]
-    labels, told_by = _labels(source, images, sidecars)
+    labels, label_origin = _labels(source, images, sidecars)
     kept = [(record, label) for record, label in zip(images, labels, strict=True) if label is not None]
-    unlabelled = BESIDE if told_by == FOLDERS else NO_LABEL
+    unlabelled = BESIDE if label_origin == FOLDERS else NO_LABEL
     left_out = Counter(
         record.location.reason if isinstance(record.location, Unusable) else unlabelled
         for record, label in zip(images, labels, strict=True)
         if label is None
     )
-    return LabelledFiles([one for one, _ in kept], [one for _, one in kept], told_by, left_out, chosen)
+    return LabelledFiles([one for one, _ in kept], [one for _, one in kept], label_origin, left_out, chosen)
 
 
 def _of_cifar(members: list[Record]) -> Iterator[Record]:
@@ -298,7 +298,7 @@ def labels_of_pool(
     lost = next((key for _, key in rows() if not class_folder(key)[0]), None)
     if lost is None:
         folders = (Label(name=class_folder(key)[0]) for _, key in rows())
-        return _matched(folders, class_names, where=where, told_by=FOLDERS)
+        return _matched(folders, class_names, where=where, label_origin=FOLDERS)
     known: dict[tuple[str, str], Label] = {}
     for source in {source: None for source, _ in rows()}:
         try:
@@ -311,13 +311,13 @@ def labels_of_pool(
     missing = next((key for source, key in rows() if (source, key) not in known), None)
     if missing is not None:
         raise KD3Error(f"image {missing!r} of {where} lies in no folder of a class, and its source has no label of it")
-    return _matched((known[row] for row in rows()), class_names, where=where, told_by="labels in the data")
+    return _matched((known[row] for row in rows()), class_names, where=where, label_origin="labels in the data")
 
 
 def _matched(
-    labels: Iterable[Label], class_names: Sequence[str], *, where: str, told_by: str
+    labels: Iterable[Label], class_names: Sequence[str], *, where: str, label_origin: str
 ) -> tuple[np.ndarray, Matching]:
     numbers: dict[Label, int] = {}  # in the order of their first images
     places = np.fromiter((numbers.setdefault(label, len(numbers)) for label in labels), dtype=np.int64)
-    matching = match_classes(numbers, class_names, where=where, told_by=told_by)
+    matching = match_classes(numbers, class_names, where=where, label_origin=label_origin)
     return np.array([matching.of(label) for label in numbers], dtype=np.int64)[places], matching

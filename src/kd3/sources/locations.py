@@ -16,7 +16,7 @@ from kd3.runtime.files import UTF16
 from kd3.sources.containers import opened
 from kd3.sources.files import shown
 from kd3.sources.record import Label, Unreadable, Unusable
-from kd3.sources.remote import ARCHIVE_WAITS, filesystem, is_http, look, patiently
+from kd3.sources.remote import ARCHIVE_WAITS, check_readable, filesystem, is_http, patiently
 from kd3.sources.trust import as_path, is_flat, is_remote, named_by_user
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ def matches(url: str) -> list[str]:
     root, magic = _split(url)
     if not magic:
         return [url]
-    found = _told(url, _glob)
+    found = _asked(url, _glob)
     if not found:
         raise KD3Error(f"no file matches {shown(url)}")
     names = _relative(root, found)
@@ -52,7 +52,7 @@ def check_exists(url: str) -> None:
     Raises:
         KD3Error: it cannot.
     """
-    _told(url, look if is_http(url) else _info)
+    _asked(url, check_readable if is_http(url) else _info)
 
 
 def _info(url: str) -> Any:
@@ -118,7 +118,7 @@ def _is_chain(root: str, name: str) -> bool:
     return "::" in name and not is_flat(root)
 
 
-def _told(url: str, ask: Callable[[str], T]) -> T:
+def _asked(url: str, ask: Callable[[str], T]) -> T:
     try:
         return ask(url)
     except Unreadable as problem:

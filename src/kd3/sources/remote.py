@@ -71,7 +71,7 @@ def filesystem(url: str) -> tuple[Any, str]:
         install = f"pip install 'kd3[{EXTRAS[name]}]'" if name in EXTRAS else str(problem)
         raise KD3Error(f"{written(url)} cannot be read: support for {name}:// is missing: {install}") from None
     except Exception as problem:
-        raise Unreadable("unreachable", told(problem, url)) from None
+        raise Unreadable("unreachable", described(problem, url)) from None
 
 
 def _http_options(url: str) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def patiently(url: str, attempt: Callable[[], T], waits: Sequence[float]) -> T:
             if HERE in str(problem):
                 raise Unreadable("not allowed", f"it leads to {HERE}; {HOSTS_FLAG} allows it") from None
             if wait is None or not _may_pass(problem):
-                raise Unreadable("unreachable", told(problem, url)) from None
+                raise Unreadable("unreachable", described(problem, url)) from None
             time.sleep(wait)
     raise AssertionError
 
@@ -129,7 +129,7 @@ def _status(problem: Exception) -> int | None:
     return status if isinstance(status, int) else None
 
 
-def told(problem: Exception, url: str) -> str:
+def described(problem: Exception, url: str) -> str:
     """Describe a URL's error briefly, without secrets."""
     status = _status(problem)
     if status is not None:
@@ -171,7 +171,7 @@ def _http_stream(system: Any, path: str) -> BinaryIO:
     return cast(BinaryIO, system.open(path, block_size=0, size=1))  # a given size saves a request
 
 
-def look(url: str) -> None:
+def check_readable(url: str) -> None:
     """Check that a file can be read, without reading it.
 
     Raises:

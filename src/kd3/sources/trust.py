@@ -66,7 +66,7 @@ def trusting(*, entries: bool = False, private_hosts: bool = False) -> Iterator[
         _set(entries=before.entries, private_hosts=before.private_hosts)
 
 
-def as_settings_say(command: Callable[Call, Answer]) -> Callable[Call, Answer]:
+def with_permissions(command: Callable[Call, Answer]) -> Callable[Call, Answer]:
     """Apply the permissions in a command's settings, its first argument."""
 
     @wraps(command)
@@ -279,7 +279,7 @@ def without_secrets(text: str) -> str:
     >>> without_secrets("https://me:pw@host/a.jpg?w=2&X-Amz-Signature=abc is gone")
     'https://***@host/a.jpg?~c9b5a2b3 is gone'
     """
-    return _IN_TEXT.sub(_told, text) if "://" in text else text
+    return _IN_TEXT.sub(_written, text) if "://" in text else text
 
 
 def written(url: str) -> str:
@@ -331,7 +331,7 @@ def secrets_of(url: str) -> list[str]:
     return sorted((part for part in found if len(part) >= SHORTEST), key=len, reverse=True)
 
 
-def _told(match: re.Match[str]) -> str:
+def _written(match: re.Match[str]) -> str:
     url = match[0].rstrip(_AFTER_A_URL)
     return written(url) + match[0][len(url) :]
 
@@ -377,11 +377,11 @@ def _digest(parameters: str, behind: str, *, has_fragment: bool) -> str:
     fields = [field for field in re.split("[&;?]", f"{parameters}&{query}") if field]
     names = [re.sub(r"[-_.]", "", unquote(unquote(field.partition("=")[0]))).lower() for field in fields]
     signed = "sig" in names
-    told = [
+    kept = [
         field
         for field, name in zip(fields, names, strict=True)
         if not _SECRET.search(name) and not (signed and _OF_AZURE.fullmatch(name))
     ]
     if has_fragment and fragment:
-        told.append("#" + fragment)
-    return hashlib.sha256("&".join(told).encode("utf-8", "surrogatepass")).hexdigest()[:DIGITS] if told else ""
+        kept.append("#" + fragment)
+    return hashlib.sha256("&".join(kept).encode("utf-8", "surrogatepass")).hexdigest()[:DIGITS] if kept else ""

@@ -98,7 +98,7 @@ def prepare(
         if not is_vacant(out):
             raise KD3Error(f"{out} is not empty and holds no data set; choose another --out")
         if checked:
-            check_room(dataset, out, download=download, limit=limit)
+            check_space(dataset, out, download=download, limit=limit)
         if download:
             for file in dataset.files:
                 fetch(file, files)
@@ -145,7 +145,7 @@ def bytes_needed(dataset: DataSet, *, download: bool = False, limit: int | None 
     return taken + (2 if download else 1) * (dataset.train + dataset.test) * image
 
 
-def check_room(dataset: DataSet, out: Path, *, download: bool, limit: int | None = None) -> None:
+def check_space(dataset: DataSet, out: Path, *, download: bool, limit: int | None = None) -> None:
     """Refuse to begin with too little disk space.
 
     Raises:

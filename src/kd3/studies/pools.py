@@ -25,7 +25,7 @@ from kd3.runtime.text import escaped, table
 from kd3.scoring.batches import PoolBatches
 from kd3.scoring.teacher_cache import teacher_logits
 from kd3.studies.plan import Cell, PoolRecipe
-from kd3.studies.runs import Layout
+from kd3.studies.runs import StudyFolder
 from kd3.studies.table import RunResult
 
 
@@ -150,15 +150,15 @@ def pool_distances(
         kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if kept.get("content_hash") != pool.content_hash:
             console.say(f"measuring the shift of pool {name}")
-            said = measure(teacher, pool, None, compute, limit=len(pool), seed=0)
-            if said.batch_norms is None:
+            measured = measure(teacher, pool, None, compute, limit=len(pool), seed=0)
+            if measured.batch_norms is None:
                 return {}
             distance = PoolDistance(
-                batch_norms_last=said.batch_norms.last,
-                batch_norms_mean=said.batch_norms.mean,
-                confident_share=said.opinions.confident_share,
-                kept_share=said.kept.share,
-                effective_classes=said.opinions.effective_classes,
+                batch_norms_last=measured.batch_norms.last,
+                batch_norms_mean=measured.batch_norms.mean,
+                confident_share=measured.opinions.confident_share,
+                kept_share=measured.kept.share,
+                effective_classes=measured.opinions.effective_classes,
             )
             folder.mkdir(parents=True, exist_ok=True)
             write_json(path, {"content_hash": pool.content_hash, **asdict(distance)})
@@ -209,21 +209,21 @@ class ChangedTests:
     """Labelled images under each change of the study, by name; empty without labelled images."""
 
     def __init__(
-        self, tests: Mapping[str, tuple[str, float]], eval_data: str | None, layout: Layout, compute: Compute
+        self, tests: Mapping[str, tuple[str, float]], eval_data: str | None, study_folder: StudyFolder, compute: Compute
     ) -> None:
         self.tests = dict(tests) if eval_data else {}
-        self.eval_data, self.layout, self.compute = str(eval_data), layout, compute
+        self.eval_data, self.study_folder, self.compute = str(eval_data), study_folder, compute
         self._data: dict[str, LabelledImages] = {}
 
     def accuracy(self, cell: Cell) -> dict[str, float]:
         """Return percent correct of a finished run's student on each changed test."""
         if not self.tests:
             return {}
-        path = self.layout.run(cell) / "changed_tests.json"
+        path = self.study_folder.run(cell) / "changed_tests.json"
         known: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         missing = [name for name in self.tests if name not in known]
         if missing:
-            student = load_student(self.layout.run(cell), trust_code=True)  # the study's own runs
+            student = load_student(self.study_folder.run(cell), trust_code=True)  # the study's own runs
             self.compute.place(student)
             for name in missing:
                 if name not in self._data:

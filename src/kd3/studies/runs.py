@@ -29,7 +29,7 @@ MACHINES_CHOICE = ("device", "precision")  # resolved when a run begins
 
 
 @dataclass(frozen=True)
-class Layout:
+class StudyFolder:
     """Places of a study's files."""
 
     path: Path
@@ -70,13 +70,13 @@ class Failure:
     why: str
 
 
-def check_finished(layout: Layout, cell: Cell, settings: Mapping[str, Any]) -> bool:
+def check_finished(study_folder: StudyFolder, cell: Cell, settings: Mapping[str, Any]) -> bool:
     """Return whether a run is finished with the same settings.
 
     Raises:
         KD3Error: its folder holds a run with other settings, or something else.
     """
-    folder = RunFolder(layout.run(cell))
+    folder = RunFolder(study_folder.run(cell))
     state = folder.state()
     if state == "absent":
         return False
@@ -96,7 +96,7 @@ def check_finished(layout: Layout, cell: Cell, settings: Mapping[str, Any]) -> b
 
 @unhurried()
 def run_all(
-    layout: Layout,
+    study_folder: StudyFolder,
     cells: Sequence[tuple[Cell, Mapping[str, Any]]],
     *,
     devices: Sequence[str],
@@ -118,7 +118,7 @@ def run_all(
         while waiting or running:
             while waiting and free:
                 cell, settings = waiting.pop(0)
-                running.append(_Process(layout, cell, settings, free.pop(0), jobs=jobs))
+                running.append(_Process(study_folder, cell, settings, free.pop(0), jobs=jobs))
             time.sleep(POLL_SECONDS)
             for process in [p for p in running if p.child.poll() is not None]:
                 running.remove(process)
@@ -130,7 +130,7 @@ def run_all(
                     failures.append(Failure(process.cell, why))
     except BaseException as problem:
         by_machine = isinstance(problem, Terminated)
-        _stop([process.child for process in running], told=not by_machine)
+        _stop([process.child for process in running], notified=not by_machine)
         if isinstance(problem, KeyboardInterrupt):
             kind = Terminated if by_machine else KeyboardInterrupt
             raise kind("interrupted; the same command goes on from here") from None
@@ -138,10 +138,10 @@ def run_all(
     return failures
 
 
-def _stop(children: Sequence[subprocess.Popen[bytes]], *, told: bool) -> None:
+def _stop(children: Sequence[subprocess.Popen[bytes]], *, notified: bool) -> None:
     """Wait until all runs have written their checkpoints and ended."""
     # Ctrl-C has reached them already; a second signal would interrupt their current step.
-    for child in children if not told else ():
+    for child in children if not notified else ():
         child.terminate()
     deadline = time.monotonic() + GRACE_SECONDS
     for child in children:
@@ -155,10 +155,12 @@ def _stop(children: Sequence[subprocess.Popen[bytes]], *, told: bool) -> None:
 class _Process:
     """One active run."""
 
-    def __init__(self, layout: Layout, cell: Cell, settings: Mapping[str, Any], device: str, *, jobs: int) -> None:
-        self.cell, self.device, self.folder = cell, device, RunFolder(layout.run(cell))
-        self._log = layout.log(cell)
-        config = layout.config(cell)
+    def __init__(
+        self, study_folder: StudyFolder, cell: Cell, settings: Mapping[str, Any], device: str, *, jobs: int
+    ) -> None:
+        self.cell, self.device, self.folder = cell, device, RunFolder(study_folder.run(cell))
+        self._log = study_folder.log(cell)
+        config = study_folder.config(cell)
         for path in (self._log, config):
             path.parent.mkdir(parents=True, exist_ok=True)
         out = ["--out", str(self.folder.path)]
@@ -203,7 +205,7 @@ def _start(command: list[str], log: IO[bytes], environment: Mapping[str, str]) -
 
 
 def pending(
-    layout: Layout, cells: Sequence[tuple[Cell, Mapping[str, Any]]]
+    study_folder: StudyFolder, cells: Sequence[tuple[Cell, Mapping[str, Any]]]
 ) -> Iterator[tuple[Cell, Mapping[str, Any]]]:
     """Yield the runs that are not finished.
 
@@ -211,11 +213,11 @@ def pending(
         KD3Error: a folder holds a run with other settings.
     """
     for cell, settings in cells:
-        if not check_finished(layout, cell, settings):
+        if not check_finished(study_folder, cell, settings):
             yield cell, settings
 
 
-def made_for(layout: Layout, cells: Iterable[Cell], planned: Iterable[Cell]) -> dict[str, Cell]:
+def made_for(study_folder: StudyFolder, cells: Iterable[Cell], planned: Iterable[Cell]) -> dict[str, Cell]:
     """Return the cell whose run folder serves each cell, by name: its own, or one with the same settings.
 
     A finished folder has priority, then an interrupted one, then that of the earliest row. Only `planned` cells are
@@ -228,7 +230,7 @@ def made_for(layout: Layout, cells: Iterable[Cell], planned: Iterable[Cell]) -> 
     wanted = {cell.name for cell in planned}
     found = {}
     for group in alike.values():
-        states = {cell.name: RunFolder(layout.run(cell)).state() for cell in group}
+        states = {cell.name: RunFolder(study_folder.run(cell)).state() for cell in group}
         ready = [cell for cell in group if cell.name in wanted or states[cell.name] == "finished"]
         first = min(
             ready or group, key=lambda cell: (states[cell.name] != "finished", states[cell.name] != "interrupted")
@@ -239,7 +241,7 @@ def made_for(layout: Layout, cells: Iterable[Cell], planned: Iterable[Cell]) -> 
 
 
 def run_all_on_ray(
-    layout: Layout,
+    study_folder: StudyFolder,
     cells: Sequence[tuple[Cell, Mapping[str, Any]]],
     *,
     device: str,
@@ -256,10 +258,10 @@ def run_all_on_ray(
     by_name = {cell.name: cell for cell, _ in cells}
     pieces = []
     for cell, settings in cells:
-        if RunFolder(layout.run(cell)).state() == "absent":
-            write_settings(layout.config(cell), settings, device)
-        arguments = {"config": str(layout.config(cell)), "out": str(layout.run(cell))}
-        pieces.append(Piece(cell.name, "kd3.commands.distill:begin_or_go_on", arguments, layout.log(cell)))
+        if RunFolder(study_folder.run(cell)).state() == "absent":
+            write_settings(study_folder.config(cell), settings, device)
+        arguments = {"config": str(study_folder.config(cell)), "out": str(study_folder.run(cell))}
+        pieces.append(Piece(cell.name, "kd3.commands.distill:begin_or_go_on", arguments, study_folder.log(cell)))
     failures = []
     with ray_cluster() as ray:
         for done in do_all(ray, pieces, gpus=int(has_gpus(ray) and device != "cpu")):

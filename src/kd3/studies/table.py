@@ -19,7 +19,7 @@ from kd3.runtime import text as page
 from kd3.runtime.run_folder import RunFolder, read_metrics, read_summary
 from kd3.runtime.text import clean
 from kd3.studies.plan import Cell, Plan
-from kd3.studies.runs import Layout
+from kd3.studies.runs import StudyFolder
 
 _EXPLAINED = """\
 Mean ± sample standard deviation over seeds. Accuracy in percent, of the student kept by its agreement with the teacher
@@ -50,7 +50,7 @@ class RunResult:
 
 
 @dataclass(frozen=True)
-class Spread:
+class OverSeeds:
     """A mean, and the sample standard deviation if there are two or more."""
 
     mean: float
@@ -75,12 +75,12 @@ class Line:
     x: float | None
     pool: str
     seeds: int
-    measures: Mapping[str, Spread]
+    measures: Mapping[str, OverSeeds]
 
 
-def read_run(layout: Layout, cell: Cell, changed: Mapping[str, float]) -> RunResult:
+def read_run(study_folder: StudyFolder, cell: Cell, changed: Mapping[str, float]) -> RunResult:
     """Return the result of a finished run."""
-    folder = RunFolder(layout.run(cell))
+    folder = RunFolder(study_folder.run(cell))
     summary = read_summary(folder.path)
     evals = list(read_metrics(folder.metrics, "evaluation"))
     kept = next((one for one in evals if one["step"] == summary["best_step"]), evals[-1])
@@ -142,28 +142,28 @@ def lines(results: Sequence[RunResult], rows: Sequence[str]) -> list[Line]:
     table = []
     for row, found in by_row.items():
         measures = {
-            "accuracy": spread([r.accuracy for r in found]),
-            "accuracy at the end": spread([r.accuracy_at_end for r in found]),
-            "accuracy at equal time": spread([_within(r.history, quickest) for r in found]),
-            "agreement": spread([r.agreement for r in found]),
-            "kept": spread([r.kept_last for r in found]),
-            "seconds": spread([r.seconds for r in found]),
+            "accuracy": over_seeds([r.accuracy for r in found]),
+            "accuracy at the end": over_seeds([r.accuracy_at_end for r in found]),
+            "accuracy at equal time": over_seeds([_within(r.history, quickest) for r in found]),
+            "agreement": over_seeds([r.agreement for r in found]),
+            "kept": over_seeds([r.kept_last for r in found]),
+            "seconds": over_seeds([r.seconds for r in found]),
         }
         for name in found[0].changed:
-            measures[f"accuracy, {name}"] = spread([r.changed.get(name) for r in found])
+            measures[f"accuracy, {name}"] = over_seeds([r.changed.get(name) for r in found])
         first = found[0]
         known = {name: value for name, value in measures.items() if value is not None}
         table.append(Line(row, first.series, first.x, first.pool, len(found), known))
     return table
 
 
-def spread(values: Sequence[float | None]) -> Spread | None:
+def over_seeds(values: Sequence[float | None]) -> OverSeeds | None:
     """Return mean and sample standard deviation; None if a value is missing."""
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return None
     deviation = statistics.stdev(known) if len(known) > 1 else None
-    return Spread(statistics.mean(known), deviation, len(known))
+    return OverSeeds(statistics.mean(known), deviation, len(known))
 
 
 def _within(history: Sequence[tuple[float, float]], seconds: float) -> float | None:
@@ -247,8 +247,8 @@ def _points(figure, table: Sequence[Line], measure: str) -> None:  # type: ignor
     axes.set_yticks(places, names)
     axes.set_ylim(len(found) - 0.5, -0.5)
     low, high = min(v.mean - (v.deviation or 0) for v in values), max(v.mean + (v.deviation or 0) for v in values)
-    room = max(high - low, 1.0)
-    axes.set_xlim(max(0.0, low - 0.15 * room), high + 0.3 * room)
+    extent = max(high - low, 1.0)
+    axes.set_xlim(max(0.0, low - 0.15 * extent), high + 0.3 * extent)
     axes.set_xlabel(f"{measure}, percent")
     _plain(axes)
 
@@ -266,7 +266,7 @@ def _curves(figure, table: Sequence[Line], measure: str, dial: str) -> None:  # 
     _plain(axes)
 
 
-def _curve(axes, points: Sequence[tuple[float | None, Spread]], series: str, colour: str) -> None:  # type: ignore[no-untyped-def]
+def _curve(axes, points: Sequence[tuple[float | None, OverSeeds]], series: str, colour: str) -> None:  # type: ignore[no-untyped-def]
     places, values = [x for x, _ in points], [value for _, value in points]
     axes.errorbar(places, [v.mean for v in values], yerr=[v.deviation or 0 for v in values], label=series, color=colour,
                   marker="o", markersize=4, capsize=3)  # fmt: skip

@@ -160,7 +160,7 @@ class Budget:
         """Return whether the budget is used up."""
         return self.progress(at) >= 1 - SLACK
 
-    def may_look(self, at: Progress) -> bool:
+    def evaluation_is_due(self, at: Progress) -> bool:
         """Return whether an evaluation on the held-out images is due; it always is at the end."""
         since = self.progress(at) - at.evaluated
         return self.is_used_up(at) or since * self.settings.evals >= 1 - SLACK

@@ -97,10 +97,10 @@ class History:
     def __init__(self, path: Path, health: Health, *, size: int, listeners: Sequence[Listener]) -> None:
         self._metrics = MetricsFile(path, size=size, listeners=listeners)
         self._health = health
-        self._told = set()
+        self._warned = set()
         for event in read_metrics(path):
             if event["event"] == "warning":
-                self._told.add(event["words"])
+                self._warned.add(event["words"])
             health.notes(event["event"], event)  # restores the best values so far
 
     @property
@@ -108,7 +108,7 @@ class History:
         """Bytes written so far."""
         return self._metrics.size
 
-    def tell(self, event: str, **values: Any) -> None:
+    def add(self, event: str, **values: Any) -> None:
         """Write an event, and warn of the problems that it shows."""
         self._metrics.write(event, **values)
         for words in self._health.notes(event, values):
@@ -116,8 +116,8 @@ class History:
 
     def warn(self, words: str, *, before: str = "", **values: Any) -> None:
         """Warn unless the run has warned before; the prefix `before` (the time) does not count in this comparison."""
-        if words not in self._told:
-            self._told.add(words)
+        if words not in self._warned:
+            self._warned.add(words)
             console.warn(before + words)
             place = {name: values[name] for name in ("step", "images", "seconds") if name in values}
             self._metrics.write("warning", **place, words=words)
@@ -184,7 +184,7 @@ class Panel:
         self._start = time.monotonic()
         self._train: Mapping[str, Any] = {}
         self._selection: Mapping[str, Any] = {}
-        self._looks: list[float] = []
+        self._agreements: list[float] = []
         self._accuracy: float | None = None
 
     def advance(self, amount: int, note: str = "") -> None:
@@ -198,7 +198,7 @@ class Panel:
         elif event == "selection":
             self._selection = values
         elif event == "evaluation":
-            self._looks.append(values["agreement"])
+            self._agreements.append(values["agreement"])
             self._accuracy = values.get("accuracy")
 
     def __rich_console__(self, screen: Console, options: ConsoleOptions) -> RenderResult:
@@ -236,10 +236,11 @@ class Panel:
 
     def _agreement(self) -> str:
         parts = []
-        if self._looks:
-            best = max(self._looks)
+        if self._agreements:
+            best = max(self._agreements)
             parts.append(
-                f"agreement {self._looks[-1]:.1f}%" + (f" (best {best:.1f})" if best > self._looks[-1] else "")
+                f"agreement {self._agreements[-1]:.1f}%"
+                + (f" (best {best:.1f})" if best > self._agreements[-1] else "")
             )
         if self._accuracy is not None:
             parts.append(f"accuracy {self._accuracy:.2f}%")

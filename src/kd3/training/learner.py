@@ -51,11 +51,11 @@ def joined(results: Sequence[StepResult], shares: Sequence[float]) -> StepResult
         name: torch.stack([r.terms[name].detach() * share for r, share in zip(results, shares, strict=True)]).sum()
         for name in results[0].terms
     }
-    said = [result.predictions for result in results if result.predictions is not None]
+    known = [result.predictions for result in results if result.predictions is not None]
     predictions = None
-    if said:
-        confidence, label = (torch.cat([getattr(part, field) for part in said]) for field in ("confidence", "label"))
-        predictions = Predictions(confidence, label, said[0].num_classes)
+    if known:
+        confidence, label = (torch.cat([getattr(part, field) for part in known]) for field in ("confidence", "label"))
+        predictions = Predictions(confidence, label, known[0].num_classes)
     return StepResult(torch.stack(list(terms.values())).sum(), terms, predictions)
 
 

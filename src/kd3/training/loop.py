@@ -38,7 +38,7 @@ from kd3.selection.rules import weighted_order
 from kd3.training import history
 from kd3.training.budget import Budget, Progress, learning_rate, load_checkpoint
 from kd3.training.learner import Learner
-from kd3.training.records import Records
+from kd3.training.run_logger import RunLogger
 
 LOG_STEPS = 20
 
@@ -98,7 +98,7 @@ class Fit:
         self.foldable = foldable(student, student.input_size) if settings.fold_batch_norms else []
         self.holdout_logits = score(teacher, batches, split.holdout, method.teacher.normalise, compute)
         self.at = Progress()
-        self.records: Records
+        self.logger: RunLogger
 
     def run(self, *, resume: bool) -> FitResult:
         """Train to the end of the budget.
@@ -127,7 +127,7 @@ class Fit:
             stopping_between_steps() as stop,
             self.ranks.connected(),
         ):
-            self.records = Records(
+            self.logger = RunLogger(
                 self.folder,
                 self.ranks,
                 self.at,
@@ -141,13 +141,13 @@ class Fit:
                         self._select()
                         self._heed(stop)
                     self._round(bar, stop)
-                    self._look()
+                    self._evaluate_student()
                     self._heed(stop, save=self._is_save_due(end_of_round=True))
             except Stopped:
                 self._save()
                 raise stop.interruption("") from None
             finally:
-                self.records.close()
+                self.logger.close()
             # A second signal interrupts inside a step: the previous checkpoint is valid.
         return FitResult(
             steps=self.at.step,
@@ -171,7 +171,7 @@ class Fit:
             self.latest.round = self.at.round
             self.at.selected, self.at.weights = selection.index, selection.weights
             self.budget.open_round(self.at, len(selection.index), self.method.passes_per_selection)
-        self.records.selection(selection, self.split.train[selection.index.numpy()], of=len(self.split.train))
+        self.logger.selection(selection, self.split.train[selection.index.numpy()], of=len(self.split.train))
 
     def _agreed(self, selection: Selection) -> Selection:
         """Return the first rank's selection: ranks may differ by rounding."""
@@ -220,20 +220,20 @@ class Fit:
                 if self.at.step % LOG_STEPS == 0 or self.at.step == self.at.round_end:
                     self._share_sums()
                     means = {name: float(value) / self.at.summed for name, value in self.at.sums.items()}
-                    since_told = whole[number + 1 - taken : number + 1]
-                    seen = sum(map(len, since_told))
+                    unreported = whole[number + 1 - taken : number + 1]
+                    seen = sum(map(len, unreported))
                     if not math.isfinite(means["loss"]):
-                        raise self.records.not_finite(
-                            seed=self.seed, lr=self.settings.peak, means=means, batches=since_told
+                        raise self.logger.not_finite(
+                            seed=self.seed, lr=self.settings.peak, means=means, batches=unreported
                         )
-                    self.records.train(
+                    self.logger.train(
                         means,
                         lr=learning_rate(self.at.step - 1, self.budget.steps, self.settings, progress),
                         rate=seen / (time.monotonic() - since),
                     )
                     kept = len(self.at.selected)
-                    told = f"loss {means['loss']:.3f}, {kept:,} kept, {self._agreement_words()}"
-                    bar.advance(seen, told)
+                    status = f"loss {means['loss']:.3f}, {kept:,} kept, {self._agreement_words()}"
+                    bar.advance(seen, status)
                     self.at.sums, self.at.summed = {}, 0
                     taken, since = 0, time.monotonic()
                 if self.at.step == self.at.round_end:
@@ -251,8 +251,8 @@ class Fit:
         if end_of_round and (self.at.round == 1 or self.budget.is_used_up(self.at)):
             return True
         steps = self.settings.checkpoint_steps
-        due = time.monotonic() - self.records.saved_at > 60 * self.settings.checkpoint_minutes
-        return due or (steps is not None and self.at.step - self.records.saved_step >= steps)
+        due = time.monotonic() - self.logger.saved_at > 60 * self.settings.checkpoint_minutes
+        return due or (steps is not None and self.at.step - self.logger.saved_step >= steps)
 
     def _heed(self, stop: StopRequest, *, save: bool = False) -> None:
         """Save a checkpoint if the first rank finds it due; stop all ranks if any was asked to."""
@@ -279,9 +279,9 @@ class Fit:
         order: np.ndarray = self.at.selected[torch.cat(passes)[:need]].numpy()
         return order
 
-    def _look(self) -> None:
+    def _evaluate_student(self) -> None:
         """Measure the agreement on held-out images; keep this student unless an earlier one was clearly better."""
-        if not self.budget.may_look(self.at):
+        if not self.budget.evaluation_is_due(self.at):
             return
         self.at.evaluated = self.budget.progress(self.at)
         student = self.method.student
@@ -293,12 +293,12 @@ class Fit:
         self.at.highest_agreement = max(self.at.highest_agreement, self.at.best_agreement, self.at.agreement)
         if is_as_good(self.at.agreement, self.at.highest_agreement, images=len(logits)):
             self.at.best_agreement, self.at.best_step = self.at.agreement, self.at.step
-            self.records.best(student)
+            self.logger.best(student)
         labelled = self.evaluate(self.method) if self.evaluate and self.ranks.is_first else {}
         self.method.train()
-        said = commonest_class(logits, self.holdout_logits)
+        commonest = commonest_class(logits, self.holdout_logits)
         apart = round(divergence(logits, self.holdout_logits), 4)
-        self.records.evaluation(divergence=apart, **said, **labelled)
+        self.logger.evaluation(divergence=apart, **commonest, **labelled)
         shown = "".join(f", {name} {value:.2f}%" for name, value in labelled.items())
         console.say(
             f"round {self.at.round}: {self.at.images:,} images, "
@@ -307,7 +307,7 @@ class Fit:
 
     def _save(self) -> None:
         self._share_sums()
-        self.records.checkpoint(self.method, self.learner.state(), self.latest.state())
+        self.logger.checkpoint(self.method, self.learner.state(), self.latest.state())
 
     def _agreement_words(self) -> str:
         return f"agreement {self.at.agreement:.1f}%" if self.at.agreement >= 0 else ""

@@ -73,14 +73,14 @@ def library(name: str, *, extra: str, needs: str = "") -> Any:
 
 
 def _broken(name: str, problem: Exception, needs: str) -> KD3Error:
-    said = f"{type(problem).__name__}: {first_line(problem)}"
-    return KD3Error(f"{name} is installed but cannot be imported ({said}){needs}")
+    message = f"{type(problem).__name__}: {first_line(problem)}"
+    return KD3Error(f"{name} is installed but cannot be imported ({message}){needs}")
 
 
 def first_line(problem: BaseException, *, at_most: int = 300) -> str:
     """Return the first line of an exception's message; library messages may be pages long."""
-    said = str(problem).strip()
-    return said.splitlines()[0][:at_most] if said else ""
+    message = str(problem).strip()
+    return message.splitlines()[0][:at_most] if message else ""
 
 
 @contextmanager
@@ -199,13 +199,13 @@ def _normalisation(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
     mean, std = [0.0] * 3, [1.0] * 3
     twice = kind.startswith("EfficientNet") and values.get("include_top")
     if values.get("do_normalize", True) or twice:
-        said_mean, said_std = _three(values.get("image_mean")), _three(values.get("image_std"))
-        if said_std is None or said_mean is None:
+        given_mean, given_std = _three(values.get("image_mean")), _three(values.get("image_std"))
+        if given_std is None or given_mean is None:
             return {}  # the user has to give them
         if values.get("do_normalize", True):
-            mean, std = said_mean, said_std
+            mean, std = given_mean, given_std
         if twice:
-            std = [first * second for first, second in zip(std, said_std, strict=True)]
+            std = [first * second for first, second in zip(std, given_std, strict=True)]
     return {
         "mean": [_plain((offset + value) / scale) for value in mean],
         "std": [_plain(value / scale) for value in std],
@@ -292,8 +292,8 @@ def read(
     try:
         return load(str(path))
     except Exception as problem:  # from zip, pickle or torch's own readers
-        said = first_line(problem, at_most=200)
-        raise KD3Error(f"{path} cannot be read as {kind}: {type(problem).__name__}: {said}") from problem
+        message = first_line(problem, at_most=200)
+        raise KD3Error(f"{path} cannot be read as {kind}: {type(problem).__name__}: {message}") from problem
 
 
 def _what_it_is(path: Path) -> str | None:

@@ -92,10 +92,10 @@ def saved_folder(name: str, folder: Path) -> SimpleNamespace | None:
     if not place.is_dir():
         return None
     try:
-        said = json.loads((place / CONFIG).read_text(encoding="utf-8"))
-        architecture, known = said["architecture"], said.get("pretrained_cfg") or {}
-        classes = said.get("num_classes", known.get("num_classes"))
-        labels = said.get("label_names") or known.get("label_names")
+        config = json.loads((place / CONFIG).read_text(encoding="utf-8"))
+        architecture, known = config["architecture"], config.get("pretrained_cfg") or {}
+        classes = config.get("num_classes", known.get("num_classes"))
+        labels = config.get("label_names") or known.get("label_names")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise KD3Error(
             f"timm:{name}: {place} holds no {CONFIG} of timm's save_for_hf ({type(problem).__name__}: {problem})"
@@ -104,7 +104,7 @@ def saved_folder(name: str, folder: Path) -> SimpleNamespace | None:
     return SimpleNamespace(
         place=place,
         architecture=architecture,
-        model_args=said.get("model_args") or {},
+        model_args=config.get("model_args") or {},
         num_classes=classes,
         label_names=labels,
         **{setting: known.get(setting) for setting in settings},

@@ -67,7 +67,7 @@ def not_finite(
     )
 
 
-class Records:
+class RunLogger:
     """Selections, history, the best student and checkpoints of one run.
 
     Args:
@@ -104,11 +104,11 @@ class Records:
 
     def train(self, means: Mapping[str, float], *, lr: float, rate: float) -> None:
         """Report the mean losses of the last steps."""
-        self._tell("train", **means, lr=lr, images_per_second=round(rate, 1))
+        self._log("train", **means, lr=lr, images_per_second=round(rate, 1))
 
     def evaluation(self, **values: float) -> None:
         """Record the results on held-out images."""
-        self._tell("evaluation", agreement=self.at.agreement, **values)
+        self._log("evaluation", agreement=self.at.agreement, **values)
 
     def selection(self, selection: Selection, positions: np.ndarray, *, of: int) -> None:
         """Store the selected images' positions in the pool, and report the selection."""
@@ -128,7 +128,7 @@ class Records:
                 ("kept_per_class", selection.kept_per_class),
             )
         }
-        self._history.tell(
+        self._history.add(
             "selection",
             round=self.at.round,
             **self._place(),
@@ -195,9 +195,9 @@ class Records:
             self.folder, seed=seed, lr=lr, first_step=first_step, means=means, batches=batches, write=self.writes
         )
 
-    def _tell(self, event: str, **values: Any) -> None:
+    def _log(self, event: str, **values: Any) -> None:
         if self._history is not None:
-            self._history.tell(event, **self._place(), **values)
+            self._history.add(event, **self._place(), **values)
 
     def _place(self) -> dict[str, float]:
         return {"step": self.at.step, "images": self.at.images, "seconds": round(self.at.seconds, 2)}

@@ -14,7 +14,7 @@ from kd3.runtime.run_folder import RunFolder
 from kd3.scoring.batches import Coming, fetched, sent
 from kd3.training import budget, records
 from kd3.training.budget import Progress, load_checkpoint
-from kd3.training.records import Records
+from kd3.training.run_logger import RunLogger
 from kd3.training.step_graph import WARM_UP, StepGraph
 
 CPU = torch.device("cpu")
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 def kept(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.make()
-    made = Records(folder, ALONE, Progress(), budget=10, classes=["a", "b"], listeners=list)
+    made = RunLogger(folder, ALONE, Progress(), budget=10, classes=["a", "b"], listeners=list)
     yield made
     made.close()
 
@@ -55,7 +55,7 @@ def test_the_best_student_is_written_with_the_checkpoint_that_knows_of_it(kept):
     assert kept.folder.best.exists()
 
 
-def test_what_goes_wrong_in_the_thread_is_told(kept, monkeypatch):
+def test_what_goes_wrong_in_the_thread_is_reported(kept, monkeypatch):
     def full(*values):
         raise OSError(28, "No space left on device")
 

@@ -22,7 +22,7 @@ BELOW, CONFIDENT, RESCUED, FILLED = range(4)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Decisions:
     """A selection over N images and K classes, by pool position: 9 bytes per image."""
 
     confidence: np.ndarray  # (N,) float32, of the predicted class, in [0, 1]
@@ -65,7 +65,7 @@ class Outcome:
         return sorted(np.argsort(-given, kind="stable")[:count].tolist())
 
 
-def outcome(predictions: Predictions, selection: Selection, classes: Sequence[str]) -> Outcome:
+def decisions(predictions: Predictions, selection: Selection, classes: Sequence[str]) -> Decisions:
     """Return the decisions of a selection by thresholds on its images.
 
     An image above its class's threshold is "confident", even if it has other reasons.
@@ -82,7 +82,7 @@ def outcome(predictions: Predictions, selection: Selection, classes: Sequence[st
     for part in _parts(len(label)):
         confident = confidence[part].astype(np.float64) > thresholds[label[part]]
         reason[part][confident] = CONFIDENT
-    return Outcome(
+    return Decisions(
         confidence=confidence,
         label=label,
         reason=reason,
@@ -116,7 +116,7 @@ _COLUMNS = [
 ]
 
 
-def write_table(folder: Path, outcome: Outcome, pool: ImagePool, about: dict[str, Any]) -> None:
+def write_table(folder: Path, decisions: Decisions, pool: ImagePool, about: dict[str, Any]) -> None:
     """Write `selection.parquet` and `kept.jsonl`, in chunks.
 
     The table has a row for each image in pool order. The list has a line of JSON for each kept one: its source and key.
@@ -127,7 +127,7 @@ def write_table(folder: Path, outcome: Outcome, pool: ImagePool, about: dict[str
         OSError: the files cannot be written.
     """
     schema = arrow.schema(_COLUMNS, metadata={METADATA_KEY: json.dumps(about, ensure_ascii=False)})
-    classes, reasons = np.array(outcome.classes, dtype=object), np.array(REASONS, dtype=object)
+    classes, reasons = np.array(decisions.classes, dtype=object), np.array(REASONS, dtype=object)
     start = 0
     # pyarrow takes no path that is not UTF-8, hence the handle.
     with (
@@ -137,7 +137,7 @@ def write_table(folder: Path, outcome: Outcome, pool: ImagePool, about: dict[str
     ):
         for sources, keys in names(pool):
             rows = slice(start, start + len(keys))
-            label, reason = outcome.label[rows], outcome.reason[rows]
+            label, reason = decisions.label[rows], decisions.reason[rows]
             kept = reason != BELOW
             columns = [
                 np.arange(rows.start, rows.stop),
@@ -145,8 +145,8 @@ def write_table(folder: Path, outcome: Outcome, pool: ImagePool, about: dict[str
                 keys,
                 label,
                 classes[label],
-                outcome.confidence[rows],
-                outcome.thresholds[label],
+                decisions.confidence[rows],
+                decisions.thresholds[label],
                 kept,
                 reasons[reason],
             ]

@@ -32,7 +32,7 @@ BEFORE_INHERITANCE: Mapping[str, Any] = {
 }
 
 
-class Records:
+class KnownRuns:
     """Results of finished runs, and distances of their pools, from files that `kd3 study` wrote.
 
     Raises:

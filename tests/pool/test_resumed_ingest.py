@@ -10,7 +10,7 @@ from pool_pictures import folder_of, some_files, tar_of
 import kd3
 from kd3.config.pool_commands import IngestConfig
 from kd3.pool import ingestion
-from kd3.pool.ingest_state import Course, IngestState, Place
+from kd3.pool.ingest_state import IngestState, Place, RemainingRecords
 from kd3.pool.ingestion import ingest_with
 from kd3.sources.record import Unusable
 
@@ -35,30 +35,30 @@ def tar_bytes(tmp_path: Path) -> bytes:
 
 
 def test_every_place_leads_to_the_rest(sources: list[str]) -> None:
-    course = Course(sources, Place())
-    whole = keys(course)
+    remaining = RemainingRecords(sources, Place())
+    whole = keys(remaining)
     assert len(whole) == 16
     for done in range(len(whole) + 1):
-        place = course.place(done)
-        later = Course(sources, place)
+        place = remaining.place(done)
+        later = RemainingRecords(sources, place)
         assert keys(later) == whole[done:], place
         assert later.place(0) == place
         # And from there once more.
-        again = Course(sources, later.place((len(whole) - done) // 2))
+        again = RemainingRecords(sources, later.place((len(whole) - done) // 2))
         assert keys(again) == whole[done + (len(whole) - done) // 2 :]
 
 
 def test_places_are_told_while_records_are_still_drawn(sources: list[str]) -> None:
-    course = Course(sources, Place())
-    drawn = iter(course)
+    remaining = RemainingRecords(sources, Place())
+    drawn = iter(remaining)
     for _ in range(5):
         next(drawn)
-    assert [course.place(done) for done in (0, 2, 3, 4)] == [(0, 0), (0, 2), (1, 0), (2, 0)]
+    assert [remaining.place(done) for done in (0, 2, 3, 4)] == [(0, 0), (0, 2), (1, 0), (2, 0)]
 
 
 def test_archive_that_is_gone_is_not_passed_over_in_silence(sources: list[str]) -> None:
     Path(sources[3]).write_bytes(b"junk")
-    (record,) = Course(sources, Place(5, 4))
+    (record,) = RemainingRecords(sources, Place(5, 4))
     assert isinstance(record.location, Unusable)
     assert record.location.reason == "archive damaged"
 

@@ -17,7 +17,7 @@ from kd3.models.student import Student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.reports.charts import Grid, Tile
-from kd3.reports.records import RunRecords
+from kd3.reports.run_records import RunRecords
 from kd3.runtime.compute import Compute
 from kd3.scoring.batches import split_pool
 
@@ -87,26 +87,26 @@ class FeatureMap:
 
 
 @dataclass(frozen=True)
-class PoolLook:
+class PoolSection:
     """All results; `agreement` is that on held-out images among those evaluated."""
 
     grids: list[Grid]
     map: FeatureMap | None
     shift: Measurement
-    looked_at: int
+    sampled: int
 
 
 @dataclass(frozen=True)
-class _Said:
+class _Probabilities:
     """Predictions of both networks: probabilities (n, K)."""
 
     teacher: np.ndarray
     student: np.ndarray
 
 
-def look_at_pool(
+def pool_section(
     run: RunRecords, teacher: Teacher, student: Student, pool: ImagePool, compute: Compute, *, images: int
-) -> PoolLook:
+) -> PoolSection:
     """Run both networks over at most `images` images of the pool, and the few displayed ones."""
     compute.place(teacher)
     compute.place(student)
@@ -120,11 +120,11 @@ def look_at_pool(
     shift = measure(teacher, drawn, None, compute, limit=0, seed=0, sample_of=len(pool))
     grids = _selection_grids(run, selections, split.train, teacher, student, pool, compute, draw)
     grids.append(_disagreements(run, np.union1d(sample, held_out), teacher, student, pool, compute))
-    return PoolLook(
+    return PoolSection(
         grids=[grid for grid in grids if grid.tiles],
         map=_map(sample[:: max(1, len(sample) // MAPPED)], selections, teacher, pool, compute),
         shift=shift,
-        looked_at=len(sample) + len(held_out),
+        sampled=len(sample) + len(held_out),
     )
 
 
@@ -155,8 +155,8 @@ def _selection_grids(
     grids = []
     for title, about, positions in wanted:
         shown = np.sort(draw.permutation(positions)[:TILES])
-        said = _said(shown, teacher, student, pool, compute)
-        captions = [_opinion(run.classes, row) for row in said.teacher]
+        predicted = _probabilities(shown, teacher, student, pool, compute)
+        captions = [_opinion(run.classes, row) for row in predicted.teacher]
         share = f"{len(positions):,} of {len(train):,} images"
         grids.append(
             Grid(title, f"{about} {share}; some of them, with what the teacher says.", _tiles(pool, shown, captions))
@@ -168,13 +168,13 @@ def _disagreements(
     run: RunRecords, positions: np.ndarray, teacher: Teacher, student: Student, pool: ImagePool, compute: Compute
 ) -> Grid:
     """Return the disagreements with the most confident teacher predictions."""
-    said = _said(positions, teacher, student, pool, compute)
-    theirs, own = said.teacher.argmax(1), said.student.argmax(1)
+    predicted = _probabilities(positions, teacher, student, pool, compute)
+    theirs, own = predicted.teacher.argmax(1), predicted.student.argmax(1)
     rows = np.arange(len(positions))
-    surprise = said.teacher[rows, theirs] - said.student[rows, theirs]
+    surprise = predicted.teacher[rows, theirs] - predicted.student[rows, theirs]
     order = [place for place in np.argsort(-surprise) if theirs[place] != own[place]][:TILES]
     captions = [
-        f"{_opinion(run.classes, said.teacher[place])} | student: {_opinion(run.classes, said.student[place])}"
+        " | student: ".join(_opinion(run.classes, one[place]) for one in (predicted.teacher, predicted.student))
         for place in order
     ]
     return Grid(
@@ -204,14 +204,16 @@ def _map(
     return FeatureMap(points[kept], points[~kept], (float(share[0]), float(share[1])), what)
 
 
-def _said(positions: np.ndarray, teacher: Teacher, student: Student, pool: ImagePool, compute: Compute) -> _Said:
+def _probabilities(
+    positions: np.ndarray, teacher: Teacher, student: Student, pool: ImagePool, compute: Compute
+) -> _Probabilities:
     both: tuple[list[Tensor], list[Tensor]] = ([], [])
     for images in _batches(positions, pool, compute):
         for network, rows in zip((teacher, student), both, strict=True):
             rows.append(network(network.normalise(images)).float().softmax(dim=1).cpu())  # type: ignore[operator]
     empty = torch.empty(0, teacher.num_classes)
     first, second = (torch.cat([empty, *rows]).numpy() for rows in both)
-    return _Said(first, second)
+    return _Probabilities(first, second)
 
 
 def _features(positions: np.ndarray, teacher: Teacher, pool: ImagePool, compute: Compute) -> np.ndarray:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kd3.models.head import HeadNotFound, as_logits, find_head, output_layers, pool, run_with_features
+from kd3.models.head import HeadNotFound, as_logits, find_head, global_avg_pool, output_layers, run_with_features
 from kd3.models.student import shared_head
 from kd3.models.teacher import Teacher
 
@@ -53,7 +53,7 @@ def check(network, head):
         output = run_with_features(network, head, images)
         torch.testing.assert_close(output.logits, as_logits(network(images)))
         classifier = network.get_submodule(head.classifier)
-        torch.testing.assert_close(classifier(pool(output.features)), output.logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(classifier(global_avg_pool(output.features)), output.logits, rtol=1e-4, atol=1e-5)
     return output
 
 
@@ -158,7 +158,7 @@ def test_a_convolution_of_one_by_one_is_a_classifier(tail, map_is_seen):
     assert teacher.sharing_problem() is None
     seen = teacher.outputs(images)
     assert (seen.features.shape[2] > 1) is map_is_seen
-    torch.testing.assert_close(teacher.classifier()(pool(seen.features)), network(images).detach())
+    torch.testing.assert_close(teacher.classifier()(global_avg_pool(seen.features)), network(images).detach())
     # And such a network is a student, whose own classifier goes.
     student = shared_head(
         network, teacher.signature(), name="x", classifier=nn.Linear(6, 3), projector_width=None, final_relu=True

@@ -72,7 +72,7 @@ def test_each_sign_that_is_not_seen_becomes_an_escape(sign):
 
 
 def test_a_line_break_in_a_name_makes_no_line(capsys):
-    for say in (console.say, console.warn, console.fail):
+    for say in (console.info, console.warn, console.fail):
         say("cats\n\nkd3: all is well\t!")
     assert capsys.readouterr().err.splitlines() == [
         "cats kd3: all is well !",

@@ -111,7 +111,7 @@ def test_damaged_features_are_computed_again(what, teacher, pool, views, capsys)
     file = next((pool.path / "teacher_features").glob("*.features"))
     file.write_bytes(bytes(file.stat().st_size) if what == "zeros" else b"short")
     again = TeacherFeatures(teacher, pool, views, COMPUTE)
-    assert "is not what this teacher says now" in capsys.readouterr().err
+    assert "does not match this teacher's features" in capsys.readouterr().err
     torch.testing.assert_close(again.outputs(rows, images).features, first)
 
 

@@ -116,7 +116,7 @@ def test_a_teacher_whose_code_changed_is_never_served_the_old_logits(batches, ca
     other = kd3.Teacher(network, mean=[0.5] * 3, std=[0.25] * 3, input_size=16)
     assert one.fingerprint() == other.fingerprint()
     assert not np.array_equal(teacher_logits(one, batches, COMPUTE), teacher_logits(other, batches, COMPUTE))
-    assert "not what this teacher says now" in capsys.readouterr().err
+    assert "does not match this teacher's predictions" in capsys.readouterr().err
 
 
 def cut(path):
@@ -215,7 +215,7 @@ def test_of_a_share_of_the_pool_no_more_is_scored(teacher, batches, scored):
     part = logits_of_part(teacher, batches, COMPUTE, positions)
     assert scored == [4]
     again = logits_of_part(teacher, batches, COMPUTE, positions)
-    assert scored == [4, 4]  # compared with what the teacher says now
+    assert scored == [4, 4]  # compared with the teacher's predictions
     whole = teacher_logits(teacher, batches, COMPUTE)
     for asked in ([77, 3], [40]):
         np.testing.assert_allclose(part[np.array(asked)], whole[asked], rtol=1e-4, atol=1e-4)

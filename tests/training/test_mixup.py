@@ -48,7 +48,7 @@ def test_so_many_batches_are_mixed_and_the_teacher_sees_the_same(mixup, least, m
     [
         ({"mixup": 0.5, "fixed_views": 2}, "of which fixed_views keeps nothing; leave one out"),
         ({"mixup": 1.5}, r"mixup .*less than or equal to 1; got 1\.5"),
-        ({"mixup": 0.5, "method": "labels"}, "method labels has none"),
+        ({"mixup": 0.5, "method": "labels"}, "method labels has no teacher"),
         ({"mixup": 0.5, "kd3": {"selection": "dynamic", "scoring": "training"}}, "mixup goes with kd3.scoring fresh"),
     ],
 )

@@ -78,11 +78,11 @@ def run(config: DemoConfig) -> DemoResult:
     folder = Path(config.out)
     _clear(folder)
 
-    console.say("1. the data that will be lost (scikit-learn's handwritten digits), and a crawl that is not like them")
+    console.info("1. the data that will be lost (scikit-learn's handwritten digits), and a crawl that is not like them")
     data = make_lost_data_and_crawl(folder, seed=config.seed)
-    console.say("2. a teacher, trained on the data; then the data are put away")
+    console.info("2. a teacher, trained on the data; then the data are put away")
     teacher = train_teacher(data, folder / "teacher", seed=config.seed)
-    console.say("3. the job: from the teacher and the crawl to a student")
+    console.info("3. the job: from the teacher and the crawl to a student")
     pool = folder / "pool"
     _command("ingest", str(folder / "crawl"), "--out", str(pool), "--image-size", str(IMAGE_SIZE))
     for method in METHODS:
@@ -92,7 +92,7 @@ def run(config: DemoConfig) -> DemoResult:
             *("--flip", "false"),  # a mirrored 7 is not a 7
             *("--out", str(folder / "runs" / method)),
         )
-    console.say("4. how good they are, on the digits that were put away")
+    console.info("4. how good they are, on the digits that were put away")
     models = {"teacher": teacher, **{method: folder / "runs" / method for method in METHODS}}
     figures = {name: _evaluate(model, data.lost_test, teacher) for name, model in models.items()}
     result = DemoResult(
@@ -120,7 +120,7 @@ def _clear(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not (folder / MARKER).is_file():
             raise KD3Error(f"{folder} is not empty and holds no kd3 demo; choose another --out")
-        console.say(f"clearing the earlier demo in {folder}")
+        console.info(f"clearing the earlier demo in {folder}")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / MARKER, {"state": "unfinished"})
@@ -135,7 +135,7 @@ def _evaluate(model: Path, data: Path, teacher: Path) -> dict[str, Any]:
 @unhurried()
 def _command(*words: str, capture: bool = False) -> str:
     """Show a command as a user would type it, and run it."""
-    console.say("$ " + shlex.join(["kd3", *words]))
+    console.info("$ " + shlex.join(["kd3", *words]))
     done = subprocess.run(
         [sys.executable, "-m", "kd3", *words, *(["--quiet"] if console.is_quiet() else [])],
         stdout=subprocess.PIPE if capture else sys.stderr,

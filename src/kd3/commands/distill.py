@@ -167,7 +167,7 @@ def _distill(config: DistillConfig, *, resume: bool, live: Live) -> Run:
     folder = RunFolder(Path(config.out))
     state = _state(folder, resume)
     if state == "finished":
-        console.say(f"{folder.path} is finished; there is nothing to resume")
+        console.info(f"{folder.path} is finished; there is nothing to resume")
         return Run(folder.path, read_summary(folder.path), live.backbone(config.student))
     config, compute = _resolved(config)
     with launched(compute, devices=config.devices, nodes=config.nodes) as together:

@@ -78,7 +78,7 @@ def backbone_for(
         plan = _begun_with(config) if resumed else plan_shrinking(teacher, sample, asked, rule=rule)
         network = shrunk(teacher, plan)
         arch, arch_args = (None, {}) if teacher.origin is None else teacher.origin.anywhere()
-        console.say(f"{config.student} is teacher {teacher.name} with {described(plan)[0]}")
+        console.info(f"{config.student} is teacher {teacher.name} with {described(plan)[0]}")
         _sound(network, config, teacher)
         return Backbone(network, as_inheritance(network, plan), arch, arch_args, plan)
     if live is not None:
@@ -178,13 +178,13 @@ def read_job(config: DistillConfig, compute: Compute, state: State, live: Live) 
     pool = live.pool or ImagePool.open(config.pool)
     teacher = fitted(teacher, pool)
     if state == "absent" and config.method != "labels":  # which needs no teacher
-        console.say("checking the teacher on some of the pool's images")
+        console.info("checking the teacher on some of the pool's images")
         if doubt := normalisation_on(teacher, pool, compute, split_of(config, pool).train).warning:
             console.warn(doubt)
         if (narrow := one_class(teacher, pool, compute)) is not None:
             console.warn(narrow)
     if state == "absent" and are_numbers(teacher.classes):
-        console.say(nameless(teacher.classes))
+        console.info(nameless(teacher.classes))
     data = None if config.eval_data is None else labelled_for(teacher, config.eval_data)
     if data is not None and state == "absent" and (leaked := leak(pool, data).warning):
         console.warn(leaked)
@@ -197,7 +197,7 @@ def read_job(config: DistillConfig, compute: Compute, state: State, live: Live) 
         found, matching = pool.matched_labels(teacher.classes)
         labels = torch.from_numpy(found)
         for line in matching.lines():
-            console.say(line)
+            console.info(line)
         check_several_labels(labels.numpy(), pool, teacher.classes)
     check_trains(method.student, compute, name=config.student)
     check_fixed_views(config.train, pool)

@@ -31,7 +31,7 @@ from kd3.runtime.files import exclusive, full_disk_as_error, write_json
 from kd3.runtime.run_folder import KEY, Listener, RunFolder, State, from_run, kept_accuracy, origin, read_metrics
 from kd3.runtime.run_summary import with_adaptation
 from kd3.scoring.batches import PoolBatches
-from kd3.scoring.scan import KeptLogits, agreement, score
+from kd3.scoring.scan import CachedLogits, agreement, score
 from kd3.scoring.teacher_cache import logits_of_part, teacher_logits
 from kd3.sources.trust import shareable
 from kd3.training.learner import can_be_recorded
@@ -49,7 +49,7 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
     """
     folder, ranks = RunFolder(Path(config.out)), compute.ranks
     again = "the same call and resume=True" if live.again else folder.resume_command
-    kept = f"the last checkpoint is whole: free some room and continue with: {again}"
+    kept = f"the last checkpoint is whole: free some space and continue with: {again}"
     what = f"{config.student} from {config.teacher} in batches of {config.train.batch}"
     less = "use a smaller --batch-size, or --micro-batch where the student has no batch norms"
     with full_disk_as_error(folder.path, kept=kept), out_of_memory_as_error(what, less=less), ExitStack() as held:
@@ -59,7 +59,7 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
                 held.enter_context(_claimed(folder, state, config, compute, job))
         held.enter_context(compute.tuned(tf32=config.train.tf32, deterministic=config.train.deterministic))
         watch = held.enter_context(watched(job.pool)) if ranks.is_first else None
-        console.say(_announcement(config, job, compute))
+        console.info(_announcement(config, job, compute))
         batches = PoolBatches(job.pool, compute)
 
         split = split_of(config, job.pool)
@@ -73,7 +73,7 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
             kept=folder.teacher_statistics,
         )
         if config.teacher_statistics not in (None, "lost"):
-            console.say(fitted.in_words())
+            console.info(fitted.in_words())
         teacher = fitted.teacher.folded() if config.train.fold_batch_norms else fitted.teacher
         job.method.learn_from(teacher)
 
@@ -83,7 +83,7 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
             held.callback(trackers.close)
             return [trackers, *([lambda event, values: watch.check()] if watch else [])]
 
-        def asked() -> KeptLogits:
+        def asked() -> CachedLogits:
             if config.train.share < 1:
                 return logits_of_part(teacher, batches, compute, split.train)
             return teacher_logits(teacher, batches, compute)

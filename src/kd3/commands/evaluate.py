@@ -152,7 +152,7 @@ def _evaluate(config: EvaluateConfig, model: Teacher | Student | None, teacher: 
     model = model or load_classifier(config.model, trust_code=config.trust_code)
     order: list[int] | None = None
     if are_numbers(model.classes):
-        console.say(nameless(model.classes))
+        console.info(nameless(model.classes))
     if config.teacher is not None:
         teacher = teacher or load_teacher(config.teacher, trust_code=config.trust_code or None)
         if teacher.input_size is None and model.input_size is not None:
@@ -202,7 +202,7 @@ def _same_teacher(model: Teacher | Student, teacher: Teacher) -> bool:
     cascade = model.cascade if isinstance(model, Student) else None
     if cascade is None or cascade.get("teacher") == teacher.fingerprint():
         return True
-    console.say("the cascade of this student is of another teacher; what it reaches is not shown")
+    console.info("the cascade of this student is of another teacher; what it reaches is not shown")
     return False
 
 

@@ -148,7 +148,7 @@ def _write(config: ExportConfig, place: Path, out: Path, job: _Job) -> Exported:
         config.opset,
     )
     for name in config.format:
-        console.say(f"writing {name}")
+        console.info(f"writing {name}")
         if name == "safetensors":
             write_safetensors(source, place / FOLDER)
             normalised = _prepared(student, images.compared, "outside")
@@ -167,7 +167,7 @@ def _write(config: ExportConfig, place: Path, out: Path, job: _Job) -> Exported:
         calibrating = _prepared(student, images.calibrating, config.preprocessing)
         tried = _eight_bits(config, place, inputs, expected, calibrating, images.where)
         compared.add(place / INT8, "onnxruntime", run_onnx(place / INT8, config.threads), inputs, exact=False)
-    console.say("measuring how fast they are")
+    console.info("measuring how fast they are")
     files, machine = compared.timed(), processor()
     card = Card(
         student=about,
@@ -198,7 +198,7 @@ def _eight_bits(
 ) -> list[Tried]:
     if len(calibrating) < 2:
         raise KD3Error("8 bits are calibrated on images, and there are none; give --images a pool or a folder")
-    console.say("writing 8 bits: four ways, calibrated and compared")
+    console.info("writing 8 bits: four ways, calibrated and compared")
     tried = quantise(
         place / FORMATS["onnx"].name, place / INT8, calibrating=calibrating, compared=inputs, float_logits=expected
     )

@@ -166,7 +166,7 @@ def plan_table(pairs: list[Pair], config: ReproduceConfig, compute: Compute) -> 
     disk = check_disk(pairs, config)
     planned = []
     for pair in pairs:
-        console.say(f"a few steps of {pair.name}")
+        console.info(f"a few steps of {pair.name}")
         planned.append(_planned(pair, config, compute))
     return PaperPlan(
         TABLES[config.table].title,

@@ -97,7 +97,7 @@ def _predict(config: PredictConfig, classifier: Teacher | Student | None) -> Pre
     compute.place(classifier).eval()
     settings = DecodeSettings.to_see(classifier.preparation)
     if are_numbers(classifier.classes):
-        console.say(nameless(classifier.classes))
+        console.info(nameless(classifier.classes))
     found: list[tuple[str, list[tuple[str, float]]]] = []
     unusable: list[tuple[str, str, str]] = []
     temperature, threshold = 1.0, None

@@ -101,7 +101,7 @@ def _findings(records: RunRecords, config: ReportConfig, *, alone: bool) -> RunF
     teacher = _or_missing(lambda: _teacher(records, config), "its teacher", missing)
     if student is None:
         return RunFindings(records, missing=missing)
-    console.say(f"{records.name}: measures teacher and student")
+    console.info(f"{records.name}: measures teacher and student")
     theirs, own = costs(teacher, student, latency=config.latency)
     timing = f"Times on one thread of {processor()}, float32, in PyTorch; those of exported files are in their card."
     lost = None
@@ -112,7 +112,7 @@ def _findings(records: RunRecords, config: ReportConfig, *, alone: bool) -> RunF
     if alone and config.images and teacher is not None:
         pool = _or_missing(lambda: _pool(records, config), "its pool", missing)
         if pool is not None:
-            console.say(f"{records.name}: looks at the pool")
+            console.info(f"{records.name}: runs both networks on images of the pool")
             compute = resolve(config.device, "auto")
             with watched(pool):
                 section = pool_section(records, teacher, student, pool, compute, images=config.images)

@@ -60,7 +60,7 @@ def teacher_of(pair: Pair, data: Prepared, config: ReproduceConfig) -> Path:
     description = folder / "teacher.yaml"
     if description.is_file():
         return description
-    console.say(f"training the teacher kd3:{pair.teacher} on {DATASETS[pair.dataset].title}")
+    console.info(f"training the teacher kd3:{pair.teacher} on {DATASETS[pair.dataset].title}")
     facts = _facts(pair, data)
     settings: dict[str, Any] = {
         "method": "labels",
@@ -166,15 +166,15 @@ def run(config: ReproduceConfig) -> Reproduced | PaperPlan:
     done: dict[str, Any] = {}
     table = Reproduced(Path(config.out), "", {})
     for number, pair in enumerate(pairs, 1):
-        console.say(f"pair {number} of {len(pairs)}: {pair.name}")
+        console.info(f"pair {number} of {len(pairs)}: {pair.name}")
         teacher = teacher_of(pair, data[pair.dataset], config)
         result = study.run(study_config(pair, config, str(teacher)))
-        done[pair.name] = _outcome(pair, result)
+        done[pair.name] = _figures(pair, result)
         table = _written(config, pairs, done)
     return table
 
 
-def _outcome(pair: Pair, result: study.Study) -> dict[str, Any]:
+def _figures(pair: Pair, result: study.Study) -> dict[str, Any]:
     rows = {line["row"]: line["measures"].get("accuracy") for line in result.to_dict()["table"]}
     summaries = sorted(result.folder.glob("runs/*/summary.json"))
     known = [json.loads(path.read_text(encoding="utf-8")).get("teacher_accuracy") for path in summaries]
@@ -188,8 +188,8 @@ def _outcome(pair: Pair, result: study.Study) -> dict[str, Any]:
 def _written(config: ReproduceConfig, pairs: list[Pair], done: Mapping[str, Any]) -> Reproduced:
     """Write the page and the figures of finished pairs, and return them."""
     found = [pair for pair in pairs if pair.name in done]
-    names = list(dict.fromkeys(name for outcome in done.values() for name in outcome["rows"]))
-    published = list(dict.fromkeys(name for outcome in done.values() for name in outcome["published"]))
+    names = list(dict.fromkeys(name for figures in done.values() for name in figures["rows"]))
+    published = list(dict.fromkeys(name for figures in done.values() for name in figures["published"]))
     head = ["", *(f"{DATASETS[pair.dataset].title}, {pair.teacher} → {pair.student}" for pair in found)]
     teachers = [done[pair.name]["teacher"] for pair in found]
     rows = [["teacher", *("" if value is None else f"{value:.2f}" for value in teachers)]]

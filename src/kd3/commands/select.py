@@ -124,7 +124,7 @@ def _select(
     about = _about(config, teacher, student, pool, compute)
     if before is not None:
         check_same(out, before, about)
-        console.say(f"{out} holds this selection; there is nothing to do")
+        console.info(f"{out} holds this selection; there is nothing to do")
         return PoolSelection(out, before)
 
     with whole_folder(out, what=f"selection {out}") as folder, watched(pool):

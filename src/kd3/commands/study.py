@@ -127,7 +127,7 @@ def _run(
     writer = _Writer(everything, config, study_folder, known, records, makers, changed, distances)
     answers = Counter(makers[cell.name].name for cell, _ in missing)
     done = len(cells) - len(missing)
-    console.say(_announcement(planned, config, makers) + (f"; {done} of them are finished" if done else ""))
+    console.info(_announcement(planned, config, makers) + (f"; {done} of them are finished" if done else ""))
     with console.progress("study", len(cells), "runs", done=done) as bar:
 
         def finished(cell: Cell) -> None:

@@ -145,7 +145,7 @@ class DistillConfig(Settings):
     @model_validator(mode="after")
     def _mixtures_that_mean_something(self) -> DistillConfig:
         if self.train.mixup and self.method == "labels":
-            raise ValueError("mixup goes with a teacher, who says what a mixture is; method labels has none")
+            raise ValueError("mixup needs a teacher's predictions for the mixtures, and method labels has no teacher")
         if self.train.mixup and self.method == "kd3" and self.kd3.scoring == "training":
             raise ValueError("mixup goes with kd3.scoring fresh: what is predicted of a mixture is of no image")
         return self

@@ -25,7 +25,7 @@ def present_name(name: str) -> str:
     """Return the present name of a renamed setting, with a note once in a process; other names as they are."""
     if name in RENAMED and name not in _noted:
         _noted.add(name)
-        console.say(f"{name} is now called {RENAMED[name]}; the old name is read until version 0.3")
+        console.info(f"{name} is now called {RENAMED[name]}; the old name is read until version 0.3")
     return RENAMED.get(name, name)
 
 

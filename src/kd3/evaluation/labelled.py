@@ -214,7 +214,7 @@ def labelled_for(model: Student | Teacher, source: str) -> LabelledImages:
     """
     data = LabelledImages(source, preparation=model.preparation, class_names=model.classes)
     for line in [f"{data.source}: {len(data.records):,} labelled images", *data.matching.lines()]:
-        console.say(line)
+        console.info(line)
     return data
 
 
@@ -362,6 +362,6 @@ def pool_of_student(model: str | Path) -> ImagePool | None:
         pool = ImagePool.open(find(run.path, "pool", str(config["pool"])))
         run.check_origin(pool=pool.content_hash)
     except (OSError, KeyError, TypeError, KD3Error) as problem:
-        console.say(f"it is unknown whether the student trained on these images: {problem}")
+        console.info(f"it is unknown whether the student trained on these images: {problem}")
         return None
     return pool

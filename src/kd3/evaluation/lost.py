@@ -95,8 +95,8 @@ class Answers:
         own, theirs, labels = logits.double().cpu(), teacher_logits.double().cpu(), labels.cpu()
         shown = {TEACHER: theirs, STUDENT: own / self._temperature, AS_TRAINED: own}
         surest = {name: shown[name].softmax(dim=1).max(dim=1) for name in self._reliability}
-        for name, (confidence, said) in surest.items():
-            self._reliability[name].add(confidence, said == labels)
+        for name, (confidence, predicted) in surest.items():
+            self._reliability[name].add(confidence, predicted == labels)
         own_class, answer = surest[STUDENT], surest[TEACHER]
         self._rows.append((labels, own_class.indices, own_class.values, answer.indices, answer.values, margins(own)))
 

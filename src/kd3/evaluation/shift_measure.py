@@ -129,7 +129,7 @@ def _listed(source: str, teacher: Teacher) -> tuple[list[Record], list[int]]:
     except KD3Error:
         return records, []  # reading will show whether any is an image
     for line in labelled.matching.lines():
-        console.say(line)
+        console.info(line)
     return labelled.records, labelled.labels
 
 

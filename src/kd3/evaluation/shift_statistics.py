@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kd3.evaluation.shift_distances import diagonal_wasserstein
 from kd3.models.batch_norms import Moments, moments_of
-from kd3.models.head import pool
+from kd3.models.head import global_avg_pool
 from kd3.models.teacher import Teacher
 from kd3.runtime import console
 from kd3.runtime.compute import Compute
@@ -257,4 +257,4 @@ def _run(teacher: Teacher, images: Tensor) -> tuple[Tensor, Tensor]:
         logits = teacher(images).float()
         return logits, logits
     outputs = teacher.outputs(images)
-    return pool(outputs.features.float()), outputs.logits.float()
+    return global_avg_pool(outputs.features.float()), outputs.logits.float()

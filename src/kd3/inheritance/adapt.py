@@ -205,7 +205,7 @@ def _recalled_halves(teacher: Teacher, images: Tensor, compute: Compute) -> list
     try:
         return [recall_images(teacher, images[half][:RECALLED_IMAGES], compute) for half in halves(len(images))]
     except KD3Error as problem:
-        console.say(f"only the given images are counted: {problem}")
+        console.info(f"only the given images are counted: {problem}")
         return []
 
 

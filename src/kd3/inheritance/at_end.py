@@ -79,7 +79,7 @@ def adapt_student(
     if images == "off":
         return None
     if problem := obstacle(student, teacher if given is None else None):
-        console.say(f"no recall: {problem}")
+        console.info(f"no recall: {problem}")
         return None
     compute.place(student).eval()
     before = None if accuracy is None else accuracy(student)
@@ -97,7 +97,7 @@ def adapt_student(
     if before is not None and accuracy is not None:
         after = accuracy(student) if adaptation.changed else before
         adaptation = replace(adaptation, accuracy_before=round(before, 2), accuracy_after=round(after, 2))
-    console.say(str(adaptation))
+    console.info(str(adaptation))
     return adaptation, pairs
 
 

@@ -66,7 +66,7 @@ def find_outliers(teacher: Teacher, batches: PoolBatches, positions: np.ndarray,
     if not is_mixture(typicality(teacher, batches, positions[asked], compute, every_norm=True)):
         return none
     found = outlying(typicality(teacher, batches, positions, compute, every_norm=True))
-    console.say(
+    console.info(
         f"{int(found.sum()):,} of {len(found):,} images are left out: they look like nothing the teacher was trained on"
     )
     return found

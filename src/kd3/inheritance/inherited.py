@@ -182,9 +182,9 @@ def inherited(
             f"fit; use --init random, or a student of the teacher's family (see kd3 inspect --student)"
         )
     if inheritance.is_empty:
-        console.say(f"{name} starts from random weights: its parts do not fit those of teacher {teacher.name}")
+        console.info(f"{name} starts from random weights: its parts do not fit those of teacher {teacher.name}")
         return None
     inherit(student, teacher.module, inheritance)
     summary = f"{name} inherits {100 * inheritance.share:.0f}% of its parameters from teacher {teacher.name}"
-    console.say(summary + (f"; {inheritance.problem}" if inheritance.problem else ""))
+    console.info(summary + (f"; {inheritance.problem}" if inheritance.problem else ""))
     return inheritance

@@ -35,7 +35,7 @@ from kd3.methods import (
     training_projector,
 )
 from kd3.models.batch_norms import remembering_norms, running_statistics_kept
-from kd3.models.head import ModelOutput, hidden_matrices, pool
+from kd3.models.head import ModelOutput, global_avg_pool, hidden_matrices
 from kd3.models.projector import Projector
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
@@ -213,11 +213,11 @@ class KD3(Method):
             generator=generator,
             ranks=self.ranks,
         )
-        u = F.normalize(self.embedding(pool(features[:part])).float(), dim=1)
+        u = F.normalize(self.embedding(global_avg_pool(features[:part])).float(), dim=1)
         apart = options.mixed_statistics == "apart"
         with running_statistics_kept(self.student) if apart else nullcontext():
             mixed_features = self.student.features(mixed)
-        u_mixed = F.normalize(self.embedding(pool(mixed_features)).float(), dim=1)
+        u_mixed = F.normalize(self.embedding(global_avg_pool(mixed_features)).float(), dim=1)
         # Every rank sees the negatives of all.
         u, u_mixed = self.ranks.gather(u), self.ranks.gather(u_mixed)
         return nt_xent(u, u_mixed, temperature=options.contrastive_temperature)

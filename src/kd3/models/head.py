@@ -161,7 +161,7 @@ def run_with_features(network: nn.Module, head: Head, images: Tensor) -> ModelOu
     return ModelOutput(torch.relu(features) if head.relu else features, logits)
 
 
-def pool(features: Tensor) -> Tensor:
+def global_avg_pool(features: Tensor) -> Tensor:
     """Return the mean of a feature map over its positions: (B, C, h, w) -> (B, C)."""
     return features.mean(dim=(2, 3))
 
@@ -209,7 +209,7 @@ class _Trace:
             if isinstance(module, nn.Linear) and isinstance(first, Tensor) and first.ndim == 2:
                 self.layers.append(_Layer(name, first, output))
             if is_pointwise(module) and isinstance(first, Tensor) and first.ndim == 4:
-                self.layers.append(_Layer(name, pool(first), pool(output)))
+                self.layers.append(_Layer(name, global_avg_pool(first), global_avg_pool(output)))
             if name and isinstance(first, Tensor) and first.ndim == 4:
                 self.maps.append((name, "input", first))
             if name and isinstance(output, Tensor) and output.ndim == 4:
@@ -232,7 +232,7 @@ def _match(trace: _Trace, logits: Tensor) -> Head:
         if values.shape[1] != vector.shape[1] or values.shape[2] * values.shape[3] == 1:
             continue
         for relu in (False, True):
-            if _close(pool(torch.relu(values) if relu else values), vector):
+            if _close(global_avg_pool(torch.relu(values) if relu else values), vector):
                 return Head(name, path, side, relu, **size)
     return Head(name, None, "input", False, **size)
 
@@ -267,7 +267,7 @@ def _some(sizes: list[int]) -> str:
 def _verify(network: nn.Module, head: Head, images: Tensor) -> None:
     output = run_with_features(network, head, images)
     classifier = network.get_submodule(head.classifier)
-    pooled = pool(output.features)
+    pooled = global_avg_pool(output.features)
     made = classifier(pooled) if isinstance(classifier, nn.Linear) else classifier(pooled[:, :, None, None]).flatten(1)
     if not _close(_as_many(made, output.logits), output.logits):
         raise HeadNotFound(

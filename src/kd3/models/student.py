@@ -19,7 +19,6 @@ from kd3.models.head import (
     evaluating,
     find_head,
     output_layers,
-    pool,
     probe_images,
     run_with_features,
 )
@@ -32,7 +31,7 @@ from kd3.runtime.errors import KD3Error
 class Student(nn.Module):
     """A classifier made of a backbone and either its own head or a projector and the teacher's.
 
-    With the teacher's head: logits = classifier(pool(projector(features))), and the backbone's
+    With the teacher's head: logits = classifier(global_avg_pool(projector(features))), and the backbone's
     own classifier is gone. `forward` takes normalised images and returns logits. `normalise` turns uint8
     images into normalised ones; `preparation` describes how pictures become uint8 images. `cascade` holds the results
     of `kd3 cascade` (None before): the `temperature`, and the `threshold` below which to ask the teacher.
@@ -105,7 +104,7 @@ class Student(nn.Module):
         if self.classifier is None:
             return seen.features, seen
         projected = self.projector(seen.features) if self.projector is not None else seen.features
-        return seen.features, ModelOutput(projected, self.classifier(pool(projected)))
+        return seen.features, ModelOutput(projected, self.classifier(global_avg_pool(projected)))
 
     def _seen(self, images: Tensor) -> ModelOutput:
         if self.head is None:

@@ -208,7 +208,7 @@ def _finished(folder: Path, config: IngestConfig) -> ImagePool:
     for name in (DATABASE, LOCK):
         (folder / name).unlink(missing_ok=True)
     pool = ImagePool.open(folder)
-    console.say(f"pool {folder} is finished; there is nothing to do")
+    console.info(f"pool {folder} is finished; there is nothing to do")
     return pool
 
 
@@ -229,7 +229,7 @@ def _fill(
         if begun is None:
             state.begin(ingest_request(config))
         elif state.files:
-            console.say(f"pool {folder}: continuing after {state.files:,} files")
+            console.info(f"pool {folder}: continuing after {state.files:,} files")
         _consume(state, config, found, again=begun is not None)
         if state.images == 0:
             message = _nothing_usable(state, config)

@@ -59,7 +59,7 @@ def merge_pools(
     request |= {} if ingest is None else {"ingest": ingest}
     if (folder / NAME).is_file():
         _check_same(folder, read_manifest(folder).settings, request)
-        console.say(f"pool {folder} is finished; there is nothing to do")
+        console.info(f"pool {folder} is finished; there is nothing to do")
         return ImagePool.open(folder)
     check_place(folder, [str(pool.path) for pool in opened])
     try:
@@ -203,7 +203,7 @@ def ingest_on_ray(config: IngestConfig) -> ImagePool:
     request = ingest_request(config)
     if (folder / NAME).is_file():
         check_settings(folder, read_manifest(folder).settings.get("ingest", {}), request)
-        console.say(f"pool {folder} is finished; there is nothing to do")
+        console.info(f"pool {folder} is finished; there is nothing to do")
         return ImagePool.open(folder)
     parts = folder.with_name(folder.name + SUFFIX)
     with ray_cluster() as ray:

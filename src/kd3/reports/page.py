@@ -190,5 +190,5 @@ def _shift(found: Measurement, sampled: int) -> dict[str, Any]:
     return {
         "headline": found.verdict.sentence,
         "reasons": found.verdict.reasons,
-        "about": f"By {sampled:,} images of the pool, drawn at random; kd3 shift looks at all of them.",
+        "about": f"By {sampled:,} images of the pool, drawn at random; kd3 shift measures all of them.",
     }

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kd3.evaluation.shift_measure import Measurement, measure
 from kd3.exports.comparison import Runner, milliseconds
 from kd3.models.costs import multiply_adds
-from kd3.models.head import pool as pooled
+from kd3.models.head import global_avg_pool
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
@@ -159,7 +159,9 @@ def _selection_grids(
         captions = [_opinion(run.classes, row) for row in predicted.teacher]
         share = f"{len(positions):,} of {len(train):,} images"
         grids.append(
-            Grid(title, f"{about} {share}; some of them, with what the teacher says.", _tiles(pool, shown, captions))
+            Grid(
+                title, f"{about} {share}; some of them, with the teacher's predictions.", _tiles(pool, shown, captions)
+            )
         )
     return grids
 
@@ -220,7 +222,7 @@ def _features(positions: np.ndarray, teacher: Teacher, pool: ImagePool, compute:
     rows = []
     for images in _batches(positions, pool, compute):
         normalised = teacher.normalise(images)
-        values = pooled(teacher.outputs(normalised).features) if teacher.head else teacher(normalised)
+        values = global_avg_pool(teacher.outputs(normalised).features) if teacher.head else teacher(normalised)
         rows.append(values.double().cpu().numpy())
     return np.concatenate(rows)
 

@@ -135,8 +135,7 @@ def verdict(run: RunRecords) -> Verdict:
     agreement = float(summary["agreement"])
     chance = 100 / len(run.classes)
     sentence = (
-        f"The student says what the teacher says on {agreement:.1f}% of the web images that were held out "
-        f"(chance: {chance:.3g}%)"
+        f"The student agrees with the teacher on {agreement:.1f}% of the held-out web images (chance: {chance:.3g}%)"
     )
     if run.accuracy is not None:
         sentence += f", and is right on {run.accuracy:.1f}% of the labelled ones{_between(run.accuracy, run)}"

@@ -1,1 +1,1 @@
-"""The ground that all rooms stand on: device, ranks, signals, terminal, errors, files and folders."""
+"""Foundations of every package: device, ranks, signals, terminal, errors, files and folders."""

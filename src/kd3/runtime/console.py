@@ -69,7 +69,7 @@ def quietable(function: Callable[Call, Answer]) -> Callable[Call, Answer]:
     return call
 
 
-def say(message: str) -> None:
+def info(message: str) -> None:
     """Print one informative line."""
     if not _quiet:
         _write(message)
@@ -185,7 +185,7 @@ class _LogLines:
             parts.append(f"{clock((self.total - self.count) / rate)} left")
         if self.note:
             parts.append(self.note)
-        say(f"{self.title}: " + ", ".join(parts))
+        info(f"{self.title}: " + ", ".join(parts))
 
 
 @contextmanager

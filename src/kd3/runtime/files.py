@@ -200,7 +200,7 @@ def waiting(path: Path, *, what: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        console.say(f"another process is at work on {what}; waiting for it")
+        console.info(f"another process is at work on {what}; waiting for it")
         lock.acquire()
     try:
         yield

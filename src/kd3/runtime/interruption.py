@@ -129,7 +129,7 @@ def stopping_between_steps() -> Iterator[StopRequest]:
             raise stop.interruption("interrupted inside a step")
         if not stop.requested:
             stop.requested, stop.by_machine, asked_at = True, number in BY_MACHINE, time.monotonic()
-            console.say("stopping after this step, with a checkpoint; a second signal stops at once")
+            console.info("stopping after this step, with a checkpoint; a second signal stops at once")
 
     with _handled((signal.SIGINT, *BY_MACHINE), ask), unhurried():
         yield stop

@@ -212,10 +212,10 @@ def _announcing(devices: int, nodes: int) -> Iterator[None]:
 
     def announce() -> None:
         while not over.wait(ANNOUNCE_SECONDS):
-            console.say(f"still waiting for {what}, for {console.clock(time.monotonic() - started)} of at most {most}")
+            console.info(f"still waiting for {what}, for {console.clock(time.monotonic() - started)} of at most {most}")
 
     if nodes > 1 and os.environ.get("LOCAL_RANK", "0") == "0":
-        console.say(f"waiting for {what}, for at most {most}; Ctrl-C ends it")
+        console.info(f"waiting for {what}, for at most {most}; Ctrl-C ends it")
     threading.Thread(target=announce, name="kd3-waiting", daemon=True).start()
     try:
         yield

@@ -69,10 +69,10 @@ class Ranks:
         """Return for each flag whether any rank has set it."""
         if self.count == 1:
             return flags
-        said = torch.tensor([int(flag) for flag in flags])
+        votes = torch.tensor([int(flag) for flag in flags])
         with self.connected():
-            dist.all_reduce(said, dist.ReduceOp.MAX, group=self.control)
-        return tuple(bool(flag) for flag in said)
+            dist.all_reduce(votes, dist.ReduceOp.MAX, group=self.control)
+        return tuple(bool(flag) for flag in votes)
 
     def from_first(self, value: Value) -> Value:
         """Return the first rank's value."""
@@ -112,7 +112,7 @@ class Ranks:
         try:
             yield
         except (RuntimeError, OSError) as problem:
-            broken = any(said in str(problem).lower() for said in BROKEN)
+            broken = any(sign in str(problem).lower() for sign in BROKEN)
             if self.count == 1 or not broken:
                 raise
             who = self.pulse.ended() if self.pulse else "another process of this run"

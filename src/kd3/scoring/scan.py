@@ -176,7 +176,7 @@ def commonest_class(student_logits: Tensor, teacher_logits: Tensor) -> dict[str,
     }
 
 
-class KeptLogits(Protocol):
+class CachedLogits(Protocol):
     """The teacher's logits: an array for the whole pool, or a function that gives them for positions."""
 
     def __getitem__(self, positions: np.ndarray, /) -> np.ndarray:
@@ -197,7 +197,7 @@ class PoolScan:
         student: Student | None,
         batches: PoolBatches,
         positions: np.ndarray,
-        teacher_logits: Callable[[], KeptLogits],
+        teacher_logits: Callable[[], CachedLogits],
         compute: Compute,
         latest: LatestPredictions,
         foldable: list[Pair] | None = None,

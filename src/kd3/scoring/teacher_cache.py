@@ -171,7 +171,7 @@ def _kept(path: Path, teacher: Teacher, batches: PoolBatches, compute: Compute) 
     positions = np.arange(min(COMPARED, len(logits)))
     now = score(teacher, batches, positions, teacher.normalise, compute).numpy()
     if not matches(logits[positions], now):
-        console.warn(f"{path} is not what this teacher says now; the teacher's logits are computed again")
+        console.warn(f"{path} does not match this teacher's predictions; its logits are computed again")
         return None
     return logits
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kd3.config.training import TrainSettings
-from kd3.models.head import ModelOutput, pool
+from kd3.models.head import ModelOutput, global_avg_pool
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.runtime import console
@@ -242,7 +242,7 @@ class TeacherFeatures:
         self._features = torch.from_file(str(path), shared=True, size=rows * values, dtype=kind).view(rows, values)
         self._known = torch.from_file(str(path.with_suffix(".known")), shared=True, size=rows, dtype=torch.uint8)
         if not self._still_true(images):
-            console.warn(f"{path} is not what this teacher says now; its features are computed again")
+            console.warn(f"{path} does not match this teacher's features; they are computed again")
             self._known.zero_()
         self._coming: deque[tuple[Tensor, Coming]] = deque()  # on their way from an accelerator: rows and features
 
@@ -259,7 +259,7 @@ class TeacherFeatures:
                 self._coming.append((rows[missing], Coming(computed)))
                 self._keep_arrived()
             features = kept.view(len(rows), *self.shape).contiguous(memory_format=torch.channels_last)
-            return ModelOutput(features, self.classifier(pool(features)))
+            return ModelOutput(features, self.classifier(global_avg_pool(features)))
 
     def _keep_arrived(self) -> None:
         """Write the arrived features; wait for the rest only if much is on its way."""

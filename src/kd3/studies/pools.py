@@ -48,7 +48,7 @@ def make_pools(
         source = find(recipe.source)
         without = _without(source, recipe, teacher, compute)
         if not out.exists():
-            console.say(f"making pool {out.name}")
+            console.info(f"making pool {out.name}")
         return derive_pool(
             source,
             out,
@@ -149,7 +149,7 @@ def pool_distances(
         path = folder / f"{name}.json"
         kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if kept.get("content_hash") != pool.content_hash:
-            console.say(f"measuring the shift of pool {name}")
+            console.info(f"measuring the shift of pool {name}")
             measured = measure(teacher, pool, None, compute, limit=len(pool), seed=0)
             if measured.batch_norms is None:
                 return {}

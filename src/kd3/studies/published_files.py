@@ -54,7 +54,7 @@ def check_files(dataset: DataSet, files: list[Path], place: Path) -> None:
         expected = {path: md5 for name, md5 in dataset.unpacked.items() for path in place.rglob(name) if path.is_file()}
     for path, md5 in expected.items():
         if md5 is None:
-            console.say(
+            console.info(
                 f"no checksum of {path.name} is published that kd3 knows; its contents are checked as they come"
             )
         elif (own := md5_of(path)) != md5:

@@ -23,7 +23,7 @@ from kd3.runtime.interruption import Stopped, StopRequest, stopping_between_step
 from kd3.runtime.run_folder import Listener, RunFolder
 from kd3.scoring.batches import PoolBatches, PoolSplit, generator_for
 from kd3.scoring.scan import (
-    KeptLogits,
+    CachedLogits,
     LatestPredictions,
     PoolScan,
     agreement,
@@ -67,7 +67,7 @@ class Fit:
         *,
         batches: PoolBatches,
         split: PoolSplit,
-        teacher_logits: Callable[[], KeptLogits],
+        teacher_logits: Callable[[], CachedLogits],
         settings: TrainSettings,
         seed: int,
         compute: Compute,
@@ -300,7 +300,7 @@ class Fit:
         apart = round(divergence(logits, self.holdout_logits), 4)
         self.logger.evaluation(divergence=apart, **commonest, **labelled)
         shown = "".join(f", {name} {value:.2f}%" for name, value in labelled.items())
-        console.say(
+        console.info(
             f"round {self.at.round}: {self.at.images:,} images, "
             f"{len(self.at.selected):,} of {len(self.split.train):,} kept, {self._agreement_words()}{shown}"
         )

@@ -17,7 +17,7 @@ from torch import nn
 
 from kd3.models.libraries import timm
 from kd3.models.libraries.common import Facts, facts_of_processor, first_line, hidden_if_broken, library, side_of
-from kd3.runtime.console import say
+from kd3.runtime.console import info
 from kd3.runtime.errors import KD3Error
 
 PROCESSOR = "preprocessor_config.json"
@@ -100,7 +100,7 @@ def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
     if isinstance(wrapped, Mapping):
         found |= {"mean": wrapped.get("mean"), "std": wrapped.get("std")}
         found["input_size"] = (wrapped.get("input_size") or [None])[-1] or found["input_size"]
-    processor = facts_of_processor(said) if (said := _processor(name, folder)) else Facts()
+    processor = facts_of_processor(given) if (given := _processor(name, folder)) else Facts()
     found |= processor.settings
     if "image_size" in arch_args:
         found["input_size"] = side_of(arch_args["image_size"])
@@ -110,10 +110,10 @@ def facts(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
 def is_of_timm(name: str, folder: Path) -> bool:
     """Return whether timm's save_for_hf wrote a folder: it names an architecture and no model type."""
     try:
-        said = json.loads((Path(_place(name, folder)) / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((Path(_place(name, folder)) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(said, dict) and "architecture" in said and "model_type" not in said
+    return isinstance(config, dict) and "architecture" in config and "model_type" not in config
 
 
 def _config(name: str, folder: Path, arch_args: Mapping[str, Any]) -> Any:
@@ -198,7 +198,7 @@ def _from_cache_or_hub(name: str, place: str, load: Callable[[bool], Any]) -> An
     try:
         return load(True)
     except OSError:  # the cache is incomplete
-        say(f"asking the Hugging Face hub for {name}")
+        info(f"asking the Hugging Face hub for {name}")
     try:
         return load(False)
     except OSError as problem:
@@ -216,15 +216,15 @@ def _explaining(name: str, what: str) -> Iterator[None]:
     except KD3Error:
         raise
     except Exception as problem:  # from JSON to safetensors and torch: each has its own errors
-        said = str(problem)
-        if "trust_remote_code" in said:
+        message = str(problem)
+        if "trust_remote_code" in message:
             raise KD3Error(
                 f"hf:{name} needs code of its own, which kd3 does not run; name a function of yours that builds it "
                 f"(path/to/net.py:build), or save it with torch.export"
             ) from None
-        if "Unrecognized configuration class" in said:
+        if "Unrecognized configuration class" in message:
             raise KD3Error(f"hf:{name} is no image classifier of transformers") from None
-        if "ignore_mismatched_sizes" in said:
+        if "ignore_mismatched_sizes" in message:
             raise KD3Error(f"hf:{name} {what}: the weights have other shapes than the configuration") from None
         raise KD3Error(f"hf:{name} {what}: {type(problem).__name__}: {first_line(problem)}") from problem
 

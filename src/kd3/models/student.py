@@ -18,6 +18,7 @@ from kd3.models.head import (
     as_logits,
     evaluating,
     find_head,
+    global_avg_pool,
     output_layers,
     probe_images,
     run_with_features,

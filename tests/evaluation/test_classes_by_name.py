@@ -29,7 +29,7 @@ def test_both_accuracies_and_their_difference_are_said(tmp_path):
     worse = teacher(tmp_path / "worse", [0, 1, 3, 2], FRUIT)
     right = teacher(tmp_path / "right", [0, 1, 2, 3], FRUIT)
     done = here("evaluate", worse, "--data", data, "--teacher", right)
-    rows = dict(re.findall(r"^  (\S.*?)  +([-+.\d]+ (?:%|points))", done.stdout, re.MULTILINE))
+    rows = dict(re.findall(r"^  (\S.*?)  +([-+.\d]+(?:%| points))", done.stdout, re.MULTILINE))
     assert rows["top-1"] == "50.00%"
     assert rows["teacher's top-1"] == "100.00%"
     assert rows["difference"] == "-50.00 points"

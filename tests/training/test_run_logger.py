@@ -12,7 +12,7 @@ from kd3.runtime.compute import Compute
 from kd3.runtime.ranks import ALONE
 from kd3.runtime.run_folder import RunFolder
 from kd3.scoring.batches import Coming, fetched, sent
-from kd3.training import budget, records
+from kd3.training import budget, run_logger
 from kd3.training.budget import Progress, load_checkpoint
 from kd3.training.run_logger import RunLogger
 from kd3.training.step_graph import WARM_UP, StepGraph
@@ -30,8 +30,8 @@ def kept(tmp_path):
 
 
 def test_a_checkpoint_is_of_the_moment_it_was_taken_at(kept, monkeypatch):
-    may_write, real = threading.Event(), records.write_checkpoint
-    monkeypatch.setattr(records, "write_checkpoint", lambda *values: may_write.wait(10) and real(*values))
+    may_write, real = threading.Event(), run_logger.write_checkpoint
+    monkeypatch.setattr(run_logger, "write_checkpoint", lambda *values: may_write.wait(10) and real(*values))
     net, said = nn.Linear(2, 2), torch.zeros(3)
     before = net.weight.detach().clone()
     kept.checkpoint(net, {"optimizer": {"state": {}}, "scale": {}}, {"confidence": said})
@@ -59,7 +59,7 @@ def test_what_goes_wrong_in_the_thread_is_reported(kept, monkeypatch):
     def full(*values):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(records, "write_checkpoint", full)
+    monkeypatch.setattr(run_logger, "write_checkpoint", full)
     kept.checkpoint(nn.Linear(2, 2), {"optimizer": {}, "scale": {}}, {})
     with pytest.raises(OSError, match="No space"):
         kept.written()
@@ -71,7 +71,7 @@ def test_checkpoints_are_written_by_the_clock_and_not_after_each_round(
     taken = []
     real = budget.checkpoint_of
     monkeypatch.setattr(
-        records, "checkpoint_of", lambda progress, **more: taken.append(progress.round) or real(progress, **more)
+        run_logger, "checkpoint_of", lambda progress, **more: taken.append(progress.round) or real(progress, **more)
     )
     done = kd3.distill(
         teacher_file, "kd3:resnet8", pool_folder, tmp_path / "r", images=400, batch_size=8, holdout=12, precision="32",

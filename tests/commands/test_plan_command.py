@@ -16,7 +16,7 @@ from kd3.commands.plan import _Run
 from kd3.config.methods import METHODS
 from kd3.config.training import TrainSettings
 from kd3.evaluation.shift_verdict import forecast
-from kd3.methods import build_method
+from kd3.methods import Parts, build_method
 from kd3.models.costs import Cost
 from kd3.models.libraries.zoo import build_by_name
 from kd3.models.teacher import Teacher
@@ -139,9 +139,7 @@ def test_a_step_of_large_images_is_measured_on_fewer_of_them(side, batch):
     teacher = Teacher(networks[0], mean=[0.5] * 3, std=[0.25] * 3, input_size=side)
     pixels = np.random.default_rng(0).integers(0, 256, (40, 3, side, side), dtype=np.uint8)
     sample = teacher.normalise(torch.from_numpy(pixels[:2]))
-    method = build_method(
-        "kd", METHODS["kd"].options(), teacher=teacher, backbone=networks[1], backbone_name="kd3:resnet8", sample=sample
-    )
+    method = build_method("kd", METHODS["kd"].options(), Parts(teacher, networks[1], "kd3:resnet8", sample))
     settings = TrainSettings(batch_size=32).settled(inherited=False)
     found = pace_of(method, ImagePool.from_array(pixels), np.arange(40), settings, resolve("cpu", "32"), steps=1)
     assert (found.steps, found.batch) == (1, batch)

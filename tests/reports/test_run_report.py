@@ -97,7 +97,7 @@ def test_the_page_needs_nothing_beside_it(page):
 def test_the_verdict_comes_first_with_the_figures_of_the_run(runs, page):
     summary = json.loads((runs / "a" / "summary.json").read_text())
     assert f"on {summary['agreement']:.1f}% of the held-out web images" in page
-    assert page.index("of the web images") < page.index("<h2>Training</h2>")
+    assert page.index("of the held-out web images") < page.index("<h2>Training</h2>")
     for part in ("multiply-adds", "one image", "the student is", "<h2>Selection</h2>", "Most disagreed on"):
         assert part in page
     assert "kd3.load_student(" in page

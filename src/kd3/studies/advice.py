@@ -88,11 +88,12 @@ def expected(verdict: Verdict) -> str:
     if verdict.forecast is None:
         return "no range: the teacher has no batch norms, by which the curve knows a crawl (docs/results/shift.md)"
     return (
-        "the range comes from a curve through 32 runs on 24 pools, ResNet-56 to ResNet-20 from a random start. On pools "
-        "left out its mean error is 5.1 points, and three in four fall inside (docs/results/shift.md). Expect more from "
-        "a student that inherits: on our crawl it reached 94% of the teacher's accuracy after 60,000 images, where the "
-        "curve says 79 to 89%, and with recall 79 to 94% on seven crawls (docs/results/inherit-fit-recall.md). Expect "
-        "less from one much smaller than a third of its teacher; the curve does not say how much"
+        "the range comes from a curve through 32 runs on 24 pools, ResNet-56 to ResNet-20 from a random start. On "
+        "pools left out its mean error is 5.1 points, and three in four fall inside (docs/results/shift.md). Expect "
+        "more from a student that inherits: on our crawl it reached 94% of the teacher's accuracy after 60,000 "
+        "images, where the curve says 79 to 89%, and with recall 79 to 94% on seven crawls "
+        "(docs/results/inherit-fit-recall.md). Expect less from one much smaller than a third of its teacher; the "
+        "curve does not say how much"
     )
 
 

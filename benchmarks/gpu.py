@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import kd3
 from benchmarks.machine import machine
 from kd3.config.methods import METHODS
+from kd3.config.run_records import read_summary
 from kd3.config.training import TrainSettings
 from kd3.methods import Method, Parts, build_method
 from kd3.models.libraries.zoo import build_by_name
@@ -32,7 +33,6 @@ from kd3.pool import ImagePool
 from kd3.runtime.compute import Compute, resolve
 from kd3.runtime.errors import KD3Error
 from kd3.runtime.files import replacing, write_json
-from kd3.runtime.run_folder import read_summary
 from kd3.scoring.batches import PoolBatches
 from kd3.training.learner import Learner
 

@@ -35,6 +35,7 @@ from kd3.runtime.interruption import Terminated, end_with_parent, ended_by_signa
 
 WHERE = "command line"
 LESS = "free some of it, or use --device cpu"
+LESS_MEMORY = "free some of it, or take fewer or smaller images"
 
 
 def process() -> None:
@@ -66,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output closed the pipe (`kd3 ... | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except MemoryError as problem:
+        console.fail(f"the memory is not enough for this{f': {problem}' if str(problem) else ''}; {LESS_MEMORY}")
+        return EXIT_WRONG_INPUT
     except OSError as problem:
         if problem.errno not in FULL:
             console.fault()

@@ -149,7 +149,7 @@ def _adapted(
         )
     pool = pool or pool_of(folder, given=config.pool, instead="--images")
     check_identity(folder, "pool", pool.content_hash)
-    last, count = last_selection(folder), config.count or RECALLED_IMAGES
+    last, count = last_selection(folder, images=len(pool)), config.count or RECALLED_IMAGES
     among = split_of(folder, pool).train if last is None else last
     with watched(pool):
         chosen = of_pool(pool, among, count=count, seed=config.seed, known=known)

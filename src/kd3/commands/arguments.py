@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from kd3.config.settings import read_yaml
+from kd3.config.run_records import read_settings, read_summary
 from kd3.models.load_teacher import load_teacher
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.runtime.errors import KD3Error
-from kd3.runtime.run_folder import RunFolder, find, read_summary
+from kd3.runtime.run_folder import RunFolder, find
 from kd3.scoring.batches import PoolSplit, split_pool
 
 TEACHER = "a description file or a kd3.Teacher"
@@ -58,18 +58,13 @@ def check_finished(folder: RunFolder) -> None:
     read_summary(folder.path)
 
 
-def settings_of(folder: RunFolder) -> dict[str, Any]:
-    """Return its settings."""
-    return read_yaml(folder.config, what="configuration of the run")
-
-
 def teacher_of(folder: RunFolder, *, given: str | None, trust_code: bool) -> Teacher:
     """Return its teacher, from the run's record or the user's new location (`given`).
 
     Raises:
         KD3Error: it is missing, or was a live one.
     """
-    named = given or str(settings_of(folder).get("teacher"))
+    named = given or read_settings(folder)[0].teacher
     if named.startswith("live:"):
         raise KD3Error(f"the teacher of {folder.path} was a live one; give a description of it: --teacher")
     try:
@@ -88,7 +83,7 @@ def pool_of(folder: RunFolder, *, given: str | None, instead: str) -> ImagePool:
     Raises:
         KD3Error: it is missing, or was a live one.
     """
-    named = given or str(settings_of(folder).get("pool"))
+    named = given or read_settings(folder)[0].pool
     if named.startswith("live:"):
         raise KD3Error(f"the pool of {folder.path} was a live one; give images: {instead}")
     try:
@@ -103,8 +98,8 @@ def pool_of(folder: RunFolder, *, given: str | None, instead: str) -> ImagePool:
 
 def split_of(folder: RunFolder, pool: ImagePool) -> PoolSplit:
     """Return the split of its pool into training and held-out images."""
-    train = settings_of(folder).get("train") or {}
-    return split_pool(pool, int(train.get("holdout", 1000)), share=float(train.get("share", 1.0)))
+    train = read_settings(folder)[0].train
+    return split_pool(pool, train.holdout, share=train.share)
 
 
 def check_identity(folder: RunFolder, what: str, now: str) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 
 from kd3.config.commands import ClassesConfig
 from kd3.config.records import SHOWN, are_numbers, class_name
+from kd3.config.run_records import read_summary
 from kd3.config.settings import read_yaml
 from kd3.models.student_files import DESCRIPTION, read_student_description
 from kd3.runtime.errors import KD3Error
 from kd3.runtime.files import write_json
-from kd3.runtime.run_folder import RunFolder, read_summary
+from kd3.runtime.run_folder import RunFolder
 from kd3.runtime.text import one_line
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kd3.config.commands import DemoConfig
+from kd3.config.run_records import read_summary
 from kd3.demo.digits import ARCH as TEACHER
 from kd3.demo.digits import IMAGE_SIZE, check_extras, make_lost_data_and_crawl, train_teacher
 from kd3.demo.picture import draw_outcome, share_of_digits
@@ -21,7 +22,6 @@ from kd3.runtime.console import clock
 from kd3.runtime.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, KD3Error
 from kd3.runtime.files import write_json
 from kd3.runtime.interruption import Terminated, unhurried
-from kd3.runtime.run_folder import read_summary
 
 MARKER = "kd3-demo.json"
 STUDENT = "kd3:resnet8"

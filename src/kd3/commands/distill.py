@@ -14,6 +14,7 @@ from kd3.commands.distill_rehearsal import Rehearsal, rehearse
 from kd3.commands.distill_work import train
 from kd3.config.distill import DistillConfig, layered, resumed
 from kd3.config.flags import as_groups
+from kd3.config.run_records import read_summary
 from kd3.config.training import DEFAULT_IMAGES
 from kd3.models.student import Student
 from kd3.models.student_files import load_student
@@ -23,7 +24,7 @@ from kd3.runtime import console
 from kd3.runtime.compute import Compute, resolve
 from kd3.runtime.errors import KD3Error
 from kd3.runtime.launch import launched
-from kd3.runtime.run_folder import RunFolder, State, read_summary
+from kd3.runtime.run_folder import RunFolder, State
 from kd3.runtime.run_summary import describe
 from kd3.sources.trust import with_permissions
 from kd3.training.trackers import check_installed

@@ -253,7 +253,7 @@ def _finish(
 def _adapted(config: DistillConfig, folder: RunFolder, job: Job, live: Live, compute: Compute) -> dict[str, Any] | None:
     """Adapt the student in the run folder, as `kd3 adapt` would; return the record."""
     student = load_student(folder.student, module=live.backbone(config.student), trust_code=True)
-    precise, trained_on = replace(compute, precision="32"), last_selection(folder)
+    precise, trained_on = replace(compute, precision="32"), last_selection(folder, images=len(job.pool))
     adapted = adapt_student(
         student,
         job.teacher,

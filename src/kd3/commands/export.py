@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from kd3.commands.arguments import as_setting
 from kd3.config.commands import ExportConfig
 from kd3.config.records import Preparation, places
+from kd3.config.run_records import read_summary
 from kd3.config.settings import build
 from kd3.config.shrink import architecture_in_words
 from kd3.exports.card import PREDICT, Card
@@ -38,7 +39,7 @@ from kd3.pool.pool_files import NAME as MANIFEST
 from kd3.runtime import console
 from kd3.runtime.errors import KD3Error
 from kd3.runtime.files import is_vacant, whole_folder, write_json, write_text
-from kd3.runtime.run_folder import RunFolder, find, processor, read_summary
+from kd3.runtime.run_folder import RunFolder, find, processor
 from kd3.sources.trust import shareable, with_permissions
 from kd3.version import __version__
 
@@ -266,9 +267,8 @@ def _metadata(about: dict[str, Any], preprocessing: str, cascade: Mapping[str, A
 def _pool(student_folder: Path) -> dict[str, Any] | None:
     summary = student_folder.parent / "summary.json"
     try:
-        given = str(json.loads(summary.read_text(encoding="utf-8"))["pool"])
-        place = Path(find(summary.parent, "pool", given))
-    except (OSError, ValueError, KeyError, TypeError, KD3Error):
+        place = Path(find(summary.parent, "pool", read_summary(summary.parent)["pool"]))
+    except KD3Error:
         return None
     if not (place / MANIFEST).is_file():
         return None

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from kd3.config.yaml_text import load_yaml
 from kd3.runtime import console
-from kd3.runtime.errors import KD3Error
+from kd3.runtime.errors import KD3Error, quoted
 
 # Old names that are still read -> present ones. CONTRIBUTING has the deprecation policy.
 RENAMED = {"looks": "evals"}
@@ -126,8 +126,7 @@ def _sentence(model: type[Settings], problem: pydantic.ValidationError, where: s
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if first["type"] == "value_error":
         return f"{name} ({where}): {message}" if name else f"{message} ({where})"
-    shown = first.get("input")
-    return f"{name} ({where}): {message}; got {shown!r}"
+    return f"{name} ({where}): {message}; got {quoted(first.get('input'))}"
 
 
 def _known_names(model: type[pydantic.BaseModel], path: list[str]) -> dict[str, str]:

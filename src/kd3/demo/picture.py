@@ -173,7 +173,7 @@ def draw_outcome(path: Path, *, pool_folder: Path, run: Path, lost_test: Path, a
 
     pool = ImagePool.open(pool_folder)
     student = load_student(run)
-    learned_from = last_selection(RunFolder(run))
+    learned_from = last_selection(RunFolder(run), images=len(pool))
     assert learned_from is not None
     compute = resolve("cpu", "32")
     logits = score(student, PoolBatches(pool, compute), learned_from, student.normalise, compute)

@@ -230,7 +230,8 @@ class Card:
         if about.get("teacher_accuracy") is not None:
             theirs = _accuracy(about["teacher_accuracy"], about.get("accuracy_images"))
             rows.append(("the teacher's accuracy on them", theirs))
-            rows.append(("difference", f"{about['difference']:+.1f} points"))
+            if about.get("difference") is not None:
+                rows.append(("difference", f"{about['difference']:+.1f} points"))
         if self.pool is not None:
             rows.append(("web images", f"{self.pool['images']:,} in {escaped(self.pool['name'])}"))
         adapted = [] if self.adaptation is None else [escaped(adaptation_in_words(self.adaptation))]

@@ -9,14 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from kd3.config.records import Preparation
-from kd3.config.yaml_text import load_yaml
+from kd3.config.run_records import read_settings
 from kd3.pool import Decoded, DecodeSettings, ImagePool, decode_records, list_records
 from kd3.pool.checks import watched
 from kd3.pool.pool_files import NAME as MANIFEST
@@ -46,19 +45,18 @@ def images_of_run(run: RunFolder, preparation: Preparation, *, compare: int, cal
     Raises:
         KD3Error: the pool has moved, or is another one.
     """
-    config = _config(run)
+    settings, _ = read_settings(run)
     remedy = f"name images to check the export on: --images POOL_OR_FOLDER, or --images {NOISE} for noise"
     try:
-        place = Path(find(run.path, "pool", str(config["pool"])))
+        place = Path(find(run.path, "pool", settings.pool))
     except KD3Error as problem:
         raise KD3Error(f"{str(problem).partition(';')[0]}; {remedy}") from None
     if not (place / MANIFEST).is_file():
         raise KD3Error(f"the pool {place} of the run {run.path} is not there; {remedy}")
     pool = ImagePool.open(place)
     _check(pool, preparation, str(place))
-    train = config.get("train") or {}
-    split = split_pool(pool, int(train.get("holdout", 1000)), share=float(train.get("share", 1.0)))
-    last = last_selection(run)
+    split = split_pool(pool, settings.train.holdout, share=settings.train.share)
+    last = last_selection(run, images=len(pool))
     selected = split.train if last is None else last
     compared = _first(split.holdout, compare)
     if len(compared) < compare:
@@ -94,13 +92,6 @@ def images_of(source: str, preparation: Preparation, *, compare: int, calibrate:
         )
     compared = max(2, min(compare, round(len(images) * compare / (compare + calibrate))))
     return CheckImages(images[:compared], images[compared:], f"images of {shown(source)}")
-
-
-def _config(run: RunFolder) -> dict[str, Any]:
-    config = load_yaml(run.config, what="configuration of the run")
-    if not isinstance(config, dict) or "pool" not in config:
-        raise KD3Error(f"{run.config} does not say which pool the run learned from")
-    return config
 
 
 def _check(pool: ImagePool, preparation: Preparation, where: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from kd3.models.fold import fold, foldable
 from kd3.models.student import Student
-from kd3.models.student_files import DESCRIPTION, WEIGHTS, load_student
+from kd3.models.student_files import copy_student, load_student
 from kd3.runtime.errors import KD3Error
 
 Preprocessing = Literal["inside", "outside"]
@@ -227,9 +226,8 @@ def run_torchscript(path: Path, threads: int) -> Runner:
 
 def write_safetensors(source: Source, path: Path) -> None:
     """Copy the student's folder, which `kd3.load_student` reads."""
-    shutil.copytree(source.student_folder, path)
-    assert (path / WEIGHTS).is_file()
-    assert (path / DESCRIPTION).is_file()
+    path.mkdir()
+    copy_student(source.student_folder, path)
 
 
 FORMATS = {

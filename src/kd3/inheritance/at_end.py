@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,11 +11,12 @@ from typing import Any, Literal
 import numpy as np
 
 from kd3.config.commands import RECALLED_IMAGES
+from kd3.config.run_records import read_summary
 from kd3.config.settings import LEAST_RECALLED
 from kd3.inheritance.adapt import Adaptation, adapt_by_recall, adapt_to_given, obstacle
 from kd3.inheritance.recalled import ChosenImages, Pairs, of_pool
 from kd3.models.student import Student
-from kd3.models.student_files import adaptation_of, save_adapted
+from kd3.models.student_files import adaptation_of, copy_student, save_adapted
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.pool.leaks import KnownImages
@@ -116,7 +116,7 @@ def keep_adapted(folder: RunFolder, student: Student, adaptation: Adaptation, pa
     if adaptation.changed and as_trained(folder) == folder.student:
         shutil.rmtree(folder.student_as_trained, ignore_errors=True)  # of an interrupted adaptation
         with whole_folder(folder.student_as_trained, what="the student as trained") as place:
-            shutil.copytree(folder.student, place, dirs_exist_ok=True)
+            copy_student(folder.student, place)
     record = adaptation.record()
     save_adapted(student, folder.student, record)
     if not adaptation.changed:
@@ -130,5 +130,4 @@ def keep_adapted(folder: RunFolder, student: Student, adaptation: Adaptation, pa
 
 def keep_in_summary(folder: RunFolder, record: dict[str, Any]) -> None:
     """Write a new adaptation into a finished run's summary."""
-    summary = json.loads(folder.summary.read_text(encoding="utf-8"))
-    write_json(folder.summary, with_adaptation(summary, record))
+    write_json(folder.summary, with_adaptation(read_summary(folder.path), record))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from kd3.config.records import Fit, class_name
+from kd3.config.run_records import About
 from kd3.config.settings import Settings, build, read_yaml
 from kd3.config.shrink import ShrinkPlan
 
@@ -111,6 +112,7 @@ def read_description(path: Path) -> TeacherDescription:
 
 CHANNELS = 1 << 16  # more than any network has; the weights must hold them anyway
 CLASSES = 1 << 20
+LARGEST = 1e4  # mean, and 1 / std: beyond it float32 overflows sooner or later
 
 
 class _Part(Settings):
@@ -191,6 +193,7 @@ class StudentDescription(_Part):
     calling: CallingDescription = CallingDescription()
     shrunk: ShrinkPlan | None = None
     cascade: CascadeDescription | None = None
+    about: About = About()
 
     @field_validator("projector")
     @classmethod
@@ -206,6 +209,12 @@ class StudentDescription(_Part):
         if not all(value > 0 for value in values):
             raise ValueError("must be greater than 0 in every channel")
         return values
+
+    @model_validator(mode="after")
+    def _of_a_scale(self) -> StudentDescription:
+        if max(map(abs, self.mean), default=0) > LARGEST or not all(value >= 1 / LARGEST for value in self.std):
+            raise ValueError("mean and std must be of the scale of RGB in [0, 1]")
+        return self
 
     @model_validator(mode="after")
     def _belongs_together(self) -> StudentDescription:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kd3.config.records import Preparation, Signature
+from kd3.config.run_records import checked_adaptation
 from kd3.config.settings import build
 from kd3.config.shrink import ShrinkPlan
 from kd3.models.arch import bounded_by, build_arch, parse_arch
@@ -38,6 +39,8 @@ MOST_TIMES_LARGER = 64  # a network before the removal of blocks and channels
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "config.json"
 ADAPTATION = "kd3-adaptation"  # in the weights' metadata
+ARCHITECTURE = "architecture"  # folder of a transformers network's configuration
+CONFIGURED = f"hf:./{ARCHITECTURE}"
 
 
 def save_student(
@@ -123,10 +126,30 @@ def adaptation_of(folder: Path) -> dict[str, Any] | None:
     path = folder / WEIGHTS
     try:
         with safe_open(path, framework="pt") as weights:
-            record: dict[str, Any] = json.loads((weights.metadata() or {}).get(ADAPTATION, "null"))
-    except (OSError, SafetensorError, ValueError) as problem:
+            record = json.loads((weights.metadata() or {}).get(ADAPTATION, "null"))
+    except (OSError, SafetensorError, ValueError, RecursionError) as problem:
         raise KD3Error(f"{path} cannot be read as safetensors: {problem}") from None
-    return record
+    return None if record is None else checked_adaptation(record, path)
+
+
+def copy_student(folder: Path, to: Path) -> None:
+    """Copy the files of a student to an existing folder.
+
+    Others stay behind: in a folder of somebody else's they may be links to anything.
+
+    Raises:
+        KD3Error: as `read_student_description`.
+        OSError: a file is missing.
+    """
+    arch = read_student_description(folder)["arch"]
+    names = [DESCRIPTION, WEIGHTS]
+    if arch == CONFIGURED:
+        (to / ARCHITECTURE).mkdir()
+        names.append(f"{ARCHITECTURE}/config.json")
+    elif arch is not None and (file := arch.rpartition(":")[0]).endswith(".py") and Path(file).name == file:
+        names.append(file)
+    for name in names:
+        shutil.copyfile(folder / name, to / name)
 
 
 def load_student(path: str | Path, *, module: nn.Module | None = None, trust_code: bool = False) -> Student:
@@ -240,10 +263,10 @@ def _bring_code(arch: str, folder: Path) -> str:
 
 def _bring_configuration(backbone: nn.Module, folder: Path) -> str:
     """Write a transformers network's configuration into the folder, so that it loads without other files."""
-    place = folder / "architecture"
+    place = folder / ARCHITECTURE
     place.mkdir(exist_ok=True)
     backbone.config.to_json_file(place / "config.json", use_diff=False)  # type: ignore[union-attr, operator]
-    return "hf:./architecture"
+    return CONFIGURED
 
 
 def _save_weights(student: Student, path: Path, *, metadata: dict[str, str] | None) -> None:

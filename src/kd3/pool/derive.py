@@ -20,6 +20,7 @@ from kd3.pool.checks import watched
 from kd3.pool.decode import pixel_digest
 from kd3.pool.image_pool import ImagePool
 from kd3.pool.ingestion import LOCK, check_place, check_settings
+from kd3.pool.listed import check_index
 from kd3.pool.pool_files import (
     COLUMNS,
     DERIVING,
@@ -209,6 +210,9 @@ def derive_pool(
     if (folder / NAME).is_file():
         return _finished(folder, derivation)
     choice = choose(derivation, len(source), left_out, 0 if other is None else len(other))
+    for pool in (source, other):
+        if pool is not None:
+            check_index(pool)
     check_place(folder, [str(pool.path) for pool in (source, other) if pool is not None], ours=(NAME, DERIVING))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -312,4 +316,4 @@ def _rows(choice: Choice, source: ImagePool, other: ImagePool | None) -> Iterato
 def _rows_at(pool: ImagePool, positions: np.ndarray) -> Iterator[tuple[Any, ...]]:
     wanted = np.zeros(len(pool), dtype=bool)
     wanted[positions] = True
-    return compress(pool.index_rows(COLUMNS[:-1]), wanted)
+    return compress(pool.index_rows(list(COLUMNS)[:-1]), wanted)

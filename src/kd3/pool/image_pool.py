@@ -63,8 +63,11 @@ class ImagePool:
             if problem:
                 raise KD3Error(f"pool {folder} is damaged: {problem}")
             shape = (part.images, 3, manifest.image_size, manifest.image_size)
-            # A plain array over the map: indexing it costs less than indexing a memmap.
-            parts.append(np.asarray(np.memmap(folder / part.file, dtype=np.uint8, mode="r", shape=shape)))
+            try:
+                # A plain array over the map: indexing it costs less than indexing a memmap.
+                parts.append(np.asarray(np.memmap(folder / part.file, dtype=np.uint8, mode="r", shape=shape)))
+            except (OSError, ValueError) as problem:  # no memory for the map; no file
+                raise KD3Error(f"pool {folder}: {part.file} cannot be read: {problem}") from None
         return cls(parts, path=folder, manifest=manifest, digest=manifest.content_hash)
 
     @classmethod

@@ -16,6 +16,7 @@ from kd3.pool.decode import Decoded, DecodeSettings
 from kd3.pool.decoding import decode_records
 from kd3.pool.image_pool import ImagePool
 from kd3.pool.near_copies import Copy, NearCopies, Thumbnails, copies_within, perceptual_hashes, thumbnails
+from kd3.pool.pool_files import INDEX, sha256_from
 from kd3.runtime import console
 from kd3.runtime.errors import KD3Error
 from kd3.runtime.files import replacing
@@ -207,7 +208,7 @@ def overlap(pool: ImagePool, tested: KnownImages) -> dict[int, Found]:
         found |= {start + place: known for place, known in near.items()}
     if pool.path is not None:
         for position, (file,) in enumerate(pool.index_rows(("sha256",))):
-            if known := tested.same_file(bytes.fromhex(file)):
+            if known := tested.same_file(sha256_from(file, pool.path / INDEX)):
                 found[position] = known
     return dict(sorted(found.items()))
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet as parquet
 
 from kd3.pool.image_pool import ImagePool
-from kd3.pool.pool_files import INDEX
+from kd3.pool.pool_files import INDEX, check_columns
 from kd3.runtime.errors import KD3Error
 
 BATCH = 1 << 14
@@ -28,13 +29,12 @@ def check_index(pool: ImagePool) -> None:
     path = pool.path / INDEX
     try:
         with path.open("rb") as handle, parquet.ParquetFile(handle) as file:  # a path must be UTF-8 there
-            rows, columns = file.metadata.num_rows, file.schema_arrow.names
-    except (OSError, pyarrow.ArrowException) as problem:
+            rows = file.metadata.num_rows
+            check_columns(file.schema_arrow, ("source", "key"))
+    except (OSError, KeyError, pyarrow.ArrowException) as problem:
         raise KD3Error(f"pool {pool.path} is damaged: {INDEX} cannot be read: {problem}") from None
     if rows != len(pool):
         raise KD3Error(f"pool {pool.path} is damaged: {INDEX} lists {rows:,} images, the manifest {len(pool):,}")
-    if not {"source", "key"} <= set(columns):
-        raise KD3Error(f"pool {pool.path} is damaged: {INDEX} does not have the columns source and key")
 
 
 def names(pool: ImagePool) -> Iterator[tuple[list[str], list[str]]]:
@@ -48,12 +48,9 @@ def names(pool: ImagePool) -> Iterator[tuple[list[str], list[str]]]:
             keys = [str(position) for position in range(start, min(start + BATCH, len(pool)))]
             yield [IN_MEMORY] * len(keys), keys
         return
-    try:
-        with (pool.path / INDEX).open("rb") as handle, parquet.ParquetFile(handle) as file:
-            for batch in file.iter_batches(BATCH, columns=["source", "key"]):
-                yield batch.column("source").to_pylist(), batch.column("key").to_pylist()
-    except (OSError, pyarrow.ArrowException) as problem:
-        raise KD3Error(f"pool {pool.path} is damaged: {INDEX} cannot be read: {problem}") from None
+    rows = pool.index_rows(("source", "key"))
+    while chunk := list(islice(rows, BATCH)):
+        yield [source for source, _ in chunk], [key for _, key in chunk]
 
 
 _ESCAPES = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})  # of lists that kd3 wrote as plain text

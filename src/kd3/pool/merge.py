@@ -18,6 +18,7 @@ from kd3.pool.image_pool import ImagePool
 from kd3.pool.ingest_state import DATABASE, IngestState, begun_with
 from kd3.pool.ingestion import LOCK, NothingUsableError, check_place, check_settings, ingest_request, remove_pool
 from kd3.pool.pool_files import (
+    COLUMNS,
     INDEX,
     LEFT_OUT,
     NAME,
@@ -26,6 +27,7 @@ from kd3.pool.pool_files import (
     Counts,
     content_hash,
     read_manifest,
+    sha256_from,
     write_manifest,
 )
 from kd3.runtime import console
@@ -35,7 +37,6 @@ from kd3.runtime.ray_tasks import Done, Piece, cores, do_all, ray_cluster
 from kd3.sources.record import InMemory, Record
 
 READ_BYTES = 32 << 20
-COLUMNS = ("source", "key", "sha256", "width", "height", "format", "digest")
 SAME_IN_ALL = ("fit", "min_side", "max_pixels", "dedup")  # settings of an ingest that determine the images
 
 
@@ -153,12 +154,12 @@ def _fill(folder: Path, pools: Sequence[ImagePool], request: dict[str, Any]) -> 
 
 def _images(pool: ImagePool) -> Iterator[tuple[Record, Decoded]]:
     """Yield a pool's images as an ingest has them."""
-    rows = pool.index_rows(COLUMNS)
+    rows, where = pool.index_rows(list(COLUMNS)), Path(str(pool.path)) / INDEX
     block = max(1, READ_BYTES // (3 * pool.image_size**2))
     for start in range(0, len(pool), block):
         for pixels in pool.read(slice(start, min(start + block, len(pool)))):
             source, key, sha256, width, height, name, digest = next(rows)
-            decoded = Decoded(pixels, bytes.fromhex(sha256), digest, width, height, name)
+            decoded = Decoded(pixels, sha256_from(sha256, where), digest, width, height, name)
             yield Record(source, key, InMemory(b"")), decoded
 
 
@@ -170,11 +171,14 @@ def _add_lists(folder: Path, pools: Sequence[ImagePool]) -> None:
         for path in [*(Path(str(pool.path)) / name for pool in pools), folder / name]:
             if not path.is_file():
                 continue
-            with path.open(newline="", encoding="utf-8") as handle:
-                header, *found = list(csv.reader(handle)) or [[]]
-            if name == NEAR_DUPLICATES:
-                before = max((int(row[0]) for row in rows), default=0)
-                found = [[str(before + int(row[0])), *row[1:]] for row in found]
+            try:
+                with path.open(newline="", encoding="utf-8") as handle:
+                    header, *found = list(csv.reader(handle)) or [[]]
+                if name == NEAR_DUPLICATES:
+                    before = max((int(row[0]) for row in rows), default=0)
+                    found = [[str(before + int(row[0])), *row[1:]] for row in found]
+            except (OSError, ValueError, IndexError, csv.Error) as problem:
+                raise KD3Error(f"{path} cannot be read: {problem}") from None
             rows += found
         if header:
             with replacing(folder / name) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:

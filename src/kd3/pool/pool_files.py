@@ -16,7 +16,7 @@ from pydantic import Field
 
 from kd3.config.records import Preparation
 from kd3.config.settings import Settings
-from kd3.runtime.errors import KD3Error
+from kd3.runtime.errors import KD3Error, quoted
 from kd3.runtime.files import read_versioned, replacing, sync_folder, write_json
 from kd3.version import __version__
 
@@ -28,7 +28,13 @@ LEFT_OUT = (REJECTED, DUPLICATES, NEAR_DUPLICATES, KEPT_OUT)
 
 
 INDEX = "index.parquet"
-COLUMNS = ("source", "key", "sha256", "width", "height", "format", "digest")
+TEXT, NUMBER, BYTES = "text", "a number", "bytes"
+COLUMNS = {
+    **dict.fromkeys(("source", "key", "sha256"), TEXT),
+    **dict.fromkeys(("width", "height"), NUMBER),
+    "format": TEXT,
+    "digest": BYTES,
+}
 ROWS = 8_192  # written together
 
 Row = Sequence[Any]  # in the order of COLUMNS: sha256 is 64 hexadecimal digits, digest 16 bytes
@@ -64,8 +70,8 @@ def writing_index(path: Path) -> Iterator[IndexWriter]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    kinds = (pa.string(), pa.string(), pa.string(), pa.int32(), pa.int32(), pa.string(), pa.binary(16))
-    schema = pa.schema(list(zip(COLUMNS, kinds, strict=True)))
+    kinds = {TEXT: pa.string(), NUMBER: pa.int32(), BYTES: pa.binary(16)}
+    schema = pa.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
     # pyarrow takes no path that is not UTF-8, hence the handle.
     with (
         replacing(path) as temporary,
@@ -78,12 +84,48 @@ def writing_index(path: Path) -> Iterator[IndexWriter]:
 
 
 def read_index(path: Path, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows' values in these columns, in order; raises pyarrow's errors."""
+    """Yield the rows' values in these columns, in order; raises pyarrow's errors, also for values of another type."""
     import pyarrow.parquet
 
     with path.open("rb") as handle, pyarrow.parquet.ParquetFile(handle) as file:
+        check_columns(file.schema_arrow, columns)
         for batch in file.iter_batches(columns=list(columns)):
+            if empty := next((name for name in columns if batch.column(name).null_count), None):
+                raise pyarrow.ArrowInvalid(f"its column {empty!r} is empty in some rows")
             yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
+
+
+def check_columns(schema: Any, columns: Iterable[str]) -> None:
+    """Check the types of an index's columns.
+
+    Raises:
+        KeyError: one is missing.
+        pyarrow.ArrowInvalid: one is of another type.
+    """
+    import pyarrow
+    from pyarrow import types
+
+    right = {
+        TEXT: (types.is_string, types.is_large_string),
+        NUMBER: (types.is_integer,),
+        BYTES: (types.is_fixed_size_binary, types.is_binary),
+    }
+    for name in columns:
+        found = schema.field(name).type
+        if not any(fits(found) for fits in right[COLUMNS[name]]):
+            raise pyarrow.ArrowInvalid(f"its column {name!r} must hold {COLUMNS[name]} and holds {found}")
+
+
+def sha256_from(text: str, where: Path) -> bytes:
+    """Return a file's hash from a row of an index.
+
+    Raises:
+        KD3Error: it is not one.
+    """
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise KD3Error(f"{where} is damaged: {quoted(text)} is no SHA-256") from None
 
 
 def checked_rows(path: Path, columns: Sequence[str], images: int) -> Iterator[tuple[Any, ...]]:
@@ -112,11 +154,15 @@ LISTS = (INDEX, *LEFT_OUT)
 DERIVING = "deriving.json"  # beside the parts of a derived pool until it is finished
 
 
+LARGEST_SIDE = 1 << 14  # pixels; `kd3 ingest` makes smaller ones
+HASH = r"^[0-9a-f]{64}$"  # names of files beside the pool are made of it
+
+
 class Part(Settings):
     """One file of packed pixels: raw uint8, (images, 3, N, N)."""
 
     file: str
-    images: int
+    images: int = Field(ge=1)
 
 
 class Counts(Settings):
@@ -136,7 +182,7 @@ class KeptOut(Settings):
 
     source: str
     images: int
-    content: str  # hash of their files, in any order: `fingerprint`
+    content: str = Field(pattern=HASH)  # hash of their files, in any order: `fingerprint`
 
 
 class Manifest(Settings):
@@ -144,9 +190,9 @@ class Manifest(Settings):
 
     format: Literal["kd3-pool"]
     version: int
-    image_size: int
-    images: int
-    content_hash: str
+    image_size: int = Field(ge=1, le=LARGEST_SIDE)
+    images: int = Field(ge=0)
+    content_hash: str = Field(pattern=HASH)
     counts: Counts
     parts: list[Part]
     sources: list[str]

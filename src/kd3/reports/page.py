@@ -18,6 +18,8 @@ from kd3.reports.run_records import RunRecords, verdict
 from kd3.runtime.console import clock
 from kd3.runtime.run_summary import adaptation_in_words, distances_in_words
 
+LARGEST_PICTURE = 16 << 20  # bytes
+
 
 @dataclass(frozen=True)
 class RunFindings:
@@ -158,7 +160,7 @@ def _recall(run: RunRecords) -> dict[str, Any] | None:
         return None
     picture = run.folder.recalled_picture
     source = None
-    if record["kind"] != "given" and picture.is_file():
+    if record["kind"] != "given" and _may_be_shown(picture):
         source = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
     title = "Recalled images" if record["kind"] == "recalled" else "Adapted to images of the deployment"
     return {
@@ -167,6 +169,11 @@ def _recall(run: RunRecords) -> dict[str, Any] | None:
         "about": distances_in_words(record),
         "picture": source,
     }
+
+
+def _may_be_shown(picture: Path) -> bool:
+    """Return whether a file is small and in the run's folder itself: a link may lead to any file of the reader's."""
+    return picture.is_file() and not picture.is_symlink() and picture.stat().st_size <= LARGEST_PICTURE
 
 
 def _map(found: FeatureMap) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kd3.config.run_records import read_settings
 from kd3.evaluation.shift_measure import Measurement, measure
 from kd3.exports.comparison import Runner, milliseconds
 from kd3.models.costs import multiply_adds
@@ -20,6 +21,7 @@ from kd3.reports.charts import Grid, Tile
 from kd3.reports.run_records import RunRecords
 from kd3.runtime.compute import Compute
 from kd3.scoring.batches import split_pool
+from kd3.training.records import read_selection, selection_files
 
 TIMED_BATCH = 64
 
@@ -110,12 +112,12 @@ def pool_section(
     """Run both networks over at most `images` images of the pool, and the few displayed ones."""
     compute.place(teacher)
     compute.place(student)
-    train = run.config.get("train") or {}
-    split = split_pool(pool, int(train.get("holdout", 1000)), share=float(train.get("share", 1.0)))
+    settings, _ = read_settings(run.folder)
+    split = split_pool(pool, settings.train.holdout, share=settings.train.share)
     draw = np.random.default_rng(0)
     sample = np.sort(draw.permutation(split.train)[:images])
     held_out = split.holdout[:images]
-    selections = _selections(run)
+    selections = [read_selection(path, images=len(pool)) for path in selection_files(run.folder)]
     drawn = ImagePool.from_array(pool.read(sample))
     shift = measure(teacher, drawn, None, compute, limit=0, seed=0, sample_of=len(pool))
     grids = _selection_grids(run, selections, split.train, teacher, student, pool, compute, draw)
@@ -126,10 +128,6 @@ def pool_section(
         shift=shift,
         sampled=len(sample) + len(held_out),
     )
-
-
-def _selections(run: RunRecords) -> list[np.ndarray]:
-    return [np.load(path) for path in sorted(run.folder.selections.glob("*.npy"))]
 
 
 def _selection_grids(

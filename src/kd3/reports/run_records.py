@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kd3.config.yaml_text import load_yaml
+from kd3.config.run_records import read_adaptation, read_events, read_origin, read_settings, read_summary
 from kd3.evaluation.accuracy import share
+from kd3.models.student_files import read_student_description
 from kd3.runtime.errors import KD3Error
-from kd3.runtime.run_folder import RunFolder, kept_accuracy, read_metrics, read_summary
+from kd3.runtime.run_folder import RunFolder, kept_accuracy
 from kd3.sources.trust import shareable
 
 NOT_TERMS = ("event", "step", "images", "seconds", "lr", "images_per_second")
@@ -37,7 +37,7 @@ class RunRecords:
     @property
     def classes(self) -> list[str]:
         """Names of the classes: the student's own, possibly renamed by `kd3 classes`."""
-        return [str(name) for name in self.student.get("classes") or self.summary["classes"]]
+        return [str(name) for name in self.student["classes"]]
 
     @property
     def input_size(self) -> int | None:
@@ -104,16 +104,15 @@ def read_run(path: str | Path) -> RunRecords:
             raise KD3Error(f"the run {path} is not finished; finish it with: {folder.resume_command}")
         raise KD3Error(f"{path} is no run folder; give one that `kd3 distill --out` made")
     try:
-        config = load_yaml(folder.config, what="configuration of the run")
-        origin = json.loads(folder.origin.read_text(encoding="utf-8"))
-        events = list(read_metrics(folder.metrics))
-        student = json.loads((folder.student / "config.json").read_text(encoding="utf-8"))
-        adaptation = json.loads(folder.adaptation.read_text(encoding="utf-8")) if folder.adaptation.is_file() else None
-    except (OSError, ValueError, KeyError, KD3Error) as problem:
+        _, config = read_settings(folder)
+        origin = read_origin(folder)
+        student = read_student_description(folder.student)
+        events = read_events(folder, classes=len(student["classes"]))
+        adaptation = read_adaptation(folder.adaptation) if folder.adaptation.is_file() else None
+        summary = read_summary(folder.path)
+    except (OSError, KD3Error) as problem:
         raise KD3Error(f"the run {path} is damaged: {problem}") from None
-    if not isinstance(config, dict) or not isinstance(origin, dict):
-        raise KD3Error(f"the run {path} is damaged: {folder.config.name} or {folder.origin.name} holds no settings")
-    return RunRecords(folder, read_summary(folder.path), shareable(config), origin, events, student, adaptation)
+    return RunRecords(folder, summary, shareable(config), origin, events, student, adaptation)
 
 
 FALLEN = 2.0  # points of agreement between the best evaluation and the last

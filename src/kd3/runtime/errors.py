@@ -24,6 +24,19 @@ class FailedElsewhereError(KD3Error):
     """Another of several cooperating processes reports the error or the stop."""
 
 
+LONGEST = 200  # characters of a value in a message
+
+
+def quoted(value: object) -> str:
+    """Return a value for a message, its end left out where it is long.
+
+    >>> quoted("a"), len(quoted("a" * 1000))
+    ("'a'", 203)
+    """
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str], *, where: str | None = None) -> KD3Error:
     """Return the error for a name that is not in a list, with the nearest known names.
 
@@ -33,10 +46,10 @@ def unknown_name(kind: str, name: str, known: Iterable[str], *, where: str | Non
     "unknown method 'hinton'; known: kd, kd3"
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(name[:LONGEST], names, n=3, cutoff=0.6)
     rest = f"did you mean {' or '.join(repr(n) for n in near)}? Known: " if near else "known: "
     place = f" ({where})" if where else ""
-    return KD3Error(f"unknown {kind} {name!r}{place}; {rest}{', '.join(names)}")
+    return KD3Error(f"unknown {kind} {quoted(name)}{place}; {rest}{', '.join(names)}")
 
 
 ASKED = re.compile(r"[Tt]ried to allocate ([\d.]+ ?(?:bytes|[KMGT]iB))|you tried to allocate (\d+) bytes")

@@ -70,6 +70,7 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.unlink(missing_ok=True)  # in a folder of somebody else's it may be a link to another place
         yield temporary
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
@@ -107,22 +108,31 @@ def write_json(path: Path, value: Any) -> None:
 LARGEST = 64 << 20  # bytes; a student of a million classes, or a pool of a million sources, has less
 
 
-def read_versioned(path: Path, *, format_name: str, version: int) -> dict[str, Any]:
-    """Return the mapping in a JSON file whose `format` and `version` are ours.
+def read_json(path: Path) -> Any:
+    """Return the value in a JSON file.
 
     Raises:
-        KD3Error: it cannot be read, is of another format, or of a version newer than `version`.
+        KD3Error: it is missing, no JSON, no file, or too large.
     """
     try:
         if path.exists() and not path.is_file():
             raise ValueError("it is no file")  # reading a pipe or a device would never end
         if path.stat().st_size > LARGEST:
             raise ValueError(f"it has more than {LARGEST >> 20} MiB")
-        values = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
         raise KD3Error(f"{path} cannot be read: it is nested too deep") from None
     except (OSError, ValueError) as problem:
         raise KD3Error(f"{path} cannot be read: {problem}") from None
+
+
+def read_versioned(path: Path, *, format_name: str, version: int) -> dict[str, Any]:
+    """Return the mapping in a JSON file whose `format` and `version` are ours.
+
+    Raises:
+        KD3Error: it cannot be read, is of another format, or of a version newer than `version`.
+    """
+    values = read_json(path)
     if not isinstance(values, dict) or values.get("format") != format_name:
         raise KD3Error(f"{path} is not of the format {format_name}")
     found = values.get("version")
@@ -176,8 +186,10 @@ def exclusive(path: Path, *, what: str) -> Iterator[None]:
     """Hold a lock file; the system releases it at any end of the process.
 
     Raises:
-        KD3Error: another process holds it.
+        KD3Error: another process holds it, or it cannot be one.
     """
+    if path.is_symlink():
+        raise KD3Error(f"the lock of {what}, {path}, is a link, which may lead anywhere; remove it")
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
@@ -240,6 +252,8 @@ def whole_folder(path: Path, *, what: str) -> Iterator[Path]:
     made = [place for place in path.parents if not place.exists()]
     lock = temporary / LOCK
     try:
+        if temporary.is_symlink():
+            temporary.unlink()  # what it leads to is not ours to clear
         temporary.mkdir(parents=True, exist_ok=True)
         with exclusive(lock, what=what):
             try:
@@ -273,7 +287,7 @@ def _take_place(temporary: Path, path: Path) -> None:
 def _clear(folder: Path) -> None:
     """Remove remnants of a killed process."""
     for entry in folder.iterdir():
-        if entry.is_dir():
+        if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         elif entry.name != LOCK:
             entry.unlink()

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from kd3.runtime.errors import KD3Error
-from kd3.runtime.files import write_json, write_text
+from kd3.runtime.files import read_json, write_json, write_text
 from kd3.version import __version__
 
 State = Literal["absent", "interrupted", "finished"]
@@ -112,10 +112,9 @@ class RunFolder:
         Raises:
             KD3Error: an identity (a hash of the teacher or the pool) has changed.
         """
-        try:
-            before: dict[str, Any] = json.loads(self.origin.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as problem:
-            raise KD3Error(f"{self.origin} cannot be read: {problem}") from None
+        before = read_json(self.origin)
+        if not isinstance(before, dict):
+            raise KD3Error(f"{self.origin} cannot be read: it does not hold what a run is made of")
         for name, now in identities.items():
             if before.get(name) != now:
                 raise KD3Error(
@@ -171,22 +170,6 @@ class RunFolder:
         write_text(self.config, config)
 
 
-def read_summary(folder: Path) -> dict[str, Any]:
-    """Return a finished run's `summary.json`.
-
-    Raises:
-        KD3Error: the run is not finished, or its summary is damaged.
-    """
-    path = RunFolder(folder).summary
-    try:
-        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise KD3Error(f"{folder} holds no finished run: {path.name} is missing") from None
-    except (OSError, ValueError) as problem:
-        raise KD3Error(f"{path} cannot be read: {problem}") from None
-    return summary
-
-
 def _is_temporary(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(".tmp")  # as `replacing` names them
 
@@ -224,14 +207,31 @@ class MetricsFile:
 
 
 def read_metrics(path: Path, event: str | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the events of a run, all or those of one kind; an incomplete last line is skipped."""
+    """Yield the events of a run, all or those of one kind; an incomplete last line is skipped.
+
+    Raises:
+        KD3Error: the file is missing, no file, or holds something else.
+    """
+    if not path.is_file():  # reading a pipe or a device would never end
+        raise KD3Error(f"{path} cannot be read: it is missing or no file")
     with path.open(encoding="utf-8") as handle:
-        for line in handle:
+        for number, line in enumerate(_lines(handle, path), start=1):
             if not line.endswith("\n"):
                 return
-            values = json.loads(line)
-            if event is None or values["event"] == event:
+            try:
+                values = json.loads(line)
+                kind = str(values["event"])
+            except (ValueError, TypeError, KeyError, RecursionError):
+                raise KD3Error(f"{path} cannot be read: line {number} holds no event") from None
+            if event is None or kind == event:
                 yield values
+
+
+def _lines(handle: TextIO, path: Path) -> Iterator[str]:
+    try:
+        yield from handle
+    except ValueError as problem:  # no UTF-8
+        raise KD3Error(f"{path} cannot be read: {problem}") from None
 
 
 def kept_accuracy(evaluations: Iterable[Mapping[str, Any]], best_step: int) -> float | None:
@@ -279,8 +279,8 @@ def find(folder: Path, name: str, given: str) -> str:
         KD3Error: it is at none of these places, which are named.
     """
     kept = _kept(folder).get(name)
-    relative: str | None = kept.get(given) if isinstance(kept, dict) else kept
-    if relative is None:
+    relative = kept.get(given) if isinstance(kept, dict) else kept
+    if not isinstance(relative, str):
         return given
     from_folder = os.path.normpath(folder / relative)
     places = dict.fromkeys([given, from_folder] if _file_of(given).is_absolute() else [from_folder, given])
@@ -311,8 +311,8 @@ def found(folder: Path, values: Mapping[str, Any], *, but: Mapping[str, Any]) ->
 
 def _kept(folder: Path) -> dict[str, Any]:
     try:
-        kept = json.loads(RunFolder(folder).origin.read_text(encoding="utf-8")).get(KEY)
-    except (OSError, ValueError, AttributeError):
+        kept = read_json(RunFolder(folder).origin)[KEY]
+    except (KD3Error, KeyError, TypeError, IndexError):
         return {}
     return kept if isinstance(kept, dict) else {}
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from kd3.config.distill import DistillConfig
+from kd3.config.run_records import read_summary
 from kd3.config.settings import build, read_yaml
 from kd3.runtime import text as page
-from kd3.runtime.run_folder import RunFolder, read_metrics, read_summary
+from kd3.runtime.run_folder import RunFolder, read_metrics
 from kd3.runtime.text import clean
 from kd3.studies.plan import Cell, Plan
 from kd3.studies.runs import StudyFolder

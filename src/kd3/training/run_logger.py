@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -203,10 +204,35 @@ class RunLogger:
         return {"step": self.at.step, "images": self.at.images, "seconds": round(self.at.seconds, 2)}
 
 
-def last_selection(folder: RunFolder) -> np.ndarray | None:
-    """Return the pool positions of a run's last round, (M,) ascending; None before the first round."""
-    files = sorted(folder.selections.glob("*.npy"))
-    if not files:
-        return None
-    positions: np.ndarray = np.load(files[-1])
+def last_selection(folder: RunFolder, *, images: int) -> np.ndarray | None:
+    """Return the pool positions of a run's last round, (M,) ascending; None before the first round.
+
+    Args:
+        images: number of images in the pool.
+
+    Raises:
+        KD3Error: the file is damaged or of another pool.
+    """
+    files = selection_files(folder)
+    return read_selection(files[-1], images=images) if files else None
+
+
+def selection_files(folder: RunFolder) -> list[Path]:
+    """Return the files of a run's selections, in the order of the rounds."""
+    return sorted(folder.selections.glob("*.npy"))
+
+
+def read_selection(path: Path, *, images: int) -> np.ndarray:
+    """Return the pool positions of one round; arguments and errors are those of `last_selection`."""
+    try:
+        if not path.is_file():
+            raise ValueError("it is no file")
+        # Mapped: a header may claim more than the file, or memory, holds.
+        positions = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (OSError, ValueError) as problem:
+        raise KD3Error(f"{path} cannot be read: {problem}") from None
+    if positions.ndim != 1 or positions.dtype.kind not in "iu":
+        raise KD3Error(f"{path} is damaged: it must hold positions, and holds {positions.dtype} {positions.shape}")
+    if len(positions) and (positions.min() < 0 or positions.max() >= images):
+        raise KD3Error(f"{path} is damaged: it names images that are not among the {images:,} of the pool")
     return positions

@@ -117,7 +117,7 @@ PLACE = {"step": 1, "images": 16, "seconds": 0.5}
 def test_events_of_other_types_are_refused(event, run):
     with (run / "metrics.jsonl").open("a") as handle:
         handle.write((event if isinstance(event, str) else json.dumps(event)) + "\n")
-    with pytest.raises(kd3.KD3Error, match="is damaged: .*metrics.jsonl"):
+    with pytest.raises(kd3.KD3Error, match=r"is damaged: .*metrics\.jsonl"):
         read_run(run)
 
 

@@ -28,7 +28,7 @@ def naive(logits, labels, teacher):
     return 100 * right / count, 100 * top5 / count, 100 * agreed / count, 100 * error
 
 
-@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(2, 8))
+@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(2, 40))
 @settings(max_examples=30, deadline=None)
 def test_equals_loops_in_any_batches(seed, count, classes):
     generator = torch.Generator().manual_seed(seed)
@@ -60,3 +60,11 @@ def test_the_surest_images_share_a_bin_with_those_hardly_less_sure():
     tally = Tally(2)
     tally.add(torch.tensor([[1000.0, 0.0], [math.log(0.95 / 0.05), 0.0]]), torch.tensor([1, 0]))
     assert tally.calibration_error_percent == pytest.approx(100 * abs(1 - 1.95) / 2, abs=1e-6)
+
+
+def test_a_temperature_changes_how_sure_it_is_and_no_answer():
+    tally = Tally(2, temperature=4.0)
+    tally.add(torch.tensor([[4.0, 0.0], [0.0, 8.0]]), torch.tensor([1, 1]))
+    sure, surer = 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(-2))
+    assert tally.top1_percent == 50
+    assert tally.calibration_error_percent == pytest.approx(50 * (sure + 1 - surer))

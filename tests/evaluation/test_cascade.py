@@ -1,13 +1,20 @@
 """The threshold's guarantee holds at the stated rate, an impossible one is reported, and escalation is minimal."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 import torch
 
+from kd3.config.records import Signature
 from kd3.evaluation.accuracy import Reliability, fit_temperature
-from kd3.evaluation.cascade import Cascade, images_needed, margins, measured
+from kd3.evaluation.cascade import Cascade, answers_of_both, images_needed, margins, measured
+from kd3.models.student import own_head
+from kd3.models.teacher import Teacher
+from kd3.runtime.compute import resolve
+from kd3.runtime.errors import KD3Error
+from named_colours import SIDE, network, picture
 
 SURE = 4.0  # scale of margins
 
@@ -56,17 +63,18 @@ def test_the_plug_in_threshold_would_break_its_promise_in_half_of_the_samples():
     assert broken > 35
 
 
-def test_it_is_the_lowest_threshold_whose_bound_holds():
+@pytest.mark.parametrize("confidence", [80, 95])
+def test_it_is_the_lowest_threshold_whose_bound_holds(confidence):
     """Against a slow loop over all thresholds."""
     from kd3.evaluation.accuracy import most
 
     for seed in range(5):
         margin, same = student(300, torch.Generator().manual_seed(seed), ties=seed % 2 == 0)
-        found = Cascade(margin, same).threshold(95, 95)
+        found = Cascade(margin, same).threshold(95, confidence)
         fits = [
             float(at)
             for at in margin.unique()
-            if most(int(((margin >= at) & ~same).sum()), len(margin), 0.95) <= 0.05 + 1e-12
+            if most(int(((margin >= at) & ~same).sum()), len(margin), confidence / 100) <= 0.05 + 1e-12
         ]
         assert found.margin == pytest.approx(min(fits))
         kept = margin >= found.margin
@@ -119,7 +127,8 @@ def test_a_temperature_gives_back_the_scale_that_logits_had(scale):
 
 def test_a_temperature_stays_above_zero_where_every_answer_is_met():
     logits = torch.eye(4)[torch.arange(40) % 4] * 3
-    assert 0.05 <= fit_temperature(logits, logits.argmax(1)) < 3
+    met = 1 - 0.75 / 42  # the share of an answer: 41 of 42, and a quarter of the rest
+    assert fit_temperature(logits, logits.argmax(1)) == pytest.approx(3 / math.log(3 * met / (1 - met)), rel=1e-3)
 
 
 def test_the_record_has_what_a_page_draws():
@@ -130,3 +139,23 @@ def test_the_record_has_what_a_page_draws():
     assert found["agreement_alone"] == 100
     assert sum(one["images"] for one in found["reliability"]["scaled"]) == 500
     assert found["temperature"] < 1
+
+
+def both_networks(fit):
+    """Perfect classifiers of three colours, whose classes have another order, and a picture of each."""
+    plain = {"mean": [0.0] * 3, "std": [1.0] * 3, "input_size": SIDE}
+    small = own_head(network([0, 1, 2]), Signature(**plain, classes=["ash", "elm", "oak"]), name="small")
+    large = Teacher(network([2, 0, 1]), **plain, fit=fit, classes=["oak", "ash", "elm"])
+    images = torch.stack([torch.from_numpy(np.asarray(picture(kind)).transpose(2, 0, 1).copy()) for kind in (0, 1, 2)])
+    return small, large, images
+
+
+@pytest.mark.parametrize("fit", [None, "crop"])
+def test_answers_are_compared_by_the_names_of_the_classes(fit):
+    logits, answers = answers_of_both(*both_networks(fit), resolve("cpu", "32"))
+    assert logits.argmax(1).tolist() == answers.tolist() == [0, 1, 2]
+
+
+def test_a_teacher_that_is_described_with_other_pictures_is_refused():
+    with pytest.raises(KD3Error, match="fit: squash but these images were made by crop"):
+        answers_of_both(*both_networks("squash"), resolve("cpu", "32"))

@@ -134,3 +134,7 @@ def test_accuracy_far_below_chance_is_warned_of():
     (words,) = confused([[0, 20, 20], [20, 0, 20], [20, 20, 0]], range(3))
     assert "0.0% right is far below chance (33.3%)" in words
     assert confused([[12, 14, 14], [14, 12, 14], [14, 14, 12]], range(3)) == []
+
+
+def test_few_images_below_chance_may_be_chance():
+    assert confused([[0, 2, 0], [0, 0, 1], [1, 0, 0]], range(3)) == []

@@ -45,3 +45,9 @@ def test_the_bound_lies_below_the_truth_no_more_often_than_stated(rate, confiden
     missed = [k for k in range(images + 1) if most(k, images, confidence) < rate]
     assert sum(binom.pmf(missed, images, rate)) <= 1 - confidence + 1e-12
     assert most(images, images, confidence) == 1
+
+
+def test_a_difference_is_shown_with_its_signs():
+    assert paired_difference(30, 10, 200).signed() == "+10.0 (+3.8 to +16.0)"
+    assert paired_difference(10, 10, 200).signed().startswith("+0.0 (-")
+    assert str(share(90, 100)) == "90.0 (82.6 to 94.5)"

@@ -2,10 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 from kd3.config.records import Preparation
 from kd3.evaluation.labelled import LabelledImages
+from kd3.models.preprocessing import Normalisation
+from kd3.runtime.compute import resolve
 from kd3.runtime.errors import KD3Error
 
 
@@ -79,3 +83,39 @@ def test_accuracy_on_changed_images_is_that_of_a_changed_copy(tmp_path):
     np.testing.assert_array_equal(changed.numpy(), change_images("greyscale", 1.0, images.numpy(), np.arange(6)))
     with pytest.raises(KD3Error, match="unknown change"):
         LabelledImages(str(tmp_path), **options, change=("grayscal", 1.0))
+
+
+def test_a_change_depends_on_an_images_place_in_the_source(tmp_path):
+    """Also after a file that is none, so that the same images are changed alike with and without it."""
+    from kd3.pool.changes import change_images
+
+    draw = np.random.default_rng(0)
+    (tmp_path / "cat").mkdir()
+    for number in (0, 2, 3):
+        Image.fromarray(draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / "cat" / f"{number}.png")
+    (tmp_path / "cat" / "1.png").write_text("<html>")
+
+    def images(change):
+        found = LabelledImages(
+            str(tmp_path),
+            preparation=Preparation(8),
+            num_classes=2,
+            class_names=["cat", "dog"],
+            change=change,
+            workers=0,
+        )
+        return torch.cat([batch for batch, _ in found.batches(2)]).numpy()
+
+    expected = change_images("noise", 0.2, images(None), np.array([0, 2, 3]))
+    assert np.array_equal(images(("noise", 0.2)), expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_model_is_left_in_its_mode(training, tmp_path):
+    data = LabelledImages(
+        folders(tmp_path, "cat"), preparation=Preparation(8), num_classes=2, class_names=["cat", "dog"], workers=0
+    )
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).train(training)
+    tally = data.tally(model, Normalisation([0.5] * 3, [0.5] * 3), resolve("cpu", "32"))
+    assert tally.count == 1
+    assert model.training == training

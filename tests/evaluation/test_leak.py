@@ -104,3 +104,41 @@ def test_copies_are_told_among_pictures_that_were_made_alike(tmp_path):
         before = [batch.clone() for batch, _ in data.batches()]
         leak(pool, data)
         assert all((one == other).all() for one, (other, _) in zip(before, data.batches(), strict=True))
+
+
+def test_test_images_are_counted_once_and_every_copy_is_named(places, tmp_path):
+    for number, quality in enumerate((60, 80, 95)):
+        (tmp_path / "crawl").mkdir(exist_ok=True)
+        pictures(8)[3].save(tmp_path / "crawl" / f"copy{number}.jpg", quality=quality)
+    pool = ingest(tmp_path / "crawl", tmp_path / "pool", image_size=32, workers=0)
+    found = leak(pool, labelled(places))
+    assert len(found.to_dict()["pairs"]) == 3
+    assert found.warning.startswith("1 of the 5 labelled images are in the pool")
+
+
+def test_the_same_file_is_found_where_its_looks_say_nothing(places, tmp_path):
+    """A picture of one colour looks like any other of one colour."""
+    for folder in (tmp_path / "crawl", tmp_path / "test" / "cat"):
+        folder.mkdir(parents=True)
+        Image.new("RGB", (40, 40), (10, 200, 30)).save(folder / "flat.png")
+    pictures(1)[0].save(tmp_path / "crawl" / "other.png")
+    pool = ingest(tmp_path / "crawl", tmp_path / "pool", image_size=32, workers=0)
+    (pair,) = leak(pool, labelled(tmp_path)).to_dict()["pairs"]
+    assert (pair["key"], pair["test_key"], pair["bits"]) == ("flat.png", "cat/flat.png", 0)
+
+
+def test_pools_are_compared_part_by_part(places, monkeypatch):
+    pool = pool_of_student(places / "run")
+    whole = leak(pool, labelled(places)).to_dict()
+    monkeypatch.setattr("kd3.pool.leaks.HASHES", 2)
+    assert leak(pool, labelled(places)).to_dict() == whole
+    assert [pair["position"] for pair in whole["pairs"]] == [3, 4]
+
+
+@pytest.mark.parametrize("kept", [np.zeros(3, np.uint64), np.zeros(5, np.int64), b"x"])
+def test_hashes_kept_beside_a_pool_must_be_its_own(kept, places, tmp_path):
+    pool = ingest(places / "crawl", tmp_path / "pool", image_size=32, workers=0)
+    place = tmp_path / "pool" / f"hashes-{pool.content_hash[:16]}.npy"
+    place.write_bytes(kept) if isinstance(kept, bytes) else np.save(place, kept)
+    assert [pair["position"] for pair in leak(pool, labelled(places)).to_dict()["pairs"]] == [3, 4]
+    assert np.load(place).dtype == np.uint64

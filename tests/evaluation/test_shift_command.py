@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,10 @@ from PIL import Image, ImageFilter
 import kd3
 from in_process import here
 from kd3.evaluation import shift_report
+from kd3.evaluation.shift_distances import ClassShift, FeatureShift
+from kd3.evaluation.shift_measure import Reference, drawn
 from kd3.models.arch import build_arch
+from kd3.runtime.compute import resolve
 
 FAST = {"device": "cpu", "workers": 0}
 
@@ -172,3 +176,33 @@ def test_bad_input_is_one_sentence_and_status_two(flags, words, teacher_file, po
 def test_a_pool_of_another_size_is_refused(teacher):
     with pytest.raises(kd3.KD3Error, match="--image-size 16"):
         kd3.shift(teacher, kd3.ImagePool.from_array(np.zeros((4, 3, 8, 8), np.uint8)), **FAST)
+
+
+def test_a_draw_is_sorted_without_repetition_and_the_seeds():
+    some = [drawn(500, 40, seed).tolist() for seed in (0, 0, 1)]
+    assert some[0] == some[1] != some[2]
+    assert all(draw == sorted(set(draw)) and len(draw) == 40 for draw in some)
+    assert drawn(7, 40, 0).tolist() == list(range(7))
+
+
+def test_labels_are_those_of_the_usable_files(teacher, tmp_path):
+    for label in range(3):
+        save(tmp_path / str(label), pictures(2, seed=label))
+    (tmp_path / "0" / "0.png").write_text("<html>")
+    (tmp_path / "1" / "1.png").write_text("<html>")
+    reference = Reference(str(tmp_path), teacher, limit=100, seed=0, workers=0)
+    assert sum(len(images) for images, _ in reference.batches(resolve("cpu", "32"))) == 4
+    assert reference.labels.tolist() == [0, 1, 2, 2]
+    assert reference.skipped == {"not an image": 2}
+
+
+def test_of_many_classes_the_least_covered_are_shown_each_with_its_own_figures(teacher, tmp_path):
+    found = kd3.shift(teacher, kd3.ImagePool.from_array(pictures(60)), **FAST).measurement
+    counts = [50, 3, 40, 7]
+    opinions = replace(found.opinions, classes=list("abcd"), predicted=counts, confident=[1, 1, 1, 1])
+    per_class = [ClassShift(name, 0, number, None, None) for number, name in enumerate("abcd", start=1)]
+    features = FeatureShift("r", 1, 1, "f", [], per_class, {})
+    many = replace(found, opinions=opinions, kept=replace(found.kept, per_class=[5, 6, 7, 8]), features=features)
+    rows = shift_report._classes(many, 2)
+    assert [(row[0], row[1], row[3], row[-3]) for row in rows[1:]] == [("b", "3", "6", "2"), ("d", "7", "8", "4")]
+    assert [row[0] for row in shift_report._classes(many, None)[1:]] == list("abcd")

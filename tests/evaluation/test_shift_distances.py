@@ -169,3 +169,12 @@ def test_equal_sizes_leave_room_for_two_draws_of_the_larger_side():
     assert even.low <= even.mean <= even.high
     assert even.mean == pytest.approx(even.same, rel=1)
     assert at_equal_size(frechet, a[:2], b[:2], seed=0).same is None
+
+
+@pytest.mark.parametrize(("signed", "low"), [(True, -90.0), (False, 0.0)])
+def test_the_interval_is_the_spread_of_the_resamples_around_the_value(signed, low):
+    def distance(a, b, weights_a, weights_b):
+        return np.array([5.0]) if len(weights_a) == 1 else np.arange(201.0)
+
+    found = estimate(distance, cloud(0), cloud(1), resamples=201, seed=0, signed=signed)
+    assert found == pytest.approx((5.0, low, 100.0))

@@ -117,3 +117,22 @@ def test_what_the_selection_keeps_and_whom_it_rescues():
     assert kept.rescued == ["c", "d"]
     assert 0 < kept.share < 1
     assert kept.per_class[1] == 10
+
+
+def test_how_sure_a_teacher_is_of_each_class():
+    sure = torch.tensor([0.6, 0.94, 0.951, 0.97, 0.7])
+    rows = torch.stack([sure, 1 - sure, torch.zeros(5), torch.zeros(5)], dim=1).clamp_min(1e-30).log()
+    rows[3] = rows[3].roll(2)
+    found = opinions_of(rows).opinions()
+    assert (found.predicted, found.confident) == ([4, 0, 1, 0], [1, 0, 1, 0])
+    assert found.confident_share == pytest.approx(0.4)
+
+
+def test_quantiles_of_the_confidence_are_those_of_the_images():
+    sure = torch.linspace(0.5, 0.9, 21)
+    rows = torch.stack([sure, 1 - sure], dim=1).log()
+    watch = OpinionWatch(["a", "b"])
+    watch.add(rows[torch.randperm(21, generator=torch.Generator().manual_seed(0))])
+    found = watch.opinions().confidence_quantiles
+    places = {"0.05": 1, "0.25": 5, "0.5": 10, "0.75": 15, "0.95": 19}
+    assert found == pytest.approx({name: float(sure[place]) for name, place in places.items()}, abs=1e-6)

@@ -2,7 +2,7 @@
 
 from kd3.evaluation.shift_distances import AtEqualSize, Estimate, FeatureDistance, FeatureShift
 from kd3.evaluation.shift_statistics import Kept, LayerShift, Opinions, summed_up
-from kd3.evaluation.shift_verdict import hardly_covered, judge
+from kd3.evaluation.shift_verdict import forecast, hardly_covered, judge
 
 CLASSES = ["cat", "ship", "truck"]
 
@@ -129,3 +129,11 @@ def test_of_many_classes_some_are_named_and_all_are_counted():
     assert "classes c0, c1, c2, c3, c4, c5, c6 and c7 would keep none" in few
     many = judge(opinions(EVEN), kept(rescued=names), None).reasons[-1]
     assert "classes c0, c1, c2, c3, c4, c5, c6, c7, ... (9 in all) would keep none" in many
+
+
+def test_of_a_sample_the_size_of_the_whole_pool_counts():
+    sample = opinions([90, 100, 110])
+    said = [judge(sample, kept(), norms(0.05), pool_images=count).forecast for count in (None, 300, 300_000)]
+    assert said[0] == said[1]
+    assert said[2].expected > said[0].expected
+    assert said[2] == forecast(norms(0.05).mean, 2.9, classes=3, images=300_000)

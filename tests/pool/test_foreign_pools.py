@@ -87,7 +87,7 @@ MANIFESTS = {
 def test_manifests_that_cannot_be_are_refused(what, pool):
     path = pool / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **MANIFESTS[what]}))
-    with pytest.raises(kd3.KD3Error, match="is damaged|was made by another kd3"):
+    with pytest.raises(kd3.KD3Error, match=r"is damaged|was made by another kd3"):
         assert kd3.ImagePool.open(pool).preparation
 
 

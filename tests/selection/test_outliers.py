@@ -44,3 +44,10 @@ def test_what_is_left_fills_a_batch_or_all_is_taken():
 def test_distances_must_be_there_and_finite(values):
     with pytest.raises(ValueError, match=r"empty pool|not finite"):
         outlying(torch.tensor(values))
+
+
+def test_the_nearest_twentieth_is_the_measure_and_two_and_a_half_times_it_the_bound():
+    """Of 21 images the second nearest: places 0 to 20, a twentieth of them below it."""
+    values = torch.tensor([1.0, 2.0, *[4.9] * 9, 5.0, *[5.1] * 9])
+    order = torch.randperm(21, generator=torch.Generator().manual_seed(0))
+    assert outlying(values[order]).tolist() == (values[order] > 5).tolist()

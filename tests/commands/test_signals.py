@@ -7,14 +7,22 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
 
 @contextmanager
-def stalling():
-    """A server that accepts connections and never responds."""
+def stalling(*, drips=False):
+    """A server that accepts connections and never responds, or sends a byte now and then."""
+
+    def drip(connection):
+        with suppress(OSError):
+            connection.recv(65536)
+            connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
+            while connection.send(b"x"):
+                time.sleep(0.1)
+
     with socket.create_server(("127.0.0.1", 0), backlog=200) as server:
         held, asked = [], threading.Event()
 
@@ -25,6 +33,8 @@ def stalling():
                 except OSError:
                     return
                 held.append(connection)
+                if drips:
+                    threading.Thread(target=drip, args=(connection,), daemon=True).start()
                 asked.set()
 
         threading.Thread(target=take, daemon=True).start()
@@ -38,11 +48,18 @@ def _hear_interrupts():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("what", ["images", "archive"])
+@pytest.mark.parametrize(
+    ("what", "drips", "number", "status"),
+    [
+        ("images", False, signal.SIGTERM, 75),
+        ("images", True, signal.SIGINT, 130),
+        ("archive", False, signal.SIGINT, 130),
+        ("archive", True, signal.SIGTERM, 75),
+    ],
+)
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
-def test_a_command_that_waits_for_a_silent_server_ends_at_once(what, number, status, tmp_path):
-    with stalling() as (url, asked):
+def test_a_command_that_waits_for_a_slow_server_ends_at_once(what, drips, number, status, tmp_path):
+    with stalling(drips=drips) as (url, asked):
         source = f"{url}/a.tar"
         if what == "images":
             source = tmp_path / "l.txt"
@@ -66,7 +83,7 @@ from kd3.runtime import interruption
 with interruption.ended_by_signals():
     with interruption.unhurried() if sys.argv[1] == "unhurried" else interruption.ended_by_signals():
         print("now", flush=True)
-        ctypes.PyDLL(None).usleep(100) if False else ctypes.CDLL(None).sleep(4)
+        ctypes.CDLL(None).sleep(4)
 print("over", flush=True)
 """
 

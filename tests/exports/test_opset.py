@@ -42,6 +42,14 @@ NETWORKS = {
     "pads": lambda: model(
         [helper.make_node("Pad", ["x", "pads"], ["y"], mode="reflect")], constants=[("pads", [0, 0, 1, 2, 0, 0, 1, 0])]
     ),
+    "pads with a value": lambda: model(
+        [
+            helper.make_node("Cast", ["number"], ["value"], to=TensorProto.FLOAT),
+            helper.make_node("Squeeze", ["value"], ["one"]),
+            helper.make_node("Pad", ["x", "pads", "one"], ["y"]),
+        ],
+        constants=[("pads", [0, 0, 1, 2, 0, 0, 1, 0]), ("number", [3])],
+    ),
 }
 
 

@@ -1,10 +1,12 @@
 """Choice of the 8-bit variant: the one with the highest agreement on the choosing half of the images."""
 
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 
 from kd3.exports import quantise as module
-from kd3.exports.quantise import VARIANTS, quantise
+from kd3.exports.quantise import VARIANTS, quantise, write_variant
 
 CHOOSING = (60.0, 90.0, 20.0, 70.0)  # percent that each way says as the student does, on the half that chooses
 REPORTED = (80.0, 40.0, 100.0, 10.0)  # and on the other
@@ -54,3 +56,26 @@ def test_the_ways_are_told_best_first_with_what_either_half_says(tried):
     assert {one.variant: (one.to_choose, one.to_report) for one in tried} == dict(
         zip(VARIANTS, zip(CHOOSING, REPORTED, strict=True), strict=True)
     )
+
+
+def test_each_way_quantises_the_layers_and_scales_that_it_says(tmp_path):
+    draw = torch.Generator().manual_seed(0)
+    weights = {name: torch.randn(4, 3 if name == "a" else 4, 1, 1, generator=draw) for name in "abc"}
+    path = ["images", "a_", "b_"]
+    nodes = [
+        helper.make_node("Conv", [at, name], [f"{name}_"], name=name) for at, name in zip(path, "abc", strict=True)
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, 4, 4])],
+        [helper.make_tensor_value_info("c_", TensorProto.FLOAT, ["batch", 4, 4, 4])],
+        initializer=[numpy_helper.from_array(value.numpy(), name) for name, value in weights.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    for variant in VARIANTS:
+        write_variant(tmp_path / "m.onnx", tmp_path / "q.onnx", variant, torch.randn(4, 3, 4, 4))
+        made = {one.name: one for one in onnx.load(tmp_path / "q.onnx").graph.initializer}
+        scales = {name[0]: one for name, one in made.items() if name.endswith("_scale") and name[:-6] in weights}
+        assert sorted(scales) == (["a", "b", "c"] if variant.ends else ["b"])
+        assert {tuple(one.dims) for one in scales.values()} == ({(4,)} if variant.per_channel else {()}), variant

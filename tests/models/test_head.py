@@ -5,7 +5,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kd3.models.head import HeadNotFound, as_logits, find_head, global_avg_pool, output_layers, run_with_features
+from kd3.models.head import (
+    Head,
+    HeadNotFound,
+    _close,
+    as_logits,
+    find_head,
+    global_avg_pool,
+    is_pointwise,
+    output_layers,
+    run_with_features,
+)
 from kd3.models.student import shared_head
 from kd3.models.teacher import Teacher
 
@@ -264,3 +274,53 @@ def test_finds_a_map_in_each_family_of_the_zoo(name):
         features = run_with_features(network, head, torch.randn(2, 3, 32, 32)).features
     assert features.shape[2] > 1
     assert (features >= 0).all()
+
+
+class Twice(nn.Module):
+    """One activation at two places; the second one's output is pooled."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.fc = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Linear(8, 5)
+        self.act = nn.GELU()
+
+    def forward(self, images):
+        return self.fc(self.act(self.second(self.act(self.first(images)))).mean((2, 3)))
+
+
+def test_of_a_module_that_runs_twice_the_last_run_counts():
+    network = Twice().eval()
+    head = find_head(network, 8)
+    assert (head.features, head.side, head.relu) == ("act", "output", False)
+    found = run_with_features(network, head, torch.randn(2, 3, 8, 8))
+    assert torch.allclose(network.fc(found.features.mean((2, 3))), found.logits, atol=1e-6)
+
+
+def test_a_match_that_other_images_do_not_confirm_is_given_up(monkeypatch):
+    network = Twice().eval()
+    wrong = Head("fc", "first", "output", False, 8, 5)
+    monkeypatch.setattr("kd3.models.head._match", lambda trace, logits: wrong)
+    assert find_head(network, 8) == Head("fc", None, "input", False, 8, 5)
+
+
+@pytest.mark.parametrize(
+    ("layer", "is_one"),
+    [
+        (nn.Conv2d(4, 4, 1), True),
+        (nn.Conv2d(4, 4, 1, padding="valid"), True),
+        (nn.Conv2d(4, 4, 1, groups=2), False),
+        (nn.Conv2d(4, 4, 1, stride=2), False),
+        (nn.Conv2d(4, 4, 1, padding=1), False),
+        (nn.Conv2d(4, 4, 3), False),
+        (nn.Linear(4, 4), False),
+    ],
+)
+def test_a_convolution_is_pointwise_where_it_is_a_linear_layer_at_each_place(layer, is_one):
+    assert is_pointwise(layer) == is_one
+
+
+def test_values_of_any_size_are_compared_by_their_share():
+    small, large = torch.tensor([1e-20, 2e-20]), torch.tensor([1e9, 2e9])
+    assert not _close(small, 1.01 * small)
+    assert _close(large, large * (1 + 1e-6))
+    assert not _close(large[:1], large)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageOps
 from pool_pictures import encoded, noise
 
-from kd3.pool.decode import Decoded, DecodeSettings, Rejected, decode
+from kd3.pool.decode import Decoded, DecodeSettings, Rejected, decode, pixel_digest
 from kd3.sources.record import REASONS
 
 SETTINGS = DecodeSettings(16)
@@ -243,3 +243,17 @@ def test_postscript_from_a_crawl_is_never_run(monkeypatch: pytest.MonkeyPatch) -
     result = decode(buffer.getvalue(), DecodeSettings(32))
     assert isinstance(result, Rejected)
     assert result.reason == "not an image"
+
+
+def test_the_digest_is_that_of_the_pixels_in_their_order():
+    found = decode(encoded(noise(4)), DecodeSettings(16))
+    assert found.digest == pixel_digest(found.pixels) != pixel_digest(found.pixels[::-1])
+
+
+def test_an_image_for_which_there_is_no_room_is_rejected(monkeypatch):
+    def none_left(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("kd3.pool.decode.read_picture", none_left)
+    found = decode(encoded(noise(4)), DecodeSettings(16))
+    assert (found.reason, found.detail) == ("unreadable", "MemoryError: there is no room to resize it")

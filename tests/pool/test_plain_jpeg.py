@@ -76,3 +76,22 @@ def test_file_is_not_opened() -> None:
     with mock.patch.object(Image, "open", side_effect=AssertionError("opened")):
         assert isinstance(decode(data, DecodeSettings(16)), Decoded)
     assert Image.open(io.BytesIO(data)).size == (64, 64)
+
+
+def segment(kind, body):
+    return bytes([0xFF, kind]) + (len(body) + 2).to_bytes(2, "big") + body
+
+
+FRAME, SCAN = bytes([8, 0, 30, 0, 20, 1, 1, 0x11, 0]), bytes([1, 1, 0, 0, 63, 0])
+
+
+def header(*frames):
+    return b"\xff\xd8" + b"".join(segment(0xC0, frame) for frame in frames) + segment(0xDA, SCAN) + bytes(16)
+
+
+def test_only_a_header_with_one_frame_of_8_bits_is_ordinary():
+    assert ordinary_frame(header(FRAME)) == (20, 30, "L", True)
+    assert ordinary_frame(header(FRAME, FRAME)) is None
+    assert ordinary_frame(header(bytes([12]) + FRAME[1:])) is None
+    assert ordinary_frame(header(FRAME[:5] + bytes([4]) + FRAME[6:])) is None  # four channels
+    assert ordinary_frame(header()) is None

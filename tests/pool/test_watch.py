@@ -8,10 +8,12 @@ import pytest
 
 import kd3
 from in_process import here
+from kd3.evaluation.compatibility import check_several_classes, one_class
 from kd3.pool import checks as watching
 from kd3.pool.checks import watched
 from kd3.pool.ingestion import ingest_with
 from kd3.pool.pool_files import PackedImages, sha256_of
+from kd3.runtime.compute import resolve
 
 
 @pytest.fixture
@@ -128,3 +130,15 @@ def test_work_that_ends_early_does_not_wait_and_an_error_of_its_own_is_reported(
     monkeypatch.setattr(watching, "_digest", lambda path, stop: stop.wait(60) and "")
     with watched(kd3.ImagePool.open(damaged)):
         pass
+
+
+def test_lost_pixels_are_not_taken_for_images_of_one_class(damaged, teacher_file):
+    part = damaged / "images-00000.bin"
+    part.write_bytes(bytes(part.stat().st_size))
+    teacher, pool, compute = kd3.load_teacher(teacher_file), kd3.ImagePool.open(damaged), resolve("cpu", "32")
+    assert one_class(teacher, pool, compute) is not None
+    with pytest.raises(kd3.KD3Error, match="is damaged: images-00000"):
+        check_several_classes(teacher, pool, compute)
+    grey = kd3.ImagePool.from_array(np.full((20, 3, 16, 16), 7, np.uint8))
+    with pytest.raises(kd3.KD3Error, match=r"all 20 images of the pool .* for one class"):
+        check_several_classes(teacher, grey, compute)

@@ -29,6 +29,7 @@ from kd3.models.preprocessing import Normalisation
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
+from kd3.pool.checks import watched
 from kd3.runtime.compute import Compute
 from kd3.runtime.errors import KD3Error
 from kd3.scoring.batches import PoolBatches
@@ -281,9 +282,11 @@ def check_several_classes(teacher: Teacher, pool: ImagePool, compute: Compute) -
     """Refuse a pool of one class.
 
     Raises:
-        KD3Error: the teacher takes all of these images for one class.
+        KD3Error: the teacher takes all of these images for one class, or the pool's pixels have changed.
     """
     if (doubt := one_class(teacher, pool, compute)) is not None:
+        with watched(pool, to_the_end=True):
+            pass  # lost pixels look like one class, too
         raise KD3Error(doubt)
 
 

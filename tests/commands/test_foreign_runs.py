@@ -68,6 +68,7 @@ ODD = {
     "packages of another kind": ("origin.json", {"packages": ["torch"]}, "packages"),
     "a share of all and more": ("adaptation.json", {"share": 3}, "share"),
     "half of a pair": ("adaptation.json", {"accuracy_before": 50.0}, "accuracy_before and accuracy_after"),
+    "no divergence as trained": ("adaptation.json", {"divergence_by_share": {"0.4": 1.0}}, "divergence_by_share"),
     "a kind that is not known": ("adaptation.json", {"kind": "dreamt"}, "kind"),
     "told to people": ("student/config.json", {"about": {"agreement": "x"}}, "about.agreement"),
     "no names": ("student/config.json", {"about": []}, "about"),

@@ -15,6 +15,7 @@ from kd3.runtime.run_folder import RunFolder, read_metrics
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 Number = Annotated[int, Field(ge=0, le=1 << 60)]
+Measured = Annotated[float, Field(allow_inf_nan=True)]
 Seconds = Annotated[float, Field(ge=0, le=1e12)]
 
 
@@ -33,10 +34,11 @@ class AdaptationRecord(_Record):
     share: float = Field(ge=0, le=1)
     agreement_before: Percent
     agreement_after: Percent
-    distance_before: float
-    distance_after: float
-    gap_before: float | None
-    gap_after: float | None
+    divergence_by_share: dict[str, Measured] = {}
+    distance_before: Measured
+    distance_after: Measured
+    gap_before: Measured | None
+    gap_after: Measured | None
     kept_out: Number
     accuracy_before: Percent | None = None
     accuracy_after: Percent | None = None
@@ -46,6 +48,8 @@ class AdaptationRecord(_Record):
         for name in ("gap", "accuracy"):
             if (getattr(self, f"{name}_before") is None) != (getattr(self, f"{name}_after") is None):
                 raise ValueError(f"{name}_before and {name}_after belong together")
+        if self.divergence_by_share and "0" not in self.divergence_by_share:
+            raise ValueError("divergence_by_share must hold that of share 0")
         return self
 
 

@@ -63,7 +63,7 @@ ODD = {
     "nothing": ("summary.json", {"steps": None}, "steps"),
     "without end": ("summary.json", {"seconds": float("inf")}, "seconds"),
     "no text": ("summary.json", {"student": ["a"]}, "student"),
-    "no images": ("summary.json", {"accuracy_images": 0}, "accuracy_images"),
+    "fewer than no images": ("summary.json", {"accuracy_images": -1}, "accuracy_images"),
     "a machine of another kind": ("origin.json", {"machine": 7}, "machine"),
     "packages of another kind": ("origin.json", {"packages": ["torch"]}, "packages"),
     "a share of all and more": ("adaptation.json", {"share": 3}, "share"),

@@ -68,3 +68,11 @@ def test_a_temperature_changes_how_sure_it_is_and_no_answer():
     sure, surer = 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(-2))
     assert tally.top1_percent == 50
     assert tally.calibration_error_percent == pytest.approx(50 * (sure + 1 - surer))
+
+
+def test_a_model_of_many_classes_that_is_sure_of_none_is_in_the_first_bin():
+    tally = Tally(40)
+    tally.add(torch.zeros(2, 40), torch.tensor([0, 1]))
+    (only,) = tally.reliability.bins()
+    assert (only.images, only.confidence, only.right) == (2, pytest.approx(1 / 40), 0.5)
+    assert tally.reliability.count.tolist() == [2.0, *[0.0] * 14]

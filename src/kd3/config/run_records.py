@@ -34,7 +34,7 @@ class AdaptationRecord(_Record):
     share: float = Field(ge=0, le=1)
     agreement_before: Percent
     agreement_after: Percent
-    divergence_by_share: dict[str, Measured] = {}
+    divergence_by_share: dict[str, Measured] = Field({})
     distance_before: Measured
     distance_after: Measured
     gap_before: Measured | None
@@ -60,7 +60,7 @@ class About(_Record):
     teacher: str | None = None
     agreement: Percent | None = None
     accuracy: Percent | None = None
-    accuracy_images: Annotated[int, Field(ge=1)] | None = None
+    accuracy_images: Number | None = None  # 0: not all were read
     teacher_accuracy: Percent | None = None
     difference: float | None = None
 

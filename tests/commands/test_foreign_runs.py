@@ -16,9 +16,9 @@ from in_process import here
 from kd3.inheritance.adapt import Adaptation
 from kd3.inheritance.at_end import keep_adapted
 from kd3.models.student_files import ADAPTATION
-from kd3.reports.records import read_run
+from kd3.reports.run_records import read_run
 from kd3.runtime.run_folder import RunFolder
-from kd3.training.records import last_selection
+from kd3.training.run_logger import last_selection
 
 SECRET = "a key of the reader's own"
 

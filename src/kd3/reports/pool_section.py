@@ -21,7 +21,7 @@ from kd3.reports.charts import Grid, Tile
 from kd3.reports.run_records import RunRecords
 from kd3.runtime.compute import Compute
 from kd3.scoring.batches import split_pool
-from kd3.training.records import read_selection, selection_files
+from kd3.training.run_logger import read_selection, selection_files
 
 TIMED_BATCH = 64
 

@@ -99,7 +99,6 @@ def test_a_change_depends_on_an_images_place_in_the_source(tmp_path):
         found = LabelledImages(
             str(tmp_path),
             preparation=Preparation(8),
-            num_classes=2,
             class_names=["cat", "dog"],
             change=change,
             workers=0,
@@ -112,9 +111,7 @@ def test_a_change_depends_on_an_images_place_in_the_source(tmp_path):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_a_model_is_left_in_its_mode(training, tmp_path):
-    data = LabelledImages(
-        folders(tmp_path, "cat"), preparation=Preparation(8), num_classes=2, class_names=["cat", "dog"], workers=0
-    )
+    data = LabelledImages(folders(tmp_path, "cat"), preparation=Preparation(8), class_names=["cat", "dog"], workers=0)
     model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).train(training)
     tally = data.tally(model, Normalisation([0.5] * 3, [0.5] * 3), resolve("cpu", "32"))
     assert tally.count == 1

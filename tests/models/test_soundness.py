@@ -81,6 +81,7 @@ def test_a_script_that_knows_its_mode_is_put_into_evaluation():
     ],
 )
 def test_what_gives_no_sound_logits_is_refused_as_teacher_and_student(network, message):
+    torch.manual_seed(1)  # two draws of a dropout of nine logits are the same once in thirty times
     with pytest.raises(KD3Error, match=f"teacher {type(network).__name__}:? .*{message}"):
         kd3.Teacher(network, mean=[0] * 3, std=[1] * 3, input_size=8)
     with pytest.raises(KD3Error, match=f"student x:? .*{message}"):

@@ -26,7 +26,7 @@ from kd3.evaluation.shift_statistics import BatchNormShift, Kept, Opinions
 
 # The curve is for students with a random start and no adaptation. With method kd3's defaults (inherited weights, a
 # fitted teacher, recall) they reached more: docs/results/inherit-fit-recall.md.
-BY_DEFAULT = "with what kd3 adds by default, students of 60,000 images reached 80 to 93% on seven crawls"
+BY_DEFAULT = "with what kd3 adds by default, students of 60,000 images reached 79 to 94% on seven crawls"
 BUDGET = 200_000  # default training images of `kd3 distill`
 
 

@@ -62,7 +62,7 @@ def budget_for(affordable: int | None) -> tuple[int, Advice]:
         return USUAL, Advice(f"--images {USUAL // 1000}k", why, "docs/results/inherit-fit-recall.md")
     if affordable >= LARGEST:
         why = "what we have results of; nothing larger was tried"
-        return LARGEST, Advice("--images 1M", why, "docs/results/random-start.md")
+        return LARGEST, Advice("--images 1M", why, "docs/results/inherit-fit-recall.md")
     return affordable, Advice(f"--images {affordable}", "what the minutes allow", "docs/results/random-start.md")
 
 

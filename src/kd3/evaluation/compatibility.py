@@ -25,6 +25,7 @@ from kd3.config.records import places
 from kd3.evaluation.shift_statistics import BatchNormWatch, summed_up
 from kd3.models.batch_norms import moments_of, remembering_norms
 from kd3.models.calling import copy_of
+from kd3.models.costs import SMALL_SIDE
 from kd3.models.preprocessing import Normalisation
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
@@ -216,7 +217,6 @@ def _read(teacher: Teacher, normalised: Tensor, setting: str) -> Reading:
 
 
 CHECKED_IMAGES = 256  # images
-SMALL_SIDE = 64  # pixels
 TRIED = 4  # images
 
 

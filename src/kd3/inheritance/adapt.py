@@ -38,7 +38,7 @@ class Judged:
     @property
     def least(self) -> float:
         """The mean distance of the best share."""
-        return min(self.divergence)
+        return self.divergence[self.shares.index(self.choose())]
 
     @property
     def agreement(self) -> list[float]:

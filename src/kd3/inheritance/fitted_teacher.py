@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from kd3.models.batch_norms import LayerStatistics, blended, counted, mean_distance, remembered, remembering_norms
+from kd3.models.costs import SMALL_SIDE
 from kd3.models.head import evaluating, probe_images
 from kd3.models.teacher import Teacher
 from kd3.runtime import console
@@ -30,7 +31,7 @@ from kd3.scoring.teacher_cache import name_for
 from kd3.selection.rules import is_mixture, outlying
 
 # Images of a pool to decide whether it is a mixture; fewer if their sides are longer, since a pass costs more.
-ASKED_IMAGES, ASKED_LARGE, SMALL_SIDE = 1000, 256, 64
+ASKED_IMAGES, ASKED_LARGE = 1000, 256
 
 
 def typicality(

@@ -12,14 +12,14 @@ from kd3.inheritance.depth import Blocks, Rule, blocks_to_drop, measured_blocks
 from kd3.inheritance.plan import Inheritance, Part
 from kd3.inheritance.width import CannotNarrow, narrowed
 from kd3.models.calling import copy_of
-from kd3.models.costs import multiply_adds
+from kd3.models.costs import SMALL_SIDE, multiply_adds
 from kd3.models.head import as_logits, evaluating
 from kd3.models.shrunk import shrink
 from kd3.models.teacher import Teacher
 from kd3.runtime.errors import KD3Error
 
 PROBED = 2  # images
-MEASURED, MEASURED_LARGE, SMALL_SIDE = 32, 8, 64  # images for measuring blocks
+MEASURED, MEASURED_LARGE = 32, 8  # images for measuring blocks
 
 
 def plan_shrinking(

@@ -172,9 +172,7 @@ def _cause(problem: BaseException) -> str:
 STEPS = 20
 SECONDS = 20.0  # no step begins after these
 WARM_UP = 2  # uncounted steps
-MOST_OF_LARGE = (
-    16  # images above SMALL_SIDE in a measured step on a CPU, whose time for an image no longer depends on it
-)
+MOST_OF_LARGE = 16  # images above SMALL_SIDE in a measured step on a CPU; more take as long each
 
 
 @dataclass(frozen=True)

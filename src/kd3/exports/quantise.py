@@ -15,7 +15,6 @@ from kd3.exports.comparison import agreement, in_batches
 from kd3.exports.formats import run_onnx
 from kd3.runtime.errors import KD3Error
 
-WEIGHTED = ("Conv", "Gemm", "MatMul")
 CALIBRATION_BATCH = 32
 
 
@@ -24,14 +23,14 @@ class Variant:
     """A way to quantise a network to 8 bits."""
 
     per_channel: bool  # a scale for each output channel of a layer's weights, or one for all
-    ends: bool  # the first and the last layer too
+    seven_bits: bool  # weights in seven bits: products of 8-bit ones overflow on processors without VNNI
 
     def __str__(self) -> str:
         scales = "per channel" if self.per_channel else "per tensor"
-        return f"{scales}, {'all layers' if self.ends else 'first and last layer in float'}"
+        return f"{scales}, weights in {7 if self.seven_bits else 8} bits"
 
 
-VARIANTS = tuple(Variant(per_channel, ends) for per_channel in (True, False) for ends in (False, True))
+VARIANTS = tuple(Variant(per_channel, seven_bits) for per_channel in (True, False) for seven_bits in (False, True))
 
 
 @dataclass(frozen=True)
@@ -74,13 +73,9 @@ def write_variant(model: Path, path: Path, variant: Variant, calibrating: Tensor
         KD3Error: onnxruntime's quantisation is missing or fails.
     """
     try:
-        import onnx
         from onnxruntime import quantization
     except ImportError as problem:
         raise KD3Error(f"8 bits need {problem.name}, which is not installed: pip install 'kd3[export]'") from None
-    graph = onnx.load(str(model)).graph
-    weighted = [node.name for node in graph.node if node.op_type in WEIGHTED]
-    left_out = [] if variant.ends else [weighted[0], weighted[-1]]
     quiet = logging.getLogger()
     level = quiet.level
     quiet.setLevel(logging.ERROR)  # its hints concern preprocessing already done at export
@@ -95,7 +90,7 @@ def write_variant(model: Path, path: Path, variant: Variant, calibrating: Tensor
                 per_channel=variant.per_channel,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
-                nodes_to_exclude=left_out,
+                reduce_range=variant.seven_bits,
             )
     except Exception as problem:  # onnx and onnxruntime raise many kinds
         first = str(problem).splitlines()[0] if str(problem) else ""

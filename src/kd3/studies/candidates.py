@@ -158,7 +158,7 @@ def _write(network: nn.Module, floats: Path, bits: Path, images: Tensor) -> None
     network = fold(network, foldable(network, images.shape[-1]))
     with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):  # on a failure torch prints whole graphs
         write_onnx(Source(network, floats.parent, {}, images[:2]), floats)
-        write_variant(floats, bits, VARIANTS[1], images)
+        write_variant(floats, bits, VARIANTS[0], images)
 
 
 def _cause(problem: BaseException) -> str:

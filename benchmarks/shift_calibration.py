@@ -2,8 +2,8 @@
 
 Reads results.json files of studies and `docs/results/shift/measured.json` (accuracies of teachers, sizes of pools,
 distances that no study measured) and fits the curve of `kd3.evaluation.shift_verdict`. A point is a pool at a budget
-with the mean accuracy of KD3's default, which is the first KD3 row of a file; rows with other options are left out.
-Each pool is then left out in turn and foretold from the others: a table on standard output.
+with the mean accuracy of KD3's default, after recall: of a file's KD3 runs those with the settings that most of them
+share. Each pool is then left out in turn and foretold from the others: a table on standard output.
 """
 
 from __future__ import annotations
@@ -22,12 +22,17 @@ from scipy.optimize import nnls
 from kd3.evaluation.shift_verdict import Calibration, evenness, forecast
 from kd3.runtime.errors import KD3Error
 
-STUDIES = ("type", "severity", "amount", "schedule", "table1", "long")
-RESULTS = [Path(f"docs/results/random-start/{name}.json") for name in (*STUDIES, "second-pair")]
+RESULTS = [
+    Path("docs/results/inherit-fit-recall/results.json"),
+    Path("docs/results/table1/results-200k.json"),
+    Path("docs/results/shift/near-and-far.json"),
+    Path("docs/results/shift/styles.json"),
+]
 MEASURED = Path("docs/results/shift/measured.json")
 OUT = Path("src/kd3/evaluation/calibration.json")
-# Settings that may differ from a file's first KD3 row: budget and pool.
+# Settings that may differ among the runs of one default: budget and pool.
 AMOUNT = ("images", "epochs", "share", "fixed_views", "evals", "looks", "holdout", "batch_norm", "compile_teacher")
+SAME = ("student", "student_args", "init", "teacher_statistics", "recall")
 TENTHS = (10, 90)  # percentiles that bound the range
 NO_SPREAD = (1.0, 1.0)
 HEADS = "| pool | its images | fixed views | trained on | distance | effective classes | reached | foretold | range |"
@@ -69,12 +74,14 @@ def points(paths: list[Path], measured: dict[str, Any]) -> list[Point]:
                 distances[run["run"]["teacher"], run["run"]["pool"]] = values["distances"][run["pool"]]
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for path, values in zip(paths, files, strict=True):
-        runs = [run for run in values["runs"] if run["method"] == "kd3" and run["accuracy_at_end"] is not None]
+        runs = [run for run in values["runs"] if run["method"] == "kd3" and run["accuracy"] is not None]
         if not runs:
             raise KD3Error(f"{path} tells of no run of KD3")
+        settings = [run["run"] for run in runs]
+        default = max(settings, key=lambda one: sum(_alike(one, other) for other in settings))
         for run in runs:
             made = run["run"]
-            if _alike(made, runs[0]["run"]) and (made["teacher"], made["pool"]) in distances:
+            if _alike(made, default) and (made["teacher"], made["pool"]) in distances:
                 key = made["teacher"], made["pool"], run["images"], made["train"].get("share", 1.0), _views(made)
                 groups.setdefault(key, []).append(run)
     found = [_point(key, runs, distances, measured) for key, runs in groups.items()]
@@ -85,6 +92,8 @@ def points(paths: list[Path], measured: dict[str, Any]) -> list[Point]:
 
 def _alike(made: dict[str, Any], first: dict[str, Any]) -> bool:
     """Return whether settings are equal except for amounts; a setting only in newer runs had its default before."""
+    if any(name in made and name in first and made[name] != first[name] for name in SAME):
+        return False
     for group in ("options", "train"):
         common = made[group].keys() & first[group].keys() - set(AMOUNT)
         if any(made[group][name] != first[group][name] for name in common):
@@ -102,7 +111,7 @@ def _point(
     teacher, content, trained, share, fixed_views = key
     held = measured["images"].get(content, measured["images_of_others"])
     # A seed may occur in two studies.
-    accuracies = {run["seed"]: run["accuracy_at_end"] for run in runs}
+    accuracies = {run["seed"]: run["accuracy"] for run in runs}
     return Point(
         pool=runs[0]["pool"],
         content=content,

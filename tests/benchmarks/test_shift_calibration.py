@@ -19,14 +19,17 @@ def importable(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
 
 
-def one_run(place, *, seed=0, options=None, off=0.0):
+def one_run(place, *, seed=0, options=None, off=0.0, init="inherit"):
     trained = 50_000 if place % 2 else 100_000
     trained_on = 0.9 * (SMALL if place % 3 else LARGE) if place % 3 else LARGE - 1000
     loss = 3 * (DISTANCES[place] - 0.02) + 0.2 * math.log(10 / CLASSES[place]) + 5000 / trained + 40 / trained_on
     return {
         "row": "r", "method": "kd3", "pool": f"pool{place}", "seed": seed, "images": trained,
-        "accuracy_at_end": 80 * math.exp(-loss) + off,
-        "run": {"teacher": TEACHER, "pool": f"content{place}", "options": options or {"a": 1}, "train": {"images": 9}},
+        "accuracy": 80 * math.exp(-loss) + off,
+        "run": {
+            "teacher": TEACHER, "pool": f"content{place}", "init": init, "options": options or {"a": 1},
+            "train": {"images": 9},
+        },
     }  # fmt: skip
 
 
@@ -56,13 +59,14 @@ def test_the_curve_that_runs_were_made_from_is_found_and_foretells_left_out_pool
     assert all(said == pytest.approx(point.accuracy, abs=1e-4) for point, said in tested)
 
 
-def test_seeds_are_averaged_and_rows_with_other_options_left_out(tmp_path):
+def test_seeds_are_averaged_and_rows_with_other_settings_left_out(tmp_path):
     from benchmarks.shift_calibration import points
 
     runs = [one_run(place) for place in range(len(DISTANCES))]
-    extra = [one_run(4, seed=1, off=8.0), one_run(4, seed=2, options={"a": 2}, off=-30)]
+    others = [one_run(4, seed=2, options={"a": 2}, off=-30), one_run(4, seed=3, init="random", off=-30)]
+    extra = [one_run(4, seed=1, off=8.0), *others]
     plain = {point.pool: point for point in points(*files(tmp_path, runs))}
-    more = {point.pool: point for point in points(*files(tmp_path, [*runs, *extra]))}
+    more = {point.pool: point for point in points(*files(tmp_path, [*extra, *runs]))}
     assert more["pool4"].seeds == 2
     assert more["pool4"].accuracy == pytest.approx(plain["pool4"].accuracy + 0.05)
 

@@ -81,10 +81,10 @@ def test_a_run_writes_a_dated_page_and_its_numbers(tmp_path):
     page, values = (next(tmp_path.glob(f"*{suffix}")) for suffix in (".md", ".json"))
     assert done.stdout.strip() == page.read_text().strip()
     assert "| torch imported by kd3 --help | 0 | at most 0 | yes |" in done.stdout
-    told = json.loads(values.read_text())
-    assert told["machine"]["torch"] == torch.__version__
-    assert told["results"]["startup"]["kd3 --help"]["torch"] is False
-    assert page.stem == told["machine"]["date"].replace(":", "")[:17]
+    results = json.loads(values.read_text())
+    assert results["machine"]["torch"] == torch.__version__
+    assert results["results"]["startup"]["kd3 --help"]["torch"] is False
+    assert page.stem == results["machine"]["date"].replace(":", "")[:17]
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_every_group_runs(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(next(tmp_path.glob("*.json")).read_text())
-    assert set(told["results"]) == {
+    results = json.loads(next(tmp_path.glob("*.json")).read_text())
+    assert set(results["results"]) == {
         "startup", "step", "scoring", "epoch", "evaluation", "ingest", "memory", "scaling",
     }  # fmt: skip

@@ -52,9 +52,9 @@ def cascaded(trained, camera, tmp_path_factory):
 
 
 def test_the_record_lies_with_the_student_and_the_curve_beside_it(cascaded):
-    run, told = cascaded
+    run, record = cascaded
     student = json.loads((run / "student" / "config.json").read_text())["cascade"]
-    assert {student[name] == told[name] for name in student} == {True}
+    assert {student[name] == record[name] for name in student} == {True}
     assert (student["agreement"], student["confidence"], student["images"]) == (85, 80, 200)
     assert {one["agreement"] for one in student["thresholds"]} == {85, 95, 98, 99}
     chosen = next(one for one in student["thresholds"] if one["agreement"] == 85)
@@ -67,30 +67,30 @@ def test_the_record_lies_with_the_student_and_the_curve_beside_it(cascaded):
 
 def test_what_it_says_can_be_counted_again(cascaded, camera, teacher):
     """Agreement and share, from both networks' predictions, picture by picture."""
-    run, told = cascaded
+    run, record = cascaded
     theirs = {name: best[0][0] for name, best in kd3.predict(teacher, camera).images}
     own = kd3.predict(run, camera)
     asked = np.array(own.escalate)
     same = np.array([best[0][0] == theirs[name] for name, best in own.images])
-    chosen = next(one for one in told["thresholds"] if one["agreement"] == 85)
+    chosen = next(one for one in record["thresholds"] if one["agreement"] == 85)
     assert 100 * asked.mean() == pytest.approx(chosen["escalated"], abs=0.51)
     assert 100 * (same | asked).mean() == pytest.approx(chosen["reached"], abs=0.51)
-    assert told["agreement_alone"] == pytest.approx(100 * same.mean(), abs=0.51)
+    assert record["agreement_alone"] == pytest.approx(100 * same.mean(), abs=0.51)
 
 
 def test_predict_scales_probabilities_and_marks_what_to_escalate(cascaded, trained, camera):
-    run, told = cascaded
+    run, record = cascaded
     student = kd3.load_student(run)
-    assert (student.temperature, student.threshold) == (told["temperature"], told["threshold"])
+    assert (student.temperature, student.threshold) == (record["temperature"], record["threshold"])
     before, now = (json.loads(here("predict", one, camera, "--top", 3, "--json").stdout) for one in (trained, run))
     assert "escalate" not in before["images"][0]
     assert {one["escalate"] for one in now["images"]} == {True, False}
     for old, new in zip(before["images"], now["images"], strict=True):
         logits = torch.tensor([one["probability"] for one in old["classes"]]).log()
-        expected = (logits / told["temperature"]).softmax(0)
+        expected = (logits / record["temperature"]).softmax(0)
         assert [one["probability"] for one in new["classes"]] == pytest.approx(expected.tolist(), rel=1e-3, abs=1e-6)
         margin = float(margins(logits[None]))
-        assert new["escalate"] == (margin < told["threshold"]) or abs(margin - told["threshold"]) < 1e-3
+        assert new["escalate"] == (margin < record["threshold"]) or abs(margin - record["threshold"]) < 1e-3
     text = here("predict", run, camera).stdout.splitlines()
     marked = ["escalate: ask the teacher" in line for line in text]
     assert marked == [one["escalate"] for one in now["images"]]
@@ -99,11 +99,11 @@ def test_predict_scales_probabilities_and_marks_what_to_escalate(cascaded, train
 def test_the_export_carries_both_and_its_script_says_the_same(cascaded, camera, tmp_path):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    run, told = cascaded
+    run, record = cascaded
     kd3.export(run, tmp_path / "ship", images=str(camera), check_images=40)
     metadata = {one.key: one.value for one in onnx.load(tmp_path / "ship" / "student.onnx").metadata_props}
-    assert json.loads(metadata["threshold"]) == told["threshold"]
-    assert json.loads(metadata["temperature"]) == told["temperature"]
+    assert json.loads(metadata["threshold"]) == record["threshold"]
+    assert json.loads(metadata["temperature"]) == record["temperature"]
     files = sorted(map(str, camera.iterdir()))[:40]
     script = [sys.executable, "-I", tmp_path / "ship" / "predict.py"]
     done = subprocess.run([*script, "--json", *files], capture_output=True, text=True, timeout=120, check=True)
@@ -194,17 +194,17 @@ def test_evaluate_says_what_the_cascade_reaches_and_writes_a_page(cascaded, labe
         "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    lost = told["lost"]
-    assert lost["total"]["teacher"]["value"] == pytest.approx(told["teacher_top1"])
-    assert lost["total"]["difference"]["value"] == pytest.approx(told["difference"])
-    assert lost["total"]["only_student"] - lost["total"]["only_teacher"] == round(told["difference"] * 24 / 100)
+    record = json.loads(done.stdout)
+    lost = record["lost"]
+    assert lost["total"]["teacher"]["value"] == pytest.approx(record["teacher_top1"])
+    assert lost["total"]["difference"]["value"] == pytest.approx(record["difference"])
+    assert lost["total"]["only_student"] - lost["total"]["only_teacher"] == round(record["difference"] * 24 / 100)
     assert [one["name"] for one in lost["classes"]] == ["cat", "dog", "ship"]
     assert sum(one["only_teacher"] for one in lost["classes"]) == lost["total"]["only_teacher"]
     assert {"teacher", "student", "student as trained"} == lost["calibration_error"].keys()
-    assert told["calibration_error"] == pytest.approx(lost["calibration_error"]["student"])
+    assert record["calibration_error"] == pytest.approx(lost["calibration_error"]["student"])
     reached = {one["promised"]: one for one in lost["cascade"]}
-    assert reached[85]["agreement"]["value"] >= told["agreement"]
+    assert reached[85]["agreement"]["value"] >= record["agreement"]
     page = (tmp_path / "lost.html").read_text()
     for words in ("What was lost", "only the teacher is right", "as sure as right", "The cascade on these"):
         assert words in page

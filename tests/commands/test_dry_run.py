@@ -41,17 +41,17 @@ def test_it_tells_of_the_run_and_leaves_everything_as_it_was(home):
 
 def test_json_says_the_same_and_holds_every_setting(home):
     before = all_below(home)
-    told = json.loads(rehearsed(home, "--json", "--quiet", "--method", "kd").stdout)
+    record = json.loads(rehearsed(home, "--json", "--quiet", "--method", "kd").stdout)
     assert all_below(home) == before
-    assert (told["budget"]["steps"], told["pool"]["training"], told["pool"]["held_out"]) == (10, 108, 12)
-    assert told["student"] == {"arch": "kd3:resnet8", "parameters": 74835, "init": "random", "inherited": 0.0}
-    assert told["settings"]["recall"] == "off"  # of method kd: resolved, not "default"
-    assert [place["path"] for place in told["writes"]] == ["runs/a", "pool/teacher_logits"]
-    assert told["memory"]["total"] > told["memory"]["step"] > 0
+    assert (record["budget"]["steps"], record["pool"]["training"], record["pool"]["held_out"]) == (10, 108, 12)
+    assert record["student"] == {"arch": "kd3:resnet8", "parameters": 74835, "init": "random", "inherited": 0.0}
+    assert record["settings"]["recall"] == "off"  # of method kd: resolved, not "default"
+    assert [place["path"] for place in record["writes"]] == ["runs/a", "pool/teacher_logits"]
+    assert record["memory"]["total"] > record["memory"]["step"] > 0
 
 
 def test_the_run_that_follows_is_the_one_that_was_told_of(home):
-    told = kd3.distill(
+    record = kd3.distill(
         home / "teacher" / "teacher.yaml",
         "kd3:resnet8",
         home / "pool",
@@ -74,10 +74,10 @@ def test_the_run_that_follows_is_the_one_that_was_told_of(home):
         device="cpu",
         precision="32",
     )
-    assert (run.summary["steps"], run.summary["init"]) == (told["budget"]["steps"], told["student"]["init"])
-    assert run.summary["inherited"] == told["student"]["inherited"]
+    assert (run.summary["steps"], run.summary["init"]) == (record["budget"]["steps"], record["student"]["init"])
+    assert run.summary["inherited"] == record["student"]["inherited"]
     written = sum(path.stat().st_size for path in (home / "run").rglob("*") if path.suffix in (".safetensors", ".pt"))
-    assert 0.5 < written / told["writes"][0]["bytes"] < 1.5
+    assert 0.5 < written / record["writes"][0]["bytes"] < 1.5
 
 
 def test_more_images_a_step_take_more_memory_in_proportion(home):

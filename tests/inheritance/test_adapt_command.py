@@ -68,10 +68,10 @@ def test_a_finished_run_gets_a_student_with_recalled_statistics(run, whole_share
     before = weights(run / "student")
     done = here("adapt", run, "--count", 40, "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert (told["kind"], told["images"], told["share"]) == ("recalled", 40, 1.0)
-    assert told["gap_after"] < told["gap_before"]
-    assert len(told["positions"]) == len(told["keys"]) == 40
+    record = json.loads(done.stdout)
+    assert (record["kind"], record["images"], record["share"]) == ("recalled", 40, 1.0)
+    assert record["gap_after"] < record["gap_before"]
+    assert len(record["positions"]) == len(record["keys"]) == 40
     after, files = weights(run / "student"), contents(run / "student")
     changed = {name for name in after if not torch.equal(after[name], before[name])}
     assert changed
@@ -224,10 +224,10 @@ def test_distill_recalls_by_itself_and_tells_of_it(
     out = tmp_path / "run"
     done = distil(teacher_file, pool_folder, out, "--recall", 40, "--eval-data", labelled, "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)["recall"]
-    assert told["images"] == 40
-    assert told["accuracy_before"] is not None
-    assert told["accuracy_after"] is not None
+    record = json.loads(done.stdout)["recall"]
+    assert record["images"] == 40
+    assert record["accuracy_before"] is not None
+    assert record["accuracy_after"] is not None
     assert same(weights(out / "student-as-trained"), weights(plain_run / "student"))
     adapted = weights(plain_run / "student")
     shutil.copytree(plain_run, tmp_path / "later")

@@ -1,4 +1,4 @@
-"""Architectures by name, by file and by package; every mistake is told in a sentence."""
+"""Architectures by name, by file and by package; each mistake gets a sentence."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_bare_state_dict_in_every_format(tmp_path: Path, trained: dict[str, Tens
 
 
 @pytest.mark.parametrize(
-    ("wrap", "told"),
+    ("wrap", "message"),
     [
         (lambda s: {"state_dict": s, "best_prec1": 93.4}, "under 'state_dict'"),
         (lambda s: {"model": s, "epoch": 3}, "under 'model'"),
@@ -101,9 +101,9 @@ def test_bare_state_dict_in_every_format(tmp_path: Path, trained: dict[str, Tens
         ),
     ],
 )
-def test_wrappers_and_prefixes(tmp_path: Path, trained: dict[str, Tensor], wrap: Any, told: str) -> None:
+def test_wrappers_and_prefixes(tmp_path: Path, trained: dict[str, Tensor], wrap: Any, message: str) -> None:
     network = Net()
-    assert load(save(wrap(trained), tmp_path), network) == f"loaded 8 tensors from weights.pt ({told})"
+    assert load(save(wrap(trained), tmp_path), network) == f"loaded 8 tensors from weights.pt ({message})"
     assert all(torch.equal(tensor, trained[name]) for name, tensor in network.state_dict().items())
 
 
@@ -124,8 +124,8 @@ def test_other_words_for_shortcut_and_classifier(tmp_path: Path) -> None:
         name.replace("shortcut", "downsample").replace("linear", "fc"): tensor
         for name, tensor in network.state_dict().items()
     }
-    told = load(save(state, tmp_path), build_by_name("resnet8", num_classes=10, shortcut="B"))
-    assert told.endswith("('fc' taken for 'linear'; 'downsample' taken for 'shortcut')")
+    message = load(save(state, tmp_path), build_by_name("resnet8", num_classes=10, shortcut="B"))
+    assert message.endswith("('fc' taken for 'linear'; 'downsample' taken for 'shortcut')")
 
 
 def test_words_are_not_exchanged_where_it_is_ambiguous(tmp_path: Path, trained: dict[str, Tensor]) -> None:
@@ -144,9 +144,9 @@ def test_words_are_not_exchanged_where_it_is_ambiguous(tmp_path: Path, trained: 
     ],
 )
 def test_public_checkpoints_load(shared_data: Path, file: str, arch: str, tensors: int) -> None:
-    told = load(shared_data / "teacher" / file, build_by_name(arch, num_classes=10))
+    message = load(shared_data / "teacher" / file, build_by_name(arch, num_classes=10))
     prefix = "; prefix 'module.' removed" if file.endswith(".th") else ""
-    assert told == f"loaded {tensors} tensors from {file} (under 'state_dict'{prefix})"
+    assert message == f"loaded {tensors} tensors from {file} (under 'state_dict'{prefix})"
 
 
 def test_missing_and_left_over_are_counted_and_named(tmp_path: Path, trained: dict[str, Tensor]) -> None:
@@ -197,8 +197,8 @@ def test_a_trusted_pickle_may_hold_a_network_and_more(tmp_path: Path) -> None:
     for content in (trained, {"model": trained, "args": argparse.Namespace(lr=1)}):
         torch.save(content, tmp_path / "w.pt")
         fresh = Net()
-        told = load_weights(fresh, tmp_path / "w.pt", where="teacher.yaml", trusted=True)
-        assert "of a pickled Net" in told
+        message = load_weights(fresh, tmp_path / "w.pt", where="teacher.yaml", trusted=True)
+        assert "of a pickled Net" in message
         for name, value in trained.state_dict().items():
             assert torch.equal(fresh.state_dict()[name], value)
 

@@ -57,7 +57,7 @@ def test_what_is_left_unread_runs_nothing(tmp_path, trained) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrap", "told"),
+    ("wrap", "message"),
     [
         (lambda s: {**prefixed(s, "classifier_net."), "crit.pos_weight": torch.ones(3)}, "'classifier_net.' removed"),
         (
@@ -75,9 +75,9 @@ def test_what_is_left_unread_runs_nothing(tmp_path, trained) -> None:
         ),
     ],
 )
-def test_what_training_leaves_around_the_names(tmp_path, trained, wrap, told) -> None:
+def test_what_training_leaves_around_the_names(tmp_path, trained, wrap, message) -> None:
     network = Net()
-    assert told in load(save(wrap(trained), tmp_path), network)
+    assert message in load(save(wrap(trained), tmp_path), network)
     assert all(torch.equal(tensor, trained[name]) for name, tensor in network.state_dict().items())
 
 
@@ -126,8 +126,8 @@ def test_names_of_another_public_collection(tmp_path, name) -> None:
     network = build_by_name(name, num_classes=100)
     state = {sequenced(old).replace("linear", "fc"): value for old, value in network.state_dict().items()}
     assert "conv5_x.0.residual_function.3.weight" in state
-    told = load(save(prefixed(state, "module."), tmp_path), build_by_name(name, num_classes=100))
-    assert "names of weiaicunzai/pytorch-cifar100 taken for the zoo's; 'fc' taken for 'linear'" in told
+    message = load(save(prefixed(state, "module."), tmp_path), build_by_name(name, num_classes=100))
+    assert "names of weiaicunzai/pytorch-cifar100 taken for the zoo's; 'fc' taken for 'linear'" in message
 
 
 def test_projections_for_padded_shortcuts_name_the_argument(tmp_path) -> None:

@@ -62,9 +62,9 @@ def test_a_selection_without_thresholds_is_told_without_them():
          "thresholds": None}
         for number in range(2)
     ]  # fmt: skip
-    told = selection(SimpleNamespace(selections=rounds, classes=["cat", "dog"]))
-    assert [row[-2:] for row in told["rows"]] == [["–", "–"]] * 2
-    assert len(told["charts"]) == 1
+    section = selection(SimpleNamespace(selections=rounds, classes=["cat", "dog"]))
+    assert [row[-2:] for row in section["rows"]] == [["–", "–"]] * 2
+    assert len(section["charts"]) == 1
 
 
 class References(HTMLParser):

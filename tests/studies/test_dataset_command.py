@@ -146,9 +146,9 @@ def test_the_same_command_again_has_nothing_to_do_and_another_name_is_refused(do
 
 @pytest.mark.parametrize("name", [name for name in DATASETS if any(file.md5 for file in DATASETS[name].files)])
 def test_a_file_with_another_checksum_is_refused(name, downloads, tmp_path):
-    told = refused(dataset(name, downloads, "--out", tmp_path / "a"), tmp_path / "a")
-    assert "is not the published file: its MD5 is" in told
-    assert "--no-check takes files as they are" in told
+    message = refused(dataset(name, downloads, "--out", tmp_path / "a"), tmp_path / "a")
+    assert "is not the published file: its MD5 is" in message
+    assert "--no-check takes files as they are" in message
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "cinic10", "tinyimagenet", "imagenet32"])
@@ -165,23 +165,23 @@ def test_half_an_idx_file_is_refused(downloads, tmp_path):
     folder = made.mnist(tmp_path / "half")
     images = folder / "t10k-images-idx3-ubyte.gz"
     images.write_bytes(images.read_bytes()[:2000])
-    told = refused(dataset("mnist", folder, "--out", tmp_path / "a", "--no-check"), tmp_path / "a")
-    assert "half is damaged" in told
+    message = refused(dataset("mnist", folder, "--out", tmp_path / "a", "--no-check"), tmp_path / "a")
+    assert "half is damaged" in message
 
 
 def test_half_a_pickle_is_refused(tmp_path):
     path = made.authors_pickle(tmp_path / "I32.pkl")
     path.write_bytes(path.read_bytes()[:100_000])
-    told = refused(dataset("imagenet32", path, "--out", tmp_path / "a"), tmp_path / "a")
-    assert "archive damaged" in told
+    message = refused(dataset("imagenet32", path, "--out", tmp_path / "a"), tmp_path / "a")
+    assert "archive damaged" in message
 
 
 def test_a_damaged_member_of_a_zip_is_refused(downloads, tmp_path):
     data = bytearray((downloads / "Imagenet32_train.zip").read_bytes())
     data[5000:5040] = bytes(40)
     (tmp_path / "Imagenet32_train.zip").write_bytes(data)
-    told = refused(dataset("imagenet32", tmp_path, "--out", tmp_path / "out/a"), tmp_path / "out" / "a")
-    assert "Imagenet32_train.zip is damaged" in told
+    message = refused(dataset("imagenet32", tmp_path, "--out", tmp_path / "out/a"), tmp_path / "out" / "a")
+    assert "Imagenet32_train.zip is damaged" in message
 
 
 @pytest.mark.parametrize("name", ["cinic10", "imagenet32"])
@@ -189,12 +189,12 @@ def test_missing_images_are_noticed_by_their_number(name, downloads, tmp_path, m
     files = tuple(replace(file, md5=None) for file in DATASETS[name].files)
     few = replace(DATASETS[name], files=files, train=DATASETS[name].train // 1000)
     monkeypatch.setattr(kd3.studies.datasets, "DATASETS", {name: few})
-    told = refused(dataset(name, downloads, "--out", tmp_path / "a"), tmp_path / "a")
-    assert f"is not whole: {'20 of 90 train' if name == 'cinic10' else '120 of 1,281'} images" in told
+    message = refused(dataset(name, downloads, "--out", tmp_path / "a"), tmp_path / "a")
+    assert f"is not whole: {'20 of 90 train' if name == 'cinic10' else '120 of 1,281'} images" in message
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["cifar11", "."], "unknown data set 'cifar11'; did you mean 'cifar10'"),
         (["cifar10", "nowhere"], "nowhere does not exist; put cifar-10-python.tar.gz there, or add --download"),
@@ -206,18 +206,18 @@ def test_missing_images_are_noticed_by_their_number(name, downloads, tmp_path, m
         (["cifar10", ".", "--limit", "9"], "limit is for a crawl"),
     ],
 )
-def test_what_is_no_such_data_set_is_one_sentence(words, told, tmp_path, monkeypatch):
+def test_what_is_no_such_data_set_is_one_sentence(words, message, tmp_path, monkeypatch):
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    assert told in refused(dataset(*words, "--out", tmp_path / "a", "--no-check"), tmp_path / "a")
+    assert message in refused(dataset(*words, "--out", tmp_path / "a", "--no-check"), tmp_path / "a")
 
 
 def test_too_little_room_is_told_before_a_byte_is_written(downloads, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**12, 10**12 - 10**8, 10**8))
-    told = refused(dataset("cifar10", tmp_path / "d", "--download", "--out", tmp_path / "a"), tmp_path / "a")
-    assert "CIFAR-10 takes about 0.5 GB, and the disk of" in told
-    assert told.endswith("has 0.1 GB free")
+    message = refused(dataset("cifar10", tmp_path / "d", "--download", "--out", tmp_path / "a"), tmp_path / "a")
+    assert "CIFAR-10 takes about 0.5 GB, and the disk of" in message
+    assert message.endswith("has 0.1 GB free")
     assert not (tmp_path / "d").exists()
 
 
@@ -253,8 +253,8 @@ def test_a_download_that_is_another_file_is_removed(published, tmp_path):
     *_, tiny, monkeypatch = published
     other = replace(tiny, files=(replace(tiny.files[0], md5="0" * 32),))
     monkeypatch.setattr(kd3.studies.datasets, "DATASETS", {"cifar100": other})
-    told = refused(dataset("cifar100", tmp_path / "d", "--download", "--out", tmp_path / "a"), tmp_path / "a")
-    assert "is not the published file" in told
+    message = refused(dataset("cifar100", tmp_path / "d", "--download", "--out", tmp_path / "a"), tmp_path / "a")
+    assert "is not the published file" in message
     assert not list((tmp_path / "d").iterdir())
 
 
@@ -262,5 +262,5 @@ def test_a_server_without_the_file_is_one_sentence(published, tmp_path):
     server, *_, tiny, monkeypatch = published
     gone = replace(tiny, files=(Published(f"{server.url}/gone.tar.gz"),))
     monkeypatch.setattr(kd3.studies.datasets, "DATASETS", {"cifar100": gone})
-    told = refused(dataset("cifar100", tmp_path / "d", "--download", "--out", tmp_path / "a"), tmp_path / "a")
-    assert "gone.tar.gz cannot be fetched: it does not exist; the same command goes on from what is there" in told
+    message = refused(dataset("cifar100", tmp_path / "d", "--download", "--out", tmp_path / "a"), tmp_path / "a")
+    assert "gone.tar.gz cannot be fetched: it does not exist; the same command goes on from what is there" in message

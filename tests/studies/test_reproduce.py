@@ -95,15 +95,15 @@ def test_a_plan_tells_runs_images_hours_and_disk_and_writes_nothing(data, tmp_pa
     words = ["--only", "mnist", "--plan", "--rows", "KD3;bound: original labels"]
     done = reproduce("table1", data, tmp_path / "out", *words, "--budget", "paper", "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    (pair,) = told["pairs"]
+    printed = json.loads(done.stdout)
+    (pair,) = printed["pairs"]
     rows = {row["row"]: row for row in pair["rows"]}
     assert (rows["KD3"]["runs"], rows["KD3"]["images"]) == (3, 240 * 120)
     assert rows["bound: original labels"]["images"] == 240 * 40
     assert rows["KD3"]["hours"] > rows["bound: original labels"]["hours"] > 0
     assert pair["teacher_hours"] > 0
-    assert told["runs"] == 6
-    assert set(told["disk"]) == {"runs", "teachers' logits"}
+    assert printed["runs"] == 6
+    assert set(printed["disk"]) == {"runs", "teachers' logits"}
     assert not (tmp_path / "out").exists()
     other = ["--crawl", data / "cifar10" / "pool"]
     plan_of = json.loads(
@@ -133,7 +133,7 @@ def test_every_row_of_every_study_takes_its_steps(table, budget, tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--only", "cifar99"], "unknown pair of table1 'cifar99'"),
         (["--device", "cuda:7"], "device 'cuda:7'"),
@@ -142,10 +142,10 @@ def test_every_row_of_every_study_takes_its_steps(table, budget, tmp_path, monke
         (["--data", "nowhere"], "holds no data set; make it by: kd3 dataset mnist FILES --out nowhere/mnist"),
     ],
 )
-def test_what_is_missing_or_unknown_is_one_sentence(words, told, data, tmp_path):
+def test_what_is_missing_or_unknown_is_one_sentence(words, message, data, tmp_path):
     done = reproduce("table1", data, tmp_path / "out", *words)
     assert done.returncode == 2
-    assert told in " ".join(done.stderr.split())
+    assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
 

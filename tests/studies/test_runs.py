@@ -63,10 +63,10 @@ def calls(layout):
 
 
 def take(layout, cells, **options):
-    told = []
-    values = {"devices": ["auto"], "jobs": 1, "finished": told.append, **options}
+    finished = []
+    values = {"devices": ["auto"], "jobs": 1, "finished": finished.append, **options}
     failures = run_all(layout, list(pending(layout, [(c, settings(seed=c.seed)) for c in cells])), **values)
-    return [c.name for c in told], failures
+    return [c.name for c in finished], failures
 
 
 def test_finished_runs_are_never_repeated(layout):
@@ -77,8 +77,8 @@ def test_finished_runs_are_never_repeated(layout):
 
 
 def test_a_failed_run_costs_itself_alone(layout):
-    told, failures = take(layout, [cell("bad one"), cell("a")])
-    assert told == ["a-seed0"]
+    finished, failures = take(layout, [cell("bad one"), cell("a")])
+    assert finished == ["a-seed0"]
     assert [failure.cell.row for failure in failures] == ["bad one"]
     assert "this one cannot work" in failures[0].why
     assert "status 2" in failures[0].why
@@ -96,8 +96,8 @@ def test_an_interrupted_run_stops_the_study_and_is_resumed_the_next_time(layout)
 def test_several_run_at_a_time_on_devices_that_take_turns(layout):
     cells = [cell(name) for name in "abcd"]
     start = time.monotonic()
-    told, _ = take(layout, cells, devices=["cpu", "cuda:1"], jobs=4)
-    assert sorted(told) == [f"{name}-seed0" for name in "abcd"]
+    finished, _ = take(layout, cells, devices=["cpu", "cuda:1"], jobs=4)
+    assert sorted(finished) == [f"{name}-seed0" for name in "abcd"]
     starts = [call["start"] for call in calls(layout)]
     assert max(starts) - min(starts) < 0.4 * 3  # one after the other would be at least that
     devices = [yaml.safe_load(layout.config(c).read_text())["device"] for c in cells]

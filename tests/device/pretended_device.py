@@ -58,6 +58,9 @@ class OnDevice(Tensor):
         self.inner = other.inner
         Tensor.data.__set__(self, other)
 
+    def untyped_storage(self):
+        return self.inner.untyped_storage()
+
     def __deepcopy__(self, memo):
         if id(self) not in memo:
             copied = self.detach().clone().requires_grad_(self.requires_grad)

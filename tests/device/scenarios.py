@@ -157,6 +157,21 @@ def evaluated(folder, number):
     }
 
 
+def chosen(folder):
+    """Return the batch that `auto` is on the device and on the CPU, and with too little memory for a larger one."""
+
+    def batch(device):
+        planned = kd3.distill(
+            folder / "teacher.yaml", "kd3:resnet8", folder / "pool", folder / "auto", images=60_000, dry_run=True,
+            batch_size="auto", holdout=20, device=device, quiet=True,
+        )  # fmt: skip
+        return planned.to_dict()["budget"]["batch_size"]
+
+    told = {device: batch(device) for device in ("cuda", "cpu")}
+    torch.cuda.mem_get_info = lambda device=None: (4 << 20, 64 << 30)
+    return {**told, "little memory": batch("cuda")}
+
+
 def make(folder):
     """Make a pool and a teacher."""
     draw = np.random.default_rng(0)
@@ -196,6 +211,8 @@ def main():
                 elif kind == "pair":
                     first, second, *fold = name.split(" ")
                     said = counted("kd3", folder, pair=(first, second), fold=bool(fold))
+                elif kind == "auto":
+                    said = chosen(folder)
                 elif kind == "scan":
                     said = scanned(folder)
                 elif kind == "graph":

@@ -76,7 +76,7 @@ def tell(library, folder, cases):
 @pytest.fixture(scope="session")
 def told(library, tmp_path_factory):
     """Calls of the fast cases."""
-    cases = [f"step: {name}" for name in STEPS if name in QUICK] + ["graph: kd3", "scan"]
+    cases = [f"step: {name}" for name in STEPS if name in QUICK] + ["graph: kd3", "scan", "auto"]
     return tell(library, tmp_path_factory.mktemp("cases"), cases)
 
 
@@ -135,6 +135,10 @@ def test_a_scan_waits_at_its_end_and_not_for_its_batches(told):
     scan = of(told, "scan")
     assert sum(scan["waits"].values()) <= 3  # whether all logits were finite; confidences; classes
     assert scan["operations"]["scan"] <= 6 * 60
+
+
+def test_auto_is_a_larger_batch_on_the_device_if_its_memory_suffices(told):
+    assert of(told, "auto") == {"cuda": 256, "cpu": 128, "little memory": 128}
 
 
 @pytest.mark.slow

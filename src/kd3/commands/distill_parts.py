@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kd3.commands.distill_memory import memory_for_training, training_of
 from kd3.config.commands import GIVEN_IMAGES
 from kd3.config.distill import DistillConfig
 from kd3.config.records import are_numbers, nameless
@@ -162,6 +163,7 @@ class Job:
     data: LabelledImages | None
     labels: Tensor | None
     backbone: Backbone
+    train: TrainSettings  # without unset rates, or a batch size of `auto`
     deployment: ChosenImages | None
     kept_out: list[KnownImages]  # excluded from statistics
 
@@ -172,6 +174,8 @@ def read_job(config: DistillConfig, compute: Compute, state: State, live: Live) 
     Raises:
         KD3Error: something does not fit, or cannot be read.
     """
+    # First of all: no process may fail before the others have answered.
+    memory = memory_for_training(compute) if config.train.batch_size == "auto" else None
     if live.student is None and not is_shrunk(config.student):
         parse_arch(config.student)  # a wrong name should not wait for the checks of the teacher
     teacher = live.teacher or load_teacher(config.teacher)
@@ -201,7 +205,6 @@ def read_job(config: DistillConfig, compute: Compute, state: State, live: Live) 
         check_several_labels(labels.numpy(), pool, teacher.classes)
     check_trains(method.student, compute, name=config.student)
     check_fixed_views(config.train, pool)
-    check_micro_batch(method, config.train.settled(inherited=backbone.inheritance is not None), compute.ranks.count)
     kept_out = known_images(config.keep_out, teacher.preparation, workers=None)
     if state == "absent":
         _warn_of_kept_out(pool, kept_out)
@@ -211,7 +214,17 @@ def read_job(config: DistillConfig, compute: Compute, state: State, live: Live) 
         known = [*kept_out, *([] if data is None else [data.known()])]
         deployment = read_images(config.deployment, teacher.preparation, limit=limit, seed=config.seed, known=known)
     check_recall(config.recall or "off", method.student, teacher, split_of(config, pool).train, deployment)
-    return Job(teacher, pool, method, data, labels, backbone, deployment, kept_out)
+    train = training_of(
+        config.train,
+        method,
+        compute,
+        inherited=backbone.inheritance is not None,
+        images=len(split_of(config, pool).train),
+        processes=_processes(config, compute),
+        memory=memory,
+    )
+    check_micro_batch(method, train, compute.ranks.count)
+    return Job(teacher, pool, method, data, labels, backbone, train, deployment, kept_out)
 
 
 def _warn_of_kept_out(pool: ImagePool, kept_out: list[KnownImages]) -> None:
@@ -224,7 +237,7 @@ def _warn_of_kept_out(pool: ImagePool, kept_out: list[KnownImages]) -> None:
 
 
 def _check_batch(train: TrainSettings, config: DistillConfig, pool: ImagePool, compute: Compute) -> None:
-    processes = max(compute.ranks.count, config.devices * config.nodes)
+    processes = _processes(config, compute)
     if train.batch % processes:
         raise KD3Error(f"--batch-size {train.batch} cannot be divided among {processes} processes alike")
     images = len(split_of(config, pool).train)
@@ -233,6 +246,10 @@ def _check_batch(train: TrainSettings, config: DistillConfig, pool: ImagePool, c
             f"--epochs {train.epochs:g} of {images:,} images are less than one batch of {train.batch:,}; give "
             f"more epochs or a smaller --batch-size"
         )
+
+
+def _processes(config: DistillConfig, compute: Compute) -> int:
+    return max(compute.ranks.count, config.devices * config.nodes)
 
 
 def split_of(config: DistillConfig, pool: ImagePool) -> PoolSplit:

@@ -4,125 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
+from kd3.commands.distill_memory import VALUE, footprint
 from kd3.commands.distill_parts import Job, Live, read_job, split_of
 from kd3.config.distill import DistillConfig
 from kd3.config.methods import METHODS
-from kd3.config.training import TrainSettings
-from kd3.methods import Batch, Method
 from kd3.runtime import console
 from kd3.runtime.compute import Compute
 from kd3.runtime.errors import KD3Error
 from kd3.runtime.launch import check_launch
 from kd3.runtime.run_folder import RunFolder, State
-from kd3.scoring.scan import SCAN_BATCH
 from kd3.scoring.teacher_cache import place_of
 from kd3.scoring.views import FOLDER, bytes_of_features
 from kd3.training.budget import Budget, load_checkpoint
-
-TRIED = (2, 6)  # images of the two batches to extrapolate from
-VALUE = 4  # bytes of a weight, its gradient and its momentum
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """Bytes on the device, without those of Python and PyTorch themselves."""
-
-    weights: int  # of teacher and student, with the student's gradients and momentum
-    step: int  # the student's activations for the backward pass
-    scoring: int  # the widest layer's input and output of a batch that is only scored
-
-    @property
-    def total(self) -> int:
-        """The peak."""
-        return self.weights + max(self.step, self.scoring)
-
-
-def footprint(method: Method, compute: Compute, batch_size: int) -> Footprint:
-    """Estimate the memory of training, for batches of this size in this process.
-
-    The method runs two small forward passes, without a change of its weights. Activations grow linearly with the batch,
-    so the two determine any size.
-    """
-    trained = sum(parameter.numel() for parameter in method.parameters())
-    taught = sum(tensor.numel() for tensor in (*method.teacher.parameters(), *method.teacher.buffers()))
-    few, more = (_kept(method, compute, images) for images in TRIED)
-    step = few + (more - few) * (batch_size - TRIED[0]) // (TRIED[1] - TRIED[0])
-    scoring = max(_widest(network, method, compute) for network in (method.teacher, method.student))
-    return Footprint(VALUE * (3 * trained + taught), step, scoring * SCAN_BATCH // TRIED[0])
-
-
-def _kept(method: Method, compute: Compute, count: int) -> int:
-    """Return the bytes that autograd keeps for a batch, without weights."""
-    compute.place(method)
-    compute.place(method.teacher)
-    weights = {parameter.untyped_storage().data_ptr() for parameter in method.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    images = _random_images(method, compute, count)
-    labels = torch.zeros(count, dtype=torch.int64, device=compute.device) if method.needs_labels else None
-    generator = torch.Generator(compute.device).manual_seed(0)
-    buffers = [buffer.clone() for buffer in method.buffers()]
-    with torch.random.fork_rng(devices=[]), compute.autocast(), torch.autograd.graph.saved_tensors_hooks(keep, _same):
-        method.train()
-        result = method(Batch(images, generator, labels=labels))  # keeps the graph alive
-    total = sum(kept.values())
-    del result
-    for buffer, before in zip(method.buffers(), buffers, strict=True):
-        buffer.copy_(before)
-    return total
-
-
-def _widest(network: nn.Module, method: Method, compute: Compute) -> int:
-    """Return the largest sum of a layer's input and output bytes, for the smaller batch."""
-    most = 0
-
-    def measure(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
-        nonlocal most
-        tensors = [value for value in (*inputs, output) if isinstance(value, Tensor)]
-        most = max(most, sum(tensor.nbytes for tensor in tensors))
-
-    with _hooked(network, measure), torch.inference_mode(), compute.autocast():
-        was_training = network.training
-        network.eval()
-        network(_random_images(method, compute, TRIED[0]))
-        network.train(was_training)
-    return most
-
-
-@contextmanager
-def _hooked(network: nn.Module, measure: object) -> Iterator[None]:
-    leaves = [module for module in network.modules() if next(module.children(), None) is None]
-    hooks = [module.register_forward_hook(measure) for module in leaves]  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _random_images(method: Method, compute: Compute, count: int) -> Tensor:
-    side, channels = method.student.input_size, method.student.normalise.channels
-    images = torch.randn(count, channels, side, side, generator=torch.Generator().manual_seed(0))
-    return images.to(compute.device).contiguous(memory_format=torch.channels_last)
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 @dataclass(frozen=True)
@@ -189,18 +86,13 @@ def rehearse(config: DistillConfig, compute: Compute, state: State, live: Live) 
         "processes": config.devices * config.nodes,
         "memory": _memory(config, job, compute),
         "writes": _writes(config, job, compute, folder),
-        "settings": config.model_copy(update={"train": _training(config, job)}).model_dump(
+        "settings": config.model_copy(update={"train": job.train}).model_dump(
             mode="json", exclude=METHODS.keys() - {config.method}
         ),
     }
     for place in values["writes"]:
         _check_space(Path(place["path"]), place["bytes"])
     return Rehearsal(folder.path, values)
-
-
-def _training(config: DistillConfig, job: Job) -> TrainSettings:
-    """Describe the training, including the effects of the student's start."""
-    return config.train.settled(inherited=job.backbone.inheritance is not None)
 
 
 def _networks(config: DistillConfig, job: Job) -> dict[str, Any]:
@@ -222,7 +114,7 @@ def _networks(config: DistillConfig, job: Job) -> dict[str, Any]:
 
 def _images(config: DistillConfig, job: Job, *, steps_done: int) -> dict[str, Any]:
     split = split_of(config, job.pool)
-    train = _training(config, job)
+    train = job.train
     budget = Budget(train, len(split.train), config.devices * config.nodes)
     return {
         "pool": {
@@ -245,7 +137,7 @@ def _images(config: DistillConfig, job: Job, *, steps_done: int) -> dict[str, An
 
 
 def _memory(config: DistillConfig, job: Job, compute: Compute) -> dict[str, int]:
-    found = footprint(job.method, compute, _training(config, job).batch // (config.devices * config.nodes))
+    found = footprint(job.method, compute, job.train.batch // (config.devices * config.nodes))
     return {"weights": found.weights, "step": found.step, "scoring": found.scoring, "total": found.total}
 
 

@@ -50,13 +50,16 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
     folder, ranks = RunFolder(Path(config.out)), compute.ranks
     again = "the same call and resume=True" if live.again else folder.resume_command
     kept = f"the last checkpoint is whole: free some space and continue with: {again}"
-    what = f"{config.student} from {config.teacher} in batches of {config.train.batch}"
+    what = f"{config.student} from {config.teacher}"
     less = "use a smaller --batch-size, or --micro-batch where the student has no batch norms"
     with full_disk_as_error(folder.path, kept=kept), out_of_memory_as_error(what, less=less), ExitStack() as held:
         with ranks.failing_together():
             job = read_job(config, compute, state, live)
+            if config.train.batch_size == "auto":
+                config = config.model_copy(update={"train": job.train})  # a run's settings hold numbers
             if ranks.is_first:
                 held.enter_context(_claimed(folder, state, config, compute, job))
+        held.enter_context(out_of_memory_as_error(f"{what} in batches of {job.train.batch}", less=less))
         held.enter_context(compute.tuned(tf32=config.train.tf32, deterministic=config.train.deterministic))
         watch = held.enter_context(watched(job.pool)) if ranks.is_first else None
         console.info(_announcement(config, job, compute))
@@ -94,7 +97,7 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
             batches=batches,
             split=split,
             teacher_logits=cache(asked),
-            settings=config.train.settled(inherited=job.backbone.inheritance is not None),
+            settings=job.train,
             seed=config.seed,
             compute=compute,
             folder=folder,

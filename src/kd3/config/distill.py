@@ -286,8 +286,7 @@ def resumed(flags: Mapping[str, Any], *, where: str) -> DistillConfig:
     if "init" not in saved:  # begun before students inherited
         saved = {**saved, "init": "random", "teacher_statistics": "lost", "recall": "off"}
     saved = found(Path(str(flags["out"])), saved, but=flags)
-    # `auto` was resolved when the run began.
-    flags = {k: v for k, v in flags.items() if not (k in ("device", "precision") and v == "auto")}
+    flags = _without_auto(flags)
     before = build(DistillConfig, saved, where=str(saved_path)).settled()
     after = build(DistillConfig, merge(saved, flags), where=where).settled()
     for path, old, new in differences(before.model_dump(), after.model_dump()):
@@ -298,6 +297,14 @@ def resumed(flags: Mapping[str, Any], *, where: str) -> DistillConfig:
             f"leave the flag out, or start a new run"
         )
     return after
+
+
+def _without_auto(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return flags without each `auto` that was resolved when the run began."""
+    kept = {name: value for name, value in flags.items() if not (name in ("device", "precision") and value == "auto")}
+    if isinstance(train := kept.get("train"), Mapping) and train.get("batch_size") == "auto":
+        kept["train"] = {name: value for name, value in train.items() if name != "batch_size"}
+    return kept
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -253,6 +253,30 @@ def read_recall(value: Any) -> Any:
     raise ValueError(f"must be auto, off, or a number of images that is at least {LEAST_RECALLED}; got {value!r}")
 
 
+LEAST_BATCH = 2  # batch norms need more than one image
+
+
+def read_batch_size(value: Any) -> Any:
+    """Read the number of images per step, or auto.
+
+    >>> read_batch_size("auto"), read_batch_size("128"), read_batch_size(None)
+    ('auto', 128, None)
+    """
+    if value is None or value == "auto":
+        return value
+    count = value
+    if (isinstance(value, float) and value.is_integer()) or (isinstance(value, str) and value.isdecimal()):
+        count = int(value)
+    if isinstance(count, int) and count >= LEAST_BATCH:
+        return count
+    raise ValueError(f"must be auto, or a number of images that is at least {LEAST_BATCH}; got {quoted(value)}")
+
+
+BatchSize = Annotated[
+    Literal["auto"] | int,
+    BeforeValidator(read_batch_size),
+    WithJsonSchema({"anyOf": [{"enum": ["auto"]}, {"type": "integer", "minimum": LEAST_BATCH}]}),
+]
 LEAST_RECALLED = 16  # one half estimates, the other evaluates, with at least 8 images
 Recall = Annotated[
     Literal["auto", "off"] | int,

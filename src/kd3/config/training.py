@@ -6,14 +6,22 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from kd3.config.settings import Count, Settings, split_commas
+from kd3.config.settings import BatchSize, Count, Settings, split_commas
 
 DEFAULT_IMAGES = 200_000
 RANDOM_RATES = {"lr": 0.1, "matrix_lr": 0.3}
 INHERITED_RATES = {"lr": 0.05, "matrix_lr": 0.025}
 SHORT_INHERITED_RATES = {"lr": 0.05, "matrix_lr": 0.1}  # for a budget below SHORT: small steps would not get far
-SHORT = 12_800  # images; 100 steps of 128
 RANDOM_BATCH, INHERITED_BATCH = 64, 128
+LEAST_STEPS = 100  # of a student that inherits; docs/results/inherit-fit-recall.md#fewer-and-more-images
+SHORT = LEAST_STEPS * INHERITED_BATCH  # images
+# The most that `--batch-size auto` takes on a GPU. 64, 128 and 256 images per step are level for a student that
+# inherits its weights, trained with Muon on 60,000 images (docs/results/inherit-fit-recall.md#recipe). Nothing larger
+# has been shown to be level, and of random starts nothing above 64.
+LARGEST_BATCH = 256
+# Unset learning rates grow with this power of the batch: the noise of a mean gradient falls with its root, and fewer
+# steps must get as far. Rates up to twice as large are level in the same table, so it does not decide the power.
+RATE_POWER = 0.5
 
 
 class TrainSettings(Settings):
@@ -36,11 +44,13 @@ class TrainSettings(Settings):
         "preset) is one pass over the 'selected' images, including the last, smaller batch, so a run "
         "that selects less is shorter",
     )
-    batch_size: int | None = Field(
+    batch_size: BatchSize | None = Field(
         None,
-        ge=2,
         description="images per step; small batches learn more from few images (default: 64; 128 for a student "
-        "that inherits its weights and has 12,800 images or more)",
+        f"that inherits its weights and has {SHORT:,} images or more). 'auto' is the default on a CPU, and on a GPU "
+        f"the largest batch, up to {LARGEST_BATCH}, that keeps the accuracy (of a student that inherits, with muon), "
+        f"leaves {LEAST_STEPS} steps or more and fits into half of the free memory; learning rates that are not given "
+        "then grow with the square root of the batch, from those of the default",
     )
     micro_batch: int | None = Field(
         None,
@@ -64,7 +74,7 @@ class TrainSettings(Settings):
         None,
         gt=0,
         description="peak learning rate of Muon (default: 0.3; for a student that inherits its weights 0.025, or "
-        "0.1 below 12,800 images)",
+        f"0.1 below {SHORT:,} images)",
     )
     matrix_momentum: float = Field(0.95, ge=0, lt=1, description="momentum of Muon")
     nesterov: bool = Field(True, description="Nesterov momentum")
@@ -141,18 +151,35 @@ class TrainSettings(Settings):
         "by each part, with less communication",
     )
 
-    def settled(self, *, inherited: bool) -> TrainSettings:
-        """Return the settings with unset learning rates and batch size filled in."""
+    def settled(self, *, inherited: bool, batch: int | None = None) -> TrainSettings:
+        """Return the settings with unset learning rates and batch size filled in.
+
+        `batch` is what `auto` is on a device (None: the default); unset learning rates grow with its square root.
+        """
         short = self.epochs is None and (self.images or DEFAULT_IMAGES) < SHORT
-        rates = SHORT_INHERITED_RATES if short else INHERITED_RATES
-        settled: dict[str, float] = {**(rates if inherited else RANDOM_RATES)}
-        settled["batch_size"] = INHERITED_BATCH if inherited and not short else RANDOM_BATCH
-        return self.model_copy(update={name: getattr(self, name) or value for name, value in settled.items()})
+        rates = (SHORT_INHERITED_RATES if short else INHERITED_RATES) if inherited else RANDOM_RATES
+        usual = INHERITED_BATCH if inherited and not short else RANDOM_BATCH
+        growth = ((batch or usual) / usual) ** RATE_POWER
+        settled: dict[str, float] = {name: getattr(self, name) or growth * rate for name, rate in rates.items()}
+        given = None if self.batch_size == "auto" else self.batch_size
+        return self.model_copy(update={**settled, "batch_size": given or batch or usual})
+
+    def larger_batches(self, *, inherited: bool, images: int) -> list[int]:
+        """Return the batch sizes above the default that keep the recipe's accuracy, ascending.
+
+        `images` are those of the pool to train on: no batch is larger, and they set the length of a budget in epochs.
+        """
+        if not inherited or self.optimizer != "muon":
+            return []
+        budget = (self.images or DEFAULT_IMAGES) if self.epochs is None else self.epochs * images
+        most = min(LARGEST_BATCH, images, budget / LEAST_STEPS)
+        doubled = (INHERITED_BATCH << times for times in range(1, LARGEST_BATCH.bit_length()))
+        return [size for size in doubled if size <= most]
 
     @property
     def batch(self) -> int:
         """Images per step; that of a random start if unresolved."""
-        return self.batch_size or RANDOM_BATCH
+        return self.batch_size if isinstance(self.batch_size, int) else RANDOM_BATCH
 
     @property
     def peak(self) -> float:

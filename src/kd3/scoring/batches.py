@@ -184,7 +184,7 @@ class PoolBatches:
         self.pool, self.compute = pool, compute
         self._resident: Tensor | None = None
         is_gpu = compute.device.type == "cuda"
-        self._fits = is_gpu and _pool_bytes(pool) <= RESIDENT_SHARE * _free_bytes(compute.device)
+        self._fits = is_gpu and _pool_bytes(pool) <= RESIDENT_SHARE * free_bytes(compute.device)
         self._device: Device = Accelerator(compute.device) if is_gpu else Host()
 
     def iterate(self, positions: np.ndarray, size: int) -> Generator[Tensor, None, None]:
@@ -290,7 +290,8 @@ def _pool_bytes(pool: ImagePool) -> int:
     return len(pool) * 3 * pool.image_size**2
 
 
-def _free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
+    """Return the free memory of an accelerator, in bytes."""
     free, _ = torch.cuda.mem_get_info(device)
     return int(free)
 

@@ -16,6 +16,7 @@ import yaml
 
 from kd3.config.distill import DistillConfig, differences
 from kd3.config.settings import READING, build, read_yaml
+from kd3.config.training import RANDOM_RATES
 from kd3.runtime.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, KD3Error
 from kd3.runtime.files import waiting, write_text
 from kd3.runtime.interruption import WITH_PARENT, Terminated, unhurried
@@ -25,7 +26,6 @@ from kd3.studies.plan import Cell
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 20.0
-MACHINES_CHOICE = ("device", "precision")  # resolved when a run begins
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def check_finished(study_folder: StudyFolder, cell: Cell, settings: Mapping[str,
     wanted = build(DistillConfig, {**settings, "out": str(folder.path)}, where=where)
     stored = {**read_yaml(folder.config, what="configuration of the run"), "out": str(folder.path)}
     found = build(DistillConfig, stored, where=str(folder.config))
-    free = {*READING, *(name for name in MACHINES_CHOICE if getattr(wanted, name) == "auto")}
+    free = {*READING, *_resolved_by_run(wanted)}
     for name, old, new in differences(found.settled().model_dump(), wanted.settled().model_dump()):
         if name not in free:
             raise KD3Error(
@@ -92,6 +92,14 @@ def check_finished(study_folder: StudyFolder, cell: Cell, settings: Mapping[str,
                 f"the study back to what it was, rename the row, or choose another --out"
             )
     return state == "finished"
+
+
+def _resolved_by_run(wanted: DistillConfig) -> Iterator[str]:
+    """Yield the settings that a run resolves when it begins, by dotted names."""
+    yield from (name for name in ("device", "precision") if getattr(wanted, name) == "auto")
+    if wanted.train.batch_size == "auto":
+        yield "train.batch_size"
+        yield from (f"train.{name}" for name in RANDOM_RATES if getattr(wanted.train, name) is None)
 
 
 @unhurried()

@@ -136,7 +136,7 @@ def test_lost_pixels_are_not_taken_for_images_of_one_class(damaged, teacher_file
     part = damaged / "images-00000.bin"
     part.write_bytes(bytes(part.stat().st_size))
     teacher, pool, compute = kd3.load_teacher(teacher_file), kd3.ImagePool.open(damaged), resolve("cpu", "32")
-    assert one_class(teacher, pool, compute) is not None
+    assert one_class(teacher, pool, compute, np.arange(len(pool))) is not None
     with pytest.raises(kd3.KD3Error, match="is damaged: images-00000"):
         check_several_classes(teacher, pool, compute)
     grey = kd3.ImagePool.from_array(np.full((20, 3, 16, 16), 7, np.uint8))

@@ -183,9 +183,10 @@ def read_job(config: DistillConfig, compute: Compute, state: State, live: Live) 
     teacher = fitted(teacher, pool)
     if state == "absent" and config.method != "labels":  # which needs no teacher
         console.info("checking the teacher on some of the pool's images")
-        if doubt := normalisation_on(teacher, pool, compute, split_of(config, pool).train).warning:
+        places = split_of(config, pool).train
+        if doubt := normalisation_on(teacher, pool, compute, places).warning:
             console.warn(doubt)
-        if (narrow := one_class(teacher, pool, compute)) is not None:
+        if (narrow := one_class(teacher, pool, compute, places)) is not None:
             console.warn(narrow)
     if state == "absent" and are_numbers(teacher.classes):
         console.info(nameless(teacher.classes))

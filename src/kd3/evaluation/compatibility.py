@@ -284,29 +284,30 @@ def check_several_classes(teacher: Teacher, pool: ImagePool, compute: Compute) -
     Raises:
         KD3Error: the teacher takes all of these images for one class, or the pool's pixels have changed.
     """
-    if (doubt := one_class(teacher, pool, compute)) is not None:
+    if (doubt := one_class(teacher, pool, compute, np.arange(len(pool)))) is not None:
         with watched(pool, to_the_end=True):
             pass  # lost pixels look like one class, too
         raise KD3Error(doubt)
 
 
-def one_class(teacher: Teacher, pool: ImagePool, compute: Compute) -> str | None:
-    """Return a warning if the teacher sees only one class in a pool, otherwise None.
+def one_class(teacher: Teacher, pool: ImagePool, compute: Compute, places: np.ndarray) -> str | None:
+    """Return a warning if the teacher sees only one class in the images at these places of a pool, otherwise None.
 
-    A student would learn to predict it always, and agree perfectly. The check ends at the first image of a second
+    A student of these would learn to predict it always, and agree perfectly. The check ends at the first image of a second
     class.
     """
     compute.place(teacher)
     first: int | None = None
-    for logits in scored(teacher, PoolBatches(pool, compute), np.arange(len(pool)), teacher.normalise, compute):
+    for logits in scored(teacher, PoolBatches(pool, compute), places, teacher.normalise, compute):
         predicted = logits.argmax(1)
         first = int(predicted[0]) if first is None else first
         if (predicted != first).any():
             return None
     if first is None:
         return None
+    which = f"{len(places):,} of the {len(pool):,} images" if len(places) < len(pool) else f"all {len(pool):,} images"
     return (
-        f"the teacher takes all {len(pool):,} images of the pool {pool.path or ''} for one class, "
+        f"the teacher takes {which} of the pool {pool.path or ''} for one class, "
         f"{teacher.classes[first]!r}, so a student would learn only this class; crawl images of the other "
         f"classes too, or check the teacher's mean and std with kd3 inspect"
     )

@@ -293,8 +293,8 @@ def check_several_classes(teacher: Teacher, pool: ImagePool, compute: Compute) -
 def one_class(teacher: Teacher, pool: ImagePool, compute: Compute, places: np.ndarray) -> str | None:
     """Return a warning if the teacher sees only one class in the images at these places of a pool, otherwise None.
 
-    A student of these would learn to predict it always, and agree perfectly. The check ends at the first image of a second
-    class.
+    A student of these would learn to predict it always, and agree perfectly. The check ends at the first image of a
+    second class.
     """
     compute.place(teacher)
     first: int | None = None

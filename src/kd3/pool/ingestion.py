@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,9 @@ def count_in_background(
 
     Counting a compressed tar would need unpacking; with one among the sources the total stays unknown.
     """
+    if console.is_quiet():
+        yield
+        return
     stop = threading.Event()
     thread = threading.Thread(target=_count, args=(sources, part, limit, bar, stop), daemon=True)
     thread.start()
@@ -168,12 +173,15 @@ def ingest_with(config: IngestConfig, *, part_bytes: int = PART_BYTES) -> ImageP
             return _finished(folder, config)  # even if the crawl is gone
         # Errors are reported before anything is created.
         found = expand(config.sources)
-        check_place(folder, [*found, *expand(config.keep_out)])
-        check_given([*config.sources, *config.keep_out])
+        known = {source: expand([source]) for source in config.keep_out}
+        check_place(folder, [*found, *chain.from_iterable(known.values())])
+        check_given(config.sources, found)
+        for source, files in known.items():
+            check_given([source], files)
         check_part(found, config.part)
         keep_out = [
-            read_known(source, image_size=config.image_size, fit=config.fit, workers=config.workers)
-            for source in config.keep_out
+            read_known(source, image_size=config.image_size, fit=config.fit, workers=config.workers, found=files)
+            for source, files in known.items()
         ]
         made = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
@@ -194,12 +202,20 @@ def ingest_with(config: IngestConfig, *, part_bytes: int = PART_BYTES) -> ImageP
 
 
 def _check_again(folder: Path, config: IngestConfig, made: list[Path]) -> None:
+    """Refuse a new folder that one of the sources matches, such as `crawl/*`."""
+    new = os.path.realpath(made[-1])
     try:
-        here = [source for source in config.sources if not is_remote(source)]
-        check_place(folder, expand(here))  # a glob may match the new folder
+        here = [source for source in config.sources if not is_remote(source) and _may_match(source, new)]
+        check_place(folder, expand(here))
     except KD3Error:
         remove_pool(folder, made)
         raise
+
+
+def _may_match(source: str, new: str) -> bool:
+    """Return whether a source has a star behind the folder that holds `new`."""
+    first = re.split(r"[*?\[{]", source.removeprefix("file://"), maxsplit=1)
+    return len(first) > 1 and new.startswith(os.path.join(os.path.realpath(os.path.dirname(first[0])), ""))
 
 
 def _finished(folder: Path, config: IngestConfig) -> ImagePool:

@@ -96,8 +96,10 @@ def fingerprint(files: Iterable[bytes]) -> str:
     return hashlib.sha256(b"".join(sorted(set(files)))).hexdigest()
 
 
-def read_known(source: str, *, image_size: int, fit: Fit, workers: int | None) -> KnownImages:
-    """Return the images of a folder, an archive, or any other source.
+def read_known(
+    source: str, *, image_size: int, fit: Fit, workers: int | None, found: Sequence[str] | None = None
+) -> KnownImages:
+    """Return the images of a folder, an archive, or any other source; `found` is what it was expanded to, if it was.
 
     They are scaled as the pool's are, so that copies match. Files that are no images are skipped with a warning.
 
@@ -105,7 +107,7 @@ def read_known(source: str, *, image_size: int, fit: Fit, workers: int | None) -
         KD3Error: there is none, or the source cannot be read.
     """
     known = KnownImages()
-    records = list_records([source])
+    records = list_records([source] if found is None else found)
     settings = DecodeSettings(image_size, fit, min_side=1)  # test images of any size count
     waiting: list[tuple[str, str, Decoded]] = []
     unusable: Counter[str] = Counter()

@@ -40,12 +40,12 @@ from kd3.sources.files import (
     shown_beside,
     walk,
 )
-from kd3.sources.locations import check_list, expand, expand_braces, is_folder, is_text, listed, walk_remote
+from kd3.sources.locations import Expanded, check_list, expand, expand_braces, is_text, listed
 from kd3.sources.record import FILE_LIMIT, SIDECAR, InFile, Record, Unusable, printable, too_large
 from kd3.sources.remote import Remote, is_http
 from kd3.sources.tables import arrow_count, arrow_members, parquet_count, parquet_members
 from kd3.sources.tar import is_packed, tar_count, tar_members
-from kd3.sources.trust import beside, is_remote
+from kd3.sources.trust import as_path, beside, is_remote
 from kd3.sources.zip import zip_count, zip_members
 
 __all__ = ["check_given", "contents", "counts", "expand", "expand_braces", "find", "list_records", "records"]
@@ -108,8 +108,8 @@ def find_part(sources: Sequence[str], part: tuple[int, int] | None) -> Iterator[
         yield from find(sources)
         return
     number, of = part
-    total = sum(1 for _ in find(sources))
-    yield from islice(find(sources), (number - 1) * total // of, number * total // of)
+    total = _total(found := expand(sources))
+    yield from islice(find(found), (number - 1) * total // of, number * total // of)
 
 
 def check_part(sources: Sequence[str], part: tuple[int, int] | None) -> None:
@@ -120,11 +120,17 @@ def check_part(sources: Sequence[str], part: tuple[int, int] | None) -> None:
     """
     if part is None:
         return
-    total = sum(1 for _ in islice(find(sources), part[1]))
+    total = _total(expand(sources))
     if total < part[1]:
         raise KD3Error(
             f"the sources are {total:,} files and archives, too few for {part[1]:,} parts; an archive is never divided"
         )
+
+
+def _total(found: Expanded) -> int:
+    if found.total is None:
+        found.total = sum(1 for _ in find(found))
+    return found.total
 
 
 def contents(found: Record | Archive, limits: Limits = DEFAULT, *, at_most: int | None = None) -> Iterator[Record]:
@@ -170,15 +176,17 @@ def is_compressed(archive: Archive) -> bool:
     return archive.kind == "tar" and is_packed(archive.path)
 
 
-def check_given(sources: Sequence[str]) -> None:
-    """Check files given as sources, if a cheap check can tell that they hold no images.
+def check_given(sources: Sequence[str], found: Expanded) -> None:
+    """Check files given as sources, if a cheap check can tell that they hold no images; `found` learns their kinds.
 
     Raises:
         KD3Error: one holds no images, is no pickle of arrays alone, or is a list without a path.
     """
     for source in sources:
         path = source.removeprefix("file://")
-        kind = _kind(path) if os.path.isfile(path) else None
+        if not os.path.isfile(path):
+            continue
+        kind = found.kinds[as_path(path)] = _kind(path)
         if kind == "list":
             check_list(path)
         elif kind:
@@ -193,20 +201,21 @@ def find(sources: Sequence[str]) -> Iterator[Record | Archive]:
     Raises:
         KD3Error: a source does not exist.
     """
-    for path in expand(sources):
-        yield from _of_remote(path) if is_remote(path) else _of_path(path)
+    found = expand(sources)
+    for path in found:
+        yield from _of_remote(path, found) if is_remote(path) else _of_path(path, found)
 
 
-def _of_path(path: str) -> Iterator[Record | Archive]:
+def _of_path(path: str, known: Expanded) -> Iterator[Record | Archive]:
     source = printable(path)
     if os.path.isdir(path):
         yield from _in_folder(path)
     elif not is_regular(path):
         yield Record(source, _name(path), Unusable("not a regular file"))
-    elif _kind(path) == "list":
+    elif (kind := known.kinds[path] if path in known.kinds else _kind(path)) == "list":
         yield from _in_list(path)
     else:
-        yield _file(path, source, _name(path), "")
+        yield _of_kind(kind, path, source, _name(path), "")
 
 
 def _in_folder(folder: str) -> Iterator[Record | Archive]:
@@ -224,11 +233,11 @@ def _in_folder(folder: str) -> Iterator[Record | Archive]:
             yield _placed(path, source, key)
 
 
-def _of_remote(url: str) -> Iterator[Record | Archive]:
+def _of_remote(url: str, known: Expanded) -> Iterator[Record | Archive]:
     source = shown(url)
     try:
-        if is_folder(url):
-            for path, name, size in walk_remote(url):
+        if known.is_folder(url):
+            for path, name, size in known.listing(url):
                 key = shown_beside(url, name) if is_http(url) else printable(name)
                 if path is None:
                     yield Record(source, key, Unusable("not allowed", "'::' in its name begins another URL"))
@@ -285,7 +294,10 @@ def _in_place(path: str, source: str, key: str) -> Record | Archive:
 
 
 def _file(path: str, source: str, key: str, prefix: str) -> Record | Archive:
-    kind = _archive_kind(path)
+    return _of_kind(_archive_kind(path), path, source, key, prefix)
+
+
+def _of_kind(kind: str | None, path: str, source: str, key: str, prefix: str) -> Record | Archive:
     if kind:
         return Archive(kind, path, source, prefix)
     return Record(source, key, Remote(path) if is_remote(path) else InFile(path))

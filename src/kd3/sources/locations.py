@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from threading import Lock
 from typing import Any, TypeVar
 
 from kd3.runtime.errors import KD3Error
@@ -22,37 +23,43 @@ from kd3.sources.trust import as_path, is_flat, is_remote, named_by_user
 T = TypeVar("T")
 
 
-def matches(url: str) -> list[str]:
-    """Return the URLs that match one with stars, sorted; one without stands for itself.
+def matches(url: str) -> list[tuple[str, bool | None]]:
+    """Return the URLs that match one with stars, sorted, and whether each is a folder; one without stands for itself.
+
+    None: that is not known.
 
     Raises:
         KD3Error: nothing matches, or it cannot be asked.
     """
     root, magic = _split(url)
     if not magic:
-        return [url]
+        return [(url, None)]
     found = _asked(url, _glob)
     if not found:
         raise KD3Error(f"no file matches {shown(url)}")
-    names = _relative(root, found)
+    names = _relative(root, list(found))
     if odd := next((name for name in names if _is_chain(root, name)), None):
         raise KD3Error(f"{shown(url)} matches {odd!r}, which would stand for a chain of URLs; name what is meant")
-    return [_child(root, name) for name in names]
+    kinds = [None if is_http(url) else entry.get("type") == "directory" for entry in found.values()]
+    return [(_child(root, name), kind) for name, kind in zip(names, kinds, strict=True)]
 
 
-def _glob(url: str) -> list[str]:
+def _glob(url: str) -> dict[str, Any]:
     system, path = filesystem(url)
-    found: list[str] = patiently(url, lambda: sorted(system.glob(path)), ARCHIVE_WAITS)
-    return found
+    found: dict[str, Any] = patiently(url, lambda: system.glob(path, detail=True), ARCHIVE_WAITS)
+    return dict(sorted(found.items()))
 
 
-def check_exists(url: str) -> None:
-    """Check that a file or folder can be read.
+def check_exists(url: str) -> bool | None:
+    """Check that a file or folder can be read; return whether it is a folder, as `matches` does.
 
     Raises:
         KD3Error: it cannot.
     """
-    _asked(url, check_readable if is_http(url) else _info)
+    if is_http(url):
+        _asked(url, check_readable)
+        return None
+    return bool(_asked(url, _info)["type"] == "directory")
 
 
 def _info(url: str) -> Any:
@@ -131,8 +138,37 @@ RANGE_LIMIT = 1_000_000
 LOCAL = "file://"
 
 
+Listing = list[tuple[str | None, str, int | None]]  # as `walk_remote` yields them
+
+
 class Expanded(list[str]):
-    """Paths and URLs known to exist, so callers need not check again."""
+    """Paths and URLs known to exist, and what has been learned of them, so that nothing is asked twice.
+
+    kinds: the kinds of files given as sources, by path; see `finding.check_given`.
+    folders: whether URLs are folders, where that is known.
+    total: the number of files and archives, once it has been counted.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kinds: dict[str, str | None] = {}
+        self.folders: dict[str, bool] = {}
+        self.total: int | None = None
+        self._listings: dict[str, Listing] = {}
+        self._lock = Lock()
+
+    def is_folder(self, url: str) -> bool:
+        """Return whether a URL names a folder; see the function `is_folder`."""
+        if url not in self.folders:
+            self.folders[url] = is_folder(url)
+        return self.folders[url]
+
+    def listing(self, url: str) -> Listing:
+        """Return all files below a folder, asked for once, whichever thread asks; see `walk_remote`."""
+        with self._lock:
+            if url not in self._listings:
+                self._listings[url] = list(walk_remote(url))
+            return self._listings[url]
 
 
 def expand(sources: Sequence[str]) -> Expanded:
@@ -152,9 +188,12 @@ def expand(sources: Sequence[str]) -> Expanded:
         source = given.removeprefix(LOCAL)
         if is_remote(source) and not os.path.exists(source):
             named_by_user(source)
-            found = [url for part in expand_braces(source) for url in matches(part)]
-            check_exists(found[0])
-            paths += found
+            found = [match for part in expand_braces(source) for match in matches(part)]
+            first, is_known = found[0]
+            if is_known is None:
+                found[0] = first, check_exists(first)
+            paths += [url for url, _ in found]
+            paths.folders |= {url: kind for url, kind in found if kind is not None}
         elif os.path.exists(source):
             paths.append(as_path(source))  # an existing name is taken literally, with any characters
         else:

@@ -134,13 +134,13 @@ def scanned(folder):
     return {"operations": dict(WATCH.operations), "waits": dict(WATCH.waits)}
 
 
-def runs(folder, *, number, **settings):
+def runs(folder, *, number, student="kd3:resnet8", **settings):
     """Return the final states of two whole runs, on the device and on the CPU."""
     told = {}
     for device in ("cuda", "cpu"):
         WATCH.clear()
         done = kd3.distill(
-            folder / "teacher.yaml", "kd3:resnet8", folder / "pool", folder / f"run-{device}-{number}", images=64,
+            folder / "teacher.yaml", student, folder / "pool", folder / f"run-{device}-{number}", images=64,
             batch_size=8, holdout=20, device=device, precision="32", quiet=True, **settings,
         )  # fmt: skip
         weights = torch.cat([value.flatten().float() for value in done.student.state_dict().values()])

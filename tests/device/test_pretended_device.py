@@ -30,6 +30,7 @@ QUICK = ("kd3", "kd", "kd3 fixed views")
 RUNS = (
     "run: {}",
     'run: {"teacher_statistics": "auto", "kd3": {"selection": "typical"}, "recall": 32}',
+    'run: {"student": "shrink:0.6", "recall": "off"}',
 )
 RECORDED = {"kd3": 33, "kd3 sgd": 32, "kd3 paper": 100, "kd": 32, "simkd": 32, "labels": 34, "kd3 fixed views": 40}
 

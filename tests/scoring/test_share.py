@@ -1,5 +1,7 @@
 """`--share`: only the part of the pool that a run trains on, and its held-out images, are read and scored."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,13 @@ from kd3.pool import ImagePool
 from kd3.scoring.batches import split_pool
 
 SMALL = {"images": 64, "batch_size": 8, "holdout": 12, "device": "cpu", "precision": "32", "recall": 16}
+
+
+@pytest.fixture
+def pool(pool_folder, tmp_path):
+    """A pool without stored outputs of teachers: of a whole pool's the first few are computed again."""
+    stored = shutil.ignore_patterns("teacher_logits", "teacher_features")
+    return shutil.copytree(pool_folder, tmp_path / "pool", ignore=stored)
 
 
 @pytest.fixture
@@ -33,16 +42,14 @@ def read(monkeypatch):
         {"teacher_statistics": "lost", "recall": "off", "kd3": {"selection": "dynamic"}},
     ],
 )
-def test_a_run_on_a_share_reads_no_other_images(settings, read, teacher_file, pool_folder, tmp_path):
-    split = split_pool(ImagePool.open(pool_folder), 12, share=0.25)
-    kd3.distill(
-        teacher_file, "kd3:resnet8", pool_folder, tmp_path / "run", share=0.25, quiet=True, **{**SMALL, **settings}
-    )
+def test_a_run_on_a_share_reads_no_other_images(settings, read, teacher_file, pool, tmp_path):
+    split = split_pool(ImagePool.open(pool), 12, share=0.25)
+    kd3.distill(teacher_file, "kd3:resnet8", pool, tmp_path / "run", share=0.25, quiet=True, **{**SMALL, **settings})
     shapes = {0, 1}  # fixed views look at the first two to know the shape of features
     assert read - shapes == {*split.train.tolist(), *split.holdout.tolist()} - shapes
 
 
-def test_the_teacher_scores_the_share_once(read, teacher_file, pool_folder, tmp_path, monkeypatch):
+def test_the_teacher_scores_the_share_once(read, teacher_file, pool, tmp_path, monkeypatch):
     seen, forward = [], Teacher.forward
 
     def counted(teacher, images):
@@ -54,7 +61,7 @@ def test_the_teacher_scores_the_share_once(read, teacher_file, pool_folder, tmp_
 
     def images_seen(out, share):
         seen.clear()
-        kd3.distill(teacher_file, "kd3:resnet8", pool_folder, tmp_path / out, share=share, **settings)
+        kd3.distill(teacher_file, "kd3:resnet8", pool, tmp_path / out, share=share, **settings)
         return sum(seen)
 
     part, again = images_seen("part", 0.25), images_seen("again", 0.25)

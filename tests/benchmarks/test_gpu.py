@@ -63,12 +63,12 @@ def test_with_one_device_the_part_for_two_says_so(bench, monkeypatch):
     )
 
 
-def test_two_processes_that_do_not_end_are_told_of(bench, monkeypatch):
+def test_two_processes_that_do_not_end_are_reported(bench, monkeypatch):
     monkeypatch.setattr(gpu.Bench, "patience", 0.05)
     assert gpu.two_devices(bench) == {"passed": False, "said": "two processes did not end within 0 s"}
 
 
-def test_two_processes_that_fail_are_told_of_in_their_words(bench, monkeypatch):
+def test_two_processes_that_fail_are_reported_in_their_words(bench, monkeypatch):
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "3", "WORLD_SIZE": "3"}.items():
         monkeypatch.setenv(name, value)
     told = gpu.two_devices(bench)
@@ -78,7 +78,7 @@ def test_two_processes_that_fail_are_told_of_in_their_words(bench, monkeypatch):
 
 def test_a_check_that_fails_is_marked_and_ends_with_2(tmp_path, monkeypatch):
     def hung(bench):
-        """Tell of processes that hung."""
+        """Report processes that hung."""
         return {"said": "it hung", "passed": False}
 
     monkeypatch.setattr(gpu, "PARTS", {"two_devices": hung})

@@ -167,9 +167,9 @@ def chosen(folder):
         )  # fmt: skip
         return planned.to_dict()["budget"]["batch_size"]
 
-    told = {device: batch(device) for device in ("cuda", "cpu")}
+    sizes = {device: batch(device) for device in ("cuda", "cpu")}
     torch.cuda.mem_get_info = lambda device=None: (4 << 20, 64 << 30)
-    return {**told, "little memory": batch("cuda")}
+    return {**sizes, "little memory": batch("cuda")}
 
 
 def make(folder):

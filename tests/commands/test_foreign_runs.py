@@ -219,6 +219,80 @@ def test_what_is_kept_as_trained_holds_the_students_own_files_alone(run, home):
     assert found == {"config.json", "model.safetensors"}
 
 
+def led_away(run, name, home):
+    """Move a file or folder of a run to the reader's own and leave a link; return what it holds."""
+    (run / name).rename(home / "own")
+    (run / name).symlink_to(home / "own")
+    return contents(home)
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+OF_STUDENT = ["student", "student/config.json", "student/model.safetensors"]
+OF_RUN = ["summary.json", "config.yaml", "origin.json", "metrics.jsonl", "selections", "checkpoints"]
+
+
+@pytest.mark.parametrize("name", [*OF_STUDENT, *OF_RUN])
+def test_every_command_that_takes_a_run_refuses_files_of_it_that_are_links(name, run, home, teacher_file, pool_folder):
+    before = led_away(run, name, home)
+    inputs = ("--teacher", teacher_file, "--pool", pool_folder)
+    noise = ("--images", "none", "--check-images", 4, "--format", "safetensors")
+    for words in (
+        ("classes", run, "--names", "a,b,c"),
+        ("cascade", run, *inputs, "--device", "cpu"),
+        ("adapt", run, *inputs, "--count", 16),
+        ("report", run, "--images", 0, "--latency", "false"),
+        ("export", run, "--out", run / "out", *noise),
+        ("distill", "--resume", "--out", run),
+    ):
+        if words[0] == "distill" and name in OF_STUDENT[1:]:
+            continue  # the run is finished: its student is not opened
+        assert f"{run / name} is a link" in refused(*words), words
+    assert contents(home) == before
+    assert not (run / "out").exists()
+
+
+@pytest.mark.parametrize("name", OF_STUDENT)
+def test_every_command_that_takes_a_student_refuses_files_of_it_that_are_links(name, run, home, labelled):
+    before = led_away(run, name, home)
+    for words in (
+        ("classes", run / "student"),
+        ("classes", run / "student", "--names", "a,b,c"),
+        ("predict", run, labelled),
+        ("evaluate", run / "student", "--data", labelled),
+    ):
+        assert f"{run / name} is a link" in refused(*words), words
+    assert contents(home) == before
+
+
+def test_a_students_code_that_is_a_link_is_neither_run_nor_copied(run, home, tmp_path):
+    changed(run / "student" / "config.json", arch="key.py:build")
+    (run / "student" / "key.py").symlink_to(home / "key")
+    for words in (("classes", run), ("export", run, "--out", tmp_path / "ship", "--trust-code")):
+        assert "key.py is a link" in refused(*words)
+
+
+def test_a_link_that_the_user_names_is_followed(run, tmp_path, labelled):
+    (tmp_path / "latest").symlink_to(run)
+    (tmp_path / "shipped").symlink_to(run / "student")
+    for model in (tmp_path / "latest", tmp_path / "shipped"):
+        assert here("evaluate", model, "--data", labelled, "--device", "cpu").returncode == 0
+    assert here("classes", tmp_path / "shipped", "--names", "a,b,c").returncode == 0
+    assert kd3.load_student(run).classes == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints", "student", "selections", "tensorboard", ".lock"])
+def test_a_run_that_is_gone_on_with_is_not_written_through_links(name, run, home):
+    (run / "summary.json").unlink()  # as if interrupted
+    if not (run / name).exists():
+        (run / name).mkdir()
+    before = led_away(run, name, home)
+    assert f"{run / name} is a link" in refused("distill", "--resume", "--out", run)
+    assert contents(home) == before
+
+
 def test_no_temporary_name_that_is_a_link_is_written_to(run, home):
     number = os.getpid()
     for path in (run / f".report.html.{number}.tmp", run / "student" / f".config.json.{number}.tmp"):
@@ -234,5 +308,5 @@ def test_a_lock_that_is_a_link_is_refused(run, home, teacher_file, crawl):
     (run / ".lock").unlink(missing_ok=True)
     (run / ".lock").symlink_to(home / "key")
     said = refused("adapt", run, "--teacher", teacher_file, "--images", crawl, "--count", 40, "--device", "cpu")
-    assert f"{run / '.lock'}, is a link" in said
+    assert f"{run / '.lock'} is a link" in said
     assert (home / "key").read_text() == SECRET

@@ -10,7 +10,7 @@ from kd3.config.commands import ClassesConfig
 from kd3.config.records import SHOWN, are_numbers, class_name
 from kd3.config.run_records import read_summary
 from kd3.config.settings import read_yaml
-from kd3.models.student_files import DESCRIPTION, read_student_description
+from kd3.models.student_files import DESCRIPTION, read_student_description, student_folder
 from kd3.runtime.errors import KD3Error
 from kd3.runtime.files import write_json
 from kd3.runtime.run_folder import RunFolder
@@ -50,8 +50,7 @@ def run(config: ClassesConfig) -> Classes:
     Raises:
         KD3Error: there is no student, the number of names differs from that of its classes, or a name is repeated.
     """
-    given = Path(config.model)
-    folder = given / "student" if (given / "student" / DESCRIPTION).is_file() else given
+    folder = student_folder(Path(config.model))
     about = read_student_description(folder)
     before = [str(name) for name in about["classes"]]
     if config.names is None:
@@ -61,12 +60,14 @@ def run(config: ClassesConfig) -> Classes:
         raise KD3Error(f"--names gives {len(names)} names but the student in {folder} knows {len(before)} classes")
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise KD3Error(f"--names gives {twice!r} more than once")
-    _name(folder, names)
     run_folder = RunFolder(folder.parent)
-    if folder.name == run_folder.student.name and run_folder.summary.is_file():
+    of_run = folder == run_folder.student and run_folder.summary.is_file()
+    summary = read_summary(run_folder.path) if of_run else None
+    _name(folder, names)
+    if summary is not None:
         if (run_folder.student_as_trained / DESCRIPTION).is_file():
             _name(run_folder.student_as_trained, names)
-        write_json(run_folder.summary, {**read_summary(run_folder.path), "classes": names})
+        write_json(run_folder.summary, {**summary, "classes": names})
     return Classes(folder, names, before)
 
 

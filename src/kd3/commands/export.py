@@ -33,7 +33,7 @@ from kd3.exports.formats import (
 from kd3.exports.quantise import Tried, quantise
 from kd3.models.load_teacher import load_teacher
 from kd3.models.student import Student
-from kd3.models.student_files import DESCRIPTION, adaptation_of, load_student, read_student_description
+from kd3.models.student_files import adaptation_of, load_student, read_student_description, student_folder
 from kd3.pool import ImagePool
 from kd3.pool.pool_files import NAME as MANIFEST
 from kd3.runtime import console
@@ -127,11 +127,11 @@ def _export(config: ExportConfig, module: nn.Module | None) -> Exported:
     run_folder = RunFolder(folder) if RunFolder(folder).config.is_file() else None
     if run_folder is not None:
         read_summary(folder)  # an unfinished run has no student yet
-    student_folder = folder / "student" if (folder / "student" / DESCRIPTION).is_file() else folder
-    student = load_student(student_folder, module=module, trust_code=config.trust_code)
+    of_student = student_folder(folder)
+    student = load_student(of_student, module=module, trust_code=config.trust_code)
     images = _images(config, run_folder, student.preparation)
     with whole_folder(out, what=f"the export {out}") as place, _threads(config.threads):
-        return _write(config, place, out, _Job(student, student_folder, images, module))
+        return _write(config, place, out, _Job(student, of_student, images, module))
 
 
 def _write(config: ExportConfig, place: Path, out: Path, job: _Job) -> Exported:
@@ -264,8 +264,8 @@ def _metadata(about: dict[str, Any], preprocessing: str, cascade: Mapping[str, A
     }
 
 
-def _pool(student_folder: Path) -> dict[str, Any] | None:
-    summary = student_folder.parent / "summary.json"
+def _pool(of_student: Path) -> dict[str, Any] | None:
+    summary = of_student.parent / "summary.json"
     try:
         place = Path(find(summary.parent, "pool", read_summary(summary.parent)["pool"]))
     except KD3Error:

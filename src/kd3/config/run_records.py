@@ -167,9 +167,11 @@ def read_summary(folder: Path) -> dict[str, Any]:
     """Return a finished run's `summary.json`.
 
     Raises:
-        KD3Error: the run is not finished, or its summary is damaged.
+        KD3Error: the run is not finished, its summary is damaged, or files of the run are links.
     """
-    path = RunFolder(folder).summary
+    run = RunFolder(folder)
+    run.refuse_links()
+    path = run.summary
     if not path.exists():
         raise KD3Error(f"{folder} holds no finished run: {path.name} is missing")
     return _checked(Summary, read_json(path), path)

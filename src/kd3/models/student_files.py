@@ -30,7 +30,8 @@ from kd3.models.student import Student
 from kd3.models.teacher import Teacher
 from kd3.runtime import console
 from kd3.runtime.errors import KD3Error
-from kd3.runtime.files import read_versioned, replacing, write_json
+from kd3.runtime.files import read_versioned, refuse_links, replacing, write_json
+from kd3.runtime.run_folder import RunFolder
 
 FORMAT = "kd3-student"
 VERSION = 2
@@ -59,6 +60,7 @@ def save_student(
     people (method, teacher, figures). `shrunk` lists the parts of `arch` that the student lacks.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _refuse_links(folder, arch)
     if arch is not None and arch.startswith("hf:"):
         arch, arch_args = _bring_configuration(student.backbone, folder), {}
     elif arch is not None:
@@ -119,11 +121,12 @@ def adaptation_of(folder: Path) -> dict[str, Any] | None:
     """Return the record of the adaptation of the student in a student folder; None for an unadapted student.
 
     Raises:
-        KD3Error: the weights are missing or damaged.
+        KD3Error: the weights are missing, damaged, or a link.
     """
     from safetensors import SafetensorError, safe_open
 
     path = folder / WEIGHTS
+    _refuse_links(folder)
     try:
         with safe_open(path, framework="pt") as weights:
             record = json.loads((weights.metadata() or {}).get(ADAPTATION, "null"))
@@ -141,15 +144,32 @@ def copy_student(folder: Path, to: Path) -> None:
         KD3Error: as `read_student_description`.
         OSError: a file is missing.
     """
-    arch = read_student_description(folder)["arch"]
-    names = [DESCRIPTION, WEIGHTS]
-    if arch == CONFIGURED:
-        (to / ARCHITECTURE).mkdir()
-        names.append(f"{ARCHITECTURE}/config.json")
-    elif arch is not None and (file := arch.rpartition(":")[0]).endswith(".py") and Path(file).name == file:
-        names.append(file)
-    for name in names:
+    for name in _files(read_student_description(folder)["arch"]):
+        (to / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(folder / name, to / name)
+
+
+def _files(arch: str | None) -> list[str]:
+    """Return the names of a student's files within its folder."""
+    if arch == CONFIGURED:
+        return [DESCRIPTION, WEIGHTS, f"{ARCHITECTURE}/config.json"]
+    file = (arch or "").rpartition(":")[0]
+    return [DESCRIPTION, WEIGHTS, *([file] if file.endswith(".py") and Path(file).name == file else [])]
+
+
+def _refuse_links(folder: Path, arch: str | None = None) -> None:
+    """Refuse links among a student's files, and a run's `student` folder that is one.
+
+    A folder that the user names by another name may be a link: it is the user's own.
+    """
+    of_run = RunFolder(folder.parent)
+    own = [folder] if folder in (of_run.student, of_run.student_as_trained) else []
+    refuse_links([*own, folder / ARCHITECTURE, *(folder / name for name in [*_files(arch), *_files(CONFIGURED)])])
+
+
+def student_folder(path: Path) -> Path:
+    """Return the folder of the student at a path: `student` in a run folder, or the path itself."""
+    return path / "student" if (path / "student" / DESCRIPTION).is_file() else path
 
 
 def load_student(path: str | Path, *, module: nn.Module | None = None, trust_code: bool = False) -> Student:
@@ -167,9 +187,7 @@ def load_student(path: str | Path, *, module: nn.Module | None = None, trust_cod
     Raises:
         KD3Error: the folder is missing, no student's, damaged, written by a newer kd3, or names code without consent.
     """
-    folder = Path(path)
-    if (folder / "student" / DESCRIPTION).is_file():
-        folder = folder / "student"
+    folder = student_folder(Path(path))
     about = read_student_description(folder)
     if module is None and about["arch"] is not None:
         check_student_arch(about["arch"], about["arch_args"], folder, trust_code=trust_code)
@@ -213,13 +231,15 @@ def read_student_description(folder: Path) -> dict[str, Any]:
     """Return a student folder's validated `config.json`.
 
     Raises:
-        KD3Error: it is missing, damaged, no student's, of a newer version, or contradictory.
+        KD3Error: it is missing, damaged, no student's, of a newer version, or contradictory; or its files are links.
     """
     path = folder / DESCRIPTION
+    _refuse_links(folder)
     if not path.is_file():
         raise KD3Error(f"{folder} holds no student: {DESCRIPTION} is missing")
     values = read_versioned(path, format_name=FORMAT, version=VERSION)
     build(StudentDescription, values, where=f"{path} does not describe a student")
+    _refuse_links(folder, values["arch"])
     return values
 
 
@@ -321,7 +341,7 @@ def load_classifier(path: str | Path, *, trust_code: bool = False) -> Teacher | 
         if path.suffix.lower() not in (".yaml", ".yml"):
             raise KD3Error(f"model {path} is not a folder or a teacher description (.yaml)")
         return load_teacher(path)
-    if (path / DESCRIPTION).is_file() or (path / "student" / DESCRIPTION).is_file():
+    if (student_folder(path) / DESCRIPTION).is_file():
         return load_student(path, trust_code=trust_code)
     if (path / "origin.json").is_file():
         raise KD3Error(f"the run {path} is not finished and has no student yet; continue it with --resume")

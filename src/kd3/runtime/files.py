@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -181,15 +181,28 @@ def what_it_is(data: bytes) -> str:
     return ""
 
 
+def refuse_links(paths: Iterable[Path]) -> None:
+    """Refuse links among the files of a folder that anybody may have made: they may lead anywhere.
+
+    Raises:
+        KD3Error: one is a link.
+    """
+    for path in paths:
+        if path.is_symlink():
+            raise KD3Error(
+                f"{path} is a link, which may lead anywhere; put what it leads to in its place if you trust it "
+                f"(`cp -rL` copies a folder that way)"
+            )
+
+
 @contextmanager
 def exclusive(path: Path, *, what: str) -> Iterator[None]:
     """Hold a lock file; the system releases it at any end of the process.
 
     Raises:
-        KD3Error: another process holds it, or it cannot be one.
+        KD3Error: another process holds it, or it is a link.
     """
-    if path.is_symlink():
-        raise KD3Error(f"the lock of {what}, {path}, is a link, which may lead anywhere; remove it")
+    refuse_links([path])
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from kd3.runtime.errors import KD3Error
-from kd3.runtime.files import read_json, write_json, write_text
+from kd3.runtime.files import read_json, refuse_links, write_json, write_text
 from kd3.version import __version__
 
 State = Literal["absent", "interrupted", "finished"]
@@ -106,6 +106,20 @@ class RunFolder:
         """Shell command that continues the run."""
         return shlex.join(["kd3", "distill", "--resume", "--out", str(self.path)])
 
+    def refuse_links(self) -> None:
+        """Refuse links among the run's own files: it may be somebody else's, and kd3 reads and writes them by name.
+
+        Raises:
+            KD3Error: one is a link.
+        """
+        files = (self.config, self.origin, self.lock, self.metrics, self.adaptation, self.cascade, self.summary)
+        folders = (self.selections, self.last.parent, self.student, self.student_as_trained, *self._of_trackers)
+        refuse_links([*files, *folders, self.last, self.best, self.teacher_statistics])
+
+    @property
+    def _of_trackers(self) -> tuple[Path, ...]:
+        return self.path / "tensorboard", self.path / "wandb"
+
     def check_origin(self, **identities: str) -> dict[str, Any]:
         """Refuse to resume with other inputs than the run's; return its recorded origin.
 
@@ -127,13 +141,14 @@ class RunFolder:
         """Return the state of the folder.
 
         Raises:
-            KD3Error: the folder holds something that is not a run.
+            KD3Error: the folder holds something that is not a run, or links.
         """
         try:
             if not self.path.exists():
                 return "absent"
             if not self.path.is_dir():
                 raise KD3Error(f"{self.path} is a file; --out must be a folder")
+            self.refuse_links()
             names = {entry.name for entry in self.path.iterdir() if not _is_temporary(entry)}
             if not names - {self.lock.name, self.origin.name, self.selections.name}:
                 return "absent"  # or killed before its settings, written last, made it a run

@@ -4,7 +4,9 @@ import csv
 import io
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -146,6 +148,77 @@ def test_web_folders_are_walked_and_archives_known_behind_a_query(server: WebSer
     assert keys(server.url) == keys(f"{server.url}/")
     assert keys(f"{server.url}/") == [*sorted(some_files(6)), *(f"a.tar/{name}" for name in some_files(6))]
     assert keys(f"{server.url}/a.tar?X-Amz-Signature=abc") == list(some_files(6))
+
+
+class _Odd(BaseHTTPRequestHandler):
+    """Answers that a server gives, some of which never end."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/x-tar" if "broken" in self.path else "text/html")
+        if "broken" in self.path:
+            self.send_header("Content-Length", "1000000")
+        self.end_headers()
+        try:
+            if "endless" in self.path:
+                while True:
+                    self.wfile.write(b'<a href="0.png">' * 4096)
+            if "slow" in self.path:
+                for letter in b"<p>There are no links here.</p>":
+                    self.wfile.write(bytes([letter]))
+                    self.wfile.flush()
+            self.wfile.write(b'<a href="more/"></a><a href="0.png"></a>' if "deep" in self.path else b"<p>")
+        except OSError:
+            pass  # the reader has had enough
+
+
+@pytest.fixture
+def odd() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Odd) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("path", ["", "/", "/slow/", "/pages/index/"])
+def test_web_page_without_links_is_a_row_that_says_so(path: str, odd: str) -> None:
+    (record,) = records([odd + path])
+    assert isinstance(record.location, Unusable)
+    assert (record.location.reason, record.key) == ("no images", odd + path if path else odd.removeprefix("http://"))
+    assert "links to no file below it" in record.location.detail
+
+
+@pytest.mark.timeout(60)
+def test_endless_pages_and_folders_end(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kd3.sources.remote.ANSWER_LIMIT", 1 << 20)
+    (record,) = records([f"{odd}/endless/"])
+    assert isinstance(record.location, Unusable)
+    assert (record.location.reason, record.location.detail) == (
+        "file too large",
+        "the server's answer has more than 1 MiB",
+    )
+    monkeypatch.setattr("kd3.sources.locations.DEEPEST", 4)
+    assert keys(f"{odd}/deep/") == ["0.png", "more/0.png", "more/more/0.png", "more/more/more/0.png"]
+
+
+@pytest.mark.parametrize("name", ["broken.tar", "broken.tar.gz", "broken.zip"])
+def test_answer_that_breaks_off_is_a_fault_of_the_network(name: str, odd: str, waits: list[float]) -> None:
+    found = [record.location for record in records([f"{odd}/{name}"])]
+    assert isinstance(found[-1], Unusable)
+    assert found[-1].reason == "unreachable", found[-1]
+    assert "not completed" in found[-1].detail
+
+
+def test_large_ranges_are_asked_for_in_pieces(
+    server: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kd3.sources.remote.ANSWER_LIMIT", 1000)
+    with opened_remote(f"{server.url}/a.tar", block=64) as file:
+        assert file.read() == (tmp_path / "web/a.tar").read_bytes()
 
 
 def test_relative_entries_of_a_list_lie_beside_it(server: WebServer, tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ from torch import nn
 import kd3
 from kd3.config.training import TrainSettings
 from kd3.runtime.compute import Compute
+from kd3.runtime.errors import KD3Error
 from kd3.runtime.ranks import ALONE
 from kd3.runtime.run_folder import RunFolder
 from kd3.scoring.batches import Coming, fetched, sent
 from kd3.training import budget, run_logger
-from kd3.training.budget import Progress, load_checkpoint
+from kd3.training.budget import VERSION, Progress, load_checkpoint
 from kd3.training.run_logger import RunLogger
 from kd3.training.step_graph import WARM_UP, StepGraph
 
@@ -168,3 +169,21 @@ def test_on_the_host_nothing_is_copied():
     assert sent(values, CPU) is values
     assert Coming(values).get() is values
     assert list(fetched([values])) == [values]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"version": VERSION}, "'optimizer' is missing"),
+        ({"version": VERSION, "optimizer": {}, "progress": {}}, "'method' is missing"),
+        ({"version": VERSION, "optimizer": {}, "method": {}, "progress": {"leap": 3}}, "leap"),
+        ({"version": VERSION, "optimizer": {}, "method": {}, "progress": [3]}, "mapping"),
+        ({"version": VERSION - 1}, "not written by this version"),
+        ([VERSION], "not written by this version"),
+    ],
+)
+def test_a_checkpoint_of_other_contents_is_refused_in_a_sentence(values, words, tmp_path):
+    torch.save(values, tmp_path / "last.pt")
+    with pytest.raises(KD3Error, match=words) as problem:
+        load_checkpoint(tmp_path / "last.pt")
+    assert "start anew in another --out" in str(problem.value)

@@ -41,7 +41,7 @@ from kd3.pool import ImagePool
 from kd3.pool.leaks import KnownImages, overlap
 from kd3.runtime import console
 from kd3.runtime.compute import Compute
-from kd3.runtime.errors import KD3Error
+from kd3.runtime.errors import KD3Error, in_words
 from kd3.runtime.run_folder import RunFolder, State
 from kd3.scoring.batches import PoolSplit, seed_for, split_pool
 from kd3.scoring.views import check_fixed_views
@@ -130,7 +130,7 @@ def _begun_with(config: DistillConfig) -> ShrinkPlan:
     try:
         return ShrinkPlan.model_validate(json.loads(path.read_text(encoding="utf-8"))[SHRUNK])
     except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise KD3Error(f"{path} does not hold the plan of {config.student}: {problem}") from None
+        raise KD3Error(f"{path} does not hold the plan of {config.student}: {in_words(problem)}") from None
 
 
 @dataclass(frozen=True)

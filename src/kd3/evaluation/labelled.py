@@ -29,7 +29,7 @@ from kd3.pool.changes import change_images, find_change
 from kd3.pool.leaks import Found, KnownImages, overlap
 from kd3.runtime import console
 from kd3.runtime.compute import Compute
-from kd3.runtime.errors import KD3Error
+from kd3.runtime.errors import KD3Error, in_words
 from kd3.runtime.run_folder import RunFolder, find
 from kd3.sources.class_matching import Matching, match_classes
 from kd3.sources.files import shown
@@ -362,6 +362,6 @@ def pool_of_student(model: str | Path) -> ImagePool | None:
         pool = ImagePool.open(find(run.path, "pool", str(config["pool"])))
         run.check_origin(pool=pool.content_hash)
     except (OSError, KeyError, TypeError, KD3Error) as problem:
-        console.info(f"it is unknown whether the student trained on these images: {problem}")
+        console.info(f"it is unknown whether the student trained on these images: {in_words(problem)}")
         return None
     return pool

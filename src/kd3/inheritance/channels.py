@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from kd3.runtime.errors import in_words
+
 Fits = Callable[[nn.Module, nn.Module], bool]
 UNMATCHED = 1e6  # cost of a block without a source, above any choice of sources
 
@@ -127,7 +129,7 @@ class ChannelSpaces:
         try:
             graph = fx.symbolic_trace(network).graph
         except Exception as problem:  # a forward may contain any code
-            raise ValueError(str(problem).splitlines()[0]) from problem
+            raise ValueError(in_words(problem).splitlines()[0]) from problem
         self.network = network
         self._parent: list[int] = []
         self._size: list[int] = []

@@ -29,7 +29,7 @@ from kd3.models.shrunk import shrink
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
 from kd3.runtime import console
-from kd3.runtime.errors import KD3Error
+from kd3.runtime.errors import KD3Error, in_words
 from kd3.runtime.files import read_versioned, refuse_links, replacing, write_json
 from kd3.runtime.run_folder import RunFolder
 
@@ -199,7 +199,7 @@ def load_student(path: str | Path, *, module: nn.Module | None = None, trust_cod
         with nullcontext() if trust_code or module is not None else bounded_by(size, what=what):
             return _built(folder, about, tensors, module).eval()
     except (KeyError, TypeError, AttributeError, ValueError) as problem:
-        raise KD3Error(f"{what} does not describe a student: {problem}") from problem
+        raise KD3Error(f"{what} does not describe a student: {in_words(problem)}") from problem
 
 
 def _built(folder: Path, about: dict[str, Any], tensors: dict[str, Tensor], module: nn.Module | None) -> Student:

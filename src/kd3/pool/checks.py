@@ -15,7 +15,7 @@ import numpy as np
 from kd3.pool.decode import pixel_digest
 from kd3.pool.pool_files import INDEX, LEFT_OUT, Manifest, Part, content_hash, read_index, sha256_of
 from kd3.runtime import console
-from kd3.runtime.errors import KD3Error
+from kd3.runtime.errors import KD3Error, in_words
 
 if TYPE_CHECKING:
     from kd3.pool.image_pool import ImagePool
@@ -31,7 +31,7 @@ def problems(folder: Path, manifest: Manifest) -> Iterator[str]:
         yield from islice(_in_order(folder, manifest), PROBLEMS_SHOWN)
     except Exception as problem:
         # pyarrow raises its own errors, OSError, KeyError for a missing column, UnicodeError.
-        yield f"{INDEX} cannot be read: {problem}"
+        yield f"{INDEX} cannot be read: {in_words(problem)}"
 
 
 def part_problem(folder: Path, part: Part, image_size: int) -> str | None:

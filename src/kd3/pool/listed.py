@@ -12,7 +12,7 @@ import pyarrow.parquet as parquet
 
 from kd3.pool.image_pool import ImagePool
 from kd3.pool.pool_files import INDEX, check_columns
-from kd3.runtime.errors import KD3Error
+from kd3.runtime.errors import KD3Error, in_words
 
 BATCH = 1 << 14
 IN_MEMORY = "memory"
@@ -32,7 +32,7 @@ def check_index(pool: ImagePool) -> None:
             rows = file.metadata.num_rows
             check_columns(file.schema_arrow, ("source", "key"))
     except (OSError, KeyError, pyarrow.ArrowException) as problem:
-        raise KD3Error(f"pool {pool.path} is damaged: {INDEX} cannot be read: {problem}") from None
+        raise KD3Error(f"pool {pool.path} is damaged: {INDEX} cannot be read: {in_words(problem)}") from None
     if rows != len(pool):
         raise KD3Error(f"pool {pool.path} is damaged: {INDEX} lists {rows:,} images, the manifest {len(pool):,}")
 
@@ -79,7 +79,7 @@ class ListedImages:
         try:
             text = Path(path).read_bytes().decode("utf-8-sig")
         except (OSError, ValueError) as problem:
-            raise KD3Error(f"the list {path} cannot be read: {problem}") from None
+            raise KD3Error(f"the list {path} cannot be read: {in_words(problem)}") from None
         # Not `splitlines`, which knows ten more ends of lines, all of which a name may hold.
         self._lines = {line for line in text.replace("\r\n", "\n").split("\n") if line.strip()}
         self._pairs = {pair for line in self._lines if (pair := _pair(line)) is not None}

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from kd3.config.records import Preparation
 from kd3.config.settings import Settings
-from kd3.runtime.errors import KD3Error, quoted
+from kd3.runtime.errors import KD3Error, in_words, quoted
 from kd3.runtime.files import read_versioned, replacing, sync_folder, write_json
 from kd3.version import __version__
 
@@ -142,7 +142,7 @@ def checked_rows(path: Path, columns: Sequence[str], images: int) -> Iterator[tu
             listed += 1
             yield row
     except (OSError, KeyError, UnicodeError, pyarrow.ArrowException) as problem:
-        raise KD3Error(f"{path} cannot be read: {problem}") from None
+        raise KD3Error(f"{path} cannot be read: {in_words(problem)}") from None
     if listed != images:
         raise KD3Error(f"{path} lists {listed:,} images, its pool holds {images:,}")
 

@@ -37,6 +37,18 @@ def quoted(value: object) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
+def in_words(problem: BaseException) -> str:
+    """Return what an error says: its class where it says nothing, and a sentence where it only names what is missing.
+
+    >>> in_words(KeyError("size")), in_words(ValueError("too short")), in_words(EOFError())
+    ("'size' is missing", 'too short', 'EOFError')
+    """
+    if isinstance(problem, KeyError) and problem.args:
+        named = str(problem.args[0])
+        return named if " " in named else f"{quoted(problem.args[0])} is missing"  # pyarrow and torch raise sentences
+    return str(problem) or type(problem).__name__
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str], *, where: str | None = None) -> KD3Error:
     """Return the error for a name that is not in a list, with the nearest known names.
 
@@ -59,7 +71,7 @@ THERE = re.compile(r"total capacity of ([\d.]+ ?[KMGT]iB) of which ([\d.]+ ?(?:b
 def out_of_memory_in_words(message: str, *, what: str, less: str, where: str = "GPU's memory") -> str:
     """Return the sentence.
 
-    >>> in_words("Tried to allocate 2.00 GiB.", what="a step", less="use a smaller batch")
+    >>> out_of_memory_in_words("Tried to allocate 2.00 GiB.", what="a step", less="use a smaller batch")
     "the GPU's memory is not enough for a step: 2.00 GiB more were asked for; use a smaller batch"
     """
     asked, there = ASKED.search(message), THERE.search(message)

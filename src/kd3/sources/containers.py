@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from kd3.runtime.errors import KD3Error
+from kd3.runtime.errors import KD3Error, in_words
 from kd3.runtime.files import FIRST, stand_in
 from kd3.sources.files import base_name, is_regular, may_hold_labels, shown
 from kd3.sources.record import (
@@ -129,7 +129,7 @@ def unusable(problem: Exception) -> Unusable:
         return Unusable("no images", str(problem))
     if isinstance(problem, UnsafePickle):
         return Unusable("unsafe pickle", str(problem))
-    return Unusable("archive damaged", without_secrets(str(problem))[:300] or type(problem).__name__)
+    return Unusable("archive damaged", without_secrets(in_words(problem))[:300])
 
 
 def is_labels(name: str, size: int) -> bool:

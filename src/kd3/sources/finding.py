@@ -250,7 +250,7 @@ def _of_remote(url: str, known: Expanded) -> Iterator[Record | Archive]:
         else:
             yield _file(url, source, _name(url), "")
     except Exception as problem:
-        yield Record(source, _name(url), unusable(problem))
+        yield Record(source, _name(url) or source, unusable(problem))
 
 
 def _in_list(path: str) -> Iterator[Record | Archive]:

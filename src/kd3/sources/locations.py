@@ -16,7 +16,7 @@ from kd3.runtime.errors import KD3Error
 from kd3.runtime.files import UTF16
 from kd3.sources.containers import opened
 from kd3.sources.files import shown
-from kd3.sources.record import Label, Unreadable, Unusable
+from kd3.sources.record import Label, NoImages, Unreadable, Unusable
 from kd3.sources.remote import ARCHIVE_WAITS, check_readable, filesystem, is_http, patiently
 from kd3.sources.trust import as_path, is_flat, is_remote, named_by_user
 
@@ -80,14 +80,21 @@ def is_folder(url: str) -> bool:
     return bool(_info(url)["type"] == "directory")
 
 
+DEEPEST = 100  # levels of folders: a web server may make up new ones without end
+
+
 def walk_remote(url: str) -> Iterator[tuple[str | None, str, int | None]]:
     """Yield (URL, key, size where it is known) of all files below a folder, sorted; no URL where none can name it.
 
     Raises:
         Unreadable: it cannot be listed.
+        NoImages: it is a web page that lists nothing.
     """
     system, path = filesystem(url)
-    found: dict[str, Any] = patiently(url, lambda: system.find(path, detail=True), ARCHIVE_WAITS)
+    deepest = DEEPEST if is_http(url) else None  # of which others make a request a folder
+    found: dict[str, Any] = patiently(url, lambda: system.find(path, maxdepth=deepest, detail=True), ARCHIVE_WAITS)
+    if is_http(url) and list(found) == [path]:  # which fsspec gives in place of what is below
+        raise NoImages("the page links to no file below it, as a web server's list of a folder does")
     names = sorted(name for name, entry in found.items() if entry["type"] != "directory" and not name.endswith("/"))
     for name, key in zip(names, _relative(url, names), strict=True):
         yield None if _is_chain(url, key) else _child(url, key), key, found[name].get("size")

@@ -31,6 +31,7 @@ from kd3.version import __version__
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "hf": "hf"}  # protocol -> extra of kd3
 BLOCK = 1 << 20  # bytes of one request, more for sequential reads
 STREAM_BLOCK = 8 << 20
+ANSWER_LIMIT = 64 << 20  # bytes that are read at once: a page of links, or a range of a file
 FETCH_LIMIT = 64 << 30  # bytes of an archive from a server without range requests, perhaps endless
 IMAGE_WAITS = (0.5, 2.0)  # seconds before the second and the third attempt: a crawl's servers are many, and often dead
 ARCHIVE_WAITS = (1.0, 4.0, 15.0)  # an archive is worth more
@@ -80,8 +81,30 @@ def _http_options(url: str) -> dict[str, Any]:
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
     # Ranges of what was compressed on the way would be ranges of something else.
     headers = {"Accept-Encoding": "identity", "User-Agent": f"kd3/{__version__}"}
-    options = {"client_kwargs": {"timeout": timeout}, "headers": headers}
+    options = {"client_kwargs": {"timeout": timeout, "response_class": _bounded_answer()}, "headers": headers}
     return options if anywhere_allowed() else {**options, "get_client": _guarded_client(trusted_host(url))}
+
+
+@cache
+def _bounded_answer() -> type:
+    import aiohttp
+
+    class Bounded(aiohttp.ClientResponse):
+        """An answer that is read whole only up to a limit: a page, or what stands for a range, may be endless."""
+
+        async def read(self) -> bytes:
+            if self._body is None:
+                parts = bytearray()
+                async for part in self.content.iter_any():
+                    parts += part
+                    if len(parts) > ANSWER_LIMIT:
+                        raise Unreadable(
+                            "file too large", f"the server's answer has more than {ANSWER_LIMIT >> 20} MiB"
+                        )
+                self._body = bytes(parts)
+            return self._body
+
+    return Bounded
 
 
 @cache  # fsspec keeps connections open for calls with the same options
@@ -213,7 +236,7 @@ def streamed_remote(url: str) -> Iterator[BinaryIO]:
             yield cast(BinaryIO, file)
     else:
         with patiently(url, lambda: _http_stream(system, path), ARCHIVE_WAITS) as stream:
-            yield stream
+            yield cast(BinaryIO, io.BufferedReader(_InOrder(url, stream), BLOCK))
 
 
 def _fetch(system: Any, path: str, copy: BinaryIO) -> None:
@@ -255,6 +278,25 @@ async def _size_of_web_file(system: Any, path: str) -> int | None:
         return int(total) if answer.status == 206 and total.isdigit() else None
 
 
+class _InOrder(io.RawIOBase):
+    """A remote file read from its beginning; what fails is the network, not the archive."""
+
+    def __init__(self, url: str, stream: BinaryIO) -> None:
+        self._url, self._stream = url, stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._stream.read(len(buffer))
+        except Exception as problem:
+            # A server that breaks off, or is silent for too long.
+            raise Unreadable("unreachable", described(problem, self._url)) from None
+        buffer[: len(data)] = data
+        return len(data)
+
+
 class _Ranges(io.RawIOBase):
     """A remote file as Python's readers want one."""
 
@@ -276,7 +318,7 @@ class _Ranges(io.RawIOBase):
         return self._place
 
     def readinto(self, buffer: Any) -> int:
-        start, end = self._place, min(self._place + len(buffer), self._size)
+        start, end = self._place, min(self._place + min(len(buffer), ANSWER_LIMIT), self._size)
         if end <= start:
             return 0
         data = patiently(self._url, lambda: self._system.cat_file(self._path, start=start, end=end), ARCHIVE_WAITS)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from kd3.config.published import DataSet, Published
 from kd3.runtime import console
-from kd3.runtime.errors import KD3Error
+from kd3.runtime.errors import KD3Error, in_words
 from kd3.sources.batches import batch_in_archive, idx_members
 from kd3.sources.files import walk
 from kd3.sources.finding import records
@@ -143,7 +143,7 @@ def cifar(place: Path) -> Iterator[Example]:
         try:
             found = list(batch_in_archive(held[name], meta, str(place), ""))
         except Exception as problem:  # readers raise many errors on damage
-            raise KD3Error(f"{place} is damaged: {name}: {problem}") from None
+            raise KD3Error(f"{place} is damaged: {name}: {in_words(problem)}") from None
         for record in found:
             if record.label is None or record.label.name is None:
                 raise KD3Error(f"{place} is no python version of CIFAR: {name} says no class of its images")

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from kd3.config.training import DEFAULT_IMAGES, TrainSettings
-from kd3.runtime.errors import KD3Error
+from kd3.runtime.errors import KD3Error, in_words
 from kd3.runtime.files import replacing
 from kd3.scoring.batches import Coming
 
@@ -121,8 +121,11 @@ def load_checkpoint(path: Path) -> tuple[Progress, dict[str, Any], dict[str, Any
         ) from None
     if not isinstance(values, dict) or values.get("version") != VERSION:
         raise KD3Error(f"checkpoint {path} was not written by this version of kd3; start anew in another --out")
-    learner = {"optimizer": values["optimizer"], "scale": values.get("scale", {})}
-    return Progress(**values["progress"]), values["method"], learner
+    try:
+        learner = {"optimizer": values["optimizer"], "scale": values.get("scale", {})}
+        return Progress(**values["progress"]), values["method"], learner
+    except (KeyError, TypeError) as problem:
+        raise KD3Error(f"checkpoint {path} is damaged: {in_words(problem)}; start anew in another --out") from None
 
 
 SLACK = 1e-9  # parts of a budget are sums of floats

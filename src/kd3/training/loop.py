@@ -18,7 +18,7 @@ from kd3.methods import Method
 from kd3.models.fold import foldable
 from kd3.runtime import console
 from kd3.runtime.compute import Compute
-from kd3.runtime.errors import KD3Error
+from kd3.runtime.errors import KD3Error, in_words
 from kd3.runtime.interruption import Stopped, StopRequest, stopping_between_steps
 from kd3.runtime.run_folder import Listener, RunFolder
 from kd3.scoring.batches import PoolBatches, PoolSplit, generator_for
@@ -116,7 +116,7 @@ class Fit:
             except (RuntimeError, ValueError, KeyError) as problem:
                 raise KD3Error(
                     f"the checkpoint {self.folder.last} does not fit this student; was its code changed since the "
-                    f"run began? ({str(problem).splitlines()[0]})"
+                    f"run began? ({in_words(problem).splitlines()[0]})"
                 ) from problem
         self.latest.round = self.at.round
         classes, budget = self.method.teacher.classes, self.budget.images

@@ -1,0 +1,30 @@
+"""Errors in words: what a library raises is named by a sentence, whatever its message."""
+
+import pyarrow as pa
+import pytest
+
+from kd3.runtime.errors import in_words
+from kd3.sources.containers import unusable
+
+
+@pytest.mark.parametrize(
+    ("problem", "words"),
+    [
+        (KeyError("type"), "'type' is missing"),
+        (KeyError(7), "7 is missing"),
+        (KeyError("no column of that name"), "no column of that name"),
+        (KeyError(), "KeyError"),
+        (EOFError(), "EOFError"),
+        (ValueError("cut short"), "cut short"),
+        (KeyError("x" * 5000), "'" + "x" * 199 + "... is missing"),
+    ],
+)
+def test_an_error_says_what_it_is_about(problem, words):
+    assert in_words(problem) == words
+    assert unusable(problem).detail == words[:300]
+
+
+def test_sentences_of_pyarrow_are_not_quoted():
+    with pytest.raises(KeyError) as found:
+        pa.schema([("a", pa.int8())]).field("key")
+    assert in_words(found.value) == "Column key does not exist in schema"

@@ -17,6 +17,7 @@ from kd3.inheritance.adapt import Adaptation
 from kd3.inheritance.at_end import keep_adapted
 from kd3.models.student_files import ADAPTATION
 from kd3.reports.run_records import read_run
+from kd3.runtime import run_folder
 from kd3.runtime.run_folder import RunFolder
 from kd3.training.run_logger import last_selection
 
@@ -105,6 +106,11 @@ PLACE = {"step": 1, "images": 16, "seconds": 0.5}
         "7",
         "{}",
         "[" * 50_000,
+        {"event": ["train"], "words": ""},
+        {"event": "other", "depth": [[1]]},
+        {"event": "other", "depth": [{}]},
+        {"event": "other", "depth": {"a": 1}},
+        b"\xff\xfe",
         {"event": "warning"},
         {"event": "evaluation", **PLACE},
         {"event": "evaluation", **PLACE, "agreement": True},
@@ -116,9 +122,29 @@ PLACE = {"step": 1, "images": 16, "seconds": 0.5}
     ],
 )
 def test_events_of_other_types_are_refused(event, run):
-    with (run / "metrics.jsonl").open("a") as handle:
-        handle.write((event if isinstance(event, str) else json.dumps(event)) + "\n")
+    line = event if isinstance(event, (str, bytes)) else json.dumps(event)
+    with (run / "metrics.jsonl").open("ab") as handle:
+        handle.write((line.encode() if isinstance(line, str) else line) + b"\n")
     with pytest.raises(kd3.KD3Error, match=r"is damaged: .*metrics\.jsonl"):
+        read_run(run)
+
+
+def test_a_history_without_end_is_refused_before_it_is_read(run, monkeypatch):
+    history = run / "metrics.jsonl"
+    length = history.stat().st_size
+    monkeypatch.setattr(run_folder, "LARGEST_HISTORY", length)
+    read_run(run)
+    os.truncate(history, length + 1)  # a hole: no bytes on the disk, and gigabytes cost no more
+    with pytest.raises(kd3.KD3Error, match=r"metrics\.jsonl cannot be read: it has more than 0 MiB"):
+        read_run(run)
+    os.truncate(history, length)
+    longest = max(map(len, history.read_bytes().splitlines(keepends=True)))
+    monkeypatch.setattr(run_folder, "LARGEST", longest)
+    read_run(run)
+    with history.open("ab") as handle:
+        handle.write(b" " * (longest + 1))
+    monkeypatch.setattr(run_folder, "LARGEST_HISTORY", 10 * length)
+    with pytest.raises(kd3.KD3Error, match=r"metrics\.jsonl cannot be read: line \d+ has more than 0 MiB"):
         read_run(run)
 
 

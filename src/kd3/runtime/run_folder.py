@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 from kd3.runtime.errors import KD3Error
-from kd3.runtime.files import read_json, refuse_links, write_json, write_text
+from kd3.runtime.files import LARGEST, read_json, refuse_links, write_json, write_text
 from kd3.version import __version__
 
 State = Literal["absent", "interrupted", "finished"]
@@ -221,32 +222,43 @@ class MetricsFile:
             listener(event, values)
 
 
+LARGEST_HISTORY = 512 << 20  # bytes: 300 selections of 21,000 classes have half of it
+
+
 def read_metrics(path: Path, event: str | None = None) -> Iterator[dict[str, Any]]:
     """Yield the events of a run, all or those of one kind; an incomplete last line is skipped.
 
     Raises:
-        KD3Error: the file is missing, no file, or holds something else.
+        KD3Error: the file is missing, no file, too large, or holds something else.
     """
     if not path.is_file():  # reading a pipe or a device would never end
         raise KD3Error(f"{path} cannot be read: it is missing or no file")
-    with path.open(encoding="utf-8") as handle:
-        for number, line in enumerate(_lines(handle, path), start=1):
-            if not line.endswith("\n"):
+    with path.open("rb") as handle:
+        if os.fstat(handle.fileno()).st_size > LARGEST_HISTORY:
+            raise KD3Error(f"{path} cannot be read: it has more than {LARGEST_HISTORY >> 20} MiB")
+        for number in count(1):
+            line = handle.readline(LARGEST + 1)
+            if len(line) > LARGEST:
+                raise KD3Error(f"{path} cannot be read: line {number} has more than {LARGEST >> 20} MiB")
+            if not line.endswith(b"\n"):
                 return
-            try:
-                values = json.loads(line)
-                kind = str(values["event"])
-            except (ValueError, TypeError, KeyError, RecursionError):
-                raise KD3Error(f"{path} cannot be read: line {number} holds no event") from None
-            if event is None or kind == event:
+            values = _event(line)
+            if values is None:
+                raise KD3Error(f"{path} cannot be read: line {number} holds no event")
+            if event is None or values["event"] == event:
                 yield values
 
 
-def _lines(handle: TextIO, path: Path) -> Iterator[str]:
+def _event(line: bytes) -> dict[str, Any] | None:
+    """Return the event in a line; None if it holds another thing, such as lists of lists, which no event has."""
     try:
-        yield from handle
-    except ValueError as problem:  # no UTF-8
-        raise KD3Error(f"{path} cannot be read: {problem}") from None
+        values = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(values, dict) or not isinstance(values.get("event"), str):
+        return None
+    nested = (one for value in values.values() for one in (value if isinstance(value, list) else [value]))
+    return None if any(isinstance(one, (dict, list)) for one in nested) else values
 
 
 def kept_accuracy(evaluations: Iterable[Mapping[str, Any]], best_step: int) -> float | None:

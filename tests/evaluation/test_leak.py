@@ -130,7 +130,7 @@ def test_the_same_file_is_found_where_its_looks_say_nothing(places, tmp_path):
 def test_pools_are_compared_part_by_part(places, monkeypatch):
     pool = pool_of_student(places / "run")
     whole = leak(pool, labelled(places)).to_dict()
-    monkeypatch.setattr("kd3.pool.leaks.HASHES", 2)
+    monkeypatch.setattr("kd3.pool.leaks.AT_ONCE", 2)
     assert leak(pool, labelled(places)).to_dict() == whole
     assert [pair["position"] for pair in whole["pairs"]] == [3, 4]
 

@@ -92,6 +92,34 @@ def test_commands_that_read_damaged_pixels_say_so(command, damaged, pool_folder,
     assert command != "select" or not out.exists()
 
 
+@pytest.mark.parametrize("more", [{}, {"fixed_views": 2, "flip": False}], ids=["logits", "features"])
+def test_a_mended_pool_is_not_remembered_as_it_was(more, pool_folder, teacher_file, tmp_path, monkeypatch):
+    pool, run, other = (tmp_path / name for name in ("pool", "run", "other"))
+    shutil.copytree(pool_folder, pool, ignore=shutil.ignore_patterns("teacher_*"))
+    part = pool / "images-00000.bin"
+    sound = part.read_bytes()
+    small = {"images": 64, "batch_size": 16, "holdout": 12, "device": "cpu", "track": "none", "recall": "off"}
+    small |= {"teacher_statistics": "auto", "checkpoint_steps": 1, **more}
+    digest = watching._digest
+
+    def found_late(path, stop):
+        while not (run / "checkpoints" / "last.pt").exists() and not stop.wait(0.01):
+            pass
+        return digest(path, stop)
+
+    # Not the first images, by which stored outputs are compared with the teacher's.
+    part.write_bytes(sound[: 3 * 16 * 16 * 100] + bytes(3 * 16 * 16 * 20))
+    with monkeypatch.context() as patch:
+        patch.setattr(watching, "_digest", found_late)
+        with pytest.raises(kd3.KD3Error, match="is damaged: images-00000"):
+            kd3.distill(teacher_file, "kd3:resnet8", pool, run, **small)
+    part.write_bytes(sound)
+    kd3.distill(teacher_file, "kd3:resnet8", pool, run, resume=True, **small)
+    kd3.distill(teacher_file, "kd3:resnet8", pool_folder, other, **small)
+    weights = [(folder / "student" / "model.safetensors").read_bytes() for folder in (run, other)]
+    assert weights[0] == weights[1]
+
+
 def test_evaluate_does_not_clear_test_images_by_a_damaged_pool(damaged, teacher_file, labelled, tmp_path):
     small = {"images": 32, "batch_size": 16, "holdout": 12, "device": "cpu", "track": "none"}
     part = damaged / "images-00000.bin"

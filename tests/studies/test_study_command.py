@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -194,3 +196,20 @@ def test_ctrl_c_stops_the_runs_and_the_same_command_goes_on(teacher_file, pool_f
     assert "the same command goes on" in errors
     assert (run / "checkpoints" / "last.pt").is_file()
     assert not (run / "summary.json").exists()
+
+
+@pytest.mark.parametrize("rows", [ROWS[:1], ROWS], ids=["as given", "a part"])
+@pytest.mark.parametrize("measured", [False, True])
+def test_a_pool_with_flipped_pixels_is_named_as_damaged(rows, measured, teacher_file, pool_folder, tmp_path):
+    pool = Path(shutil.copytree(pool_folder, tmp_path / "pool"))
+    part = pool / "images-00000.bin"
+    pixels = bytearray(part.read_bytes())
+    pixels[5000] ^= 0x40
+    part.write_bytes(pixels)
+    study = write(tmp_path, rows=rows, measure_shift=measured)
+    done = call(teacher_file, pool, study, tmp_path / "out")
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert f"pool {pool} is damaged: {part.name} is not what was written" in last
+    assert f"kd3 pool verify {pool} names the images" in last
+    assert not list((tmp_path / "out").glob("*/*.json"))  # no distance of such pixels is kept

@@ -12,13 +12,14 @@ from kd3.commands.distill_memory import VALUE, footprint
 from kd3.commands.distill_parts import Job, Live, read_job, split_of
 from kd3.config.distill import DistillConfig
 from kd3.config.methods import METHODS
+from kd3.pool.pool_files import FEATURES
 from kd3.runtime import console
 from kd3.runtime.compute import Compute
 from kd3.runtime.errors import KD3Error
 from kd3.runtime.launch import check_launch
 from kd3.runtime.run_folder import RunFolder, State
 from kd3.scoring.teacher_cache import place_of
-from kd3.scoring.views import FOLDER, bytes_of_features
+from kd3.scoring.views import bytes_of_features
 from kd3.training.budget import Budget, load_checkpoint
 
 
@@ -154,7 +155,7 @@ def _writes(config: DistillConfig, job: Job, compute: Compute, folder: RunFolder
         places.append({"path": str(logits.parent), "bytes": VALUE * len(job.pool) * job.teacher.num_classes})
     if config.train.fixed_views and job.pool.path is not None:
         features = bytes_of_features(config.train, job.teacher, job.pool, compute)
-        places.append({"path": str(Path(job.pool.path) / FOLDER), "bytes": features})
+        places.append({"path": str(Path(job.pool.path) / FEATURES), "bytes": features})
     return places
 
 

@@ -23,7 +23,8 @@ from kd3.inheritance.fitted_teacher import FittedTeacher, find_outliers, fit_tea
 from kd3.methods import Method
 from kd3.models.load_teacher import runs_code
 from kd3.models.student_files import load_student, save_student
-from kd3.pool.checks import PATIENCE, watched
+from kd3.pool import ImagePool
+from kd3.pool.checks import PATIENCE, DamagedPoolError, Watch, watched
 from kd3.runtime import console
 from kd3.runtime.compute import Compute, out_of_memory_as_error
 from kd3.runtime.errors import FailedElsewhereError, KD3Error
@@ -61,7 +62,7 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
                 held.enter_context(_claimed(folder, state, config, compute, job))
         held.enter_context(out_of_memory_as_error(f"{what} in batches of {job.train.batch}", less=less))
         held.enter_context(compute.tuned(tf32=config.train.tf32, deterministic=config.train.deterministic))
-        watch = held.enter_context(watched(job.pool)) if ranks.is_first else None
+        watch = held.enter_context(_watched(job.pool, folder)) if ranks.is_first else None
         console.info(_announcement(config, job, compute))
         batches = PoolBatches(job.pool, compute)
 
@@ -148,6 +149,17 @@ def _claimed(folder: RunFolder, state: State, config: DistillConfig, compute: Co
             if before != str(compute):
                 console.warn(f"the run was begun on {before} and continues on {compute}: the same but for rounding")
         yield
+
+
+@contextmanager
+def _watched(pool: ImagePool, folder: RunFolder) -> Iterator[Watch]:
+    """Check the pool; a run must not go on, once the pool is mended, from what it learned of a damaged one."""
+    try:
+        with watched(pool) as watch:
+            yield watch
+    except DamagedPoolError:
+        folder.forget_training()
+        raise
 
 
 def _evaluation(data: LabelledImages | None, compute: Compute) -> Callable[[Method], dict[str, float]] | None:

@@ -21,6 +21,7 @@ from kd3.models.batch_norms import LayerStatistics, blended, counted, mean_dista
 from kd3.models.costs import SMALL_SIDE
 from kd3.models.head import evaluating, probe_images
 from kd3.models.teacher import Teacher
+from kd3.pool.pool_files import STATISTICS
 from kd3.runtime import console
 from kd3.runtime.compute import Compute
 from kd3.runtime.errors import KD3Error
@@ -141,7 +142,6 @@ def _at_the_features(teacher: Teacher, norms: dict[str, nn.Module]) -> str | Non
     return None
 
 
-FOLDER = "teacher_statistics"
 VERSION = 2  # version of the outlier rule for mixed pools
 COUNTED_IMAGES, COUNT_BATCH = 2000, 250
 GRID = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -302,7 +302,7 @@ def _path(teacher: Teacher, batches: PoolBatches, positions: np.ndarray, compute
     if pool.path is None:
         return None
     which = hashlib.sha256(np.ascontiguousarray(positions, dtype=np.int64).tobytes()).hexdigest()
-    return Path(pool.path) / FOLDER / f"{name_for(VERSION, teacher, pool, compute, which)}.safetensors"
+    return Path(pool.path) / STATISTICS / f"{name_for(VERSION, teacher, pool, compute, which)}.safetensors"
 
 
 def _keep(path: Path, statistics: dict[str, LayerStatistics], by_share: dict[float, float]) -> None:

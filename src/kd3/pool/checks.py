@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kd3.pool.decode import pixel_digest
-from kd3.pool.pool_files import INDEX, LEFT_OUT, Manifest, Part, content_hash, read_index, sha256_of
+from kd3.pool.pool_files import (
+    FEATURES,
+    HASHES,
+    INDEX,
+    LEFT_OUT,
+    LOGITS,
+    STATISTICS,
+    Manifest,
+    Part,
+    content_hash,
+    read_index,
+    sha256_of,
+)
 from kd3.runtime import console
 from kd3.runtime.errors import KD3Error, in_words
 
@@ -86,6 +99,22 @@ BLOCK = 4 << 20  # bytes
 PATIENCE = 5.0  # seconds that finished work waits for the rest of the check
 
 
+class DamagedPoolError(KD3Error):
+    """A pool's pixels are not those written."""
+
+
+def forget_outputs(folder: Path) -> None:
+    """Remove what was computed from a pool's pixels and is stored beside them.
+
+    It is named after the pool's content: once the pool is mended, it would be taken for that of the right pixels.
+    """
+    for name in (LOGITS, FEATURES, STATISTICS):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    with suppress(OSError):
+        for path in folder.glob(HASHES.format("*")):
+            path.unlink()
+
+
 class Watch:
     """Compares a pool's parts with their digests, in a thread of its own."""
 
@@ -105,13 +134,14 @@ class Watch:
             self._thread.start()
 
     def check(self) -> None:
-        """Raise an error found so far.
+        """Raise an error found so far; what was computed from such pixels and stored beside them is removed.
 
         Raises:
-            KD3Error: a part has changed.
+            DamagedPoolError: a part has changed.
         """
-        if self._damaged:
-            raise KD3Error(
+        if self._damaged and self._folder:
+            forget_outputs(self._folder)
+            raise DamagedPoolError(
                 f"pool {self._folder} is damaged: {self._damaged} is not what was written when the pool was made, so "
                 f"what came of it is wrong; kd3 pool verify {self._folder} names the images"
             )
@@ -148,7 +178,7 @@ def watched(pool: ImagePool, *, to_the_end: bool = False) -> Iterator[Watch]:
         to_the_end: the block ends only after the complete check.
 
     Raises:
-        KD3Error: at the end of the block, or by `Watch.check` before: a part has changed.
+        DamagedPoolError: at the end of the block, or by `Watch.check` before: a part has changed.
     """
     watch = Watch(pool)
     watch.start()

@@ -16,7 +16,7 @@ from kd3.pool.decode import Decoded, DecodeSettings
 from kd3.pool.decoding import decode_records
 from kd3.pool.image_pool import ImagePool
 from kd3.pool.near_copies import Copy, NearCopies, Thumbnails, copies_within, perceptual_hashes, thumbnails
-from kd3.pool.pool_files import INDEX, sha256_from
+from kd3.pool.pool_files import HASHES, INDEX, sha256_from
 from kd3.runtime import console
 from kd3.runtime.errors import KD3Error
 from kd3.runtime.files import replacing
@@ -188,7 +188,7 @@ class EntryFilter:
 
 
 BLOCK_BYTES = 32 << 20
-HASHES = 4_096  # compared at a time
+AT_ONCE = 4_096  # hashes compared at a time
 WORTH_A_BAR = 100_000  # images
 
 
@@ -201,12 +201,12 @@ def overlap(pool: ImagePool, tested: KnownImages) -> dict[int, Found]:
         return {}
     hashes = pool_hashes(pool)
     found: dict[int, Found] = {}
-    for start in range(0, len(pool), HASHES):
+    for start in range(0, len(pool), AT_ONCE):
 
         def thumbnails_of(places: np.ndarray, start: int = start) -> np.ndarray:
             return thumbnails(pool.read(places + start))
 
-        near = tested.near(hashes[start : start + HASHES], thumbnails_of)
+        near = tested.near(hashes[start : start + AT_ONCE], thumbnails_of)
         found |= {start + place: known for place, known in near.items()}
     if pool.path is not None:
         for position, (file,) in enumerate(pool.index_rows(("sha256",))):
@@ -251,4 +251,4 @@ def keep_hashes(path: Path, hashes: np.ndarray) -> None:
 
 def _place(pool: ImagePool) -> Path:
     assert pool.path is not None
-    return pool.path / f"hashes-{pool.content_hash[:16]}.npy"
+    return pool.path / HASHES.format(pool.content_hash[:16])

@@ -179,6 +179,11 @@ class RunFolder:
             if _is_temporary(path):
                 path.unlink(missing_ok=True)
 
+    def forget_training(self) -> None:
+        """Remove what a training has learned so far: the run begins anew when it is resumed."""
+        for path in (self.last, self.best, self.teacher_statistics, *self.selections.glob("*.npy")):
+            path.unlink(missing_ok=True)
+
     def begin(self, config: str, origin: dict[str, Any]) -> None:
         """Write the identity of a new run."""
         self.selections.mkdir(exist_ok=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
+from kd3.pool.pool_files import LOGITS
 from kd3.runtime import console
 from kd3.runtime.compute import Compute
 from kd3.runtime.errors import KD3Error
@@ -50,7 +51,6 @@ def matches(kept: np.ndarray, now: np.ndarray) -> bool:
     return bool(np.abs(kept - now).max() <= TOLERANCE * np.abs(now).max())
 
 
-FOLDER = "teacher_logits"
 VERSION = 2  # of the computation and format; other versions' files are ignored
 DIGEST_BYTES = 32
 BLOCK = 1 << 20
@@ -180,7 +180,7 @@ def place_of(teacher: Teacher, pool: ImagePool, compute: Compute) -> Path | None
     """Return the file for the logits; None for a pool in memory."""
     if pool.path is None:
         return None
-    return Path(pool.path) / FOLDER / f"{name_for(VERSION, teacher, pool, compute)}.npy"
+    return Path(pool.path) / LOGITS / f"{name_for(VERSION, teacher, pool, compute)}.npy"
 
 
 def _shape(teacher: Teacher, batches: PoolBatches) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from kd3.config.training import TrainSettings
 from kd3.models.head import ModelOutput, global_avg_pool
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
+from kd3.pool.pool_files import FEATURES
 from kd3.runtime import console
 from kd3.runtime.compute import Compute
 from kd3.runtime.errors import KD3Error
@@ -170,7 +171,6 @@ def _weights(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
     return weights / weights.sum(dim=2, keepdim=True)
 
 
-FOLDER = "teacher_features"
 VERSION = 1
 SEARCHED_ROWS = 1 << 16  # rows searched for a stored one to compare
 COMING = 8  # batches of new features on their way from an accelerator, at most
@@ -275,7 +275,7 @@ class TeacherFeatures:
         more = (str(self.teacher.head), self.views.views, self.views.flip, images.image_size)
         name = name_for(VERSION, self.teacher, images, self.compute, *more)
         assert images.path is not None
-        return Path(images.path) / FOLDER / f"{name}.features"
+        return Path(images.path) / FEATURES / f"{name}.features"
 
     def _still_true(self, images: ImagePool) -> bool:
         sample = torch.linspace(0, len(self._known) - 1, min(len(self._known), SEARCHED_ROWS)).long()
@@ -355,7 +355,7 @@ def fixed_views(
         return views, TeacherFeatures(teacher, images, views, compute)
     except OSError as problem:
         console.warn(
-            f"the teacher's features cannot be kept in {Path(images.path) / FOLDER}: {problem.strerror or problem}; "
+            f"the teacher's features cannot be kept in {Path(images.path) / FEATURES}: {problem.strerror or problem}; "
             f"the teacher runs at every step"
         )
         return views, None

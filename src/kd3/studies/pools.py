@@ -17,6 +17,7 @@ from kd3.evaluation.shift_measure import measure
 from kd3.models.student_files import load_student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool, derive_pool
+from kd3.pool.checks import watched
 from kd3.runtime import console
 from kd3.runtime.compute import Compute
 from kd3.runtime.errors import KD3Error
@@ -150,7 +151,8 @@ def pool_distances(
         kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if kept.get("content_hash") != pool.content_hash:
             console.info(f"measuring the shift of pool {name}")
-            measured = measure(teacher, pool, None, compute, limit=len(pool), seed=0)
+            with watched(pool, to_the_end=True):
+                measured = measure(teacher, pool, None, compute, limit=len(pool), seed=0)
             if measured.batch_norms is None:
                 return {}
             distance = PoolDistance(

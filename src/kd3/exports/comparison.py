@@ -28,6 +28,7 @@ from kd3.sources.record import counted
 from kd3.training.run_logger import last_selection
 
 NOISE = "none"
+FEWEST = 3  # images to check an export on: two that are compared, and another
 
 
 @dataclass(frozen=True)
@@ -75,20 +76,20 @@ def images_of(source: str, preparation: Preparation, *, compare: int, calibrate:
     Raises:
         KD3Error: the pool has images of another size, or there are fewer than three images.
     """
-    size = preparation.size
+    size, count = preparation.size, max(FEWEST, compare + calibrate)
     if source == NOISE:
         noise = torch.randint(0, 256, (compare, 3, size, size), generator=torch.Generator().manual_seed(0))
         return CheckImages(noise.to(torch.uint8), torch.empty(0, 3, size, size, dtype=torch.uint8), "noise")
     if (Path(source) / MANIFEST).is_file():
         pool = ImagePool.open(source)
         _check(pool, preparation, source)
-        images, why = _read(pool, _drawn(np.arange(len(pool)), compare + calibrate)), ""
+        images, why = _read(pool, _drawn(np.arange(len(pool)), count)), ""
     else:
-        images, left_out = _decoded(source, preparation, compare + calibrate)
+        images, left_out = _decoded(source, preparation, count)
         why = f" (left out: {left_out})" if left_out else ""
-    if len(images) < 3:
+    if len(images) < FEWEST:
         raise KD3Error(
-            f"{shown(source)} holds {len(images)} usable images{why}; at least 3 are needed to check an export"
+            f"{shown(source)} holds {len(images)} usable images{why}; at least {FEWEST} are needed to check an export"
         )
     compared = max(2, min(compare, round(len(images) * compare / (compare + calibrate))))
     return CheckImages(images[:compared], images[compared:], f"images of {shown(source)}")

@@ -12,8 +12,10 @@ import pytest
 
 import kd3
 from in_process import here
+from kd3.pool.ingest_state import DATABASE
 from kd3.pool.leaks import KnownImages, overlap
 from kd3.pool.listed import names
+from kd3.scoring import views
 
 
 @pytest.fixture
@@ -136,3 +138,33 @@ def test_what_is_kept_beside_a_pool_is_written_into_its_folder_alone(pool, tmp_p
     overlap(known, tested)
     assert (tmp_path / "notes").read_text() == "precious"
     assert np.load(place).shape == (120,)
+
+
+@pytest.mark.parametrize("name", ["images-00000.bin", "ingest.sqlite"])
+def test_an_unfinished_pool_is_not_written_through_links(name, crawl, tmp_path, monkeypatch):
+    out, own = tmp_path / "pool", tmp_path / "own"
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kd3.pool.ingestion._finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            kd3.ingest(crawl, out, image_size=16, workers=0)
+    name = name if name.endswith(".bin") else DATABASE
+    (out / name).rename(own)
+    (out / name).symlink_to(own)
+    with own.open("ab") as handle:
+        handle.write(b"of the reader's own")
+    before = own.read_bytes()
+    assert f"{out / name} is a link" in refused("ingest", crawl, "--out", out, "--image-size", 16, "--workers", 0)
+    assert own.read_bytes() == before
+
+
+def test_features_are_not_kept_through_a_link(tmp_path):
+    own, path = tmp_path / "own", tmp_path / "x.features"
+    own.write_bytes(b"12345678")
+    path.symlink_to(own)
+    views._make(path, 8)
+    assert not path.is_symlink()
+    assert (path.read_bytes(), own.read_bytes()) == (bytes(8), b"12345678")

@@ -29,7 +29,7 @@ from kd3.pool.pool_files import (
     writing_index,
 )
 from kd3.runtime.errors import KD3Error
-from kd3.runtime.files import replacing
+from kd3.runtime.files import refuse_links, replacing
 from kd3.sources.containers import Limits
 from kd3.sources.finding import DEFAULT, contents, find_part
 from kd3.sources.record import Record, Unusable
@@ -363,8 +363,9 @@ def begun_with(folder: Path) -> dict[str, Any] | None:
     """Return the settings of an unfinished ingest, read-only; None if it has not begun.
 
     Raises:
-        KD3Error: the database is damaged, or none of ours.
+        KD3Error: the database is damaged, none of ours, or a link.
     """
+    refuse_links([folder / DATABASE])
     if not (folder / DATABASE).is_file():
         return None
     database = sqlite3.connect(folder / DATABASE)

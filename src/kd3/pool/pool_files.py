@@ -17,7 +17,7 @@ from pydantic import Field
 from kd3.config.records import Preparation
 from kd3.config.settings import Settings
 from kd3.runtime.errors import KD3Error, in_words, quoted
-from kd3.runtime.files import read_versioned, replacing, sync_folder, write_json
+from kd3.runtime.files import read_versioned, refuse_links, replacing, sync_folder, write_json
 from kd3.version import __version__
 
 REJECTED = "rejected.csv"
@@ -310,7 +310,7 @@ class PackedImages:
     The first `images` exist already; everything after them is cut off.
 
     Raises:
-        KD3Error: there are fewer.
+        KD3Error: there are fewer, or a part is a link, which may lead anywhere.
     """
 
     def __init__(self, folder: Path, image_size: int, *, images_per_part: int, images: int = 0) -> None:
@@ -378,6 +378,7 @@ class PackedImages:
     def _cut(self) -> None:
         """Cut off pixels that were appended but never recorded; recorded ones must be there."""
         expected = {part.file: part.images * self.image_bytes for part in self.parts()}
+        refuse_links(self.folder.glob(PARTS))
         for path in self.folder.glob(PARTS):
             if path.name not in expected:
                 path.unlink()

@@ -310,8 +310,8 @@ def bytes_of_features(settings: TrainSettings, teacher: Teacher, images: ImagePo
 
 def _make(path: Path, size: int) -> None:
     """Make a file of zeros with its space reserved; one of another size is replaced."""
-    if path.is_file() and path.stat().st_size == size:
-        return
+    if path.is_file() and not path.is_symlink() and path.stat().st_size == size:
+        return  # a link in somebody else's pool may lead anywhere
     path.unlink(missing_ok=True)
     try:
         with path.open("xb") as handle:

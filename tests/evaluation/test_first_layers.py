@@ -88,6 +88,7 @@ def test_images_unlike_the_lost_ones_are_no_other_network(name, strength, traine
     # What the images are like is seen at the first layer, and there only.
     first, *later = found.distances.values()
     assert first > max(later)
+    assert len(later) == 5
 
 
 def test_the_network_is_left_as_it_was(trained, images):

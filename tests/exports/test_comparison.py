@@ -87,7 +87,7 @@ def test_times_are_medians_of_one_call_in_milliseconds(images, sizes, monkeypatc
     assert calls["quick"] == 1 + 7 * 16 + (1 + 7 if 64 in sizes else 0)
 
 
-def test_a_file_that_is_not_the_student_is_refused_unless_it_need_not_be(tmp_path):
+def test_a_file_that_is_not_the_student_is_refused_unless_it_need_not_be(tmp_path, monkeypatch):
     (tmp_path / "a.onnx").write_bytes(bytes(7))
     teacher = EXPECTED.flip(1)
     compared = Comparison(EXPECTED, teacher, "pictures")
@@ -103,6 +103,15 @@ def test_a_file_that_is_not_the_student_is_refused_unless_it_need_not_be(tmp_pat
         (tmp_path / "student" / name).write_bytes(bytes(20))
     compared.add(tmp_path / "student", "r", lambda batch: other(batch) - 0.5, INPUTS + 1)
     rough, folder = compared.timed()
+    seen = []
+
+    def timing(runners, inputs):
+        seen.append((list(runners), float(inputs.max())))
+        return {name: {1: 2.5} for name in runners}
+
+    monkeypatch.setattr(comparison, "milliseconds", timing)
+    assert [one.milliseconds for one in compared.timed()] == [{1: 2.5}] * 2
+    assert seen == [(["a.onnx"], 0.0), (["student/"], 1.0)]  # each with the input that it takes
     assert (rough.file, rough.bytes, rough.largest_difference, rough.same_class) == ("a.onnx", 7, None, 100.0)
     assert (folder.file, folder.bytes, folder.largest_difference) == ("student/", 40, 0.0)
     assert rough.teacher_agreement == folder.teacher_agreement == 0.0

@@ -46,7 +46,9 @@ def runtime(monkeypatch):
 @pytest.fixture
 def picture(tmp_path):
     path = tmp_path / "p.png"
-    Image.new("RGB", (8, 8), (255, 51, 102)).save(path)
+    image = Image.new("RGB", (8, 8), (255, 51, 102))
+    image.putpixel((6, 1), (0, 255, 0))  # in the second row
+    image.save(path)
     return path
 
 
@@ -96,6 +98,7 @@ def test_pixels_are_given_as_they_are_or_normalised_or_as_the_luma(runtime, pict
     assert plain.dtype == np.uint8
     assert plain.shape == floats.shape == (1, 3, 8, 8)
     assert plain[0, :, 0, 0].tolist() == [255, 51, 102]
+    assert plain[0, :, 1, 6].tolist() == [0, 255, 0]
     assert floats[0, :, 3, 5] == pytest.approx([(1 - 0.1) / 0.5, (0.2 - 0.2) / 0.25, (0.4 - 0.3) / 0.125], abs=1e-5)
     assert grey.shape == (1, 1, 8, 8)
     luma = (0.299 * 255 + 0.587 * 51 + 0.114 * 102) / 255

@@ -69,6 +69,9 @@ def test_the_right_setting_is_not_spoken_of(images):
     found = check(images)
     assert found.warning is None
     assert found.given.distance < min(other.distance for other in found.others)
+    for one in (found.given, *found.others):
+        assert 1 <= one.effective_classes <= 5
+        assert 1 / 5 < one.confidence <= 1
 
 
 @pytest.mark.parametrize("wrong", WRONG)
@@ -98,6 +101,23 @@ def test_without_batch_norms_only_what_is_beyond_all_measure_is_noticed(images):
     assert "sees one class in nearly all images and is 100% sure" in NormalisationCheck(collapsed, []).warning
     for confidence, classes in ((0.9, 1.1), (0.998, 4.0)):
         assert NormalisationCheck(Reading("as given", None, confidence, classes), []).warning is None
+
+
+@pytest.mark.parametrize(
+    ("given", "half", "swapped", "words"),
+    [
+        (2.4, 1.0, 9.0, None),
+        (2.6, 1.0, 9.0, "fit these images 2.6 times as well with mean and std 0.5"),
+        (1.1, 2.0, 1.0, None),
+        (1.3, 2.0, 1.0, f"fit these images 1.30 times as well with {COLOURS}"),
+        (3.0, 2.0, 1.0, f"fit these images 3.00 times as well with {COLOURS}"),
+        (2.6, 1.0, 2.0, "2.6 times as well with mean and std 0.5"),  # the scale matters more than the order
+    ],
+)
+def test_how_much_better_another_setting_must_fit(given, half, swapped, words):
+    readings = [Reading(COLOURS, swapped, 0.5, 4.0), Reading("mean and std 0.5", half, 0.5, 4.0)]
+    warning = NormalisationCheck(Reading("as given", given, 0.5, 4.0), readings).warning
+    assert warning is None if words is None else words in warning
 
 
 def described(folder, images, **given):

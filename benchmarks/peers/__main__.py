@@ -27,8 +27,8 @@ TORCH = ("torch==2.13.0", "torchvision==0.28.0")
 PACKAGES = {"torchdistill": "torchdistill==1.1.5", "lightly-train": "lightly-train==0.18.0"}
 SCRIPTS = {"torchdistill": HERE / "with_torchdistill.py", "lightly-train": HERE / "with_lightly_train.py"}
 PUBLISHED = ("--init", "random", "--teacher-statistics", "lost", "--recall", "off")
-KD3 = {  # the default's batch size is 128 from 12,800 images on; said here for the short run, whose default is 64
-    "kd3": ("--batch-size", "128"),
+KD3: dict[str, tuple[str, ...]] = {
+    "kd3": (),
     "kd3 --method simkd": ("--method", "simkd", *PUBLISHED),
     "kd3 --method kd": ("--method", "kd", *PUBLISHED),
 }
@@ -157,8 +157,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
-        "--images", type=int, default=12_800, help="training images of a run; a tenth for the short one"
+        "--images", type=int, default=6_400, help="training images of a run"
     )
+    parser.add_argument("--short", type=int, help="those of the run that shows the start-up (default: a tenth)")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--rows", default=",".join(ROWS), help=f"some of: {', '.join(ROWS)}")
     parser.add_argument("--python", default=sys.executable, help="interpreter of the peers' environments")
@@ -177,7 +178,7 @@ def main(arguments: list[str] | None = None) -> None:
     kept = place.out / "results.jsonl"
     runs = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
     known = {(entry["row"], entry["seed"], entry["images"]) for entry in runs}
-    wanted = [(row, seeds[0], place.images // 10) for row in rows]
+    wanted = [(row, seeds[0], place.short or place.images // 10) for row in rows]
     wanted += [(row, seed, place.images) for seed in seeds for row in rows]
     for row, seed, images in wanted:
         if (row, seed, images) not in known:

@@ -156,9 +156,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument(
-        "--images", type=int, default=6_400, help="training images of a run"
-    )
+    parser.add_argument("--images", type=int, default=6_400, help="training images of a run")
     parser.add_argument("--short", type=int, help="those of the run that shows the start-up (default: a tenth)")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--rows", default=",".join(ROWS), help=f"some of: {', '.join(ROWS)}")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from kd3.evaluation.shift_verdict import Calibration, evenness, forecast
+from kd3.evaluation.shift_verdict import FEW, Calibration, evenness, forecast
 from kd3.runtime.errors import KD3Error
 
 RESULTS = [
@@ -34,6 +34,8 @@ OUT = Path("src/kd3/evaluation/calibration.json")
 AMOUNT = ("images", "epochs", "share", "fixed_views", "evals", "looks", "holdout", "batch_norm", "compile_teacher")
 SAME = ("student", "student_args", "init", "teacher_statistics", "recall")
 TENTHS = (10, 90)  # percentiles that bound the range
+# A pool of fewer than FEW images and farther than this is outside of the curve, which has one such pool to go by.
+NEAR = 0.1
 NO_SPREAD = (1.0, 1.0)
 HEADS = "| pool | its images | fixed views | trained on | distance | effective classes | reached | foretold | range |"
 
@@ -85,6 +87,7 @@ def points(paths: list[Path], measured: dict[str, Any]) -> list[Point]:
                 key = made["teacher"], made["pool"], run["images"], made["train"].get("share", 1.0), _views(made)
                 groups.setdefault(key, []).append(run)
     found = [_point(key, runs, distances, measured) for key, runs in groups.items()]
+    found = [point for point in found if point.images >= FEW or point.distance <= NEAR]
     if len({point.content for point in found}) < len(Calibration.__dataclass_fields__):
         raise KD3Error(f"{len(found)} points are too few for a curve; give more studies that measured their pools")
     return found
@@ -130,16 +133,20 @@ def _point(
 def fitted(found: list[Point], zero: float) -> tuple[Calibration, float]:
     """Return the curve through points and the weight of fixed views; least squares of accuracies, no weight below 0."""
     columns = [
-        [max(p.distance - zero, 0), np.log(p.classes / p.effective_classes), 1 / p.trained, 1 / p.images, p.views]
+        [1, max(p.distance - zero, 0), np.log(p.classes / p.effective_classes), 1 / p.trained, 1 / p.images, p.views]
         for p in found
     ]
     share = np.array([p.accuracy for p in found])
-    scale = np.array([1, 1, 1e5, 1e2, 1e2])
+    scale = np.array([1, 1, 1, 1e5, 1e2, 1e2])
     # A small error of the logarithm is one of accuracy times the accuracy.
     weights, _ = nnls(np.array(columns) * scale * share[:, None], -np.log(share) * share)
-    distance, classes, budget, pool, views = (float(weight) for weight in weights * scale)
-    reach = max(p.distance for p in found), min(evenness(p.effective_classes, p.classes) for p in found)
-    return Calibration(zero, distance, classes, budget, pool, NO_SPREAD, *reach), views
+    student, distance, classes, budget, pool, views = (float(weight) for weight in weights * scale)
+    reach = (
+        max(p.distance for p in found),
+        min(evenness(p.effective_classes, p.classes) for p in found),
+        max((p.distance for p in found if p.images < FEW), default=0.0),
+    )
+    return Calibration(zero, student, distance, classes, budget, pool, NO_SPREAD, *reach), views
 
 
 def _foretold(point: Point, curve: Calibration, views: float) -> float:
@@ -171,14 +178,30 @@ def calibrated(found: list[Point], zero: float) -> tuple[Calibration, list[tuple
     return replace(fitted(found, zero)[0], spread=(float(low), float(high))), tested
 
 
+def errors(curve: Calibration, tested: list[tuple[Point, float]]) -> dict[str, float]:
+    """Return the numbers of points and pools, and the errors on pools left out, in points of accuracy."""
+    off = [100 * abs(said - point.accuracy) for point, said in tested]
+    ranges = [_range(curve, said) for _, said in tested]
+    return {
+        "points": len(tested),
+        "pools": len({point.content for point, _ in tested}),
+        "mean_error": round(float(np.mean(off)), 1),
+        "root_mean_square": round(float(np.sqrt(np.mean(np.square(off)))), 1),
+        "largest_error": round(max(off), 1),
+        "inside": sum(low <= point.accuracy <= high for (low, high), (point, _) in zip(ranges, tested, strict=True)),
+    }
+
+
+def _range(curve: Calibration, said: float) -> tuple[float, float]:
+    low, high = (float(said**factor) for factor in reversed(curve.spread))
+    return low, high
+
+
 def table(curve: Calibration, tested: list[tuple[Point, float]]) -> str:
     """Return a Markdown table of left-out pools and the error."""
     lines = [HEADS, "|" + "---|" * 9]
-    errors, inside = [], 0
     for point, said in sorted(tested, key=lambda pair: -pair[0].accuracy):
-        low, high = (float(said**factor) for factor in reversed(curve.spread))
-        errors.append(100 * (said - point.accuracy))
-        inside += low <= point.accuracy <= high
+        low, high = _range(curve, said)
         cells = [
             point.pool,
             f"{point.images:,}",
@@ -191,11 +214,10 @@ def table(curve: Calibration, tested: list[tuple[Point, float]]) -> str:
             f"{100 * low:.0f} to {100 * high:.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    mean, root = float(np.mean(np.abs(errors))), float(np.sqrt(np.mean(np.square(errors))))
-    pools = len({point.content for point, _ in tested})
+    off = errors(curve, tested)
     lines.append(
-        f"\n{len(tested)} points of {pools} pools: mean error {mean:.1f} points, root of the mean square {root:.1f}, "
-        f"largest {max(map(abs, errors)):.1f}; {inside} lie in their range."
+        f"\n{off['points']} points of {off['pools']} pools: mean error {off['mean_error']} points, root of the mean "
+        f"square {off['root_mean_square']}, largest {off['largest_error']}; {off['inside']} lie in their range."
     )
     return "\n".join(lines)
 
@@ -218,6 +240,7 @@ def main() -> int:
         "made_by": "python -m benchmarks.shift_calibration",
         "from": [str(path) for path in (*given.results, given.measured)],
         "curve": {name: _rounded(value) for name, value in vars(curve).items()},
+        "left_out": errors(curve, tested),
         "points": [{name: _rounded(value) for name, value in vars(point).items()} for point, _ in tested],
     }
     given.out.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ from kd3.runtime.errors import KD3Error
 TEACHER = "t"
 DISTANCES = [0.03, 0.05, 0.08, 0.12, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45]
 CLASSES = [9.5, 5.0, 8.0, 3.0, 6.0, 9.0, 2.0, 7.0, 4.0, 8.5]
-LARGE, SMALL = 20_000, 2_000
+LARGE, SMALL = 20_000, 4_000
 
 
 @pytest.fixture(autouse=True)

@@ -52,7 +52,7 @@ def test_the_verdict_is_the_same_for_a_sure_and_an_unsure_teacher():
 
 
 def test_the_level_follows_the_mean_distance_of_all_layers():
-    levels = [judge(opinions(EVEN), kept(), norms(mean)).level for mean in (0.0, 0.03, 0.07, 0.2, 0.4)]
+    levels = [judge(opinions(EVEN), kept(), norms(mean)).level for mean in (0.0, 0.03, 0.08, 0.25, 0.4)]
     assert levels == ["near", "near", "shifted", "far", "far"]
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from kd3.evaluation.shift_measure import Measurement
-from kd3.evaluation.shift_verdict import Forecast, Verdict
+from kd3.evaluation.shift_verdict import WITHOUT_INHERITANCE, Forecast, Verdict, errors_on_pools_left_out
 from kd3.models.costs import Cost
 from kd3.models.teacher import Teacher
 from kd3.runtime.console import clock
@@ -87,13 +87,12 @@ def expected(verdict: Verdict) -> str:
     """Describe the calibration of the range."""
     if verdict.forecast is None:
         return "no range: the teacher has no batch norms, by which the curve knows a crawl (docs/results/shift.md)"
+    test = errors_on_pools_left_out()
     return (
-        "the range comes from a curve through 32 runs on 24 pools, ResNet-56 to ResNet-20 from a random start. On "
-        "pools left out its mean error is 5.1 points, and three in four fall inside (docs/results/shift.md). Expect "
-        "more from a student that inherits: on our crawl it reached 94% of the teacher's accuracy after 60,000 "
-        "images, where the curve says 79 to 89%, and with recall 79 to 94% on seven crawls "
-        "(docs/results/inherit-fit-recall.md). Expect less from one much smaller than a third of its teacher; the "
-        "curve does not say how much"
+        f"the range comes from a curve through {test['points']} points on {test['pools']} pools, ResNet-56 to ResNet-20 "
+        f"with inherited weights. On pools left out its mean error is {test['mean_error']:g} points, and "
+        f"{test['inside']} of {test['points']} fall inside (docs/results/shift.md). Expect less from a student that "
+        f"inherits little or is much smaller than a third of its teacher: {WITHOUT_INHERITANCE}"
     )
 
 

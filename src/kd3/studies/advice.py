@@ -89,8 +89,8 @@ def expected(verdict: Verdict) -> str:
         return "no range: the teacher has no batch norms, by which the curve knows a crawl (docs/results/shift.md)"
     test = errors_on_pools_left_out()
     return (
-        f"the range comes from a curve through {test['points']} points on {test['pools']} pools, ResNet-56 to ResNet-20 "
-        f"with inherited weights. On pools left out its mean error is {test['mean_error']:g} points, and "
+        f"the range comes from a curve through {test['points']} points on {test['pools']} pools, ResNet-56 to "
+        f"ResNet-20 with inherited weights. On pools left out its mean error is {test['mean_error']:g} points, and "
         f"{test['inside']} of {test['points']} fall inside (docs/results/shift.md). Expect less from a student that "
         f"inherits little or is much smaller than a third of its teacher: {WITHOUT_INHERITANCE}"
     )

@@ -103,13 +103,15 @@ def shipped() -> Calibration:
 @cache
 def errors_on_pools_left_out() -> Mapping[str, float]:
     """Return its test: `points`, `pools`, `mean_error` in points of accuracy, points `inside` their range."""
-    return _calibration()["left_out"]
+    tested: dict[str, float] = _calibration()["left_out"]
+    return tested
 
 
 @cache
 def _calibration() -> dict[str, Any]:
     text = (resources.files("kd3.evaluation") / "calibration.json").read_text(encoding="utf-8")
-    return json.loads(text)
+    made: dict[str, Any] = json.loads(text)
+    return made
 
 
 def read_calibration(values: Mapping[str, Any]) -> Calibration:

@@ -100,7 +100,6 @@ def shipped() -> Calibration:
     return read_calibration(_calibration()["curve"])
 
 
-@cache
 def errors_on_pools_left_out() -> Mapping[str, float]:
     """Return its test: `points`, `pools`, `mean_error` in points of accuracy, points `inside` their range."""
     tested: dict[str, float] = _calibration()["left_out"]

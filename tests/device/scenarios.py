@@ -9,6 +9,7 @@ import json
 import sys
 import traceback
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,23 @@ def runs(folder, *, number, student="kd3:resnet8", **settings):
     return {**told, "difference": float(far)}
 
 
+def waited(folder):
+    """Return the waits of whole runs of 40 and of 120 steps, by the file that waits."""
+    waits = {}
+    for steps in (40, 120):
+        WATCH.clear()
+        kd3.distill(
+            folder / "teacher.yaml", "kd3:resnet8", folder / "pool", folder / f"waits-{steps}", images=4 * steps,
+            batch_size=4, holdout=20, evals=2, device="cuda", precision="32", quiet=True, recall="off",
+            teacher_statistics="lost",
+        )  # fmt: skip
+        found = Counter()
+        for place, count in WATCH.waits.items():
+            found[place.partition(" at ")[2].partition(" < ")[0].partition(":")[0]] += count
+        waits[steps] = found
+    return waits
+
+
 def evaluated(folder, number):
     """Return the accuracy on labelled images, on both."""
     return {
@@ -215,6 +233,8 @@ def main():
                     said = chosen(folder)
                 elif kind == "scan":
                     said = scanned(folder)
+                elif kind == "waits":
+                    said = waited(folder)
                 elif kind == "graph":
                     said = recorded(name, folder)
                 else:

@@ -77,7 +77,7 @@ def tell(library, folder, cases):
 @pytest.fixture(scope="session")
 def told(library, tmp_path_factory):
     """Calls of the fast cases."""
-    cases = [f"step: {name}" for name in STEPS if name in QUICK] + ["graph: kd3", "scan", "auto"]
+    cases = [f"step: {name}" for name in STEPS if name in QUICK] + ["graph: kd3", "scan", "waits", "auto"]
     return tell(library, tmp_path_factory.mktemp("cases"), cases)
 
 
@@ -136,6 +136,12 @@ def test_a_scan_waits_at_its_end_and_not_for_its_batches(told):
     scan = of(told, "scan")
     assert sum(scan["waits"].values()) <= 3  # whether all logits were finite; confidences; classes
     assert scan["operations"]["scan"] <= 6 * 60
+
+
+def test_a_run_of_three_times_the_steps_waits_once_more_every_twenty_steps(told):
+    short, long = of(told, "waits")["40"], of(told, "waits")["120"]
+    assert (short.pop("training/loop.py"), long.pop("training/loop.py")) == (40 // 20, 120 // 20)  # for its losses
+    assert sum(long.values()) <= sum(short.values()), (short, long)
 
 
 def test_auto_is_a_larger_batch_on_the_device_if_its_memory_suffices(told):

@@ -219,7 +219,8 @@ class Fit:
                 self.at.images += len(whole[number])
                 if self.at.step % LOG_STEPS == 0 or self.at.step == self.at.round_end:
                     self._share_sums()
-                    means = {name: float(value) / self.at.summed for name, value in self.at.sums.items()}
+                    sums = torch.stack(list(self.at.sums.values())).cpu().tolist()  # one copy from the device
+                    means = {name: value / self.at.summed for name, value in zip(self.at.sums, sums, strict=True)}
                     unreported = whole[number + 1 - taken : number + 1]
                     seen = sum(map(len, unreported))
                     if not math.isfinite(means["loss"]):

@@ -113,6 +113,8 @@ def test_a_change_depends_on_an_images_place_in_the_source(tmp_path):
 def test_a_model_is_left_in_its_mode(training, tmp_path):
     data = LabelledImages(folders(tmp_path, "cat"), preparation=Preparation(8), class_names=["cat", "dog"], workers=0)
     model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).train(training)
+    model[2].train(not training)  # such as a batch norm that its user keeps frozen
     tally = data.tally(model, Normalisation([0.5] * 3, [0.5] * 3), resolve("cpu", "32"))
     assert tally.count == 1
     assert model.training == training
+    assert model[2].training == (not training)

@@ -108,3 +108,11 @@ def test_what_a_checkpoint_keeps_brings_everything_back():
     assert other.confidence.tolist() == [0.75, 0.0, 0.5, 0.0]
     assert other.label.tolist() == [2, 0, 1, 0]
     assert other.seen.tolist() == [5, -1, 5, -1]
+
+
+def test_scoring_gives_each_module_its_own_mode_back(scan):
+    scan.student.train()
+    frozen = next(part for part in scan.student.modules() if isinstance(part, torch.nn.BatchNorm2d)).eval()
+    score(scan.student, scan.batches, scan.positions[:4], scan.student.normalise, COMPUTE)
+    assert scan.student.training
+    assert not frozen.training

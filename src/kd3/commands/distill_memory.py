@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +9,7 @@ from torch import Tensor, nn
 
 from kd3.config.training import TrainSettings
 from kd3.methods import Batch, Method
+from kd3.models.head import evaluating, hooked
 from kd3.runtime import console
 from kd3.runtime.compute import Compute
 from kd3.scoring.batches import free_bytes
@@ -86,23 +85,11 @@ def _widest(network: nn.Module, method: Method, compute: Compute) -> int:
         most = max(most, sum(tensor.nbytes for tensor in tensors))
 
     images = _random_images(method, compute, TRIED[0])
-    with _hooked(network, measure), torch.inference_mode(), compute.autocast():
-        was_training = network.training
-        network.eval()
+    leaves = (module for module in network.modules() if next(module.children(), None) is None)
+    handles = (leaf.register_forward_hook(measure) for leaf in leaves)
+    with hooked(handles), torch.inference_mode(), compute.autocast(), evaluating(network):
         network(images)
-        network.train(was_training)
     return most
-
-
-@contextmanager
-def _hooked(network: nn.Module, measure: object) -> Iterator[None]:
-    leaves = [module for module in network.modules() if next(module.children(), None) is None]
-    hooks = [module.register_forward_hook(measure) for module in leaves]  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _random_images(method: Method, compute: Compute, count: int) -> Tensor:

@@ -14,6 +14,7 @@ docs/models.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ from kd3.evaluation.shift_statistics import BatchNormWatch, summed_up
 from kd3.models.batch_norms import moments_of, remembering_norms
 from kd3.models.calling import copy_of
 from kd3.models.costs import SMALL_SIDE
+from kd3.models.head import hooked
 from kd3.models.preprocessing import Normalisation
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
@@ -79,14 +81,9 @@ def first_layers(teacher: Teacher, images: Tensor) -> FirstLayers:
     """
     norms = {name: norm for name, norm in remembering_norms(teacher.module).items() if _has_learnt(norm)}
     found: dict[str, float] = {}
-    handles = [norm.register_forward_pre_hook(_fitted(name, found)) for name, norm in norms.items()]
-    try:
+    handles = (norm.register_forward_pre_hook(_fitted(name, found)) for name, norm in norms.items())
+    with hooked(handles), suppress(_Enough):
         teacher(images)
-    except _Enough:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
     return FirstLayers(found)
 
 

@@ -21,6 +21,7 @@ from kd3.config.records import Preparation, some
 from kd3.config.yaml_text import load_yaml
 from kd3.evaluation.accuracy import Tally
 from kd3.evaluation.lost import Answers
+from kd3.models.head import evaluating
 from kd3.models.preprocessing import Normalisation
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
@@ -178,9 +179,8 @@ class LabelledImages:
             KD3Error: none of the images can be decoded.
         """
         tally = Tally(len(self.names), temperature=model.temperature if isinstance(model, Student) else 1.0)
-        training = model.training
-        model.eval()
-        with console.progress(title or "", len(self.records), "images", hidden=title is None) as bar:
+        hidden = title is None
+        with evaluating(model), console.progress(title or "", len(self.records), "images", hidden=hidden) as bar:
             for images, labels in self.batches(size):
                 images = images.to(compute.device).contiguous(memory_format=torch.channels_last)
                 with torch.inference_mode(), compute.autocast():
@@ -193,7 +193,6 @@ class LabelledImages:
                 if answers is not None and teachers is not None:
                     answers.add(logits, labels, teachers)
                 bar.advance(len(labels))
-        model.train(training)
         if tally.count == 0:
             raise KD3Error(
                 f"none of the {len(self.records)} files in {self.source} is a usable image: {counted(self.skipped)}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kd3.evaluation.shift_distances import diagonal_wasserstein
 from kd3.models.batch_norms import Moments, moments_of
-from kd3.models.head import global_avg_pool
+from kd3.models.head import global_avg_pool, hooked
 from kd3.models.teacher import Teacher
 from kd3.runtime import console
 from kd3.runtime.compute import Compute
@@ -50,15 +50,9 @@ class BatchNormWatch:
         }
         self.moments: dict[str, Moments] = {}
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
+    def watching(self) -> AbstractContextManager[None]:
         """Collect from every forward pass within the context."""
-        handles = [norm.register_forward_pre_hook(self._hook(name)) for name, norm in self.norms.items()]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        return hooked(norm.register_forward_pre_hook(self._hook(name)) for name, norm in self.norms.items())
 
     def _hook(self, name: str) -> Any:
         def collect(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kd3.inheritance.channels import evenly, in_order, is_row, units
 from kd3.inheritance.inherited import block_importance
 from kd3.models.costs import multiply_adds_of
-from kd3.models.head import evaluating
+from kd3.models.head import evaluating, hooked
 from kd3.models.teacher import Teacher
 
 
@@ -70,15 +70,10 @@ def _calls(network: nn.Module, images: Tensor) -> dict[str, _Call]:
 
         return hook
 
-    handles = [
-        module.register_forward_hook(watch(path), with_kwargs=True) for path, module in network.named_modules() if path
-    ]
-    try:
-        with torch.no_grad(), evaluating(network):
-            network(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    parts = ((path, module) for path, module in network.named_modules() if path)
+    handles = (module.register_forward_hook(watch(path), with_kwargs=True) for path, module in parts)
+    with hooked(handles), torch.no_grad(), evaluating(network):
+        network(images)
     return {path: call for path, call in calls.items() if runs[path] == 1}
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from kd3.models.batch_norms import LayerStatistics, blended, counted, mean_distance, remembered, remembering_norms
 from kd3.models.costs import SMALL_SIDE
-from kd3.models.head import evaluating, probe_images
+from kd3.models.head import evaluating, hooked, probe_images
 from kd3.models.teacher import Teacher
 from kd3.pool.pool_files import STATISTICS
 from kd3.runtime import console
@@ -95,12 +95,8 @@ class Distances(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the distances. Shapes: (B, 3, H, W), normalised -> (B, 1) float32."""
         seen: list[Tensor] = []
-        handles = [norm.register_forward_pre_hook(self._hook(seen)) for norm in self.norms.values()]
-        try:
+        with hooked(norm.register_forward_pre_hook(self._hook(seen)) for norm in self.norms.values()):
             self.network(images)
-        finally:
-            for handle in handles:
-                handle.remove()
         return torch.stack(seen).mean(0)[:, None]
 
     def _hook(self, seen: list[Tensor]) -> Any:
@@ -127,13 +123,9 @@ def _at_the_features(teacher: Teacher, norms: dict[str, nn.Module]) -> str | Non
     def keep(name: str) -> Any:
         return lambda _, __, output: made.__setitem__(name, output.clone())  # a ReLU in place may follow
 
-    handles = [norm.register_forward_hook(keep(name)) for name, norm in norms.items()]
-    try:
-        with evaluating(teacher.module), torch.no_grad():
-            features = teacher.outputs(probe_images(teacher.module, teacher.input_size, images=2, seed=0)).features
-    finally:
-        for handle in handles:
-            handle.remove()
+    handles = (norm.register_forward_hook(keep(name)) for name, norm in norms.items())
+    with hooked(handles), evaluating(teacher.module), torch.no_grad():
+        features = teacher.outputs(probe_images(teacher.module, teacher.input_size, images=2, seed=0)).features
     for name, output in reversed(made.items()):
         if output.shape == features.shape and (
             torch.equal(output, features) or torch.equal(torch.relu(output), features)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kd3.inheritance.plan import Importance, Inheritance, Part, inherit, plan_inheritance
+from kd3.models.head import hooked
 from kd3.models.teacher import Teacher
 from kd3.runtime import console
 from kd3.runtime.errors import KD3Error
@@ -64,13 +65,10 @@ def block_importance(teacher: Teacher, images: Tensor, rule: Rule, blocks: Seque
 
         return keep
 
-    entering = [first.register_forward_pre_hook(enter(number)) for number, (first, _) in enumerate(blocks)]
-    leaving = [last.register_forward_hook(leave(number)) for number, (_, last) in enumerate(blocks)]
-    try:
+    entering = (first.register_forward_pre_hook(enter(number)) for number, (first, _) in enumerate(blocks))
+    leaving = (last.register_forward_hook(leave(number)) for number, (_, last) in enumerate(blocks))
+    with hooked(entering), hooked(leaving):
         expected = run()
-    finally:
-        for handle in (*entering, *leaving):
-            handle.remove()
     found: list[float | None] = []
     for number, (first, last) in enumerate(blocks):
         x, y = before.pop(number, None), after.pop(number, None)
@@ -95,12 +93,8 @@ def _standing_in(first: nn.Module, last: nn.Module, linear: Callable[[Tensor], T
     def leave(_: nn.Module, __: tuple[Any, ...], output: Any) -> Tensor:
         return linear(given[0])
 
-    handles = [first.register_forward_pre_hook(enter), last.register_forward_hook(leave)]
-    try:
+    with first.register_forward_pre_hook(enter), last.register_forward_hook(leave):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _best_linear(before: Tensor, after: Tensor) -> Callable[[Tensor], Tensor]:

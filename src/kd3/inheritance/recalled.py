@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from kd3.config.records import Preparation
 from kd3.config.settings import LEAST_RECALLED
 from kd3.models.batch_norms import remembering_norms
+from kd3.models.head import hooked
 from kd3.models.preprocessing import Normalisation
 from kd3.models.teacher import Teacher
 from kd3.pool import Decoded, DecodeSettings, ImagePool, decode_records, list_records
@@ -311,24 +312,13 @@ def _moved(
 def statistics_gap(network: nn.Module, images: Tensor) -> Tensor:
     """Return the objective of `recall_images` for one batch of normalised images (B, 3, H, W): a scalar, at least 0."""
     gaps: list[Tensor] = []
-    with _watched(network, gaps):
-        network(images)
-    return torch.stack(gaps).mean()
-
-
-@contextmanager
-def _watched(network: nn.Module, gaps: list[Tensor]) -> Iterator[None]:
-    """Collect each batch norm's part of the objective as images pass through."""
 
     def note(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         gaps.append(_gap(inputs[0].float(), norm.running_mean, norm.running_var, norm.eps))  # type: ignore[arg-type]
 
-    handles = [norm.register_forward_pre_hook(note) for norm in remembering_norms(network).values()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(norm.register_forward_pre_hook(note) for norm in remembering_norms(network).values()):
+        network(images)
+    return torch.stack(gaps).mean()
 
 
 def _gap(seen: Tensor, remembered_mean: Tensor, remembered_variance: Tensor, eps: float) -> Tensor:

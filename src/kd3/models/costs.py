@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kd3.models.head import evaluating
+from kd3.models.head import evaluating, hooked
 
 
 def multiply_adds(network: nn.Module, images: Tensor) -> int:
@@ -31,22 +31,17 @@ def multiply_adds_of(network: nn.Module, images: Tensor, modules: Iterable[nn.Mo
 def _counted(network: nn.Module, images: Tensor, within: dict[nn.Module, int]) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
-    handles = []
+    def start(module: nn.Module, _: object) -> None:
+        within[module] -= counter.get_total_flops()
+
+    def end(module: nn.Module, _: object, __: object) -> None:
+        within[module] += counter.get_total_flops()
+
     with FlopCounterMode(display=False) as counter, torch.no_grad(), evaluating(network):
-        for module in within:
-
-            def start(module: nn.Module, _: object) -> None:
-                within[module] -= counter.get_total_flops()
-
-            def end(module: nn.Module, _: object, __: object) -> None:
-                within[module] += counter.get_total_flops()
-
-            handles += [module.register_forward_pre_hook(start), module.register_forward_hook(end)]
-        try:
+        before = (module.register_forward_pre_hook(start) for module in within)
+        after = (module.register_forward_hook(end) for module in within)
+        with hooked(before), hooked(after):
             network(images)
-        finally:
-            for handle in handles:
-                handle.remove()
     # A multiply-add is two operations.
     for module in within:
         within[module] //= 2 * len(images)
@@ -144,11 +139,7 @@ def _largest_layer(network: nn.Module, image: Tensor) -> int:
         held = [value for value in (*inputs, output) if isinstance(value, Tensor)]
         largest = max(largest, sum(value.numel() * value.element_size() for value in held))
 
-    handles = [module.register_forward_hook(hook) for module in network.modules() if not list(module.children())]
-    try:
-        with torch.inference_mode(), evaluating(network):
-            network(image)
-    finally:
-        for handle in handles:
-            handle.remove()
+    leaves = (module for module in network.modules() if not list(module.children()))
+    with hooked(leaf.register_forward_hook(hook) for leaf in leaves), torch.inference_mode(), evaluating(network):
+        network(image)
     return largest

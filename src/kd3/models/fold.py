@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from kd3.models.calling import copy_of
-from kd3.models.head import Head, ModelOutput, as_logits, evaluating, probe_images
+from kd3.models.head import Head, ModelOutput, as_logits, evaluating, hooked, probe_images
 from kd3.runtime.compute import full_float32
 from kd3.runtime.errors import KD3Error
 
@@ -95,12 +95,8 @@ def _pairs(network: nn.Module, probe: Tensor) -> list[Pair]:
 
     kinds = (nn.Conv2d, nn.BatchNorm2d)
     watched = [(name, module) for name, module in network.named_modules() if type(module) in kinds]
-    handles = [module.register_forward_hook(watch(name)) for name, module in watched]
-    try:
+    with hooked(module.register_forward_hook(watch(name)) for name, module in watched):
         network(probe)
-    finally:
-        for handle in handles:
-            handle.remove()
     norms = {name for name, module in watched if getattr(module, "running_mean", None) is not None}
     return [pair for pair in fed if pair.norm in norms and runs[pair.convolution] == runs[pair.norm] == 1]
 

@@ -6,13 +6,14 @@ network finds it; a second run on other input verifies it. No wrapper code, no n
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from kd3.models.calling import both_logits, calling_of
 from kd3.runtime.compute import full_float32
@@ -109,7 +110,7 @@ def find_head(network: nn.Module, input_size: int) -> Head:
     probe = probe_images(network, input_size, images=4, seed=0)
     with evaluating(network), torch.no_grad():
         trace = _Trace(network)
-        with trace:
+        with trace.recording():
             logits = as_logits(network(probe))
         head = _match(trace, logits)
         other = probe_images(network, input_size, images=3, seed=1)
@@ -132,7 +133,7 @@ def output_layers(network: nn.Module, input_size: int) -> list[str]:
         return []
     with evaluating(network), torch.no_grad():
         trace = _Trace(network)
-        with trace:
+        with trace.recording():
             logits = as_logits(network(probe_images(network, input_size, images=4, seed=0)))
     makers = [layer.name for layer in trace.layers if _close(layer.output, logits)][-1:]
     alike = [layer.name for layer in trace.layers if layer.output.shape == logits.shape]
@@ -151,10 +152,8 @@ def run_with_features(network: nn.Module, head: Head, images: Tensor) -> ModelOu
     else:
         module = network.get_submodule(head.features)
         handle = module.register_forward_hook(lambda _, __, output: seen.append(output))
-    try:
+    with handle:
         logits = as_logits(network(images))
-    finally:
-        handle.remove()
     features = seen[-1]
     if features.ndim == 2:
         features = features[:, :, None, None]
@@ -194,14 +193,9 @@ class _Trace:
         self.maps: list[tuple[str, Literal["output", "input"], Tensor]] = []
         self.layers: list[_Layer] = []
 
-    def __enter__(self) -> None:
-        self.handles: list[Any] = []
-        for name, module in self.network.named_modules():
-            self.handles.append(module.register_forward_hook(self._hook(name)))
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
-            handle.remove()
+    def recording(self) -> AbstractContextManager[None]:
+        """Record every run within the context."""
+        return hooked(part.register_forward_hook(self._hook(name)) for name, part in self.network.named_modules())
 
     def _hook(self, name: str) -> Any:
         def record(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -291,6 +285,15 @@ def probe_images(network: nn.Module, input_size: int, *, images: int, seed: int)
     probe = torch.randn(images, calling_of(network).channels, input_size, input_size, generator=generator)
     parameter = next(network.parameters(), None)
     return probe if parameter is None else probe.to(parameter.device, parameter.dtype)
+
+
+@contextmanager
+def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Keep hooks on modules within the context; `handles` registers them as it is iterated."""
+    with ExitStack() as held:
+        for handle in handles:
+            held.callback(handle.remove)
+        yield
 
 
 @contextmanager

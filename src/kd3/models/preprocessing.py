@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kd3.models.calling import copy_of
-from kd3.models.head import as_logits, evaluating, probe_images
+from kd3.models.head import as_logits, evaluating, hooked, probe_images
 from kd3.runtime.compute import full_float32
 from kd3.runtime.errors import KD3Error
 
@@ -110,12 +110,8 @@ def _readers(network: nn.Module, images: Tensor) -> set[nn.Conv2d]:
             readers.add(module)
 
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d) and module.groups == 1]
-    handles = [module.register_forward_pre_hook(watch) for module in convolutions]
-    try:
+    with hooked(module.register_forward_pre_hook(watch) for module in convolutions):
         network(images)
-    finally:
-        for handle in handles:
-            handle.remove()
     return {module for module in convolutions if module in readers}
 
 

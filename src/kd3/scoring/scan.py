@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kd3.losses import soft_target_divergence
 from kd3.models.fold import Pair, fold
+from kd3.models.head import evaluating
 from kd3.models.preprocessing import Normalisation
 from kd3.models.student import Student
 from kd3.runtime import console
@@ -104,26 +105,22 @@ def scored(
         KD3Error: some logits are not finite; reported at the end, so that no batch waits for the check.
     """
     ranks = compute.ranks
-    was_training = network.training
-    network.eval()
     finite: Tensor | None = None
-    try:
-        with console.progress(title or "", len(positions), "images", hidden=title is None) as bar:
-            size = scan_batch(compute, batches.pool.image_size)
-            shared = len(positions) // (size * ranks.count) * size * ranks.count if ranks.count > 1 else 0
-            own = positions[:shared].reshape(-1, ranks.count, size)[:, ranks.rank].ravel()
-            wanted = np.concatenate([own, positions[shared:]])
-            for number, images in enumerate(batches.iterate(wanted, size)):
-                with torch.inference_mode(), compute.autocast():
-                    logits = network(normalise(images.contiguous(memory_format=torch.channels_last))).float()
-                    if number * size < len(own):
-                        logits = ranks.gather(logits)
-                    sound = torch.isfinite(logits).all()
-                    finite = sound if finite is None else finite & sound
-                yield logits
-                bar.advance(len(logits))
-    finally:
-        network.train(was_training)
+    hidden = title is None
+    with evaluating(network), console.progress(title or "", len(positions), "images", hidden=hidden) as bar:
+        size = scan_batch(compute, batches.pool.image_size)
+        shared = len(positions) // (size * ranks.count) * size * ranks.count if ranks.count > 1 else 0
+        own = positions[:shared].reshape(-1, ranks.count, size)[:, ranks.rank].ravel()
+        wanted = np.concatenate([own, positions[shared:]])
+        for number, images in enumerate(batches.iterate(wanted, size)):
+            with torch.inference_mode(), compute.autocast():
+                logits = network(normalise(images.contiguous(memory_format=torch.channels_last))).float()
+                if number * size < len(own):
+                    logits = ranks.gather(logits)
+                sound = torch.isfinite(logits).all()
+                finite = sound if finite is None else finite & sound
+            yield logits
+            bar.advance(len(logits))
     if finite is not None and not finite:
         raise KD3Error(
             f"the {type(network).__name__.lower()}'s logits are not finite on some pool images; use --precision 32, or "

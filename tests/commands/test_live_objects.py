@@ -37,6 +37,8 @@ def student(network):
         lambda network, pool, out: kd3.select(network, pool, out),
         lambda network, pool, out: kd3.evaluate(network, "test"),
         lambda network, pool, out: kd3.predict(network, ["a.png"]),
+        lambda network, pool, out: kd3.adapt(out, teacher=network),
+        lambda network, pool, out: kd3.cascade(out, teacher=network),
     ],
 )
 def test_a_bare_network_is_no_teacher(call, network, pool_folder, tmp_path):
@@ -59,6 +61,10 @@ def test_nor_is_it_described_by_itself(network):
         (lambda student, run: kd3.report([student]), "kd3.report: runs is a live Student"),
         (lambda student, run: kd3.evaluate(student, torch.zeros(2)), "kd3.evaluate: data is a live Tensor"),
         (lambda student, run: kd3.distill("t.yaml", 7, "pool", "out"), "kd3.distill: student is a live int"),
+        (lambda student, run: kd3.adapt(run), r"kd3.adapt: run is a live Run, .*; give its folder \(somewhere\)"),
+        (lambda student, run: kd3.adapt("run", images=torch.zeros(2)), "kd3.adapt: images is a live Tensor"),
+        (lambda student, run: kd3.cascade("run", pool=student), "kd3.cascade: pool is a live Student, .* ImagePool"),
+        (lambda student, run: kd3.study("cost", run), r"kd3.study: out is a live Run, where a folder is expected"),
         (lambda student, run: kd3.shift("t.yaml", nn.Identity()), "kd3.shift: pool is a live Identity, .* ImagePool"),
     ],
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from kd3.commands.arguments import check_finished, check_identity, pool_of, split_of, teacher_of
+from kd3.commands.arguments import check_finished, check_identity, if_live, pool_of, run_settings, split_of, teacher_of
 from kd3.config.commands import GIVEN_IMAGES, RECALLED_IMAGES, AdaptConfig
 from kd3.config.settings import build
 from kd3.inheritance.adapt import Adaptation, adapt_by_recall, adapt_to_given
@@ -79,16 +79,9 @@ def adapt(
         KD3Error: the run is not finished, too few images can be used, or a network keeps no batch-norm statistics;
             the run is then unchanged.
     """
-    values: dict[str, Any] = {"run": str(run), **settings}
-    values |= {"images": None if images is None else str(images)}
-    values |= {"teacher": teacher.name if isinstance(teacher, Teacher) else None if teacher is None else str(teacher)}
-    values |= {"pool": "live:memory" if isinstance(pool, ImagePool) else None if pool is None else str(pool)}
-    return _adapt(
-        build(AdaptConfig, values, where="kd3.adapt"),
-        module=module,
-        teacher=teacher if isinstance(teacher, Teacher) else None,
-        pool=pool if isinstance(pool, ImagePool) else None,
-    )
+    values = run_settings("kd3.adapt", run, teacher=teacher, pool=pool, images=images)
+    config = build(AdaptConfig, {**values, **settings}, where="kd3.adapt")
+    return _adapt(config, module=module, teacher=if_live(teacher, Teacher), pool=if_live(pool, ImagePool))
 
 
 def run(config: AdaptConfig) -> Adapted:

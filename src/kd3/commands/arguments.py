@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -18,6 +18,7 @@ from kd3.scoring.batches import PoolSplit, split_pool
 
 TEACHER = "a description file or a kd3.Teacher"
 MODEL = "a run folder, a student folder, a teacher's description, a kd3.Teacher or a kd3.Student"
+POOL = "a folder or an ImagePool"
 WRAPPED = "a live network is given as kd3.Teacher(module, mean=[...], std=[...], input_size=...)"
 
 
@@ -47,6 +48,35 @@ def as_setting(value: Any, *, what: str, allowed: str, live: tuple[type, ...] = 
     else:
         hint = ""
     raise KD3Error(f"{what} is a live {type(value).__name__}, where {allowed} is expected{hint}")
+
+
+def optional_setting(value: Any, *, what: str, allowed: str, live: tuple[type, ...] = ()) -> str | None:
+    """Return None for None, otherwise `as_setting`."""
+    return None if value is None else as_setting(value, what=what, allowed=allowed, live=live)
+
+
+Kind = TypeVar("Kind")
+
+
+def if_live(value: Any, kind: type[Kind]) -> Kind | None:
+    """Return an argument that is a live object of this kind, otherwise None."""
+    return value if isinstance(value, kind) else None
+
+
+def run_settings(command: str, run: Any, *, teacher: Any, pool: Any, **images: Any) -> dict[str, str | None]:
+    """Return the settings by which a command finds a finished run, its teacher and pool, and other `images`.
+
+    Raises:
+        KD3Error: one is neither a path nor an accepted object.
+    """
+    return {
+        "run": as_setting(run, what=f"{command}: run", allowed="a run folder"),
+        "teacher": optional_setting(teacher, what=f"{command}: teacher", allowed=TEACHER, live=(Teacher,)),
+        "pool": optional_setting(pool, what=f"{command}: pool", allowed=POOL, live=(ImagePool,)),
+        **{
+            name: optional_setting(value, what=f"{command}: {name}", allowed="a path") for name, value in images.items()
+        },
+    }
 
 
 def check_finished(folder: RunFolder) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from kd3.commands.arguments import check_finished, check_identity, pool_of, split_of, teacher_of
+from kd3.commands.arguments import check_finished, check_identity, if_live, pool_of, run_settings, split_of, teacher_of
 from kd3.config.commands import CASCADE_IMAGES, CascadeConfig
 from kd3.config.settings import build
 from kd3.evaluation.cascade import AGREEMENTS, answers_of_both, images_needed, measured
@@ -75,16 +75,9 @@ def cascade(
     Raises:
         KD3Error: the run is not finished, or these images cannot guarantee the agreement; the run is then unchanged.
     """
-    values: dict[str, Any] = {"run": str(run), **settings}
-    values |= {"deployment": None if deployment is None else str(deployment)}
-    values |= {"teacher": teacher.name if isinstance(teacher, Teacher) else None if teacher is None else str(teacher)}
-    values |= {"pool": "live:memory" if isinstance(pool, ImagePool) else None if pool is None else str(pool)}
-    return _cascade(
-        build(CascadeConfig, values, where="kd3.cascade"),
-        module=module,
-        teacher=teacher if isinstance(teacher, Teacher) else None,
-        pool=pool if isinstance(pool, ImagePool) else None,
-    )
+    values = run_settings("kd3.cascade", run, teacher=teacher, pool=pool, deployment=deployment)
+    config = build(CascadeConfig, {**values, **settings}, where="kd3.cascade")
+    return _cascade(config, module=module, teacher=if_live(teacher, Teacher), pool=if_live(pool, ImagePool))
 
 
 def run(config: CascadeConfig) -> Found:

@@ -8,7 +8,7 @@ from typing import Any, Literal, overload
 
 from torch import nn
 
-from kd3.commands.arguments import TEACHER, as_setting
+from kd3.commands.arguments import POOL, TEACHER, as_setting, if_live
 from kd3.commands.distill_parts import Live
 from kd3.commands.distill_rehearsal import Rehearsal, rehearse
 from kd3.commands.distill_work import train
@@ -127,7 +127,7 @@ def distill(
         "student": as_setting(
             student, what=f"{where}: student", allowed="an architecture or a module", live=(nn.Module,)
         ),
-        "pool": as_setting(pool, what=f"{where}: pool", allowed="a folder or an ImagePool", live=(ImagePool,)),
+        "pool": as_setting(pool, what=f"{where}: pool", allowed=POOL, live=(ImagePool,)),
         "out": as_setting(out, what=f"{where}: out", allowed="a folder"),
     }
     given = as_groups(DistillConfig, settings)
@@ -137,11 +137,7 @@ def distill(
         resolved = resumed({**names, **given}, where=where)
     else:
         resolved = layered({**names, **given}, config=Path(config) if config else None, preset=preset, where=where)
-    live = Live(
-        teacher=teacher if isinstance(teacher, Teacher) else None,
-        student=student if isinstance(student, nn.Module) else None,
-        pool=pool if isinstance(pool, ImagePool) else None,
-    )
+    live = Live(if_live(teacher, Teacher), if_live(student, nn.Module), if_live(pool, ImagePool))
     return _rehearsed(resolved, resume=resume, live=live) if dry_run else _distill(resolved, resume=resume, live=live)
 
 

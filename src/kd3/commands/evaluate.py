@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kd3.commands.arguments import MODEL, TEACHER, as_setting
+from kd3.commands.arguments import MODEL, TEACHER, as_setting, optional_setting
 from kd3.config.commands import EvaluateConfig
 from kd3.config.records import are_numbers, nameless, places
 from kd3.config.settings import build
@@ -133,10 +133,8 @@ def evaluate(
     values = {
         "model": as_setting(model, what="kd3.evaluate: model", allowed=MODEL, live=(Teacher, Student)),
         "data": as_setting(data, what="kd3.evaluate: data", allowed="a path"),
-        "teacher": None,
+        "teacher": optional_setting(teacher, what="kd3.evaluate: teacher", allowed=TEACHER, live=(Teacher,)),
     }
-    if teacher is not None:
-        values["teacher"] = as_setting(teacher, what="kd3.evaluate: teacher", allowed=TEACHER, live=(Teacher,))
     config = build(EvaluateConfig, {**values, **settings}, where="kd3.evaluate")
     return _evaluate(config, _live(model), _live(teacher))
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kd3.commands.arguments import TEACHER, as_setting
+from kd3.commands.arguments import POOL, TEACHER, as_setting, if_live
 from kd3.commands.distill_parts import sample_of
 from kd3.config.commands import GIVEN_IMAGES
 from kd3.config.methods import METHODS
@@ -56,12 +56,10 @@ def plan(teacher: str | Path | Teacher, pool: str | Path | ImagePool, **settings
     """
     values = {
         "teacher": as_setting(teacher, what="kd3.plan: teacher", allowed=TEACHER, live=(Teacher,)),
-        "pool": as_setting(pool, what="kd3.plan: pool", allowed="a folder or an ImagePool", live=(ImagePool,)),
+        "pool": as_setting(pool, what="kd3.plan: pool", allowed=POOL, live=(ImagePool,)),
     }
     config = build(PlanConfig, {**values, **settings}, where="kd3.plan")
-    return _plan(
-        config, teacher if isinstance(teacher, Teacher) else None, pool if isinstance(pool, ImagePool) else None
-    )
+    return _plan(config, if_live(teacher, Teacher), if_live(pool, ImagePool))
 
 
 def run(config: PlanConfig) -> Plan:

@@ -69,8 +69,7 @@ def report(runs: str | Path | Sequence[str | Path], **settings: Any) -> Report:
     """
     given = runs if isinstance(runs, (list, tuple)) else [runs]
     listed = [as_setting(run, what="kd3.report: runs", allowed="run folders") for run in given]
-    values = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
-    return run(build(ReportConfig, {"runs": listed, **values}, where="kd3.report"))
+    return run(build(ReportConfig, {"runs": listed, **settings}, where="kd3.report"))
 
 
 @with_permissions

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kd3.commands.arguments import TEACHER, as_setting
+from kd3.commands.arguments import POOL, TEACHER, as_setting, if_live, optional_setting
 from kd3.config.pool_commands import SelectConfig
 from kd3.config.settings import build
 from kd3.evaluation.compatibility import check_student, fitted
@@ -83,19 +83,14 @@ def select(
     """
     values = {
         "teacher": as_setting(teacher, what="kd3.select: teacher", allowed=TEACHER, live=(Teacher,)),
-        "pool": as_setting(pool, what="kd3.select: pool", allowed="a folder or an ImagePool", live=(ImagePool,)),
+        "pool": as_setting(pool, what="kd3.select: pool", allowed=POOL, live=(ImagePool,)),
         "out": as_setting(out, what="kd3.select: out", allowed="a folder"),
-        "student": None
-        if student is None
-        else as_setting(student, what="kd3.select: student", allowed="a folder or a kd3.Student", live=(Student,)),
+        "student": optional_setting(
+            student, what="kd3.select: student", allowed="a folder or a kd3.Student", live=(Student,)
+        ),
     }
     config = build(SelectConfig, {**values, **settings}, where="kd3.select")
-    return _select(
-        config,
-        teacher if isinstance(teacher, Teacher) else None,
-        pool if isinstance(pool, ImagePool) else None,
-        student if isinstance(student, Student) else None,
-    )
+    return _select(config, if_live(teacher, Teacher), if_live(pool, ImagePool), if_live(student, Student))
 
 
 def run(config: SelectConfig) -> PoolSelection:

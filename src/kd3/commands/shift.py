@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kd3.commands.arguments import TEACHER, as_setting
+from kd3.commands.arguments import POOL, TEACHER, as_setting, if_live, optional_setting
 from kd3.config.pool_commands import ShiftConfig
 from kd3.config.settings import build
 from kd3.evaluation import shift_report
@@ -74,17 +74,13 @@ def shift(
     Raises:
         KD3Error: teacher, pool or reference are missing, damaged or of different sizes.
     """
-    live_pool, live_teacher = isinstance(pool, ImagePool), isinstance(teacher, Teacher)
     values = {
         "teacher": as_setting(teacher, what="kd3.shift: teacher", allowed=TEACHER, live=(Teacher,)),
-        "pool": as_setting(pool, what="kd3.shift: pool", allowed="a folder or an ImagePool", live=(ImagePool,)),
-        "reference": None
-        if reference is None
-        else as_setting(reference, what="kd3.shift: reference", allowed="a path"),
+        "pool": as_setting(pool, what="kd3.shift: pool", allowed=POOL, live=(ImagePool,)),
+        "reference": optional_setting(reference, what="kd3.shift: reference", allowed="a path"),
     }
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
     config = build(ShiftConfig, {**values, **settings}, where="kd3.shift")
-    return _shift(config, teacher if live_teacher else None, pool if live_pool else None)  # type: ignore[arg-type]
+    return _shift(config, if_live(teacher, Teacher), if_live(pool, ImagePool))
 
 
 def run(config: ShiftConfig) -> Shift:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kd3.commands.arguments import as_setting
 from kd3.config.commands import StudyConfig
 from kd3.config.distill import DistillConfig
 from kd3.config.settings import READING, build
@@ -65,8 +66,11 @@ def study(named: str | Path, out: str | Path, **settings: Any) -> Study:
         KD3Error: something in the study is wrong, and no run has begun; or runs failed, and the table holds the others.
         KeyboardInterrupt: interrupted; the same call resumes.
     """
-    values = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
-    return run(build(StudyConfig, {"study": str(named), "out": str(out), **values}, where="kd3.study"))
+    names = {
+        "study": as_setting(named, what="kd3.study: study", allowed="a name or a file"),
+        "out": as_setting(out, what="kd3.study: out", allowed="a folder"),
+    }
+    return run(build(StudyConfig, {**names, **settings}, where="kd3.study"))
 
 
 @with_permissions

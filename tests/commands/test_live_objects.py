@@ -2,6 +2,9 @@
 kind.
 """
 
+import ast
+import shlex
+
 import pytest
 import torch
 from torch import nn
@@ -75,26 +78,40 @@ def test_other_objects_are_named_and_what_is_expected(call, what, student, tmp_p
     assert len(str(problem.value)) < 400
 
 
+SUMMARY = {
+    "student": "live:Net",
+    "teacher": "t.yaml",
+    "method": "kd",
+    "seed": 0,
+    "images": 10,
+    "seconds": 1,
+    "images_per_second": 10,
+    "compute": "CPU",
+    "rounds": 1,
+    "agreement": 50.0,
+    "best_step": 1,
+    "steps": 1,
+    "agreement_at_end": 50.0,
+}
+
+
+@pytest.mark.parametrize("name", ["its 'best' run", 'of "today"', "for $HOME"])
+def test_the_next_command_runs_in_a_shell_whatever_the_folder_is_called(name, tmp_path):
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "metrics.jsonl").touch()
+    (line,) = (
+        line for line in describe(folder, {**SUMMARY, "student": "kd3:resnet8"}).splitlines() if "python" in line
+    )
+    _, _, code = shlex.split(line)
+    assert ast.literal_eval(ast.parse(code).body[1].value.args[0]) == str(folder)
+
+
 def test_a_run_of_a_live_student_says_how_to_go_on(tmp_path):
     (tmp_path / "metrics.jsonl").touch()
-    summary = {
-        "student": "live:Net",
-        "teacher": "t.yaml",
-        "method": "kd",
-        "seed": 0,
-        "images": 10,
-        "seconds": 1,
-        "images_per_second": 10,
-        "compute": "CPU",
-        "rounds": 1,
-        "agreement": 50.0,
-        "best_step": 1,
-        "steps": 1,
-        "agreement_at_end": 50.0,
-    }
-    said = describe(tmp_path, summary)
-    assert f"kd3.load_student('{tmp_path}', module=...)" in said
-    assert f"kd3.export('{tmp_path}', 'OUT', module=...)" in said
+    said = describe(tmp_path, SUMMARY)
+    assert f'kd3.load_student("{tmp_path}", module=...)' in said
+    assert f'kd3.export("{tmp_path}", "OUT", module=...)' in said
     assert "kd3 evaluate" not in said  # a command cannot name the module
     assert "module is the network that was given, or one like it" in said
-    assert "module=" not in describe(tmp_path, {**summary, "student": "kd3:resnet8"})
+    assert "module=" not in describe(tmp_path, {**SUMMARY, "student": "kd3:resnet8"})

@@ -150,7 +150,7 @@ def test_whoever_distils_into_code_is_told_of_the_flag_and_needs_none(
     assert main([*command, "--out", "run", *small]) == 0
     printed = capsys.readouterr().out
     assert "--trust-code" in printed
-    assert "load_student('run', trust_code=True)" in printed
+    assert 'load_student("run", trust_code=True)' in printed
     assert main(["distill", "--resume", "--out", "run"]) == 0
     assert main(["report", "run", "--images", "0", "--latency", "false"]) == 0
     assert "names code" in (tmp_path / "run" / "report.html").read_text()

@@ -3,8 +3,10 @@
 import html
 import json
 import re
+import shlex
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +17,9 @@ import torch
 import kd3
 from kd3.reports.charts import Line, line_chart
 from kd3.reports.run_records import read_run, verdict
-from kd3.reports.sections import selection
+from kd3.reports.sections import how_to_repeat, selection
 from kd3.runtime.errors import KD3Error
+from kd3.runtime.run_folder import RunFolder
 
 HOSTILE = '<script>alert("x")</script> & co'
 
@@ -103,6 +106,19 @@ def test_the_verdict_comes_first_with_the_figures_of_the_run(runs, page):
     assert "kd3.load_student(" in page
     assert "kd3 distill --config" in page
     assert summary["teacher"] in page
+
+
+def test_commands_of_the_page_run_in_a_shell_whatever_the_folder_is_called(runs):
+    run = read_run(runs / "b")
+    run = replace(run, folder=RunFolder(Path("my runs; of today/b")))
+    again, export = map(shlex.split, how_to_repeat(run).splitlines())
+    assert again[2:] == ["--config", "my runs; of today/b/config.yaml", "--out", "my runs; of today/b-again"]
+    assert export[2] == "my runs; of today/b"
+
+
+def test_the_shift_names_the_images_that_it_was_measured_on(runs, page, pool_folder):
+    training = len(kd3.ImagePool.open(pool_folder)) - 12
+    assert f"By {min(60, training):,} images of the pool, drawn at random" in page
 
 
 def test_the_same_run_gives_the_same_page_but_for_the_clock(runs):

@@ -92,6 +92,15 @@ def test_an_output_folder_that_is_taken(refused, tmp_path, content):
     assert words in refused(out=out)
 
 
+@pytest.mark.parametrize("value", [[0.9], {"red": 0.9}, "0.9", None])
+def test_a_selection_whose_record_holds_another_kind_of_value(refused, tmp_path, value):
+    out = tmp_path / "taken"
+    out.mkdir()
+    record = {"format": "kd3-selection", "version": 1, "settings": {"teacher_weight": 1.0, "threshold": value}}
+    (out / "selection.json").write_text(json.dumps(record))
+    assert "holds a selection made with another threshold (" in refused(out=out)
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_place_that_cannot_be_written(refused, tmp_path):
     (tmp_path / "locked").mkdir(mode=0o500)

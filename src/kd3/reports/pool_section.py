@@ -90,12 +90,12 @@ class FeatureMap:
 
 @dataclass(frozen=True)
 class PoolSection:
-    """All results; `agreement` is that on held-out images among those evaluated."""
+    """All results."""
 
     grids: list[Grid]
     map: FeatureMap | None
-    shift: Measurement
-    sampled: int
+    shift: Measurement  # of a sample
+    sampled: int  # images in it
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def pool_section(
         grids=[grid for grid in grids if grid.tiles],
         map=_map(sample[:: max(1, len(sample) // MAPPED)], selections, teacher, pool, compute),
         shift=shift,
-        sampled=len(sample) + len(held_out),
+        sampled=len(sample),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -207,12 +208,11 @@ def _shape(run: RunRecords) -> str:
 
 def how_to_repeat(run: RunRecords) -> str:
     """Return the command that repeats the run, and the one that exports its student."""
-    path = run.folder.path
-    trust = " --trust-code" if run.summary.get("student_code") else ""
-    return (
-        f"kd3 distill --config {run.folder.config} --out {path}-again\n"
-        f"kd3 export {path} --out {path.name}-onnx --format onnx --int8{trust}"
-    )
+    path = str(run.folder.path)
+    trust = ["--trust-code"] if run.summary.get("student_code") else []
+    again = ["kd3", "distill", "--config", str(run.folder.config), "--out", f"{path}-again"]
+    export = ["kd3", "export", path, "--out", f"{run.name}-onnx", "--format", "onnx", "--int8", *trust]
+    return f"{shlex.join(again)}\n{shlex.join(export)}"
 
 
 def origin(run: RunRecords) -> list[tuple[str, str]]:

@@ -86,7 +86,9 @@ def _identity(group: Any) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    return value[:16] if isinstance(value, str) else "none" if value is None else f"{value:g}"
+    if value is None:
+        return "none"
+    return f"{value:g}" if isinstance(value, (int, float)) else str(value)[:16]
 
 
 def describe(folder: Path, values: dict[str, Any]) -> str:

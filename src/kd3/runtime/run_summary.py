@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -167,11 +168,16 @@ def describe(folder: Path, summary: dict[str, Any]) -> str:
         teacher = "" if live_teacher else f" --teacher {shlex.quote(summary['teacher'])}"
         lines.append(f"  kd3 evaluate {shlex.quote(str(folder))} --data TEST{teacher}{trust}")
         lines.append(f"  kd3 report {shlex.quote(str(folder))}{trust}")
-    lines.append(f"  python -c \"import kd3; student = kd3.load_student('{folder}'{module})\"")
+    place = json.dumps(str(folder), ensure_ascii=False)
+    lines.append("  " + _python(f"student = kd3.load_student({place}{module})"))
     if live_student:
-        lines.append(f"  python -c \"import kd3; kd3.export('{folder}', 'OUT', module=...)\"")
+        lines.append("  " + _python(f'kd3.export({place}, "OUT", module=...)'))
         lines.append("  module is the network that was given, or one like it, which the folder does not hold")
     return "\n".join(lines)
+
+
+def _python(code: str) -> str:
+    return shlex.join(["python", "-c", f"import kd3; {code}"])
 
 
 def _what_the_teacher_gave(summary: dict[str, Any]) -> list[str]:

@@ -1,5 +1,7 @@
 """The comparison of an export's files with the student: differences, the images, speed."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from kd3.config.records import Preparation
 from kd3.exports import comparison
 from kd3.exports.comparison import Comparison, images_of, images_of_run, in_batches, milliseconds, parity
 from kd3.runtime.run_folder import RunFolder
+from kd3.scoring.batches import split_pool
 
 EXPECTED = torch.tensor([[0.0, 2.0], [4.0, 1.0], [0.0, -3.0], [1.0, 0.5]])
 INPUTS = torch.zeros(4, 3, 2, 2)
@@ -154,11 +157,12 @@ def test_a_folder_needs_three_images_and_names_what_was_left_out(count, tmp_path
 @pytest.mark.parametrize(("compare", "expected"), [(12, 12), (20, 20), (30, 30)])
 def test_a_runs_export_is_compared_on_images_that_it_did_not_learn(compare, expected, pool_folder, tmp_path):
     pool = kd3.ImagePool.open(pool_folder)
-    split = comparison.split_pool(pool, 20, share=1.0)
+    split = split_pool(pool, 20, share=1.0)
     selected = split.train[::2]
     (tmp_path / "selections").mkdir()
     np.save(tmp_path / "selections" / "00000.npy", selected)
     (tmp_path / "config.yaml").write_text(f"teacher: t\npool: {pool_folder}\ntrain:\n  holdout: 20\n")
+    (tmp_path / "origin.json").write_text(json.dumps({"pool": pool.content_hash}))
     found = images_of_run(RunFolder(tmp_path), Preparation(16), compare=compare, calibrate=25)
     whole = [image.tobytes() for image in pool.read(np.arange(120))]
     compared = [whole.index(image.tobytes()) for image in found.compared.numpy()]
@@ -169,3 +173,10 @@ def test_a_runs_export_is_compared_on_images_that_it_did_not_learn(compare, expe
     assert not set(compared) & set(selected.tolist())
     assert len(calibrating) == 25
     assert calibrating <= set(selected.tolist())
+
+
+def test_a_pool_that_was_made_anew_is_not_the_runs(pool_folder, tmp_path):
+    (tmp_path / "config.yaml").write_text(f"teacher: t\npool: {pool_folder}\n")
+    (tmp_path / "origin.json").write_text(json.dumps({"pool": "that of an earlier crawl"}))
+    with pytest.raises(kd3.KD3Error, match=r"is not the one that the run .* learned from; .* --images POOL_OR_FOLDER"):
+        images_of_run(RunFolder(tmp_path), Preparation(16), compare=4, calibrate=4)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from kd3.commands.arguments import check_finished, check_identity, if_live, pool_of, run_settings, split_of, teacher_of
+from kd3.commands.arguments import check_finished, check_identity, if_live, pool_of, run_settings, teacher_of
 from kd3.config.commands import GIVEN_IMAGES, RECALLED_IMAGES, AdaptConfig
 from kd3.config.settings import build
 from kd3.inheritance.adapt import Adaptation, adapt_by_recall, adapt_to_given
@@ -26,7 +26,7 @@ from kd3.runtime.errors import KD3Error
 from kd3.runtime.files import exclusive, full_disk_as_error
 from kd3.runtime.run_folder import RunFolder
 from kd3.sources.trust import with_permissions
-from kd3.training.run_logger import last_selection
+from kd3.training.run_logger import trained_on
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,7 @@ def _adapted(
         )
     pool = pool or pool_of(folder, given=config.pool, instead="--images")
     check_identity(folder, "pool", pool.content_hash)
-    last, count = last_selection(folder, images=len(pool)), config.count or RECALLED_IMAGES
-    among = split_of(folder, pool).train if last is None else last
+    among = trained_on(folder, pool)
     with watched(pool):
-        chosen = of_pool(pool, among, count=count, seed=config.seed, known=known)
+        chosen = of_pool(pool, among, count=config.count or RECALLED_IMAGES, seed=config.seed, known=known)
         return adapt_by_recall(student, teacher, chosen, compute)

@@ -14,7 +14,6 @@ from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.runtime.errors import KD3Error
 from kd3.runtime.run_folder import RunFolder, find
-from kd3.scoring.batches import PoolSplit, split_pool
 
 TEACHER = "a description file or a kd3.Teacher"
 MODEL = "a run folder, a student folder, a teacher's description, a kd3.Teacher or a kd3.Student"
@@ -124,12 +123,6 @@ def pool_of(folder: RunFolder, *, given: str | None, instead: str) -> ImagePool:
         raise KD3Error(
             f"{problem}; say where the pool of {folder.path} is now (--pool), or give images: {instead}"
         ) from None
-
-
-def split_of(folder: RunFolder, pool: ImagePool) -> PoolSplit:
-    """Return the split of its pool into training and held-out images."""
-    train = read_settings(folder)[0].train
-    return split_pool(pool, train.holdout, share=train.share)
 
 
 def check_identity(folder: RunFolder, what: str, now: str) -> None:

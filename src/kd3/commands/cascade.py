@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from kd3.commands.arguments import check_finished, check_identity, if_live, pool_of, run_settings, split_of, teacher_of
+from kd3.commands.arguments import check_finished, check_identity, if_live, pool_of, run_settings, teacher_of
 from kd3.config.commands import CASCADE_IMAGES, CascadeConfig
 from kd3.config.settings import build
 from kd3.evaluation.cascade import AGREEMENTS, answers_of_both, images_needed, measured
@@ -25,6 +25,7 @@ from kd3.runtime.files import exclusive, full_disk_as_error, write_json
 from kd3.runtime.run_folder import RunFolder
 from kd3.runtime.run_summary import cascade_in_words, thresholds_in_words
 from kd3.sources.trust import with_permissions
+from kd3.training.run_logger import split_of
 
 
 @dataclass(frozen=True)

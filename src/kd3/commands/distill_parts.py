@@ -159,6 +159,7 @@ class Job:
 
     teacher: Teacher
     pool: ImagePool
+    split: PoolSplit
     method: Method
     data: LabelledImages | None
     labels: Tensor | None
@@ -180,13 +181,12 @@ def read_job(config: DistillConfig, compute: Compute, state: State, live: Live) 
         parse_arch(config.student)  # a wrong name should not wait for the checks of the teacher
     teacher = live.teacher or load_teacher(config.teacher)
     pool = live.pool or ImagePool.open(config.pool)
-    teacher = fitted(teacher, pool)
+    teacher, split = fitted(teacher, pool), split_of(config, pool)
     if state == "absent" and config.method != "labels":  # which needs no teacher
         console.info("checking the teacher on some of the pool's images")
-        places = split_of(config, pool).train
-        if doubt := normalisation_on(teacher, pool, compute, places).warning:
+        if doubt := normalisation_on(teacher, pool, compute, split.train).warning:
             console.warn(doubt)
-        if (narrow := one_class(teacher, pool, compute, places)) is not None:
+        if (narrow := one_class(teacher, pool, compute, split.train)) is not None:
             console.warn(narrow)
     if state == "absent" and are_numbers(teacher.classes):
         console.info(nameless(teacher.classes))
@@ -195,8 +195,9 @@ def read_job(config: DistillConfig, compute: Compute, state: State, live: Live) 
         console.warn(leaked)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(config.seed, "initial weights"))
-        method, backbone = method_of(config, teacher, live.student, pool, resumed=state == "interrupted")
-    _check_batch(config.train.settled(inherited=backbone.inheritance is not None), config, pool, compute)
+        sample = sample_of(pool, split, teacher)
+        method, backbone = method_of(config, teacher, live.student, sample, resumed=state == "interrupted")
+    _check_batch(config.train.settled(inherited=backbone.inheritance is not None), config, split, compute)
     labels = None
     if method.needs_labels:
         found, matching = pool.matched_labels(teacher.classes)
@@ -214,18 +215,18 @@ def read_job(config: DistillConfig, compute: Compute, state: State, live: Live) 
         limit = config.recall if isinstance(config.recall, int) else GIVEN_IMAGES
         known = [*kept_out, *([] if data is None else [data.known()])]
         deployment = read_images(config.deployment, teacher.preparation, limit=limit, seed=config.seed, known=known)
-    check_recall(config.recall or "off", method.student, teacher, split_of(config, pool).train, deployment)
+    check_recall(config.recall or "off", method.student, teacher, split.train, deployment)
     train = training_of(
         config.train,
         method,
         compute,
         inherited=backbone.inheritance is not None,
-        images=len(split_of(config, pool).train),
+        images=len(split.train),
         processes=_processes(config, compute),
         memory=memory,
     )
     check_micro_batch(method, train, compute.ranks.count)
-    return Job(teacher, pool, method, data, labels, backbone, train, deployment, kept_out)
+    return Job(teacher, pool, split, method, data, labels, backbone, train, deployment, kept_out)
 
 
 def _warn_of_kept_out(pool: ImagePool, kept_out: list[KnownImages]) -> None:
@@ -237,11 +238,11 @@ def _warn_of_kept_out(pool: ImagePool, kept_out: list[KnownImages]) -> None:
         )
 
 
-def _check_batch(train: TrainSettings, config: DistillConfig, pool: ImagePool, compute: Compute) -> None:
+def _check_batch(train: TrainSettings, config: DistillConfig, split: PoolSplit, compute: Compute) -> None:
     processes = _processes(config, compute)
     if train.batch % processes:
         raise KD3Error(f"--batch-size {train.batch} cannot be divided among {processes} processes alike")
-    images = len(split_of(config, pool).train)
+    images = len(split.train)
     if train.epochs is not None and train.epochs * images < train.batch:
         raise KD3Error(
             f"--epochs {train.epochs:g} of {images:,} images are less than one batch of {train.batch:,}; give "
@@ -259,10 +260,9 @@ def split_of(config: DistillConfig, pool: ImagePool) -> PoolSplit:
 
 
 def method_of(
-    config: DistillConfig, teacher: Teacher, student: nn.Module | None, pool: ImagePool, *, resumed: bool
+    config: DistillConfig, teacher: Teacher, student: nn.Module | None, sample: Tensor, *, resumed: bool
 ) -> tuple[Method, Backbone]:
     """Return the method with its student, and the origin of the student."""
-    sample = sample_of(pool, split_of(config, pool), teacher)
     backbone = backbone_for(config, teacher, student, sample, resumed=resumed)
     parts = Parts(teacher, backbone.network, config.student, sample, inherited=backbone.inheritance is not None)
     method = build_method(config.method, config.method_options, parts)

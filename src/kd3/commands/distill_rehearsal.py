@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kd3.commands.distill_memory import VALUE, footprint
-from kd3.commands.distill_parts import Job, Live, read_job, split_of
+from kd3.commands.distill_parts import Job, Live, read_job
 from kd3.config.distill import DistillConfig
 from kd3.config.methods import METHODS
 from kd3.pool.pool_files import FEATURES
@@ -114,8 +114,7 @@ def _networks(config: DistillConfig, job: Job) -> dict[str, Any]:
 
 
 def _images(config: DistillConfig, job: Job, *, steps_done: int) -> dict[str, Any]:
-    split = split_of(config, job.pool)
-    train = job.train
+    split, train = job.split, job.train
     budget = Budget(train, len(split.train), config.devices * config.nodes)
     return {
         "pool": {

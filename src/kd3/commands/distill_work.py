@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from kd3.commands.distill_parts import SHRUNK, Job, Live, read_job, split_of
+from kd3.commands.distill_parts import SHRUNK, Job, Live, read_job
 from kd3.config.distill import DistillConfig
 from kd3.config.methods import METHODS
 from kd3.config.settings import to_yaml
@@ -37,7 +37,7 @@ from kd3.scoring.teacher_cache import logits_of_part, teacher_logits
 from kd3.sources.trust import shareable
 from kd3.training.learner import can_be_recorded
 from kd3.training.loop import Fit, FitResult
-from kd3.training.run_logger import last_selection
+from kd3.training.run_logger import trained_on
 from kd3.training.trackers import Trackers
 
 
@@ -64,9 +64,8 @@ def train(config: DistillConfig, compute: Compute, state: State, live: Live) -> 
         held.enter_context(compute.tuned(tf32=config.train.tf32, deterministic=config.train.deterministic))
         watch = held.enter_context(_watched(job.pool, folder)) if ranks.is_first else None
         console.info(_announcement(config, job, compute))
-        batches = PoolBatches(job.pool, compute)
+        batches, split = PoolBatches(job.pool, compute), job.split
 
-        split = split_of(config, job.pool)
         fitted = fit_teacher(
             job.teacher,
             batches,
@@ -216,7 +215,7 @@ def _finish(
     method.student.load_state_dict(load_file(folder.best))
     of_own_teacher = result.best_agreement
     if fitted.blend > 0:
-        held_out = split_of(config, job.pool).holdout
+        held_out = job.split.holdout
         logits = score(method.student, batches, held_out, method.student.normalise, compute)
         of_own_teacher = agreement(logits, score(job.teacher, batches, held_out, job.teacher.normalise, compute))
     accuracy = kept_accuracy(read_metrics(folder.metrics, "evaluation"), result.best_step)
@@ -268,12 +267,12 @@ def _finish(
 def _adapted(config: DistillConfig, folder: RunFolder, job: Job, live: Live, compute: Compute) -> dict[str, Any] | None:
     """Adapt the student in the run folder, as `kd3 adapt` would; return the record."""
     student = load_student(folder.student, module=live.backbone(config.student), trust_code=True)
-    precise, trained_on = replace(compute, precision="32"), last_selection(folder, images=len(job.pool))
+    precise = replace(compute, precision="32")
     adapted = adapt_student(
         student,
         job.teacher,
         job.pool,
-        split_of(config, job.pool).train if trained_on is None else trained_on,
+        trained_on(folder, job.pool),
         precise,
         images=config.recall or "off",
         given=job.deployment,

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from kd3.commands.arguments import as_setting, split_of
+from kd3.commands.arguments import as_setting
 from kd3.config.commands import ReportConfig
 from kd3.config.records import places
 from kd3.config.settings import build
@@ -32,6 +32,7 @@ from kd3.runtime.errors import KD3Error
 from kd3.runtime.files import write_text
 from kd3.runtime.run_folder import find, processor
 from kd3.sources.trust import with_permissions
+from kd3.training.run_logger import split_of
 
 NAME = "report.html"
 

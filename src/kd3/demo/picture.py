@@ -169,12 +169,11 @@ def draw_outcome(path: Path, *, pool_folder: Path, run: Path, lost_test: Path, a
     from kd3.runtime.run_folder import RunFolder
     from kd3.scoring.batches import PoolBatches
     from kd3.scoring.scan import score
-    from kd3.training.run_logger import last_selection
+    from kd3.training.run_logger import trained_on
 
     pool = ImagePool.open(pool_folder)
     student = load_student(run)
-    learned_from = last_selection(RunFolder(run), images=len(pool))
-    assert learned_from is not None
+    learned_from = trained_on(RunFolder(run), pool)
     compute = resolve("cpu", "32")
     logits = score(student, PoolBatches(pool, compute), learned_from, student.normalise, compute)
     predicted = logits.argmax(1).numpy()

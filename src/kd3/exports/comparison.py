@@ -15,17 +15,16 @@ import torch
 from torch import Tensor
 
 from kd3.config.records import Preparation
-from kd3.config.run_records import read_settings
+from kd3.config.run_records import read_origin, read_settings
 from kd3.pool import Decoded, DecodeSettings, ImagePool, decode_records, list_records
 from kd3.pool.checks import watched
 from kd3.pool.pool_files import NAME as MANIFEST
 from kd3.runtime import console
 from kd3.runtime.errors import KD3Error
 from kd3.runtime.run_folder import RunFolder, find
-from kd3.scoring.batches import split_pool
 from kd3.sources.files import shown
 from kd3.sources.record import counted
-from kd3.training.run_logger import last_selection
+from kd3.training.run_logger import split_of, trained_on
 
 NOISE = "none"
 FEWEST = 3  # images to check an export on: two that are compared, and another
@@ -55,13 +54,11 @@ def images_of_run(run: RunFolder, preparation: Preparation, *, compare: int, cal
     if not (place / MANIFEST).is_file():
         raise KD3Error(f"the pool {place} of the run {run.path} is not there; {remedy}")
     pool = ImagePool.open(place)
+    if read_origin(run).get("pool") != pool.content_hash:
+        raise KD3Error(f"the pool {place} is not the one that the run {run.path} learned from; {remedy}")
     _check(pool, preparation, str(place))
-    split = split_pool(pool, settings.train.holdout, share=settings.train.share)
-    last = last_selection(run, images=len(pool))
-    selected = split.train if last is None else last
-    compared = _first(split.holdout, compare)
-    if len(compared) < compare:
-        compared = np.concatenate([compared, _first(np.setdiff1d(split.train, selected), compare - len(compared))])
+    split, selected = split_of(run, pool), trained_on(run, pool)
+    compared = np.concatenate([split.holdout, np.setdiff1d(split.train, selected)])[:compare]
     calibrating = np.setdiff1d(selected, compared)
     return CheckImages(
         _read(pool, compared),
@@ -125,10 +122,6 @@ def _decoded(source: str, preparation: Preparation, count: int) -> tuple[Tensor,
 def _read(pool: ImagePool, index: np.ndarray) -> Tensor:
     with watched(pool):
         return torch.from_numpy(pool.read(index))
-
-
-def _first(index: np.ndarray, count: int) -> np.ndarray:
-    return np.asarray(index[:count])
 
 
 def _drawn(index: np.ndarray, count: int) -> np.ndarray:

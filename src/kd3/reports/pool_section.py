@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kd3.config.run_records import read_settings
 from kd3.evaluation.shift_measure import Measurement, measure
 from kd3.exports.comparison import Runner, milliseconds
 from kd3.models.costs import multiply_adds
@@ -20,8 +19,7 @@ from kd3.pool import ImagePool
 from kd3.reports.charts import Grid, Tile
 from kd3.reports.run_records import RunRecords
 from kd3.runtime.compute import Compute
-from kd3.scoring.batches import split_pool
-from kd3.training.run_logger import read_selection, selection_files
+from kd3.training.run_logger import read_selection, selection_files, split_of
 
 TIMED_BATCH = 64
 
@@ -112,8 +110,7 @@ def pool_section(
     """Run both networks over at most `images` images of the pool, and the few displayed ones."""
     compute.place(teacher)
     compute.place(student)
-    settings, _ = read_settings(run.folder)
-    split = split_pool(pool, settings.train.holdout, share=settings.train.share)
+    split = split_of(run.folder, pool)
     draw = np.random.default_rng(0)
     sample = np.sort(draw.permutation(split.train)[:images])
     held_out = split.holdout[:images]

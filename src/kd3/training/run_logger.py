@@ -13,11 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kd3.config.run_records import read_settings
 from kd3.methods import Method
+from kd3.pool import ImagePool
 from kd3.runtime.errors import KD3Error
 from kd3.runtime.files import replacing, write_json
 from kd3.runtime.ranks import Ranks
 from kd3.runtime.run_folder import Listener, RunFolder
+from kd3.scoring.batches import PoolSplit, split_pool
 from kd3.selection import Selection
 from kd3.training.budget import Progress, checkpoint_of, on_host, write_checkpoint
 from kd3.training.history import Health, History
@@ -215,6 +218,25 @@ def last_selection(folder: RunFolder, *, images: int) -> np.ndarray | None:
     """
     files = selection_files(folder)
     return read_selection(files[-1], images=images) if files else None
+
+
+def split_of(folder: RunFolder, pool: ImagePool) -> PoolSplit:
+    """Return the split of a run's pool into training and held-out images.
+
+    Raises:
+        KD3Error: the run's settings are damaged, or the pool is too small for them.
+    """
+    train = read_settings(folder)[0].train
+    return split_pool(pool, train.holdout, share=train.share)
+
+
+def trained_on(folder: RunFolder, pool: ImagePool) -> np.ndarray:
+    """Return the pool positions of a run's last selection, of a run without selections all its training images.
+
+    Shapes: -> (M,) ascending. Errors are those of `last_selection` and `split_of`.
+    """
+    last = last_selection(folder, images=len(pool))
+    return split_of(folder, pool).train if last is None else last
 
 
 def selection_files(folder: RunFolder) -> list[Path]:

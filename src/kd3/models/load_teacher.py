@@ -18,7 +18,8 @@ from kd3.models.arch import ArchReference, Origin, build_arch, parse_arch
 from kd3.models.checkpoint import load_weights
 from kd3.models.descriptions import TeacherDescription
 from kd3.models.libraries import SOURCES
-from kd3.models.libraries.common import Facts, file_hash
+from kd3.models.libraries.common import Facts
+from kd3.models.libraries.saved_networks import file_hash
 from kd3.models.preprocessing import turned
 from kd3.models.soundness import sound_logits
 from kd3.models.teacher import Teacher

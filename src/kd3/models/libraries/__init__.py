@@ -14,7 +14,7 @@ from kd3.models.libraries.common import Facts
 
 
 class Source(Protocol):
-    """Interface of a module of this package."""
+    """Interface of a module of this package, or of an object in one."""
 
     def build(
         self, name: str, num_classes: int, arch_args: Mapping[str, Any], *, input_size: int | None, folder: Path
@@ -45,19 +45,20 @@ class Source(Protocol):
 class Entry:
     """A source by its prefix."""
 
-    module: str
+    module: str  # or an object in one: MODULE:NAME
     what: str  # NAME in messages
     is_trained: bool  # the name alone stands for a trained network, so that a teacher needs no description
     weights: Literal["none", "asked for", "its own"]
     # Meaning of a description without weights: an untrained network; an error that asks for 'pretrained', since users'
-    # own
-    # checkpoints have the same architecture names; or the weights in the named file.
+    # own checkpoints have the same architecture names; or the weights in the named file.
     starts_from: tuple[str, ...] = ()  # arguments that only select a student's initial weights
     renames: tuple[str, ...] = ()  # builder arguments that would override NAME
 
     def load(self) -> Source:
-        """Import the module."""
-        return import_module(self.module)
+        """Import it."""
+        module, _, name = self.module.partition(":")
+        found: Any = import_module(module)
+        return getattr(found, name) if name else found
 
 
 SOURCES = {
@@ -74,6 +75,6 @@ SOURCES = {
         "kd3.models.libraries.torchvision", "NAME", True, "asked for", ("weights", "weights_backbone"), ("name",)
     ),
     "hf": Entry("kd3.models.libraries.transformers", "NAME_OR_FOLDER", True, "its own"),
-    "torchscript": Entry("kd3.models.libraries.torchscript", "FILE", True, "its own"),
-    "torch-export": Entry("kd3.models.libraries.torch_export", "FILE", True, "its own"),
+    "torchscript": Entry("kd3.models.libraries.saved_networks:TORCHSCRIPT", "FILE", True, "its own"),
+    "torch-export": Entry("kd3.models.libraries.saved_networks:TORCH_EXPORT", "FILE", True, "its own"),
 }

@@ -51,8 +51,10 @@ def narrowed(network: nn.Module, images: Tensor, *, most: float) -> tuple[dict[s
     pruning = library("torch_pruning", extra="shrink", needs="; without it, shrink:depth:SHARE leaves out blocks only")
     images = images[:PROBED].cpu()
     with _quiet(), _followed():
-        stiff = _stiff(pruning, network, images)
-        features = _feature_layers(pruning, network, images)
+        trial = copy_of(network).cpu()
+        graph, heads = _graph(pruning, trial, images), output_layers(trial, images.shape[-1])
+        features = _feature_layers(graph, trial, heads)
+        stiff = [*heads, *_stiff(graph, trial, images)]
         try:
             history = _history(pruning, network, images, most, ignored=[*stiff, *features])
         except CannotNarrow:
@@ -79,14 +81,13 @@ def narrowed(network: nn.Module, images: Tensor, *, most: float) -> tuple[dict[s
 def _history(pruning: Any, network: nn.Module, images: Tensor, most: float, *, ignored: list[str]) -> History:
     """Return the channels to remove to reach `most` multiply-adds, none of the ignored layers' outputs."""
     narrow = copy_of(network).cpu().eval().requires_grad_(True)
-    heads = output_layers(narrow, images.shape[-1])
     pruner = pruning.pruner.BasePruner(
         narrow,
         images,
         importance=pruning.importance.GroupMagnitudeImportance(p=2),
         pruning_ratio=1 - FEWEST,
         iterative_steps=STEPS,
-        ignored_layers=[narrow.get_submodule(path) for path in (*heads, *ignored)],
+        ignored_layers=[narrow.get_submodule(path) for path in ignored],
         in_channel_groups={},  # the default is shared by all pruners
         out_channel_groups={},
     )
@@ -103,14 +104,12 @@ def _history(pruning: Any, network: nn.Module, images: Tensor, most: float, *, i
     return history
 
 
-def _feature_layers(pruning: Any, network: nn.Module, images: Tensor) -> list[str]:
-    """Return the layers whose outputs are the channels that the last layer reads, also by way of additions."""
-    narrow = copy_of(network).cpu()
-    names = {module: name for name, module in narrow.named_modules()}
-    graph = _graph(pruning, narrow, images)
+def _feature_layers(graph: Any, network: nn.Module, heads: list[str]) -> list[str]:
+    """Return the layers whose outputs are the channels that the last layers read, also by way of additions."""
+    names = {module: name for name, module in network.named_modules()}
     found: list[str] = []
-    for path in output_layers(narrow, images.shape[-1]):
-        reader = narrow.get_submodule(path)
+    for path in heads:
+        reader = network.get_submodule(path)
         reads = graph.get_pruner_of_module(reader).prune_in_channels
         for dep, _ in graph.get_pruning_group(reader, reads, list(range(graph.get_in_channels(reader)))):
             module = dep.target.module
@@ -119,24 +118,22 @@ def _feature_layers(pruning: Any, network: nn.Module, images: Tensor) -> list[st
     return found
 
 
-def _stiff(pruning: Any, network: nn.Module, images: Tensor) -> list[str]:
-    """Return the layers whose outputs cannot be reduced.
+def _stiff(graph: Any, network: nn.Module, images: Tensor) -> list[str]:
+    """Return the layers whose outputs cannot be reduced; the network is unchanged.
 
     Without half of them the network fails, or its outputs differ from those with that half unread. For example, the
     library treats a padding of channels as an elementwise operation.
     """
-    narrow = copy_of(network).cpu()
-    names = {module: name for name, module in narrow.named_modules()}
-    graph = _graph(pruning, narrow, images)
+    names = {module: name for name, module in network.named_modules()}
     found: list[str] = []
     for group in list(graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear])):
         root = group[0].dep.target.module
         half = graph.get_pruning_group(root, group[0].dep.handler, list(range(graph.get_out_channels(root) // 2)))
-        before = _state(narrow)
+        before = _state(network)
         try:
-            expected = _unread(graph, half, narrow, images)
+            expected = _unread(graph, half, network, images)
             half.prune(record_history=False)
-            logits = _logits(narrow, images)
+            logits = _logits(network, images)
             same = expected is None or torch.allclose(
                 logits, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())
             )

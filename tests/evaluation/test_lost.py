@@ -7,7 +7,7 @@ from PIL import Image
 
 from kd3.config.records import Preparation, Signature
 from kd3.evaluation.labelled import LabelledImages
-from kd3.evaluation.lost import Answers, aligned, class_lines, total_in_words, worst_in_words
+from kd3.evaluation.lost import Answers, class_lines, total_in_words, worst_in_words
 from kd3.models.student import own_head
 from named_colours import SIDE, network
 
@@ -58,7 +58,6 @@ def test_lines_stand_below_one_another():
     lines = class_lines(compared([0, 1, 2] * 40, [0, 1, 2] * 40, [0, 1, 1] * 40))
     table = [line for line in lines if line.startswith("  ")]
     assert len({len(line) for line in table}) == 1
-    assert aligned([["a", "bb"], ["ccc", "d"]]) == ["  a    bb", "  ccc   d"]
 
 
 def test_examples_are_the_very_images_also_after_files_that_are_none(tmp_path):

@@ -12,7 +12,7 @@ from kd3.config.records import are_numbers, nameless, places
 from kd3.config.settings import build
 from kd3.evaluation.accuracy import Interval, Tally, share
 from kd3.evaluation.labelled import LabelledImages, Leak, doubts, leak, pool_of_student
-from kd3.evaluation.lost import Answers, Lost, aligned, cascade_lines, class_lines
+from kd3.evaluation.lost import Answers, Lost, cascade_lines, class_lines
 from kd3.models.load_teacher import load_teacher
 from kd3.models.student import Student
 from kd3.models.student_files import load_classifier
@@ -22,7 +22,7 @@ from kd3.reports.lost import EXAMPLES, write_page
 from kd3.runtime import console
 from kd3.runtime.compute import Compute, resolve
 from kd3.runtime.errors import KD3Error
-from kd3.runtime.text import one_line
+from kd3.runtime.text import aligned, one_line
 from kd3.sources.class_matching import Matching
 from kd3.sources.files import shown
 from kd3.sources.record import counted

@@ -29,7 +29,7 @@ from kd3.pool import ImagePool
 from kd3.pool.checks import watched
 from kd3.runtime.compute import resolve
 from kd3.runtime.errors import KD3Error
-from kd3.runtime.text import one_line
+from kd3.runtime.text import first_of, one_line
 from kd3.scoring.batches import split_pool
 
 WITHOUT_FEATURES = "--kd3.classifier own --kd3.alignment none --kd3.logit-weight 1"
@@ -78,7 +78,6 @@ class Inspection:
         return found
 
     def __str__(self) -> str:
-        more = ", ..." if self.num_classes > SHOWN else ""
         frozen = "a frozen program, whose parameters cannot be counted"
         size = f"{_spoken(self.parameters)} parameters" if self.parameters else frozen
         colours = "grey" if len(self.mean) == 1 else "RGB"
@@ -100,7 +99,7 @@ class Inspection:
             lines.append("              it was trained on B, G, R; its first layer is turned, so that it takes R, G, B")
         if self.preparation:
             lines.append(f"  pictures    {self.preparation}")
-        lines.append(f"  classes     {self.num_classes}: {', '.join(map(one_line, self.classes[:SHOWN]))}{more}")
+        lines.append(f"  classes     {self.num_classes}: {first_of([*map(one_line, self.classes)], SHOWN)}")
         if are_numbers(self.classes):
             lines.append(f"              {nameless(self.classes)}")
         lines += self._head_lines()

@@ -12,7 +12,7 @@ from torch import Tensor
 from kd3.evaluation.accuracy import Bin, Interval, Reliability, paired_difference, share
 from kd3.evaluation.cascade import Cascade, margins
 from kd3.models.student import Student
-from kd3.runtime.text import one_line
+from kd3.runtime.text import aligned, one_line
 
 TEACHER, STUDENT, AS_TRAINED = "teacher", "student", "student as trained"
 
@@ -204,17 +204,6 @@ def cascade_lines(lost: Lost) -> list[str]:
         [f"{one.promised:g}%", f"{one.escalated:.1f}%", f"{one.agreement}", f"{one.accuracy}"] for one in lost.cascade
     ]
     return ["cascade: the student, and the teacher where it asks", *aligned(rows)]
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Format rows with aligned columns, the first to the left and the others to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  "
-        + row[0].ljust(widths[0])
-        + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
-        for row in rows
-    ]
 
 
 def _row(one: SideBySide) -> list[str]:

@@ -11,7 +11,7 @@ from kd3.evaluation.shift_distances import FeatureDistance, FeatureShift
 from kd3.evaluation.shift_measure import Measurement
 from kd3.evaluation.shift_statistics import CONFIDENT, BatchNormShift
 from kd3.runtime.files import replacing
-from kd3.runtime.text import escaped, one_line, table
+from kd3.runtime.text import aligned, escaped, one_line, table
 from kd3.sources.record import counted
 
 if TYPE_CHECKING:
@@ -136,13 +136,7 @@ def _percent(share: float) -> str:
 
 
 def _plain(rows: Rows) -> str:
-    rows = [[one_line(cell) for cell in row] for row in rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        lines.append(("  " + "  ".join(cells)).rstrip())
-    return "\n".join(lines)
+    return "\n".join(aligned([[one_line(cell) for cell in row] for row in rows]))
 
 
 def _table(rows: Rows) -> str:

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from kd3.models.checkpoint_file import read_state_dict
 from kd3.models.zoo.resnets import PaddedShortcut
 from kd3.runtime.errors import KD3Error
+from kd3.runtime.text import first_of
+
+SHOWN = 3  # names in a message
 
 # Prefixes added by DataParallel, torch.compile and custom wrappers.
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "network.", "encoder.")
@@ -94,7 +97,8 @@ def _under(prefix: str, tensors: Mapping[str, Tensor], target: Mapping[str, Tens
     inside = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     if not inside:
         beginnings = list(dict.fromkeys(name.partition(".")[0] + "." for name in tensors))
-        raise KD3Error(f"{place} has no names that begin with {prefix!r} (prefix); they begin with {some(beginnings)}")
+        known = first_of(beginnings, SHOWN)
+        raise KD3Error(f"{place} has no names that begin with {prefix!r} (prefix); they begin with {known}")
     fit = _best(inside, target)
     outside = [name for name in tensors if not name.startswith(prefix)]
     return Fit(fit.tensors, (f"prefix {prefix!r} removed", *fit.changes, *_aside(outside)), fit.missing, fit.left_over)
@@ -188,12 +192,7 @@ def _is_of_training(name: str, target: Mapping[str, Tensor]) -> bool:
 
 
 def _aside(names: list[str]) -> tuple[str, ...]:
-    return (f"left aside, as no part of the network: {some(names)}",) if names else ()
-
-
-def some(items: list[str], most: int = 3) -> str:
-    """Return the first few items, and dots where there are more."""
-    return ", ".join(items[:most]) + (", ..." if len(items) > most else "")
+    return (f"left aside, as no part of the network: {first_of(names, SHOWN)}",) if names else ()
 
 
 def load_weights(
@@ -267,12 +266,12 @@ def _check_fit(fit: Fit, module: nn.Module, target: Mapping[str, Tensor], place:
         )
     parts = []
     if fit.missing:
-        parts.append(f"{len(fit.missing)} missing ({some(fit.missing)})")
+        parts.append(f"{len(fit.missing)} missing ({first_of(fit.missing, SHOWN)})")
     if fit.left_over:
-        parts.append(f"{len(fit.left_over)} left over ({some(fit.left_over)})")
+        parts.append(f"{len(fit.left_over)} left over ({first_of(fit.left_over, SHOWN)})")
     if wrong:
         shapes = [f"{k} is {_shape(fit.tensors[k])} in the file, {_shape(target[k])} in the network" for k in wrong]
-        parts.append(f"{len(wrong)} of another shape ({some(shapes)})")
+        parts.append(f"{len(wrong)} of another shape ({first_of(shapes, SHOWN)})")
     sizes = f"{len(fit.tensors)} tensors in the file, {len(target)} in the network"
     hint = _projections_hint(fit, module)
     raise KD3Error(f"{place} does not fit the architecture ({sizes}): {'; '.join(parts)}{hint}")

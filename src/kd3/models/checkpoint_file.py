@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from kd3.runtime.errors import KD3Error
 from kd3.runtime.files import FIRST, stand_in
+from kd3.runtime.text import first_of
 
 # Attribute of modules beside a user's file: the folder of their import.
 _FOLDER_MARK = "__kd3_folder__"
@@ -90,8 +91,7 @@ def read_state_dict(
     except KD3Error as problem:
         raise (_needs_code(path, where, strangers[0]) if strangers else problem) from None
     if strangers:
-        more = ", ..." if len(strangers) > _SHOWN else ""
-        notes.append(f"left unread: {', '.join(strangers[:_SHOWN])}{more}")
+        notes.append(f"left unread: {first_of(strangers, _SHOWN)}")
     return tensors, notes
 
 

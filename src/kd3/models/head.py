@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from kd3.models.calling import both_logits, calling_of
 from kd3.runtime.compute import full_float32
+from kd3.runtime.text import first_of
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
@@ -250,12 +251,8 @@ def _why_none(trace: _Trace, logits: Tensor) -> str:
     if any(isinstance(module, torch.jit.ScriptModule) for module in trace.network.modules()):
         return "it is TorchScript inside, where features cannot be watched"
     sizes = sorted({layer.output.shape[1] for layer in trace.layers})
-    seen = f"the linear layers put out {_some(sizes)} values" if sizes else "there is no linear layer"
+    seen = f"the linear layers put out {first_of(sizes, 8)} values" if sizes else "there is no linear layer"
     return f"no layer puts out the {count} logits themselves ({seen})"
-
-
-def _some(sizes: list[int]) -> str:
-    return ", ".join(map(str, sizes[:8])) + (", ..." if len(sizes) > 8 else "")
 
 
 def _verify(network: nn.Module, head: Head, images: Tensor) -> None:

@@ -12,6 +12,7 @@ from kd3.evaluation.accuracy import share
 from kd3.models.student_files import read_student_description
 from kd3.runtime.errors import KD3Error
 from kd3.runtime.run_folder import RunFolder, kept_accuracy
+from kd3.runtime.text import first_of
 from kd3.sources.trust import shareable
 
 NOT_TERMS = ("event", "step", "images", "seconds", "lr", "images_per_second")
@@ -118,6 +119,7 @@ def read_run(path: str | Path) -> RunRecords:
 FALLEN = 2.0  # points of agreement between the best evaluation and the last
 STILL_RISING = 1.0  # points in the last of at least four evaluations
 RARE = 0.1  # of an even share of the kept images
+SHOWN = 8  # classes in a note
 
 
 @dataclass(frozen=True)
@@ -180,11 +182,7 @@ def _of_selection(run: RunRecords) -> list[str]:
     rare = [name for name, count in zip(run.classes, kept, strict=True) if 0 < count < RARE * even]
     notes = []
     if none:
-        notes.append(f"{len(none)} of {len(kept)} classes receive no image: {_some(none)}.")
+        notes.append(f"{len(none)} of {len(kept)} classes receive no image: {first_of(none, SHOWN)}.")
     if rare:
-        notes.append(f"{len(rare)} of {len(kept)} classes receive hardly any: {_some(rare)}.")
+        notes.append(f"{len(rare)} of {len(kept)} classes receive hardly any: {first_of(rare, SHOWN)}.")
     return notes
-
-
-def _some(names: list[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -9,7 +9,7 @@ from kd3.reports.selection_decisions import BELOW, KEPT, REASONS, TABLE, Decisio
 from kd3.reports.selection_pictures import GRIDS, OVERVIEW
 from kd3.runtime.errors import KD3Error
 from kd3.runtime.files import read_versioned
-from kd3.runtime.text import one_line
+from kd3.runtime.text import aligned, one_line
 
 NAME = "selection.json"
 FORMAT = "kd3-selection"
@@ -121,11 +121,7 @@ def _table(classes: list[dict[str, Any]], totals: dict[str, Any], has_rescued: b
         figures = f"{entry['predicted']:,}", f"{entry['kept']:,}", f"{entry['threshold']:.3f}"
         rows.append((_one_line(entry["name"]), *figures, f"{len(entry['rescued']):,}" if entry["rescued"] else ""))
     rows.append(("total", f"{totals['images']:,}", f"{totals['kept']:,}", "", ""))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for name, *cells in rows:
-        cells = [f"{text:>{width}}" for text, width in zip(cells, widths[1:], strict=True)]
-        lines.append("  ".join([f"  {name:<{widths[0]}}", *(cells if has_rescued else cells[:-1])]).rstrip())
+    lines = aligned(rows if has_rescued else [row[:-1] for row in rows])
     if len(shown) < len(classes):
         lines.insert(-1, f"  ... {len(classes) - len(shown):,} more classes in {NAME}")
     return lines

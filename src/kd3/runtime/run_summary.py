@@ -10,7 +10,7 @@ from typing import Any
 
 from kd3.runtime.console import clock
 from kd3.runtime.run_folder import RunFolder, read_metrics
-from kd3.runtime.text import one_line
+from kd3.runtime.text import first_of, one_line
 
 
 def adaptation_images_in_words(record: Mapping[str, Any]) -> str:
@@ -135,10 +135,8 @@ def describe(folder: Path, summary: dict[str, Any]) -> str:
             else f"  selected     all {first['kept']:,} training images of the pool"
         )
         if last["kept_per_class"]:
-            pairs = list(zip(summary["classes"], last["kept_per_class"], strict=True))
-            shown = ", ".join(f"{one_line(name)} {n:,}" for name, n in pairs[:20]) + (
-                ", ..." if len(pairs) > 20 else ""
-            )
+            pairs = zip(summary["classes"], last["kept_per_class"], strict=True)
+            shown = first_of([f"{one_line(name)} {n:,}" for name, n in pairs], 20)
             lines.append(f"  last round   {shown}")
     fitted = _blend(summary) > 0
     which = "the fitted teacher" if fitted else "the teacher"

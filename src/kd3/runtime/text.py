@@ -75,5 +75,29 @@ def table(rows: Sequence[Sequence[str]], *, numbers: bool = False) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], rules, *rows[1:]])
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of plain text, indented: the first column to the left, the others to the right.
+
+    >>> aligned([["", "images"], ["cat", "7"]])
+    ['       images', '  cat       7']
+    """
+    first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return [
+        "  ".join(
+            [f"  {name:<{first}}", *(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))]
+        ).rstrip()
+        for name, *cells in rows
+    ]
+
+
+def first_of(names: Sequence[object], most: int) -> str:
+    """Return the first of some names, and dots where there are more.
+
+    >>> first_of(["a", "b", "c"], 2)
+    'a, b, ...'
+    """
+    return ", ".join(map(str, names[:most])) + (", ..." if len(names) > most else "")
+
+
 def _spelled(start: str) -> str:
     return f"\\{start}" if not start.isdigit() else f"&#{ord(start[0])};{start[1:]}"

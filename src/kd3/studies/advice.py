@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from kd3.evaluation.shift_verdict import WITHOUT_INHERITANCE, Forecast, Verdict,
 from kd3.models.costs import Cost
 from kd3.models.teacher import Teacher
 from kd3.runtime.console import clock
-from kd3.runtime.text import one_line
+from kd3.runtime.text import aligned, first_of, one_line
 from kd3.studies.candidates import Exported, Pace
 
 LIKE_OURS = 0.33  # of the teacher's multiply-adds: ResNet-20 and ResNet-56, as in our results
@@ -79,7 +79,7 @@ def for_the_crawl(found: Measurement, *, has_deployment: bool) -> list[Advice]:
         advice.append(Advice("--deployment DIR", why, page))
     if found.verdict.hardly_covered:
         why = "a student learns little of a class that the crawl hardly shows"
-        advice.append(Advice(f"crawl more of {_some(found.verdict.hardly_covered)}", why, "docs/crawl.md"))
+        advice.append(Advice(f"crawl more of {first_of(found.verdict.hardly_covered, 5)}", why, "docs/crawl.md"))
     return advice
 
 
@@ -94,10 +94,6 @@ def expected(verdict: Verdict) -> str:
         f"{test['inside']} of {test['points']} fall inside (docs/results/shift.md). Expect less from a student that "
         f"inherits little or is much smaller than a third of its teacher: {WITHOUT_INHERITANCE}"
     )
-
-
-def _some(names: list[str], shown: int = 5) -> str:
-    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")
 
 
 EXPORTED = ("as ONNX", "one image", "in int8", "{batch} images", "in int8", "disk in int8")
@@ -152,8 +148,8 @@ class Plan:
             f"{one_line(self.teacher)} and the {self.pool_images:,} images of {one_line(self.pool)}",
             f"  crawl       {self.verdict.about_crawl}",
             *([f"              {self.deployment}"] if self.deployment else []),
-            *(f"  {line}" for line in self._table()),
-            *(f"  {line}" for line in self._exported_table()),
+            *self._table(),
+            *self._exported_table(),
             *(f"  not         {one_line(problem)}" for problem in self.problems),
         ]
         if not self.choices:
@@ -201,7 +197,7 @@ class Plan:
             _row(choice.name, choice.cost, f"{100 * choice.inherits:.0f}%", clock(choice.seconds))
             for choice in self.choices
         ]
-        return _aligned(rows)
+        return aligned(rows)
 
     def _exported_table(self) -> list[str]:
         if not self.exported:
@@ -211,18 +207,7 @@ class Plan:
         for name, one in self.exported.items():
             times = [f"{times[size]:.1f} ms" for size in (sizes[0], sizes[-1]) for times in (one.float32, one.int8)]
             rows.append((name, *times, f"{one.bytes / 1e6:.1f} MB"))
-        return _aligned(rows)
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            f"{cell:<{width}}" if not column else f"{cell:>{width}}"
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+        return aligned(rows)
 
 
 def _row(name: str, cost: Cost, inherits: str, run: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kd3.runtime import console
 from kd3.runtime.run_folder import Listener, MetricsFile, read_metrics
+from kd3.runtime.text import first_of
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -57,8 +58,7 @@ class Health:
         if kept:
             none = [name for label, name in enumerate(self._classes) if not kept[label] and label not in rescued]
             if none:
-                shown = ", ".join(none[:SHOWN]) + (", ..." if len(none) > SHOWN else "")
-                notes.append(f"{len(none)} of {len(kept)} classes receive no image: {shown}")
+                notes.append(f"{len(none)} of {len(kept)} classes receive no image: {first_of(none, SHOWN)}")
         return notes
 
     def _of_agreement(self, values: Mapping[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ from kd3.models.libraries import timm
 from kd3.models.libraries.common import Facts, facts_of_processor, first_line, hidden_if_broken, library, side_of
 from kd3.runtime.console import info
 from kd3.runtime.errors import KD3Error
+from kd3.runtime.text import first_of
 
 PROCESSOR = "preprocessor_config.json"
 SHOWN = 3  # names in a message
@@ -76,9 +77,8 @@ def trained(name: str, arch_args: Mapping[str, Any], *, folder: Path) -> nn.Modu
     # The library would initialise these randomly.
     missing = sorted(map(str, report["missing_keys"]))
     if missing:
-        more = ", ..." if len(missing) > SHOWN else ""
         raise KD3Error(
-            f"hf:{name} has no weights for {len(missing)} of its tensors ({', '.join(missing[:SHOWN])}{more}): it is "
+            f"hf:{name} has no weights for {len(missing)} of its tensors ({first_of(missing, SHOWN)}): it is "
             f"not a trained {type(network).__name__}"
         )
     trained_network: nn.Module = network

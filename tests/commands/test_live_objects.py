@@ -11,7 +11,10 @@ from torch import nn
 
 import kd3
 from kd3.commands.distill import Run
+from kd3.config.commands import AdaptConfig, CascadeConfig
+from kd3.config.distill import DistillConfig
 from kd3.config.records import Signature
+from kd3.config.settings import build
 from kd3.models.arch import build_arch
 from kd3.models.student import own_head
 from kd3.runtime.errors import KD3Error
@@ -76,6 +79,12 @@ def test_other_objects_are_named_and_what_is_expected(call, what, student, tmp_p
     with pytest.raises(KD3Error, match=what) as problem:
         call(student, Run(tmp_path.relative_to(tmp_path) / "somewhere", {}))
     assert len(str(problem.value)) < 400
+
+
+@pytest.mark.parametrize("model", [AdaptConfig, CascadeConfig, DistillConfig])
+def test_one_source_of_images_to_keep_out_needs_no_list(model):
+    needed = {name: "-" for name, field in model.model_fields.items() if field.is_required()}
+    assert build(model, {**needed, "keep_out": "test.zip"}, where="here").keep_out == ["test.zip"]
 
 
 SUMMARY = {

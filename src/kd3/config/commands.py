@@ -41,10 +41,7 @@ class AdaptConfig(Settings):
         description=f"images to recall (default: {RECALLED_IMAGES}), or the most to take of --images (default: "
         f"{GIVEN_IMAGES})",
     )
-    keep_out: list[str] = Field(
-        [],
-        description=KEEP_OUT,
-    )
+    keep_out: Annotated[list[str], BeforeValidator(one_or_many)] = Field([], description=KEEP_OUT)
     teacher: str | None = Field(None, description="the teacher, if it has moved since the run")
     pool: str | None = Field(None, description="the pool, if it has moved since the run")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the choice of images")
@@ -83,10 +80,7 @@ class CascadeConfig(Settings):
         ge=LEAST_RECALLED,
         description=f"most images to take (default: all held-out ones, or {CASCADE_IMAGES:,} of --deployment)",
     )
-    keep_out: list[str] = Field(
-        [],
-        description=KEEP_OUT,
-    )
+    keep_out: Annotated[list[str], BeforeValidator(one_or_many)] = Field([], description=KEEP_OUT)
     teacher: str | None = Field(None, description="the teacher, if it has moved since the run")
     pool: str | None = Field(None, description="the pool, if it has moved since the run")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the choice of images")

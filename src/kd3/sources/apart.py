@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -31,7 +31,14 @@ BYTES_AT_ONCE = 4 << 20  # of their contents
 ALIVE_SECONDS = 1.0  # between messages of a live process
 START_SECONDS = 300.0  # to start, even on a busy machine
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "ARROW_DEFAULT_MEMORY_POOL": "system"}
-START = "import sys; sys.path[:0] = [sys.argv[1]]; from kd3.sources.apart import serve; serve(*map(int, sys.argv[2:]))"
+START = """
+import sys
+sys.path[:0] = [sys.argv[1]]
+from kd3.sources import apart
+parent = apart.connected(*map(int, sys.argv[2:]))
+from kd3.sources.finding import ARCHIVES
+apart.serve(parent, ARCHIVES)
+"""
 # Kinds of messages: files, still working, end, or a KD3Error in words.
 FILES, ALIVE, END, ERROR = "files", "alive", "end", "error"
 
@@ -161,12 +168,14 @@ def _stop_all() -> None:
 # The side of the process.
 
 
-def serve(handle: int, parent: int) -> None:
-    """Open one archive after the other, until the other end is closed."""
-    connection = Connection(handle)
+def connected(handle: int, parent: int) -> Connection:
+    """Return the connection to the parent, which from now on ends this process alone."""
     ignore_interrupts(parent)
-    from kd3.sources.finding import ARCHIVES
+    return Connection(handle)
 
+
+def serve(connection: Connection, readers: Mapping[str, Any]) -> None:
+    """Open one archive after the other, each with the reader of its kind, until the other end is closed."""
     _send(connection, END)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a row replaces the libraries' last messages
     with suppress(EOFError, OSError):
@@ -177,9 +186,9 @@ def serve(handle: int, parent: int) -> None:
             bound_memory(memory + (_size(path) if kind == "arrow" else 0))
             try:
                 if how:
-                    _send_members(connection, ARCHIVES[kind].members, path, *how)
+                    _send_members(connection, readers[kind].members, path, *how)
                 else:
-                    _send(connection, END, ARCHIVES[kind].count(path))
+                    _send(connection, END, readers[kind].count(path))
             except KD3Error as problem:
                 _send(connection, ERROR, str(problem))
             except (EOFError, OSError):

@@ -8,8 +8,8 @@ import pytest
 import kd3
 from in_process import here
 from kd3.exports.card import Card
+from kd3.models.costs import Cost
 from kd3.reports.page import _times_less
-from kd3.reports.pool_section import Cost
 from kd3.reports.run_records import read_run, verdict
 from named_colours import picture, pictures, teacher
 
@@ -146,4 +146,5 @@ def test_labels_that_do_not_fit_the_teacher_are_warned_of_before_training(place,
     ],
 )
 def test_a_slowdown_is_never_called_faster(teachers, students, words):
-    assert ", ".join(_times_less(Cost(*teachers), Cost(*students))[1:]) == words
+    teacher, student = (Cost(*figures[:2], 0, 0, *figures[2:], batch=64) for figures in (teachers, students))
+    assert ", ".join(_times_less(teacher, student)[1:]) == words

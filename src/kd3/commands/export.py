@@ -37,6 +37,7 @@ from kd3.models.student_files import adaptation_of, load_student, read_student_d
 from kd3.pool import ImagePool
 from kd3.pool.pool_files import NAME as MANIFEST
 from kd3.runtime import console
+from kd3.runtime.compute import threads
 from kd3.runtime.errors import KD3Error
 from kd3.runtime.files import is_vacant, whole_folder, write_json, write_text
 from kd3.runtime.run_folder import RunFolder, find, processor
@@ -130,7 +131,7 @@ def _export(config: ExportConfig, module: nn.Module | None) -> Exported:
     of_student = student_folder(folder)
     student = load_student(of_student, module=module, trust_code=config.trust_code)
     images = _images(config, run_folder, student.preparation)
-    with whole_folder(out, what=f"the export {out}") as place, _threads(config.threads):
+    with whole_folder(out, what=f"the export {out}") as place, threads(config.threads):
         return _write(config, place, out, _Job(student, of_student, images, module))
 
 
@@ -273,17 +274,3 @@ def _pool(of_student: Path) -> dict[str, Any] | None:
     if not (place / MANIFEST).is_file():
         return None
     return {"name": place.name, "images": len(ImagePool.open(place))}
-
-
-class _threads:
-    """Set PyTorch's number of threads within the context."""
-
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
-
-    def __enter__(self) -> None:
-        self.before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self.before)

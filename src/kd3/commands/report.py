@@ -16,6 +16,7 @@ from kd3.config.settings import build
 from kd3.evaluation.cascade import answers_of_both, measured
 from kd3.evaluation.labelled import LabelledImages, doubts, labelled_for, leak, pool_of_student
 from kd3.evaluation.lost import Answers, Lost
+from kd3.models.costs import Cost, costs
 from kd3.models.load_teacher import load_teacher
 from kd3.models.student import Student
 from kd3.models.student_files import load_student
@@ -24,7 +25,7 @@ from kd3.pool import ImagePool
 from kd3.pool.checks import watched
 from kd3.reports.lost import EXAMPLES, of_run
 from kd3.reports.page import RunFindings, page
-from kd3.reports.pool_section import costs, pool_section
+from kd3.reports.pool_section import pool_section
 from kd3.reports.run_records import RunRecords, read_run, verdict
 from kd3.runtime import console
 from kd3.runtime.compute import Compute, resolve
@@ -102,7 +103,7 @@ def _findings(records: RunRecords, config: ReportConfig, *, alone: bool) -> RunF
     if student is None:
         return RunFindings(records, missing=missing)
     console.info(f"{records.name}: measures teacher and student")
-    theirs, own = costs(teacher, student, latency=config.latency)
+    found = _costs(teacher, student, timed=config.latency)
     timing = f"Times on one thread of {processor()}, float32, in PyTorch; those of exported files are in their card."
     lost = None
     if config.data is not None and teacher is not None:
@@ -118,7 +119,14 @@ def _findings(records: RunRecords, config: ReportConfig, *, alone: bool) -> RunF
                 section = pool_section(records, teacher, student, pool, compute, images=config.images)
                 if kept is None:
                     cascade = _held_out(records, student, teacher, pool, compute, images=config.images)
-    return RunFindings(records, theirs, own, timing, section, lost, kept or cascade, missing)
+    return RunFindings(records, found.get("teacher"), found["student"], timing, section, lost, kept or cascade, missing)
+
+
+def _costs(teacher: Teacher | None, student: Student, *, timed: bool) -> dict[str, Cost]:
+    networks = {"student": student} if teacher is None else {"teacher": teacher, "student": student}
+    side = student.input_size
+    noise = torch.randint(0, 256, (1, 3, side, side), generator=torch.Generator().manual_seed(0))
+    return costs(networks, student.normalise(noise.to(torch.uint8)), timed=timed)
 
 
 def _lost(student: Student, teacher: Teacher, config: ReportConfig) -> tuple[Lost, LabelledImages, list[str]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kd3.models.head import evaluating, hooked
+from kd3.runtime.compute import threads
 
 
 def multiply_adds(network: nn.Module, images: Tensor) -> int:
@@ -76,19 +79,24 @@ class Cost:
     multiply_adds: int  # per image
     bytes: int  # of its weights on disk
     memory: int  # bytes: weights, and the largest input and output of a layer
-    one: float  # milliseconds for one image, on one thread: median of the turns
-    many: float  # milliseconds for a batch
+    one: float  # milliseconds for one image, on one thread: median of the turns; NaN if not timed
+    many: float  # milliseconds for a batch, likewise
     batch: int  # images in the batch
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether the times were measured."""
+        return not math.isnan(self.one)
 
-def costs(networks: Mapping[str, nn.Module], images: Tensor) -> dict[str, Cost]:
+
+def costs(networks: Mapping[str, nn.Module], images: Tensor, *, timed: bool = True) -> dict[str, Cost]:
     """Return the costs of each network, timed in turns, so a slower machine slows all of them.
 
     Shapes: images (B, C, H, W), network inputs.
     """
     batch = BATCH if images.shape[-1] <= SMALL_SIDE else BATCH_OF_LARGE
     many = images.cpu().repeat(-(-batch // len(images)), 1, 1, 1)[:batch]
-    times = _milliseconds(networks, many)
+    times = _milliseconds(networks, many) if timed else defaultdict[tuple[str, int], float](lambda: math.nan)
     return {
         name: Cost(
             parameters=sum(parameter.numel() for parameter in network.parameters()),
@@ -104,26 +112,21 @@ def costs(networks: Mapping[str, nn.Module], images: Tensor) -> dict[str, Cost]:
 
 
 def _milliseconds(networks: Mapping[str, nn.Module], many: Tensor) -> dict[tuple[str, int], float]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     found: dict[tuple[str, int], list[float]] = {}
-    began = idle_seconds(CPU)
-    try:
-        with torch.inference_mode():
-            for turn in range(TURNS + 1):
-                if turn > 1 and idle_seconds(CPU) - began > SECONDS:
-                    break
-                for name, network in networks.items():
-                    with evaluating(network):
-                        for images, repeats in ((many[:1], REPEATS), (many, 1)):
-                            start = idle_seconds(CPU)
-                            for _ in range(repeats):
-                                network(images)
-                            taken = 1000 * (idle_seconds(CPU) - start) / repeats
-                            if turn:  # the first warms up
-                                found.setdefault((name, len(images)), []).append(taken)
-    finally:
-        torch.set_num_threads(threads)
+    with threads(1), torch.inference_mode():
+        began = idle_seconds(CPU)
+        for turn in range(TURNS + 1):
+            if turn > 1 and idle_seconds(CPU) - began > SECONDS:
+                break
+            for name, network in networks.items():
+                with evaluating(network):
+                    for images, repeats in ((many[:1], REPEATS), (many, 1)):
+                        start = idle_seconds(CPU)
+                        for _ in range(repeats):
+                            network(images)
+                        taken = 1000 * (idle_seconds(CPU) - start) / repeats
+                        if turn:  # the first warms up
+                            found.setdefault((name, len(images)), []).append(taken)
     return {key: round(statistics.median(values), 3) for key, values in found.items()}
 
 

@@ -11,9 +11,10 @@ from typing import Any
 from kd3.evaluation.labelled import LabelledImages
 from kd3.evaluation.lost import Lost
 from kd3.evaluation.shift_measure import Measurement
+from kd3.models.costs import Cost
 from kd3.reports import lost, sections
 from kd3.reports.charts import Line, rendered, scatter, shown
-from kd3.reports.pool_section import Cost, FeatureMap, PoolSection
+from kd3.reports.pool_section import FeatureMap, PoolSection
 from kd3.reports.run_records import RunRecords, verdict
 from kd3.runtime.console import clock
 from kd3.runtime.run_summary import adaptation_in_words, distances_in_words
@@ -70,7 +71,8 @@ def _run(found: RunFindings, *, with_name: bool) -> dict[str, Any]:
         "missing": found.missing,
         "tiles": _tiles(run),
         "costs": _costs(found.teacher, found.student),
-        "timed": found.timing if found.student is not None and found.student.one is not None else "",
+        "timed": found.timing if found.student is not None and found.student.is_timed else "",
+        "batch": found.student.batch if found.student is not None else 0,
         "lost": None if found.lost is None else lost.lost_section(*found.lost),
         "cascade": None if found.cascade is None else lost.cascade_section(found.cascade),
         "training": sections.training(run),
@@ -125,10 +127,7 @@ def _costs(teacher: Cost | None, student: Cost | None) -> list[list[str]]:
 
 def _cost(name: str, cost: Cost) -> list[str]:
     row = [name, f"{cost.parameters / 1e6:.2f} M", f"{cost.multiply_adds / 1e6:,.1f} M"]
-    if cost.one is not None:
-        row.append(f"{cost.one:.2f} ms")
-        row.append("" if cost.many is None else f"{cost.many:.1f} ms")
-    return row
+    return [*row, f"{cost.one:.2f} ms", f"{cost.many:.1f} ms"] if cost.is_timed else row
 
 
 def _times_less(teacher: Cost, student: Cost) -> list[str]:
@@ -137,15 +136,11 @@ def _times_less(teacher: Cost, student: Cost) -> list[str]:
         _ratio(teacher.parameters, student.parameters, "smaller", "larger"),
         _ratio(teacher.multiply_adds, student.multiply_adds, "less", "more"),
     ]
-    if student.one is None:
-        return row
-    return [
-        *row,
-        *(_ratio(*pair, "faster", "slower") for pair in ((teacher.one, student.one), (teacher.many, student.many))),
-    ]
+    pairs = ((teacher.one, student.one), (teacher.many, student.many)) if student.is_timed else ()
+    return [*row, *(_ratio(*pair, "faster", "slower") for pair in pairs)]
 
 
-def _ratio(whole: float | None, part: float | None, less: str, more: str) -> str:
+def _ratio(whole: float, part: float, less: str, more: str) -> str:
     """Describe the ratio of two figures as less or more."""
     if not whole or not part:
         return ""

@@ -109,6 +109,17 @@ def laid_out(module: nn.Module, memory_format: torch.memory_format) -> nn.Module
 
 
 @contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute on this number of the CPU's threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def full_float32() -> Iterator[None]:
     """Compute in IEEE float32, without TF32 or autocast, so that checks give the same verdict on every device."""
     products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32

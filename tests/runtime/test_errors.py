@@ -1,9 +1,13 @@
 """Errors in words: what a library raises is named by a sentence, whatever its message."""
 
+import sys
+from types import SimpleNamespace
+
 import pyarrow as pa
 import pytest
 
-from kd3.runtime.errors import in_words
+from kd3.runtime.errors import KD3Error, in_words
+from kd3.runtime.ray_tasks import ray_cluster
 from kd3.sources.containers import unusable
 
 
@@ -28,3 +32,13 @@ def test_sentences_of_pyarrow_are_not_quoted():
     with pytest.raises(KeyError) as found:
         pa.schema([("a", pa.int8())]).field("key")
     assert in_words(found.value) == "Column key does not exist in schema"
+
+
+@pytest.mark.parametrize("problem", [TimeoutError(), ConnectionError("no head node\nlong advice")])
+def test_a_cluster_that_does_not_answer_is_a_sentence_also_where_it_gives_no_reason(problem, monkeypatch):
+    def refuse(**_):
+        raise problem
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=refuse))
+    with pytest.raises(KD3Error, match=r"does not answer: (TimeoutError|no head node)$"), ray_cluster():
+        pass

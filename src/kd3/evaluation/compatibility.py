@@ -34,7 +34,7 @@ from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.pool.checks import watched
 from kd3.runtime.compute import Compute
-from kd3.runtime.errors import KD3Error
+from kd3.runtime.errors import KD3Error, in_brief
 from kd3.scoring.batches import PoolBatches
 from kd3.scoring.scan import scored
 
@@ -247,11 +247,8 @@ def check_trains(student: Student, compute: Compute, *, name: str) -> None:
             logits = trial(images.contiguous(memory_format=torch.channels_last))
         logits.float().square().mean().backward()
     except Exception as problem:
-        first = str(problem).strip().partition("\n")[0]
         instead = "; try --precision 32" if compute.precision != "32" else ""
-        raise KD3Error(
-            f"the student {name} cannot be trained ({compute}): {type(problem).__name__}: {first}{instead}"
-        ) from problem
+        raise KD3Error(f"the student {name} cannot be trained ({compute}): {in_brief(problem)}{instead}") from problem
 
 
 def normalisation_on(teacher: Teacher, pool: ImagePool, compute: Compute, places: np.ndarray) -> NormalisationCheck:

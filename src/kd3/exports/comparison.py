@@ -20,7 +20,7 @@ from kd3.pool import Decoded, DecodeSettings, ImagePool, decode_records, list_re
 from kd3.pool.checks import watched
 from kd3.pool.pool_files import NAME as MANIFEST
 from kd3.runtime import console
-from kd3.runtime.errors import KD3Error
+from kd3.runtime.errors import KD3Error, in_brief
 from kd3.runtime.run_folder import RunFolder, find
 from kd3.sources.files import shown
 from kd3.sources.record import counted
@@ -162,8 +162,7 @@ def parity(expected: Tensor, run: Runner, inputs: Tensor, *, what: str) -> Parit
     try:
         found = in_batches(run, inputs)
     except Exception as problem:  # onnxruntime, TorchScript: each has its own errors
-        first = str(problem).splitlines()[0] if str(problem) else ""
-        raise KD3Error(f"{what} was written but does not run: {type(problem).__name__}: {first}") from problem
+        raise KD3Error(f"{what} was written but does not run: {in_brief(problem)}") from problem
     if found.shape != expected.shape:
         raise KD3Error(f"{what} puts out {tuple(found.shape)} where the student gives {tuple(expected.shape)}")
     difference = (found - expected).abs().max()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kd3.exports.comparison import agreement, in_batches
 from kd3.exports.formats import run_onnx
-from kd3.runtime.errors import KD3Error
+from kd3.runtime.errors import KD3Error, in_brief
 
 CALIBRATION_BATCH = 32
 
@@ -93,8 +93,7 @@ def write_variant(model: Path, path: Path, variant: Variant, calibrating: Tensor
                 reduce_range=variant.seven_bits,
             )
     except Exception as problem:  # onnx and onnxruntime raise many kinds
-        first = str(problem).splitlines()[0] if str(problem) else ""
-        raise KD3Error(f"this network cannot be put into 8 bits: {type(problem).__name__}: {first}") from problem
+        raise KD3Error(f"this network cannot be put into 8 bits: {in_brief(problem)}") from problem
     finally:
         quiet.setLevel(level)
 

@@ -16,7 +16,7 @@ from kd3.models.costs import SMALL_SIDE, multiply_adds
 from kd3.models.head import as_logits, evaluating
 from kd3.models.shrunk import shrink
 from kd3.models.teacher import Teacher
-from kd3.runtime.errors import KD3Error
+from kd3.runtime.errors import KD3Error, in_brief
 
 PROBED = 2  # images
 MEASURED, MEASURED_LARGE = 32, 8  # images for measuring blocks
@@ -136,10 +136,9 @@ def _measured(teacher: Teacher, plan: ShrinkPlan, probe: Tensor) -> ShrinkPlan:
         with torch.no_grad(), evaluating(network):
             logits = as_logits(network(probe))
     except Exception as problem:  # user code
-        first = str(problem).strip().partition("\n")[0]
         raise KD3Error(
             f"teacher {teacher.name} cannot be shrunk: without {len(plan.blocks)} of its blocks it does not run "
-            f"({type(problem).__name__}: {first})"
+            f"({in_brief(problem)})"
         ) from problem
     assert logits.shape[1] == teacher.num_classes
     left = {"multiply_adds": multiply_adds(network, probe), "parameters": _parameters(network)}

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from kd3.models.calling import copy_of
 from kd3.models.costs import multiply_adds
 from kd3.models.head import as_logits, output_layers
-from kd3.models.libraries.common import first_line, library
+from kd3.models.libraries.common import library
 from kd3.models.shrunk import sizes_of
+from kd3.runtime.errors import in_brief
 
 STEPS = 32  # each removes the same part of every layer's channels
 FEWEST = 0.04  # of a layer's channels that stay
@@ -214,8 +215,7 @@ def _followed() -> Iterator[None]:
     except CannotNarrow:
         raise
     except Exception as problem:
-        reason = f"{type(problem).__name__}: {first_line(problem)}"
-        raise CannotNarrow(f"Torch-Pruning cannot follow its channels ({reason})") from problem
+        raise CannotNarrow(f"Torch-Pruning cannot follow its channels ({in_brief(problem)})") from problem
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from kd3.models.calling import copy_of
 from kd3.models.head import Head, ModelOutput, as_logits, evaluating, hooked, probe_images
 from kd3.runtime.compute import full_float32
-from kd3.runtime.errors import KD3Error
+from kd3.runtime.errors import KD3Error, in_brief
 
 RELATIVE_TOLERANCE = 1e-3  # in float32, where merging moves outputs by about 1e-6 of their size
 
@@ -155,10 +155,9 @@ class CompiledTeacher:
             with torch.no_grad():
                 features, logits = self._run(images)
         except Exception as problem:
-            first = (str(problem).strip().splitlines() or [""])[0][:200]
             raise KD3Error(
-                f"the teacher ({self._name}) cannot be compiled here: {type(problem).__name__}: {first}; "
-                f"run without --compile-teacher"
+                f"the teacher ({self._name}) cannot be compiled here: {in_brief(problem)}; run without "
+                f"--compile-teacher"
             ) from problem
         return ModelOutput(torch.relu(features) if self._relu else features, logits)
 

@@ -18,7 +18,7 @@ from kd3.models.calling import Calling, call_as, calling_of, picked
 from kd3.models.head import HeadNotFound, as_logits, evaluating, find_head, probe_images
 from kd3.runtime import console
 from kd3.runtime.compute import full_float32, laid_out
-from kd3.runtime.errors import KD3Error
+from kd3.runtime.errors import KD3Error, in_brief
 
 IMAGES = 4
 SMALLER_BATCHES = (2, 1)
@@ -190,9 +190,8 @@ def _returned(network: nn.Module, images: Tensor) -> Any:
 
 
 def _does_not_run(problem: Exception, images: Tensor, what: str) -> KD3Error:
-    first = str(problem).strip().splitlines()[0] if str(problem).strip() else ""
     side = images.shape[-1]
-    return KD3Error(f"{what} does not run on an image of {side} x {side} pixels: {type(problem).__name__}: {first}")
+    return KD3Error(f"{what} does not run on an image of {side} x {side} pixels: {in_brief(problem)}")
 
 
 def _run(network: nn.Module, images: Tensor, what: str) -> Tensor:
@@ -223,11 +222,9 @@ def _check_batch(network: nn.Module, images: Tensor, expected: Tensor, what: str
         returned = _returned(network, images)
         found = as_logits(returned)
     except Exception as problem:
-        first = str(problem).strip().partition("\n")[0]
-        message = f"{type(problem).__name__}: {first}"
         raise KD3Error(
-            f"{what} runs on {IMAGES} images but not on a batch of {few}: {message}; a .squeeze() without a dimension "
-            f"drops that of the batch, too: write .flatten(1) instead"
+            f"{what} runs on {IMAGES} images but not on a batch of {few}: {in_brief(problem)}; a .squeeze() without a "
+            f"dimension drops that of the batch, too: write .flatten(1) instead"
         ) from problem
     if found.shape != expected.shape or not _same(found.float(), expected):
         raise KD3Error(f"{what} says something else of an image in a batch of {few} than in one of {IMAGES}")

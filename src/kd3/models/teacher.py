@@ -24,7 +24,7 @@ from kd3.models.preprocessing import Normalisation
 from kd3.models.soundness import sound_logits
 from kd3.runtime import console
 from kd3.runtime.compute import Compute, full_float32
-from kd3.runtime.errors import KD3Error
+from kd3.runtime.errors import KD3Error, in_brief
 
 CAST_PROBE = 2  # images to compare a teacher with cast weights
 CAST_TOLERANCE = 1e-3  # of the largest logit; the same kernels give the same bits
@@ -171,10 +171,8 @@ class Teacher(nn.Module):
                 self.runs_in_autocast = True
             except Exception as problem:
                 self.runs_in_autocast = False
-                first = str(problem).strip().partition("\n")[0]
                 console.warn(
-                    f"teacher {self.name} does not run in autocast and computes in float32: "
-                    f"{type(problem).__name__}: {first}"
+                    f"teacher {self.name} does not run in autocast and computes in float32: {in_brief(problem)}"
                 )
         return nullcontext() if self.runs_in_autocast else torch.autocast(kind, enabled=False)
 

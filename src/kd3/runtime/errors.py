@@ -25,6 +25,7 @@ class FailedElsewhereError(KD3Error):
 
 
 LONGEST = 200  # characters of a value in a message
+FIRST_LINE = 300  # characters of a library's message
 
 
 def quoted(value: object) -> str:
@@ -47,6 +48,16 @@ def in_words(problem: BaseException) -> str:
         named = str(problem.args[0])
         return named if " " in named else f"{quoted(problem.args[0])} is missing"  # pyarrow and torch raise sentences
     return str(problem) or type(problem).__name__
+
+
+def in_brief(problem: BaseException) -> str:
+    """Return an error's class and the first line of its message; those of libraries may fill pages.
+
+    >>> in_brief(ValueError("too short\\nin every way")), in_brief(TimeoutError())
+    ('ValueError: too short', 'TimeoutError')
+    """
+    lines = str(problem).strip().splitlines()
+    return f"{type(problem).__name__}: {lines[0][:FIRST_LINE]}" if lines else type(problem).__name__
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], *, where: str | None = None) -> KD3Error:

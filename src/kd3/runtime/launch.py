@@ -21,7 +21,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 
 from kd3.runtime import console
 from kd3.runtime.compute import Compute
-from kd3.runtime.errors import EXIT_WRONG_INPUT, KD3Error
+from kd3.runtime.errors import EXIT_WRONG_INPUT, KD3Error, in_words
 from kd3.runtime.interruption import WITH_PARENT, leave
 from kd3.runtime.ranks import GO_ON, LONGEST_SILENCE, Ranks
 
@@ -177,7 +177,7 @@ def launched(compute: Compute, *, devices: int, nodes: int) -> Iterator[Compute]
         ranks = with_pulse(Ranks.of_this_process())
     except (RuntimeError, ValueError) as problem:
         raise KD3Error(
-            f"the {devices * nodes} processes did not come together: {str(problem).splitlines()[0]}"
+            f"the {devices * nodes} processes did not come together: {in_words(problem).splitlines()[0]}"
         ) from None
     if not ranks.is_first:
         console.set_silent()

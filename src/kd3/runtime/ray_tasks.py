@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kd3.runtime import console
-from kd3.runtime.errors import KD3Error
+from kd3.runtime.errors import KD3Error, in_words
 
 LOST_WORKERS = 20  # per piece, before giving up
 
@@ -55,7 +55,7 @@ def ray_cluster() -> Iterator[Any]:
     try:
         ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)
     except (ConnectionError, RuntimeError, TimeoutError) as problem:
-        raise KD3Error(f"the Ray cluster does not answer: {str(problem).splitlines()[0]}") from None
+        raise KD3Error(f"the Ray cluster does not answer: {in_words(problem).splitlines()[0]}") from None
     try:
         yield ray
     finally:

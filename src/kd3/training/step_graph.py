@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from kd3.runtime import console
+from kd3.runtime.errors import in_brief
 
 WARM_UP = 3  # ordinary steps before the recording, which create buffers and choose kernels
 
@@ -117,10 +118,9 @@ class StepGraph:
             with self._recorder.recording():
                 result = self._work(*tree_unflatten(self._held, structure))
         except RuntimeError as problem:
-            first = (str(problem).strip().splitlines() or [""])[0][:200]
             console.warn(
-                f"a step cannot be recorded as a CUDA graph ({type(problem).__name__}: {first}); its operations are "
-                f"launched one by one"
+                f"a step cannot be recorded as a CUDA graph ({in_brief(problem)}); its operations are launched "
+                f"one by one"
             )
             self.is_off = True
             return False

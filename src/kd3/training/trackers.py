@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kd3.runtime import console
-from kd3.runtime.errors import KD3Error
+from kd3.runtime.errors import KD3Error, in_brief
 from kd3.runtime.files import write_text
 
 MOST_CLASSES = 100  # with their own curves
@@ -193,8 +193,7 @@ class Trackers:
         if tracker is not None:
             with suppress(Exception):
                 tracker.close()
-        first = str(problem).splitlines()[0] if str(problem) else ""
-        console.warn(f"{name} is no longer told of this run, which continues: {type(problem).__name__}: {first}")
+        console.warn(f"{name} is no longer told of this run, which continues: {in_brief(problem)}")
 
 
 def check_installed(names: Sequence[str]) -> None:

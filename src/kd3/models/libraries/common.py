@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from kd3.runtime.errors import KD3Error
+from kd3.runtime.errors import KD3Error, in_brief
 
 RESAMPLING = {0: "nearest", 1: "Lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "Hamming"}  # Pillow's numbers
 
@@ -70,14 +70,7 @@ def library(name: str, *, extra: str, needs: str = "") -> Any:
 
 
 def _broken(name: str, problem: Exception, needs: str) -> KD3Error:
-    message = f"{type(problem).__name__}: {first_line(problem)}"
-    return KD3Error(f"{name} is installed but cannot be imported ({message}){needs}")
-
-
-def first_line(problem: BaseException, *, at_most: int = 300) -> str:
-    """Return the first line of an exception's message; library messages may be pages long."""
-    message = str(problem).strip()
-    return message.splitlines()[0][:at_most] if message else ""
+    return KD3Error(f"{name} is installed but cannot be imported ({in_brief(problem)}){needs}")
 
 
 @contextmanager
@@ -133,7 +126,7 @@ def made(
             if attempt is attempts[0] and hints and any(key in str(problem) for key in hints):
                 continue
             break
-    raise KD3Error(f"{arch} cannot be built: {type(failure).__name__}: {first_line(failure)}") from failure
+    raise KD3Error(f"{arch} cannot be built: {in_brief(failure)}") from failure
 
 
 def refuse_class_count(arch: str, arch_args: Mapping[str, Any], argument: str) -> None:
@@ -155,7 +148,7 @@ def fetching(arch: str) -> Iterator[None]:
         raise
     except Exception as problem:  # requests, urllib, huggingface_hub: each has its own errors
         raise KD3Error(
-            f"the weights of {arch} cannot be had: {type(problem).__name__}: {first_line(problem)}; without a network, "
+            f"the weights of {arch} cannot be had: {in_brief(problem)}; without a network, "
             f"bring the file and name it under weights"
         ) from problem
 

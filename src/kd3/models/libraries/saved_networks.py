@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from kd3.models.calling import call_as, calling_of
-from kd3.models.libraries.common import Facts, first_line
-from kd3.runtime.errors import KD3Error
+from kd3.models.libraries.common import Facts
+from kd3.runtime.errors import KD3Error, in_brief
 
 CHECKPOINT = "checkpoint"
 SPOKEN = {CHECKPOINT: "a checkpoint", "torchscript": "TorchScript", "torch-export": "an exported program"}
@@ -58,8 +58,7 @@ class SavedNetworks:
         try:
             return self.load(str(path))
         except Exception as problem:  # from zip, pickle or torch's own readers
-            message = first_line(problem, at_most=200)
-            raise KD3Error(f"{path} cannot be read as {kind}: {type(problem).__name__}: {message}") from problem
+            raise KD3Error(f"{path} cannot be read as {kind}: {in_brief(problem)}") from problem
 
     def facts(self, name: str, arch_args: Mapping[str, Any], *, folder: Path) -> Facts:
         """Return nothing: the file does not describe its input."""

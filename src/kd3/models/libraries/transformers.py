@@ -16,9 +16,9 @@ from typing import Any
 from torch import nn
 
 from kd3.models.libraries import timm
-from kd3.models.libraries.common import Facts, facts_of_processor, first_line, hidden_if_broken, library, side_of
+from kd3.models.libraries.common import Facts, facts_of_processor, hidden_if_broken, library, side_of
 from kd3.runtime.console import info
-from kd3.runtime.errors import KD3Error
+from kd3.runtime.errors import KD3Error, in_brief, in_words
 from kd3.runtime.text import first_of
 
 PROCESSOR = "preprocessor_config.json"
@@ -204,7 +204,7 @@ def _from_cache_or_hub(name: str, place: str, load: Callable[[bool], Any]) -> An
     except OSError as problem:
         raise KD3Error(
             f"hf:{name} is no folder here, not in the library's cache, and cannot be had from the hub: "
-            f"{first_line(problem)}"
+            f"{in_words(problem).strip().splitlines()[0]}"
         ) from problem
 
 
@@ -226,7 +226,7 @@ def _explaining(name: str, what: str) -> Iterator[None]:
             raise KD3Error(f"hf:{name} is no image classifier of transformers") from None
         if "ignore_mismatched_sizes" in message:
             raise KD3Error(f"hf:{name} {what}: the weights have other shapes than the configuration") from None
-        raise KD3Error(f"hf:{name} {what}: {type(problem).__name__}: {first_line(problem)}") from problem
+        raise KD3Error(f"hf:{name} {what}: {in_brief(problem)}") from problem
 
 
 @contextmanager

@@ -296,11 +296,28 @@ def test_of_a_module_that_runs_twice_the_last_run_counts():
     assert torch.allclose(network.fc(found.features.mean((2, 3))), found.logits, atol=1e-6)
 
 
-def test_a_match_that_other_images_do_not_confirm_is_given_up(monkeypatch):
-    network = Twice().eval()
-    wrong = Head("fc", "first", "output", False, 8, 5)
-    monkeypatch.setattr("kd3.models.head._match", lambda trace, logits: wrong)
-    assert find_head(network, 8) == Head("fc", None, "input", False, 8, 5)
+class OfFour(nn.Module):
+    """Passes four images on, and any other number of them doubled."""
+
+    def forward(self, maps):
+        return maps if len(maps) == 4 else 2 * maps
+
+
+class Misleading(Twice):
+    """Its last map is that of the features in the run that finds them, and in no other."""
+
+    def __init__(self):
+        super().__init__()
+        self.decoy = OfFour()
+
+    def forward(self, images):
+        maps = self.first(images)
+        self.decoy(maps)
+        return self.fc(maps.mean((2, 3)))
+
+
+def test_a_match_that_other_images_do_not_confirm_is_given_up():
+    assert find_head(Misleading().eval(), 8) == Head("fc", None, "input", False, 8, 5)
 
 
 @pytest.mark.parametrize(

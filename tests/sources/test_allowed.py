@@ -27,9 +27,19 @@ from kd3.sources.trust import (
     is_private,
     is_private_address,
     named_by_user,
+    trust,
+    trust_for_good,
     trusted_host,
     trusting,
 )
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_trusted_before():
+    before = trust()
+    trust_for_good(Trust())
+    yield
+    trust_for_good(before)
 
 
 def rejected(pool):
@@ -198,7 +208,6 @@ def test_redirects_lead_to_no_other_scheme(to, monkeypatch):
 
 def test_a_server_that_the_user_has_named_redirects_to_itself_and_to_no_other_private_one(tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "IMAGE_WAITS", ())
-    monkeypatch.setattr("kd3.sources.trust._trust", Trust())  # and put back afterwards
     web = folder_of(tmp_path / "web", {"a.png": encoded(noise(4))})
     with web_server(web) as server, redirecting(f"{server.url}/a.png") as same:
         named_by_user(same)
@@ -213,7 +222,6 @@ def test_a_server_that_the_user_has_named_redirects_to_itself_and_to_no_other_pr
 
 
 def test_a_name_that_the_user_has_given_leads_to_its_own_addresses(monkeypatch):
-    monkeypatch.setattr("kd3.sources.trust._trust", Trust())
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_: [(2, 1, 6, "", ({"nas.lan": "10.0.0.7"}[host], 0))])
     named_by_user("http://nas.lan/l.txt")
     assert trusted_host("http://nas.lan/a.png") == "nas.lan"
@@ -225,7 +233,6 @@ def test_a_name_that_the_user_has_given_leads_to_its_own_addresses(monkeypatch):
 
 
 def test_a_name_that_changes_its_address_after_it_was_given_leads_to_no_private_one(monkeypatch, tmp_path):
-    monkeypatch.setattr("kd3.sources.trust._trust", Trust())
     monkeypatch.setattr(remote, "IMAGE_WAITS", ())
     ask, answers = socket.getaddrinfo, {"moves.example": "93.184.216.34", "stays.lan": "127.0.0.1"}
 
@@ -248,7 +255,6 @@ def test_a_name_that_changes_its_address_after_it_was_given_leads_to_no_private_
 
 
 def test_the_wait_for_a_name_is_bounded(monkeypatch):
-    monkeypatch.setattr("kd3.sources.trust._trust", Trust())
     monkeypatch.setattr("kd3.sources.trust.RESOLVE_SECONDS", 0.05)
     answered = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: answered.wait(30) and [(2, 1, 6, "", ("10.0.0.7", 0))])
@@ -300,7 +306,6 @@ def test_what_a_list_names_of_a_private_network_takes_the_users_word_and_a_sourc
 
 
 def test_the_name_of_a_bucket_is_no_server_that_the_user_has_named(monkeypatch):
-    monkeypatch.setattr("kd3.sources.trust._trust", Trust())  # and put back afterwards
     for url in ("s3://10.0.0.9/a.tar", "hf://10.0.0.9/x", "zip://a.png::http://10.0.0.9/x.zip"):
         named_by_user(url)
         with pytest.raises(Unreadable, match="not allowed"):

@@ -75,6 +75,17 @@ def test_a_network_without_running_statistics_has_no_layers():
     assert summed_up(watched(model, torch.randn(4, 3, 8, 8))) is None
 
 
+@pytest.mark.parametrize("kind", [nn.SyncBatchNorm, nn.BatchNorm3d])
+def test_norms_of_every_kind_are_watched(kind):
+    norm = kind(3).eval()
+    watch = BatchNormWatch(nn.Sequential(norm))
+    with watch.watching():
+        norm(2 + torch.randn(4, 3, 5, 5, 5))
+    (layer,) = watch.layers()
+    assert layer.channels == 3
+    assert layer.mean_part == pytest.approx(4, rel=0.2)
+
+
 def test_hooks_are_gone_afterwards():
     model = network()
     watched(model, torch.randn(4, 3, 8, 8))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kd3.evaluation.shift_distances import diagonal_wasserstein
-from kd3.models.batch_norms import Moments, moments_of
+from kd3.models.batch_norms import Moments, moments_of, remembering_norms
 from kd3.models.head import global_avg_pool, hooked
 from kd3.models.teacher import Teacher
 from kd3.runtime import console
@@ -22,7 +22,6 @@ from kd3.runtime.errors import KD3Error
 from kd3.selection import Predictions, predict, select_confident
 
 LAST_LAYERS = 3  # closest to the classifier
-_Norm = nn.BatchNorm1d | nn.BatchNorm2d
 
 
 @dataclass(frozen=True)
@@ -43,11 +42,7 @@ class BatchNormWatch:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self.norms = {
-            name: module
-            for name, module in network.named_modules()
-            if isinstance(module, _Norm) and module.running_mean is not None and module.running_var is not None
-        }
+        self.norms = remembering_norms(network)
         self.moments: dict[str, Moments] = {}
 
     def watching(self) -> AbstractContextManager[None]:
@@ -77,9 +72,7 @@ class BatchNormWatch:
             if name not in self.moments:
                 continue  # it did not run
             seen = self.moments[name]
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            mean, variance = norm.running_mean.double(), norm.running_var.double()
+            mean, variance = norm.running_mean.double(), norm.running_var.double()  # type: ignore[operator]
             scale = variance + norm.eps
             whole = diagonal_wasserstein(seen.mean, seen.variance, mean, variance, scale=scale)
             from_means = ((seen.mean - mean).square() / scale).mean()

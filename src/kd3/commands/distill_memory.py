@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kd3.config.training import TrainSettings
 from kd3.methods import Batch, Method
+from kd3.models.costs import parameters_of
 from kd3.models.head import evaluating, hooked
 from kd3.runtime import console
 from kd3.runtime.compute import Compute
@@ -40,7 +41,7 @@ def footprint(method: Method, compute: Compute, batch_size: int) -> Footprint:
     The method runs two small forward passes, without a change of its weights. Activations grow linearly with the batch,
     so the two determine any size.
     """
-    trained = sum(parameter.numel() for parameter in method.parameters())
+    trained = parameters_of(method)
     taught = sum(tensor.numel() for tensor in (*method.teacher.parameters(), *method.teacher.buffers()))
     few, more = (_kept(method, compute, images) for images in TRIED)
     step = few + (more - few) * (batch_size - TRIED[0]) // (TRIED[1] - TRIED[0])

@@ -12,6 +12,7 @@ from kd3.commands.distill_memory import VALUE, footprint
 from kd3.commands.distill_parts import Job, Live, read_job
 from kd3.config.distill import DistillConfig
 from kd3.config.methods import METHODS
+from kd3.models.costs import parameters_of
 from kd3.pool.pool_files import FEATURES
 from kd3.runtime import console
 from kd3.runtime.compute import Compute
@@ -100,13 +101,13 @@ def _networks(config: DistillConfig, job: Job) -> dict[str, Any]:
     return {
         "teacher": {
             "name": job.teacher.name,
-            "parameters": sum(parameter.numel() for parameter in job.teacher.parameters()),
+            "parameters": parameters_of(job.teacher),
             "classes": job.teacher.classes,
             "input_size": job.teacher.input_size,
         },
         "student": {
             "arch": config.student,
-            "parameters": sum(parameter.numel() for parameter in job.method.student.parameters()),
+            "parameters": parameters_of(job.method.student),
             "init": "random" if job.backbone.inheritance is None else "inherit",
             "inherited": 0.0 if job.backbone.inheritance is None else round(job.backbone.inheritance.share, 4),
         },

@@ -21,6 +21,7 @@ from kd3.evaluation.labelled import LabelledImages, doubts
 from kd3.inheritance.at_end import adapt_student, keep_adapted
 from kd3.inheritance.fitted_teacher import FittedTeacher, find_outliers, fit_teacher, typicality
 from kd3.methods import Method
+from kd3.models.costs import parameters_of
 from kd3.models.load_teacher import runs_code
 from kd3.models.student_files import load_student, save_student
 from kd3.pool import ImagePool
@@ -183,8 +184,8 @@ def _teacher_accuracy(folder: RunFolder, job: Job, compute: Compute) -> float | 
 
 
 def _announcement(config: DistillConfig, job: Job, compute: Compute) -> str:
-    teacher_size = sum(p.numel() for p in job.teacher.parameters()) / 1e6
-    student_size = sum(p.numel() for p in job.method.student.parameters()) / 1e6
+    teacher_size = parameters_of(job.teacher) / 1e6
+    student_size = parameters_of(job.method.student) / 1e6
     return (
         f"distil {job.teacher.name} ({teacher_size:.2f} M parameters) into {config.student} ({student_size:.2f} M) "
         f"with {config.method} on {len(job.pool):,} images; {compute}{_kernels(config.train, compute)}"

@@ -21,7 +21,7 @@ from kd3.inheritance.plan import Inheritance
 from kd3.inheritance.shrinking import described, plan_shrinking
 from kd3.models.arch import build_arch
 from kd3.models.calling import calling_of
-from kd3.models.costs import multiply_adds
+from kd3.models.costs import multiply_adds, parameters_of
 from kd3.models.head import probe_images
 from kd3.models.load_teacher import load_teacher
 from kd3.models.teacher import Teacher
@@ -194,7 +194,7 @@ def inspect(
         teacher=str(path),
         arch=teacher.name,
         loaded=teacher.loaded,
-        parameters=sum(p.numel() for p in teacher.parameters()),
+        parameters=parameters_of(teacher),
         multiply_adds=multiply_adds(teacher, probe),
         input_size=teacher.input_size,
         num_classes=teacher.num_classes,

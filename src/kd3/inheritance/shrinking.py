@@ -12,7 +12,7 @@ from kd3.inheritance.depth import Blocks, Rule, blocks_to_drop, measured_blocks
 from kd3.inheritance.plan import Inheritance, Part
 from kd3.inheritance.width import CannotNarrow, narrowed
 from kd3.models.calling import copy_of
-from kd3.models.costs import SMALL_SIDE, multiply_adds
+from kd3.models.costs import SMALL_SIDE, multiply_adds, parameters_of
 from kd3.models.head import as_logits, evaluating
 from kd3.models.shrunk import shrink
 from kd3.models.teacher import Teacher
@@ -44,8 +44,8 @@ def plan_shrinking(
         share=asked.share,
         multiply_adds=before,
         multiply_adds_before=before,
-        parameters=_parameters(network),
-        parameters_before=_parameters(network),
+        parameters=parameters_of(network),
+        parameters_before=parameters_of(network),
     )
     most = asked.share * before
     blocks: list[str] = []
@@ -56,7 +56,8 @@ def plan_shrinking(
     if plan.multiply_adds <= most:
         return plan
     if asked.kind == "depth":
-        raise KD3Error(f"{_cannot(teacher, asked)}: {_blocks_reach(plan)}; ask for more, or for {_either(asked)}")
+        either = f"{Shrink(asked.share)}, which leaves out channels, too"
+        raise KD3Error(f"{_cannot(teacher, asked)}: {_blocks_reach(plan)}; ask for more, or for {either}")
     shallow = _copy(teacher)
     shrink(shallow, plan)
     try:
@@ -141,7 +142,7 @@ def _measured(teacher: Teacher, plan: ShrinkPlan, probe: Tensor) -> ShrinkPlan:
             f"({in_brief(problem)})"
         ) from problem
     assert logits.shape[1] == teacher.num_classes
-    left = {"multiply_adds": multiply_adds(network, probe), "parameters": _parameters(network)}
+    left = {"multiply_adds": multiply_adds(network, probe), "parameters": parameters_of(network)}
     return plan.model_copy(update=left)
 
 
@@ -168,10 +169,6 @@ def _place(axis: Sequence[int] | None, sets: list[list[int]]) -> int | None:
     return sets.index(list(axis))
 
 
-def _parameters(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
 def _cannot(teacher: Teacher, asked: Shrink) -> str:
     return f"teacher {teacher.name} cannot be shrunk to {asked.share:g} of its multiply-adds"
 
@@ -180,7 +177,3 @@ def _blocks_reach(plan: ShrinkPlan) -> str:
     if not plan.blocks:
         return "it has no block that can be left out, none of which input and output have one shape"
     return f"leaving out blocks brings it to {plan.reached:.2g}"
-
-
-def _either(asked: Shrink) -> str:
-    return f"{Shrink(asked.share)}, which leaves out channels, too"

@@ -16,6 +16,11 @@ from kd3.models.head import evaluating, hooked
 from kd3.runtime.compute import threads
 
 
+def parameters_of(module: nn.Module) -> int:
+    """Return the number of a module's parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 def multiply_adds(network: nn.Module, images: Tensor) -> int:
     """Return the multiply-adds of an image in convolutions, matrix products and attention.
 
@@ -99,7 +104,7 @@ def costs(networks: Mapping[str, nn.Module], images: Tensor, *, timed: bool = Tr
     times = _milliseconds(networks, many) if timed else defaultdict[tuple[str, int], float](lambda: math.nan)
     return {
         name: Cost(
-            parameters=sum(parameter.numel() for parameter in network.parameters()),
+            parameters=parameters_of(network),
             multiply_adds=multiply_adds(network, many[:1]),
             bytes=_weights(network),
             memory=_weights(network) + _largest_layer(network, many[:1]),

@@ -73,7 +73,7 @@ def write_page(
     text = rendered(
         "lost_page.html",
         title="What was lost",
-        subtitle=f"{_last(model)} beside its teacher {_last(teacher)} on {_last(data.source)}",
+        subtitle=f"{last_of(model)} beside its teacher {last_of(teacher)} on {last_of(data.source)}",
         lost=lost_section(lost, data, notes),
     )
     try:
@@ -116,7 +116,8 @@ def _grids(lost: Lost, data: LabelledImages) -> list[Grid]:
     return grids
 
 
-def _last(path: str) -> str:
+def last_of(path: str) -> str:
+    """Return the last part of a path, and of a live object its whole name."""
     return path if path.startswith("live:") else Path(path).name or path
 
 

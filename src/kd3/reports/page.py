@@ -54,13 +54,9 @@ def page(found: Sequence[RunFindings]) -> str:
 def _subtitle(run: RunRecords) -> str:
     summary = run.summary
     return (
-        f"from {_short_path(str(summary['teacher']))} on {summary['pool_images']:,} web images, "
+        f"from {lost.last_of(str(summary['teacher']))} on {summary['pool_images']:,} web images, "
         f"seed {summary['seed']}, {str(run.origin.get('started', ''))[:10]}, run {run.name}"
     )
-
-
-def _short_path(path: str) -> str:
-    return path if path.startswith("live:") else Path(path).name
 
 
 def _run(found: RunFindings, *, with_name: bool) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kd3.commands.arguments import MODEL, TEACHER, as_setting, optional_setting
+from kd3.commands.arguments import MODEL, TEACHER, as_setting, if_live, optional_setting
 from kd3.config.commands import EvaluateConfig
 from kd3.config.records import are_numbers, nameless, places
 from kd3.config.settings import build
@@ -136,16 +136,12 @@ def evaluate(
         "teacher": optional_setting(teacher, what="kd3.evaluate: teacher", allowed=TEACHER, live=(Teacher,)),
     }
     config = build(EvaluateConfig, {**values, **settings}, where="kd3.evaluate")
-    return _evaluate(config, _live(model), _live(teacher))
-
-
-def run(config: EvaluateConfig) -> Evaluation:
-    """Run the command line's settings."""
-    return _evaluate(config, None, None)
+    return run(config, if_live(model, Teacher, Student), if_live(teacher, Teacher))
 
 
 @with_permissions
-def _evaluate(config: EvaluateConfig, model: Teacher | Student | None, teacher: Any) -> Evaluation:
+def run(config: EvaluateConfig, model: Teacher | Student | None = None, teacher: Teacher | None = None) -> Evaluation:
+    """Measure the model that the settings name, or a live one."""
     compute = resolve(config.device, config.precision)
     model = model or load_classifier(config.model, trust_code=config.trust_code)
     order: list[int] | None = None
@@ -261,7 +257,3 @@ def _figures(
 
 def _between(interval: Interval, sign: str = "") -> str:
     return f"({interval.low:{sign}.2f} to {interval.high:{sign}.2f})"
-
-
-def _live(model: Any) -> Any:
-    return None if model is None or isinstance(model, (str, Path)) else model

@@ -59,16 +59,12 @@ def plan(teacher: str | Path | Teacher, pool: str | Path | ImagePool, **settings
         "pool": as_setting(pool, what="kd3.plan: pool", allowed=POOL, live=(ImagePool,)),
     }
     config = build(PlanConfig, {**values, **settings}, where="kd3.plan")
-    return _plan(config, if_live(teacher, Teacher), if_live(pool, ImagePool))
-
-
-def run(config: PlanConfig) -> Plan:
-    """Run the command line's settings."""
-    return _plan(config, None, None)
+    return run(config, if_live(teacher, Teacher), if_live(pool, ImagePool))
 
 
 @with_permissions
-def _plan(config: PlanConfig, teacher: Teacher | None, pool: ImagePool | None) -> Plan:
+def run(config: PlanConfig, teacher: Teacher | None = None, pool: ImagePool | None = None) -> Plan:
+    """Plan for the teacher and pool that the settings name, or for live ones."""
     if config.int8:
         check_onnx_packages()
     compute = resolve(config.device, config.precision)

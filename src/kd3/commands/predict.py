@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from kd3.commands.arguments import MODEL, as_setting
+from kd3.commands.arguments import MODEL, as_setting, if_live
 from kd3.config.commands import PredictConfig
 from kd3.config.records import are_numbers, nameless
 from kd3.config.settings import build
@@ -82,16 +82,12 @@ def predict(
         "images": [as_setting(image, what="kd3.predict: images", allowed="paths") for image in given],
     }
     config = build(PredictConfig, {**values, **settings}, where="kd3.predict")
-    return _predict(config, None if isinstance(model, (str, Path)) else model)
-
-
-def run(config: PredictConfig) -> Predictions:
-    """Run the command line's settings."""
-    return _predict(config, None)
+    return run(config, if_live(model, Teacher, Student))
 
 
 @with_permissions
-def _predict(config: PredictConfig, classifier: Teacher | Student | None) -> Predictions:
+def run(config: PredictConfig, classifier: Teacher | Student | None = None) -> Predictions:
+    """Classify with the model that the settings name, or a live one."""
     compute = resolve(config.device, "32")
     classifier = classifier or load_classifier(config.model, trust_code=config.trust_code)
     compute.place(classifier).eval()

@@ -90,20 +90,16 @@ def select(
         ),
     }
     config = build(SelectConfig, {**values, **settings}, where="kd3.select")
-    return _select(config, if_live(teacher, Teacher), if_live(pool, ImagePool), if_live(student, Student))
+    return run(config, if_live(teacher, Teacher), if_live(pool, ImagePool), if_live(student, Student))
 
 
-def run(config: SelectConfig) -> PoolSelection:
-    """Run the command line's settings."""
-    return _select(config)
-
-
-def _select(
+def run(
     config: SelectConfig,
     teacher: Teacher | None = None,
     pool: ImagePool | None = None,
     student: Student | None = None,
 ) -> PoolSelection:
+    """Select with the teacher, pool and student that the settings name, or with live ones."""
     out = Path(config.out)
     before = None if is_vacant(out) else read_report(out)
     if before is None and not is_vacant(out):

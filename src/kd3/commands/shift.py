@@ -80,16 +80,12 @@ def shift(
         "reference": optional_setting(reference, what="kd3.shift: reference", allowed="a path"),
     }
     config = build(ShiftConfig, {**values, **settings}, where="kd3.shift")
-    return _shift(config, if_live(teacher, Teacher), if_live(pool, ImagePool))
-
-
-def run(config: ShiftConfig) -> Shift:
-    """Run the command line's settings."""
-    return _shift(config, None, None)
+    return run(config, if_live(teacher, Teacher), if_live(pool, ImagePool))
 
 
 @with_permissions
-def _shift(config: ShiftConfig, teacher: Teacher | None, pool: ImagePool | None) -> Shift:
+def run(config: ShiftConfig, teacher: Teacher | None = None, pool: ImagePool | None = None) -> Shift:
+    """Measure the pool and teacher that the settings name, or live ones."""
     compute = resolve(config.device, config.precision)
     out = _folder(config.out)
     teacher = teacher or load_teacher(config.teacher, trust_code=config.trust_code or None)

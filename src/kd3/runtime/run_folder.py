@@ -26,81 +26,36 @@ from kd3.version import __version__
 State = Literal["absent", "interrupted", "finished"]
 
 
+class Place:
+    """A path inside a folder: a class attribute of an object with a `path`."""
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+
+    def __get__(self, folder: Any, _: object = None) -> Path:
+        return Path(folder.path, *self._names)
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths inside a run folder."""
 
     path: Path
 
-    @property
-    def config(self) -> Path:
-        """The resolved configuration; running from it repeats the run."""
-        return self.path / "config.yaml"
-
-    @property
-    def origin(self) -> Path:
-        """Versions, hardware, hashes of teacher and pool."""
-        return self.path / "origin.json"
-
-    @property
-    def lock(self) -> Path:
-        """Held by the process at work on the run."""
-        return self.path / ".lock"
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON object a line, in order."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def selections(self) -> Path:
-        """Kept pool images of each round: `ROUND.npy`, positions in the pool."""
-        return self.path / "selections"
-
-    @property
-    def last(self) -> Path:
-        """The checkpoint to resume from."""
-        return self.path / "checkpoints" / "last.pt"
-
-    @property
-    def best(self) -> Path:
-        """The student's weights at the best agreement so far."""
-        return self.path / "checkpoints" / "best.safetensors"
-
-    @property
-    def student(self) -> Path:
-        """The shipped student."""
-        return self.path / "student"
-
-    @property
-    def teacher_statistics(self) -> Path:
-        """The crawl's batch-norm statistics, to which the teacher was fitted."""
-        return self.path / "teacher_statistics.safetensors"
-
-    @property
-    def student_as_trained(self) -> Path:
-        """The student before the adaptation of its batch norms; absent without adaptation."""
-        return self.path / "student-as-trained"
-
-    @property
-    def adaptation(self) -> Path:
-        """Record of the adaptation, for people; the weights hold the same record."""
-        return self.path / "adaptation.json"
-
-    @property
-    def cascade(self) -> Path:
-        """Cascade: the record in the student's description, and the curve."""
-        return self.path / "cascade.json"
-
-    @property
-    def recalled_picture(self) -> Path:
-        """A few recalled images below their originals."""
-        return self.path / "recalled.png"
-
-    @property
-    def summary(self) -> Path:
-        """The run's result; its presence marks a finished run."""
-        return self.path / "summary.json"
+    config = Place("config.yaml")  # the resolved configuration; running from it repeats the run
+    origin = Place("origin.json")  # versions, hardware, hashes of teacher and pool
+    lock = Place(".lock")  # held by the process at work on the run
+    metrics = Place("metrics.jsonl")  # one JSON object a line, in order
+    selections = Place("selections")  # kept pool images of each round: `ROUND.npy`, positions in the pool
+    last = Place("checkpoints", "last.pt")  # the checkpoint to resume from
+    best = Place("checkpoints", "best.safetensors")  # the student's weights at the best agreement so far
+    student = Place("student")  # the shipped student
+    teacher_statistics = Place("teacher_statistics.safetensors")  # the crawl's, to which the teacher was fitted
+    student_as_trained = Place("student-as-trained")  # before its batch norms were adapted; absent if they were not
+    adaptation = Place("adaptation.json")  # record of the adaptation, for people; the weights hold the same record
+    cascade = Place("cascade.json")  # the record in the student's description, and the curve
+    recalled_picture = Place("recalled.png")  # a few recalled images below their originals
+    summary = Place("summary.json")  # the run's result; its presence marks a finished run
 
     @property
     def resume_command(self) -> str:

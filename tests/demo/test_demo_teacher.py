@@ -13,8 +13,8 @@ from PIL import Image
 
 from kd3.demo import digits
 from kd3.demo.crawl import Crawl
-from kd3.demo.digits import CLASSES, DemoData, make_lost_data_and_crawl, train_teacher, write_lost_data
-from kd3.demo.handwriting import bend, rewrite
+from kd3.demo.digits import CLASSES, DemoData, make_lost_data_and_crawl, write_lost_data
+from kd3.demo.teacher import bend, rewrite, train_teacher
 from kd3.models.descriptions import read_description
 from kd3.runtime.errors import KD3Error
 

@@ -14,8 +14,7 @@ from typing import Any
 
 from kd3.config.commands import DemoConfig
 from kd3.config.run_records import read_summary
-from kd3.demo.digits import ARCH as TEACHER
-from kd3.demo.digits import IMAGE_SIZE, check_extras, make_lost_data_and_crawl, train_teacher
+from kd3.demo.digits import ARCH, IMAGE_SIZE, check_extras, make_lost_data_and_crawl
 from kd3.demo.picture import draw_outcome, share_of_digits
 from kd3.runtime import console
 from kd3.runtime.console import clock
@@ -48,7 +47,7 @@ class DemoResult:
     def __str__(self) -> str:
         count = self.figures["teacher"]["images"]
         lines = [
-            f"{STUDENT} from the teacher {TEACHER} and the crawl alone,",
+            f"{STUDENT} from the teacher {ARCH} and the crawl alone,",
             f"on {count} handwritten digits that were put away (real data; no method saw them):",
             f"  {'':<20} {'accuracy':>9}  {'agrees with teacher':>20}",
         ]
@@ -81,6 +80,8 @@ def run(config: DemoConfig) -> DemoResult:
     console.info("1. the data that will be lost (scikit-learn's handwritten digits), and a crawl that is not like them")
     data = make_lost_data_and_crawl(folder, seed=config.seed)
     console.info("2. a teacher, trained on the data; then the data are put away")
+    from kd3.demo.teacher import train_teacher
+
     teacher = train_teacher(data, folder / "teacher", seed=config.seed)
     console.info("3. the job: from the teacher and the crawl to a student")
     pool = folder / "pool"

@@ -21,9 +21,18 @@ from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.pool.checks import watched
 from kd3.pool.listed import check_index
-from kd3.reports.selection_decisions import Decisions, decisions, kept_positions, write_table
+from kd3.reports.selection_decisions import (
+    NAME,
+    Decisions,
+    check_same,
+    decisions,
+    describe,
+    kept_positions,
+    read_report,
+    report,
+    write_table,
+)
 from kd3.reports.selection_pictures import write_grids
-from kd3.reports.selection_report import NAME, check_same, describe, read_report, report
 from kd3.runtime import console
 from kd3.runtime.compute import Compute, resolve
 from kd3.runtime.errors import KD3Error

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from kd3.pool import ImagePool
-from kd3.reports.selection_decisions import BELOW, CONFIDENT, REASONS, Decisions
+from kd3.reports.selection_decisions import BELOW, CONFIDENT, GRIDS, OVERVIEW, REASONS, Decisions
 from kd3.runtime import console
 
 INK, FAINT, PAPER, EMPTY = "#1d2733", "#6b7785", "#ffffff", "#e6eaee"
@@ -239,10 +239,6 @@ def draw_overview(title: str, lines: Sequence[str], rows: Sequence[Row]) -> Imag
 def _counts(row: Row) -> str:
     given = f" + {row.rescued:,} rescued" if row.rescued else ""
     return f"{row.kept:,} of {row.predicted:,}{given}"
-
-
-GRIDS = "grids"
-OVERVIEW = "overview.png"
 
 
 def write_grids(folder: Path, decisions: Decisions, pool: ImagePool, *, images: int, classes: int) -> dict[int, str]:

@@ -129,23 +129,27 @@ def test_chunks_are_bounded_in_bytes() -> None:
     assert [len(chunk) for chunk in _chunks(iter(big))] == [2, 2, 1]
 
 
-def test_chunks_of_large_images_are_bounded_in_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[int] = []
-    cut = _chunks
-
-    def watched(records: Iterator[Record], most: int) -> Iterator[list[Record]]:
-        sizes.append(most)
-        return cut(records, most)
-
-    monkeypatch.setattr("kd3.pool.decoding._chunks", watched)
-    for image_size in (16, 1024):
-        list(decode_records(memory(2), DecodeSettings(image_size), workers=0))
-    assert sizes == [CHUNK, CHUNK_BYTES // (3 * 1024**2)]
+@pytest.mark.parametrize(("image_size", "chunk"), [(16, CHUNK), (1024, CHUNK_BYTES // (3 * 1024**2))])
+def test_chunks_of_large_images_are_bounded_in_pixels(image_size: int, chunk: int) -> None:
+    drawn: list[Record] = []
+    records = (drawn.append(record) or record for record in memory(CHUNK * (FEW_CHUNKS + 1)))  # type: ignore[func-returns-value]
+    next(decode_records(records, DecodeSettings(image_size), workers=0))
+    assert FEW_CHUNKS * chunk <= len(drawn) <= (FEW_CHUNKS + 1) * chunk
 
 
-def test_few_files_start_no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kd3.pool.decoding._executor", lambda workers: pytest.fail("started"))
-    assert len(list(decode_records(memory(CHUNK * (FEW_CHUNKS - 1)), SETTINGS))) == CHUNK * (FEW_CHUNKS - 1)
+@dataclass(frozen=True)
+class AtHome:
+    """A picture for one process, and no picture for any other."""
+
+    process: int
+
+    def read(self) -> bytes:
+        return PICTURE if os.getpid() == self.process else b""
+
+
+def test_few_files_start_no_processes() -> None:
+    records = [Record("memory", str(n), AtHome(os.getpid())) for n in range(CHUNK * (FEW_CHUNKS - 1))]
+    assert all(isinstance(outcome.result, Decoded) for outcome in decode_records(records, SETTINGS))
 
 
 def test_file_that_vanished_is_unreadable(tmp_path: Path) -> None:

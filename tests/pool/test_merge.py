@@ -10,7 +10,7 @@ from PIL import Image
 
 import kd3
 from in_process import here
-from kd3.pool import ImagePool, ingest
+from kd3.pool import ImagePool, ingest, merge
 from kd3.pool.ingest_state import IngestState
 from kd3.pool.merge import merge_pools
 from kd3.runtime.errors import KD3Error
@@ -172,3 +172,19 @@ def test_what_is_wrong_is_told_in_a_sentence(pool_folder, tmp_path):
         done = here("pool", *words)
         assert (done.returncode, done.stdout) == (2, "")
         assert message in done.stderr
+
+
+def test_a_merge_that_another_process_has_just_finished_is_left_as_it_is(pieces, tmp_path, monkeypatch):
+    parts, out = parts_of(pieces, tmp_path, 2), tmp_path / "merged"
+    check, files = merge.check_place, {}
+
+    def overtaken(*words):
+        monkeypatch.setattr(merge, "check_place", check)
+        merge_pools(parts, out)
+        files.update((path, path.stat().st_mtime_ns) for path in out.iterdir())
+        check(*words)
+
+    monkeypatch.setattr(merge, "check_place", overtaken)
+    assert merge_pools(parts, out).content_hash == ImagePool.open(out).content_hash
+    assert files
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == files

@@ -67,18 +67,26 @@ def merge_pools(
         made = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         with exclusive(folder / LOCK, what=f"pool {folder}"):
-            if (begun := begun_with(folder)) is not None:
-                _check_same(folder, begun, request)
-                remove_pool(folder, [])
-            try:
-                _fill(folder, opened, request)
-            except KD3Error:
-                remove_pool(folder, made)
-                raise
+            if (folder / NAME).is_file():  # another process has finished it meanwhile
+                _check_same(folder, read_manifest(folder).settings, request)
+            else:
+                _begin(folder, request)
+                try:
+                    _fill(folder, opened, request)
+                except KD3Error:
+                    remove_pool(folder, made)
+                    raise
     except OSError as problem:
         raise KD3Error(f"cannot write pool {folder}: {problem}") from problem
     (folder / LOCK).unlink(missing_ok=True)
     return ImagePool.open(folder)
+
+
+def _begin(folder: Path, request: dict[str, Any]) -> None:
+    """Remove what a killed merge has left."""
+    if (begun := begun_with(folder)) is not None:
+        _check_same(folder, begun, request)
+        remove_pool(folder, [])
 
 
 def _check_same(folder: Path, before: dict[str, Any], request: dict[str, Any]) -> None:

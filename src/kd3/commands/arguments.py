@@ -57,9 +57,9 @@ def optional_setting(value: Any, *, what: str, allowed: str, live: tuple[type, .
 Kind = TypeVar("Kind")
 
 
-def if_live(value: Any, *kinds: type[Kind]) -> Kind | None:
-    """Return an argument that is a live object of one of these kinds, otherwise None."""
-    return value if isinstance(value, kinds) else None
+def if_live(value: Any, kind: type[Kind]) -> Kind | None:
+    """Return an argument that is a live object of this kind, otherwise None."""
+    return value if isinstance(value, kind) else None
 
 
 def run_settings(command: str, run: Any, *, teacher: Any, pool: Any, **images: Any) -> dict[str, str | None]:

@@ -195,8 +195,7 @@ def read_job(config: DistillConfig, compute: Compute, state: State, live: Live) 
         console.warn(leaked)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(config.seed, "initial weights"))
-        sample = sample_of(pool, split, teacher)
-        method, backbone = method_of(config, teacher, live.student, sample, resumed=state == "interrupted")
+        method, backbone = method_of(config, teacher, live.student, pool, resumed=state == "interrupted")
     _check_batch(config.train.settled(inherited=backbone.inheritance is not None), config, split, compute)
     labels = None
     if method.needs_labels:
@@ -260,9 +259,10 @@ def split_of(config: DistillConfig, pool: ImagePool) -> PoolSplit:
 
 
 def method_of(
-    config: DistillConfig, teacher: Teacher, student: nn.Module | None, sample: Tensor, *, resumed: bool
+    config: DistillConfig, teacher: Teacher, student: nn.Module | None, pool: ImagePool, *, resumed: bool
 ) -> tuple[Method, Backbone]:
     """Return the method with its student, and the origin of the student."""
+    sample = sample_of(pool, split_of(config, pool), teacher)
     backbone = backbone_for(config, teacher, student, sample, resumed=resumed)
     parts = Parts(teacher, backbone.network, config.student, sample, inherited=backbone.inheritance is not None)
     method = build_method(config.method, config.method_options, parts)

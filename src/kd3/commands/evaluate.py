@@ -136,7 +136,7 @@ def evaluate(
         "teacher": optional_setting(teacher, what="kd3.evaluate: teacher", allowed=TEACHER, live=(Teacher,)),
     }
     config = build(EvaluateConfig, {**values, **settings}, where="kd3.evaluate")
-    return run(config, if_live(model, Teacher, Student), if_live(teacher, Teacher))
+    return run(config, if_live(model, Teacher) or if_live(model, Student), if_live(teacher, Teacher))
 
 
 @with_permissions

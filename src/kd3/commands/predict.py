@@ -82,7 +82,7 @@ def predict(
         "images": [as_setting(image, what="kd3.predict: images", allowed="paths") for image in given],
     }
     config = build(PredictConfig, {**values, **settings}, where="kd3.predict")
-    return run(config, if_live(model, Teacher, Student))
+    return run(config, if_live(model, Teacher) or if_live(model, Student))
 
 
 @with_permissions

@@ -72,7 +72,10 @@ class BatchNormWatch:
             if name not in self.moments:
                 continue  # it did not run
             seen = self.moments[name]
-            mean, variance = norm.running_mean.double(), norm.running_var.double()  # type: ignore[operator]
+            assert isinstance(norm.running_mean, Tensor)
+            assert isinstance(norm.running_var, Tensor)
+            assert isinstance(norm.eps, float)
+            mean, variance = norm.running_mean.double(), norm.running_var.double()
             scale = variance + norm.eps
             whole = diagonal_wasserstein(seen.mean, seen.variance, mean, variance, scale=scale)
             from_means = ((seen.mean - mean).square() / scale).mean()

@@ -58,7 +58,8 @@ class Entry:
         """Import it."""
         module, _, name = self.module.partition(":")
         found: Any = import_module(module)
-        return getattr(found, name) if name else found
+        source: Source = getattr(found, name) if name else found
+        return source
 
 
 SOURCES = {

@@ -14,12 +14,19 @@ from pydantic.fields import FieldInfo
 from kd3.config.command_table import COMMANDS, Command
 from kd3.config.distill import presets
 from kd3.config.methods import METHODS
-from kd3.config.settings import READING, RENAMED, Settings, group_of, renamed, split_commas, split_semicolons
+from kd3.config.settings import (
+    BARE_GROUPS,
+    READING,
+    RENAMED,
+    Settings,
+    group_of,
+    renamed,
+    split_commas,
+    split_semicolons,
+)
 from kd3.runtime.errors import KD3Error, unknown_name
 from kd3.version import __version__
 
-# Groups whose flags carry no prefix: --lr, not --train.lr.
-BARE_GROUPS = ("train",)
 ON, OFF = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 

@@ -2,6 +2,8 @@
 kind.
 """
 
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -69,26 +71,43 @@ def test_other_objects_are_named_and_what_is_expected(call, what, student, tmp_p
     assert len(str(problem.value)) < 400
 
 
+SUMMARY = {
+    "student": "live:Net",
+    "teacher": "t.yaml",
+    "method": "kd",
+    "seed": 0,
+    "images": 10,
+    "seconds": 1,
+    "images_per_second": 10,
+    "compute": "CPU",
+    "rounds": 1,
+    "agreement": 50.0,
+    "best_step": 1,
+    "steps": 1,
+    "agreement_at_end": 50.0,
+}
+
+
 def test_a_run_of_a_live_student_says_how_to_go_on(tmp_path):
     (tmp_path / "metrics.jsonl").touch()
-    summary = {
-        "student": "live:Net",
-        "teacher": "t.yaml",
-        "method": "kd",
-        "seed": 0,
-        "images": 10,
-        "seconds": 1,
-        "images_per_second": 10,
-        "compute": "CPU",
-        "rounds": 1,
-        "agreement": 50.0,
-        "best_step": 1,
-        "steps": 1,
-        "agreement_at_end": 50.0,
-    }
+    summary = SUMMARY
     said = describe(tmp_path, summary)
     assert f"kd3.load_student('{tmp_path}', module=...)" in said
     assert f"kd3.export('{tmp_path}', 'OUT', module=...)" in said
     assert "kd3 evaluate" not in said  # a command cannot name the module
     assert "module is the network that was given, or one like it" in said
     assert "module=" not in describe(tmp_path, {**summary, "student": "kd3:resnet8"})
+
+
+def test_a_run_of_one_round_has_one_selection(tmp_path):
+    def said(rounds):
+        lines = [{"event": "selection", "kept": kept, "of": 40, "kept_per_class": None} for kept in rounds]
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return describe(tmp_path, {**SUMMARY, "rounds": len(rounds)}).splitlines()
+
+    assert said([10])[1].endswith(", 1 round")
+    assert "  selected     10 images (25%) of the pool" in said([10])
+    assert said([10, 30])[1].endswith(", 2 rounds")
+    assert said([10, 30])[2] == (
+        "  selected     10 images (25%) of the pool in the first round, 30 images (75%) in the last"
+    )

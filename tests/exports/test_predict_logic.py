@@ -113,7 +113,7 @@ def test_lines_status_and_streams(runtime, picture, tmp_path, capsys):
     assert predict.main([str(picture), str(gone), str(picture)]) == 1
     out, err = capsys.readouterr()
     assert out == f"{picture}\tb\tescalate\n" * 2
-    assert err.startswith(f"{gone}: unusable: ")
+    assert err == f"{gone}: unusable: No such file or directory\n"
     runtime.logits = [0.0, 0.0, 9.0]
     assert predict.main(["--json", str(picture)]) == 0
     found = json.loads(out := capsys.readouterr().out)

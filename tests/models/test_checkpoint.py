@@ -159,7 +159,7 @@ def test_missing_and_left_over_are_counted_and_named(tmp_path: Path, trained: di
 
 
 def test_weights_of_a_deeper_network_are_counted_whole(tmp_path: Path) -> None:
-    deeper, network = build_by_name("resnet14", num_classes=3), build_by_name("resnet8", num_classes=3)
+    deeper, network = build_by_name("resnet32", num_classes=3), build_by_name("resnet8", num_classes=3)
     sentence = refusal(save(deeper.state_dict(), tmp_path), network)
     sizes = f"({len(deeper.state_dict())} tensors in the file, {len(network.state_dict())} in the network)"
     assert f"does not fit the architecture {sizes}: " in sentence

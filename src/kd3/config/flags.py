@@ -189,11 +189,14 @@ def _fields(model: type[Settings], group: str) -> dict[str, Any]:
 
 
 # Groups of flags of `kd3 distill` by the word for `--help`.
+BUDGET = "train.images"
 TOPICS = {"training": "training", **{name: f"options of method {name}" for name in METHODS}}
 
 
 class TopicHelp(argparse.Action):
-    """`--help` without the groups of TOPICS and the flags on lists, `--help TOPIC` with one group, `--help all`."""
+    """`--help` without the groups of TOPICS, but with the budget, and without the flags on lists; `--help TOPIC` with
+    one group; `--help all`.
+    """
 
     def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
         super().__init__(option_strings, dest, nargs="?", default=argparse.SUPPRESS, metavar="TOPIC", help=help)
@@ -205,9 +208,14 @@ class TopicHelp(argparse.Action):
             raise unknown_name("topic of --help", values, ["all", *TOPICS])
         groups = parser._action_groups
         if values is None:
-            parser._action_groups = [group for group in groups if group.title not in TOPICS.values()]
+            methods = set(TOPICS.values()) - {TOPICS["training"]}
+            parser._action_groups = [group for group in groups if group.title not in methods]
             for group in parser._action_groups:
-                group._group_actions = [action for action in group._group_actions if action.dest not in READING]
+                group._group_actions = [
+                    action
+                    for action in group._group_actions
+                    if action.dest not in READING and (group.title != TOPICS["training"] or action.dest == BUDGET)
+                ]
         elif values != "all":
             parser._action_groups = [group for group in groups if group.title == TOPICS[values]]
             parser.epilog = None

@@ -84,7 +84,8 @@ def main(paths: list[str]) -> int:
         try:
             found = answer(path)
         except (UnusablePicture, OSError) as problem:
-            print(f"{{path}}: unusable: {{problem}}", file=sys.stderr)
+            why = getattr(problem, "strerror", None) or problem  # without the path, which the line begins with
+            print(f"{{path}}: unusable: {{why}}", file=sys.stderr)
             status = 1
         else:
             said = str(found["class"]) + "\\tescalate" * bool(found.get("escalate"))

@@ -208,14 +208,11 @@ class TopicHelp(argparse.Action):
             raise unknown_name("topic of --help", values, ["all", *TOPICS])
         groups = parser._action_groups
         if values is None:
-            methods = set(TOPICS.values()) - {TOPICS["training"]}
-            parser._action_groups = [group for group in groups if group.title not in methods]
+            budget = [action for group in groups for action in group._group_actions if action.dest == BUDGET]
+            parser._action_groups = [group for group in groups if group.title not in TOPICS.values()]
             for group in parser._action_groups:
-                group._group_actions = [
-                    action
-                    for action in group._group_actions
-                    if action.dest not in READING and (group.title != TOPICS["training"] or action.dest == BUDGET)
-                ]
+                group._group_actions = [action for action in group._group_actions if action.dest not in READING]
+            parser._action_groups[-1]._group_actions += budget
         elif values != "all":
             parser._action_groups = [group for group in groups if group.title == TOPICS[values]]
             parser.epilog = None

@@ -132,7 +132,9 @@ def test_help_teaches():
 def test_help_of_distill_is_short_and_has_more_by_topic():
     short, training, method = (kd3("distill", "--help", *topic).stdout for topic in ([], ["training"], ["simkd"]))
     assert len(short.splitlines()) < 100
-    assert all(word in short for word in ("--teacher", "--images N  ", "--preset", "--dry-run", "--help training", "examples:"))
+    assert all(
+        word in short for word in ("--teacher", "--images N  ", "--preset", "--dry-run", "--help training", "examples:")
+    )
     assert "--lr" in training
     assert "--simkd.projector" in method
     assert "--simkd.projector" not in short + training

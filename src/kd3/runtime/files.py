@@ -220,7 +220,9 @@ def waiting(path: Path, *, what: str) -> Iterator[None]:
 
     Raises:
         OSError: the lock file cannot be made.
+        KD3Error: it is a link.
     """
+    refuse_links([path])
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)

@@ -55,20 +55,25 @@ def labels_by_file(sidecars: Sequence[Record], keys: set[str]) -> tuple[str, dic
     """Return the key of the table that labels most images, and its labels; `""` if there is none.
 
     Tables are .csv and .tsv files with a column of files and one of labels, and TinyImageNet's `val_annotations.txt`. A
-    file is meant relative to the table's folder, or to that of images below it.
+    file is meant relative to the table's folder, or by its name only, if no other file below that folder has it. A file
+    in several rows with different labels has none.
     """
     best: tuple[str, dict[str, Label]] = ("", {})
     for record in sidecars:
-        rows = dict(_rows(record))
+        rows: dict[str, Label | None] = {}
+        for file, label in _rows(record):
+            rows[file] = label if rows.get(file, label) == label else None
         if not rows:
             continue
         folder = record.key.rpartition("/")[0]
+        below = {key: key.removeprefix(folder + "/") for key in keys if not folder or key.startswith(folder + "/")}
+        named = Counter(inside.rpartition("/")[2] for inside in below.values())
         found = {}
-        for key in keys:
-            inside = key.removeprefix(folder + "/") if folder else key
-            label = rows.get(inside) or rows.get(inside.rpartition("/")[2])
-            if label is not None and (not folder or key.startswith(folder + "/")):
-                found[key] = label
+        for key, inside in below.items():
+            name = inside.rpartition("/")[2]
+            known = rows.get(inside) or (rows.get(name) if named[name] == 1 else None)
+            if known is not None:
+                found[key] = known
         if len(found) > len(best[1]):
             best = (record.key, found)
     return best

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from kd3.sources.record import Unreadable, Unusable
@@ -82,7 +83,7 @@ def _walked(url: str, system: Any, root: str, levels: int | None, *, deeper: boo
             return
         asked += 1
         try:
-            listing = patiently(url, lambda folder=folder: system.ls(folder, detail=True), ARCHIVE_WAITS)
+            listing = patiently(url, partial(system.ls, folder, detail=True), ARCHIVE_WAITS)
         except Unreadable as problem:
             if folder == root:
                 raise

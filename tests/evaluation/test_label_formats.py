@@ -321,6 +321,17 @@ def test_a_file_with_two_labels_has_none(model, tmp_path):
     assert figures(model, tmp_path) == (4, 100, "")
 
 
+def test_a_file_with_two_labels_in_a_list_has_none(model, tmp_path):
+    for number, kind in enumerate(KINDS):
+        picture(kind).save(tmp_path / f"{number}.png")
+    rows = [f"{n}.png,{NAMES[kind]}" for n, kind in enumerate(KINDS)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows, "3.png,kiwi", rows[2]]))
+    found = labelled_files(str(tmp_path / "list.csv"))
+    assert [record.key for record in found.records] == ["0.png", "1.png", "2.png", "4.png", "2.png"]
+    assert found.left_out == Counter({"without a label": 2})
+    assert figures(model, tmp_path / "list.csv") == (5, 100, "")
+
+
 def test_class_folders_in_several_archives_are_one(model, tmp_path):
     for number in range(2):
         tar_of(tmp_path / f"{number}.tar", {f"{name}/{number}.png": encoded(k) for k, name in enumerate(NAMES)})

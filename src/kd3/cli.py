@@ -30,7 +30,7 @@ from kd3.runtime.errors import (
     out_of_memory_in_words,
     unknown_name,
 )
-from kd3.runtime.files import FULL
+from kd3.runtime.files import FORBIDDEN, FULL
 from kd3.runtime.interruption import Terminated, end_with_parent, ended_by_signals, leave
 
 LESS = "free some of it, or use --device cpu"
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.fail(f"the memory is not enough for this{f': {problem}' if str(problem) else ''}; {LESS_MEMORY}")
         return EXIT_WRONG_INPUT
     except OSError as problem:
-        if problem.errno not in FULL:
+        if problem.errno not in (*FULL, *FORBIDDEN):
             console.fault()
             return EXIT_FAULT
         console.fail(f"{problem.strerror}: {problem.filename or 'the disk that is written to'}")

@@ -298,7 +298,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 PARTS = "images-*.bin"
 # Computed from the pixels and stored beside them: outputs of teachers, and perceptual hashes.
-LOGITS, FEATURES, STATISTICS = "teacher_logits", "teacher_features", "teacher_statistics"
+OUTPUTS = LOGITS, FEATURES, STATISTICS = "teacher_logits", "teacher_features", "teacher_statistics"
 HASHES = "hashes-{}.npy"
 PART_BYTES = 256 << 20
 WRITE_BYTES = 1 << 20

@@ -18,7 +18,7 @@ from typing import Any
 from kd3.config.command_table import COMMANDS
 from kd3.config.distill import layered, resumed
 from kd3.config.flags import Parser, add_flags, build_parser, nested, plain_switches
-from kd3.config.settings import Settings, build
+from kd3.config.settings import COMMAND_LINE, Settings, build
 from kd3.runtime import console
 from kd3.runtime.errors import (
     EXIT_FAULT,
@@ -30,10 +30,9 @@ from kd3.runtime.errors import (
     out_of_memory_in_words,
     unknown_name,
 )
-from kd3.runtime.files import FULL
+from kd3.runtime.files import FORBIDDEN, FULL
 from kd3.runtime.interruption import Terminated, end_with_parent, ended_by_signals, leave
 
-WHERE = "command line"
 LESS = "free some of it, or use --device cpu"
 LESS_MEMORY = "free some of it, or take fewer or smaller images"
 
@@ -71,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.fail(f"the memory is not enough for this{f': {problem}' if str(problem) else ''}; {LESS_MEMORY}")
         return EXIT_WRONG_INPUT
     except OSError as problem:
-        if problem.errno not in FULL:
+        if problem.errno not in (*FULL, *FORBIDDEN):
             console.fault()
             return EXIT_FAULT
         console.fail(f"{problem.strerror}: {problem.filename or 'the disk that is written to'}")
@@ -108,7 +107,7 @@ def _run(arguments: list[str]) -> int:
     if name == "distill":
         settings, extra = _distill_settings(given)
     else:
-        settings = build(command.settings, nested(given), where=WHERE)
+        settings = build(command.settings, nested(given), where=COMMAND_LINE, positional=command.positional)
     module, _, function = command.location.partition(":")
     result = getattr(import_module(module), function)(settings, **extra)
     if console.is_silent():
@@ -127,9 +126,9 @@ def _distill_settings(given: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:
     if resume:
         if config or preset:
             raise KD3Error("--resume takes the settings from the run folder; leave --config and --preset out")
-        return resumed(flags, where=WHERE), {"resume": True, "dry_run": dry_run}
+        return resumed(flags, where=COMMAND_LINE), {"resume": True, "dry_run": dry_run}
     path = Path(config) if config else None
-    return layered(flags, config=path, preset=preset, where=WHERE), {"resume": False, "dry_run": dry_run}
+    return layered(flags, config=path, preset=preset, where=COMMAND_LINE), {"resume": False, "dry_run": dry_run}
 
 
 def _unknown_flag(command: str | None, flag: str) -> KD3Error:

@@ -1,6 +1,8 @@
 """Students without class names: messages, and naming for all later outputs."""
 
+import errno
 import json
+import os
 import shutil
 
 import pytest
@@ -11,7 +13,8 @@ from kd3.exports.card import Card
 from kd3.models.costs import Cost
 from kd3.reports.page import _times_less
 from kd3.reports.run_records import read_run, verdict
-from named_colours import picture, pictures, teacher
+from kd3.runtime.files import exclusive
+from named_colours import network, picture, pictures, teacher
 
 SMALL = {"images": 64, "batch_size": 16, "holdout": 12, "precision": "32", "device": "cpu", "warmup_steps": 2}
 HINT = "the classes have only numbers, 0 to 3; if they have names, list them as 'classes: [...]'"
@@ -86,6 +89,41 @@ def test_names_that_do_not_fit_change_nothing(names, message, run):
     done = here("classes", run, "--names", names)
     assert (done.returncode, message in done.stderr) == (2, True)
     assert (run / "student/config.json").read_bytes() == before
+
+
+def test_names_wait_for_nobody_who_is_at_work_on_the_run(run):
+    before = (run / "student/config.json").read_bytes()
+    with exclusive(run / ".lock", what="it"):
+        done = here("classes", run, "--names", "ash, elm, oak, yew")
+    assert done.returncode == 2
+    assert f"another process is at work on run {run}" in done.stderr
+    assert (run / "student/config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM])
+def test_a_place_that_cannot_be_written_is_named_in_a_sentence(number, run, monkeypatch):
+    before = (run / "student/config.json").read_bytes()
+
+    def refuse(path, *_, **__):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr("kd3.commands.classes.write_json", refuse)
+    done = here("classes", run, "--names", "ash, elm, oak, yew")
+    assert (done.returncode, done.stderr) == (2, f"kd3: {os.strerror(number)}: {run}/student/config.json\n")
+    assert (run / "student/config.json").read_bytes() == before
+
+
+def test_a_live_teacher_of_two_classes_of_one_name_is_refused():
+    for names in (["ash", "elm", "ash", "yew"], ["\u00e9lan", "elm", "oak", "e\u0301lan"]):
+        with pytest.raises(kd3.KD3Error, match="more than once"):
+            kd3.Teacher(network([0, 1, 2, 3]), mean=[0] * 3, std=[1] * 3, input_size=16, classes=names)
+
+
+def test_a_student_of_two_classes_of_one_name_is_refused_in_any_form_of_unicode(run):
+    path = run / "student/config.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps({**about, "classes": ["\u00e9lan", "elm", "oak", "e\u0301lan"]}))
+    assert "more than once" in here("classes", run).stderr
 
 
 def test_a_named_student_still_goes_with_its_nameless_teacher(place, run):

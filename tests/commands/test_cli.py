@@ -132,7 +132,9 @@ def test_help_teaches():
 def test_help_of_distill_is_short_and_has_more_by_topic():
     short, training, method = (kd3("distill", "--help", *topic).stdout for topic in ([], ["training"], ["simkd"]))
     assert len(short.splitlines()) < 100
-    assert all(word in short for word in ("--teacher", "--preset", "--dry-run", "--help training", "examples:"))
+    assert all(
+        word in short for word in ("--teacher", "--images N  ", "--preset", "--dry-run", "--help training", "examples:")
+    )
     assert "--lr" in training
     assert "--simkd.projector" in method
     assert "--simkd.projector" not in short + training
@@ -224,15 +226,17 @@ def test_pools_that_are_none_are_told_apart(scene):
 
 def test_unknown_and_mistyped_settings(scene):
     refused(scene.distill("--lrate", "1"), "unknown flag --lrate; did you mean --lr?")
-    refused(scene.distill("--lr", "fast"), "train.lr", "valid number", "'fast'")
+    refused(scene.distill("--lr", "fast"), "--lr: ", "valid number; got 'fast'")
     refused(scene.distill("--method", "kd33"), "unknown method 'kd33'; did you mean 'kd3'")
-    refused(scene.distill("--images", "many"), "train.images", "'many'")
+    refused(scene.distill("--images", "many"), "--images: ", "'many'")
     config = write_yaml(scene.folder / "c.yaml", {"lr": 0.1})
     refused(scene.distill("--config", config), "unknown setting 'lr'", "c.yaml", "'train.lr'")
     config.write_text("train: [")
     refused(scene.distill("--config", config), "c.yaml is not valid YAML (line 1)")
     refused(here("distil"), "unknown command 'distil'; did you mean 'distill'")
-    refused(here("distill"), "'teacher' is missing (command line)")
+    refused(here("distill"), "kd3: --teacher is missing")
+    refused(here("ingest", "crawl", "--out", "p", "--image-size", "7"), "kd3: --image-size: should be greater than")
+    refused(here("pool", "infos", "p"), "kd3: ACTION: should be 'info'")
     assert scene.nothing_written()
 
 

@@ -3,6 +3,7 @@ kind.
 """
 
 import ast
+import json
 import shlex
 
 import pytest
@@ -124,3 +125,17 @@ def test_a_run_of_a_live_student_says_how_to_go_on(tmp_path):
     assert "kd3 evaluate" not in said  # a command cannot name the module
     assert "module is the network that was given, or one like it" in said
     assert "module=" not in describe(tmp_path, {**SUMMARY, "student": "kd3:resnet8"})
+
+
+def test_a_run_of_one_round_has_one_selection(tmp_path):
+    def said(rounds):
+        lines = [{"event": "selection", "kept": kept, "of": 40, "kept_per_class": None} for kept in rounds]
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return describe(tmp_path, {**SUMMARY, "rounds": len(rounds)}).splitlines()
+
+    assert said([10])[1].endswith(", 1 round")
+    assert "  selected     10 images (25%) of the pool" in said([10])
+    assert said([10, 30])[1].endswith(", 2 rounds")
+    assert said([10, 30])[2] == (
+        "  selected     10 images (25%) of the pool in the first round, 30 images (75%) in the last"
+    )

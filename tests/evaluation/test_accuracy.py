@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kd3.evaluation.accuracy import Tally
+from kd3.runtime.errors import KD3Error
 
 
 def naive(logits, labels, teacher):
@@ -76,3 +77,14 @@ def test_a_model_of_many_classes_that_is_sure_of_none_is_in_the_first_bin():
     (only,) = tally.reliability.bins()
     assert (only.images, only.confidence, only.right) == (2, pytest.approx(1 / 40), 0.5)
     assert tally.reliability.count.tolist() == [2.0, *[0.0] * 14]
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("whose", ["model", "teacher"])
+def test_logits_that_are_not_finite_are_no_answer(odd, whose):
+    sound, labels = torch.eye(4), torch.arange(4)
+    broken = sound.clone()
+    broken[0, 2] = odd
+    tally = Tally(4)
+    with pytest.raises(KD3Error, match=f"the {whose}'s logits are not finite on 1 of 4 images"):
+        tally.add(*((broken, labels) if whose == "model" else (sound, labels, broken)))

@@ -36,6 +36,19 @@ def test_numbers_are_places_among_named_classes():
     assert matched(["2", "0"], ["ash", "elm", "oak"]).labels == {"0": 0, "2": 2}
 
 
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [(["0", "1", "2"], ["1", "2", "3"]), (["class_1", "class_2"], ["class_2", "class_3", "class_4"])],
+)
+def test_numbers_are_no_places_where_they_name_other_classes(names, classes):
+    with pytest.raises(KD3Error, match=r"are classes of the model by name, .* and others that are not"):
+        matched(names, classes)
+
+
+def test_numbers_are_places_where_the_names_among_them_agree():
+    assert matched(["0", "1", "2"], ["0", "ash", "2"]).labels == {"0": 0, "1": 1, "2": 2}
+
+
 def test_names_are_matched_in_any_form_of_unicode():
     assert matched(["e\u0301table"], ["sol", "\u00e9table"]).labels == {"\u00e9table": 1}
 

@@ -293,6 +293,45 @@ def test_a_csv_of_file_and_label(inside, model, tmp_path):
     assert figures(model, tmp_path / "data" if inside else path) == (5, 100, "")
 
 
+def test_a_name_that_two_files_share_takes_no_label_by_the_name_only(model, tmp_path):
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        for number, kind in enumerate(KINDS):
+            picture(kind).save(tmp_path / folder / f"{folder[0] if number else ''}{number}.png")
+    rows = [
+        f"{n}.png,{NAMES[kind]}" for n, kind in [(0, 0), *((f"{f}{n}", KINDS[n]) for f in "fs" for n in range(1, 5))]
+    ]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    found = labelled_files(str(tmp_path))
+    assert [record.key for record in found.records] == [
+        f"{f}/{f[0]}{n}.png" for f in ("first", "second") for n in range(1, 5)
+    ]
+    assert found.left_out == Counter({"without a label": 2})
+    assert figures(model, tmp_path) == (8, 100, "")
+
+
+def test_a_file_with_two_labels_has_none(model, tmp_path):
+    for number, kind in enumerate(KINDS):
+        picture(kind).save(tmp_path / f"{number}.png")
+    rows = [f"{n}.png,{NAMES[kind]}" for n, kind in enumerate(KINDS)]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows, rows[0], "1.png,lime", rows[1]]))
+    found = labelled_files(str(tmp_path))
+    assert [record.key for record in found.records] == ["0.png", "2.png", "3.png", "4.png"]
+    assert found.left_out == Counter({"without a label": 1})
+    assert figures(model, tmp_path) == (4, 100, "")
+
+
+def test_a_file_with_two_labels_in_a_list_has_none(model, tmp_path):
+    for number, kind in enumerate(KINDS):
+        picture(kind).save(tmp_path / f"{number}.png")
+    rows = [f"{n}.png,{NAMES[kind]}" for n, kind in enumerate(KINDS)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows, "3.png,kiwi", rows[2]]))
+    found = labelled_files(str(tmp_path / "list.csv"))
+    assert [record.key for record in found.records] == ["0.png", "1.png", "2.png", "4.png", "2.png"]
+    assert found.left_out == Counter({"without a label": 2})
+    assert figures(model, tmp_path / "list.csv") == (5, 100, "")
+
+
 def test_class_folders_in_several_archives_are_one(model, tmp_path):
     for number in range(2):
         tar_of(tmp_path / f"{number}.tar", {f"{name}/{number}.png": encoded(k) for k, name in enumerate(NAMES)})

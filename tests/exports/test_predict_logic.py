@@ -113,7 +113,7 @@ def test_lines_status_and_streams(runtime, picture, tmp_path, capsys):
     assert predict.main([str(picture), str(gone), str(picture)]) == 1
     out, err = capsys.readouterr()
     assert out == f"{picture}\tb\tescalate\n" * 2
-    assert err.startswith(f"{gone}: unusable: ")
+    assert err == f"{gone}: unusable: No such file or directory\n"
     runtime.logits = [0.0, 0.0, 9.0]
     assert predict.main(["--json", str(picture)]) == 0
     found = json.loads(out := capsys.readouterr().out)
@@ -134,3 +134,13 @@ def test_an_image_of_too_many_pixels_is_refused_unread(runtime, tmp_path, capsys
     assert predict.main([str(tmp_path / "large.png")]) == 1
     assert "too many pixels" in capsys.readouterr().err
     assert predict.MAX_PIXELS <= 2 * Image.MAX_IMAGE_PIXELS <= predict.MAX_PIXELS + 2
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_name_no_class(odd, runtime, picture, tmp_path, capsys):
+    predict = script(tmp_path)
+    runtime.logits[1] = odd
+    assert predict.main([str(picture)]) == predict.main(["--json", str(picture)]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("unusable: no class") == 2

@@ -1,8 +1,12 @@
 """A teacher whose batch norms are fitted to a crawl."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import kd3
 from kd3.inheritance.fitted_teacher import fit_teacher, information
@@ -148,3 +152,39 @@ def test_the_blend_is_checked_before_anything_is_written(teacher_file, pool_fold
         with pytest.raises(KD3Error, match=sentence):
             kd3.distill(teacher_file, "kd3:resnet8", pool_folder, tmp_path / "run", **wrong)
     assert not (tmp_path / "run").exists()
+
+
+def changed(change):
+    """Return a change of a stored file: of its tensors and its metadata."""
+
+    def write(path):
+        with safe_open(path, framework="pt") as file:
+            tensors, shares = {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata())  # noqa: SIM118
+        change(tensors, shares)
+        save_file(tensors, path, metadata=shares)
+
+    return write
+
+
+DAMAGE = {
+    "no tensors file": lambda path: path.write_bytes(b"junk"),
+    "a layer is missing": changed(lambda tensors, _: tensors.pop(sorted(tensors)[0])),
+    "another number of channels": changed(lambda tensors, _: tensors.update({sorted(tensors)[2]: torch.zeros(5)})),
+    "a mean that is no number": changed(lambda tensors, _: tensors[sorted(tensors)[0]].fill_(float("nan"))),
+    "a negative variance": changed(lambda tensors, _: tensors[sorted(tensors)[1]].fill_(-1.0)),
+    "a share beyond all": changed(lambda _, shares: shares.update({"7.0": "99.0"})),
+    "information that is no number": changed(lambda _, shares: shares.update({"1.0": "nan"})),
+}
+
+
+@pytest.mark.parametrize("how", ["crawl", "auto"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_stored_statistics_that_cannot_be_are_counted_again(damage, how, teacher, pool_folder, tmp_path, capsys):
+    pool = kd3.ImagePool.open(shutil.copytree(pool_folder, tmp_path / "pool"))
+    first = fit(teacher, pool, how="auto")
+    (path,) = (tmp_path / "pool" / "teacher_statistics").iterdir()
+    DAMAGE[damage](path)
+    again = fit(teacher, pool, how=how)
+    assert "the crawl's statistics are counted again" in capsys.readouterr().err
+    assert again.distance == first.distance
+    assert again.blend == (1.0 if how == "crawl" else first.blend)

@@ -158,6 +158,15 @@ def test_missing_and_left_over_are_counted_and_named(tmp_path: Path, trained: di
     assert sentence.endswith("1 left over (extra.weight)")
 
 
+def test_weights_of_a_deeper_network_are_counted_whole(tmp_path: Path) -> None:
+    deeper, network = build_by_name("resnet32", num_classes=3), build_by_name("resnet8", num_classes=3)
+    sentence = refusal(save(deeper.state_dict(), tmp_path), network)
+    sizes = f"({len(deeper.state_dict())} tensors in the file, {len(network.state_dict())} in the network)"
+    assert f"does not fit the architecture {sizes}: " in sentence
+    assert "missing" not in sentence
+    assert "left over (layer1.1." in sentence
+
+
 def test_another_shape_is_told_with_both(tmp_path: Path, trained: dict[str, Tensor]) -> None:
     trained["conv1.weight"] = torch.zeros(4, 3, 5, 5)
     sentence = refusal(save(trained, tmp_path))

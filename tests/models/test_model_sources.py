@@ -305,7 +305,7 @@ def test_a_network_that_was_trained_on_bgr_takes_rgb_where_its_description_says_
 def test_weights_and_networks_are_no_descriptions(tmp_path):
     torch.save({}, tmp_path / "w.pt")
     with pytest.raises(
-        KD3Error, match=r"w\.pt is no description of a teacher but weights or a network; name it in one"
+        KD3Error, match=r"w\.pt holds weights or a network, which is no description of a teacher; write a YAML file"
     ):
         load_teacher(tmp_path / "w.pt")
     torchscript_file(tmp_path)

@@ -168,3 +168,35 @@ def test_features_are_not_kept_through_a_link(tmp_path):
     views._make(path, 8)
     assert not path.is_symlink()
     assert (path.read_bytes(), own.read_bytes()) == (bytes(8), b"12345678")
+
+
+CACHES = ("teacher_logits", "teacher_features", "teacher_statistics")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="makes a link")
+@pytest.mark.parametrize("name", CACHES)
+def test_no_folder_of_stored_outputs_that_is_a_link_is_written_to(name, pool, tmp_path, teacher_file):
+    own = tmp_path / "own"
+    own.mkdir()
+    (pool / name).symlink_to(own)
+    out = tmp_path / "out"
+    for words in (
+        ("select", "--teacher", teacher_file, "--pool", pool, "--out", out, "--device", "cpu"),
+        ("distill", "--teacher", teacher_file, "--student", "kd3:resnet8", "--pool", pool, "--out", out),
+    ):
+        assert f"{pool / name} is a link" in refused(*words)
+    assert list(own.iterdir()) == []
+    assert not out.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="makes links")
+def test_no_file_is_emptied_through_the_lock_of_stored_logits(pool, tmp_path, teacher_file):
+    words = ("select", "--teacher", teacher_file, "--pool", pool, "--device", "cpu", "--out")
+    assert here(*words, tmp_path / "first").returncode == 0
+    (lock,) = (pool / "teacher_logits").glob("*.lock")
+    lock.unlink()
+    own = tmp_path / "own"
+    own.write_text("precious")
+    lock.symlink_to(own)
+    assert f"{lock} is a link" in refused(*words, tmp_path / "second")
+    assert own.read_text() == "precious"

@@ -58,7 +58,7 @@ def test_lists_of_people_and_of_earlier_versions_are_read(tmp_path):
     ):
         assert listed.holds(source, key), key
     assert not listed.holds("crawl", "a")
-    with pytest.raises(kd3.KD3Error, match="cannot be read"):
+    with pytest.raises(kd3.KD3Error, match="does not exist"):
         ListedImages(tmp_path / "none")
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 import kd3
 from in_process import here
 from kd3.pool import ImagePool, ingest, merge
+from kd3.pool.derive import derive_pool
 from kd3.pool.ingest_state import IngestState
 from kd3.pool.merge import merge_pools
 from kd3.runtime.errors import KD3Error
@@ -108,6 +109,20 @@ def test_pools_that_do_not_belong_together(pieces, tmp_path, pool_folder):
         with pytest.raises(KD3Error, match=words):
             merge_pools([one, other], tmp_path / "merged")
         assert not (tmp_path / "merged").exists()
+
+
+def test_parts_of_pools_know_how_their_pictures_were_fitted(pieces, tmp_path):
+    cropped = ingest(pieces, tmp_path / "cropped", image_size=32, workers=0, dedup="near")
+    squashed = ingest(pieces, tmp_path / "squashed", image_size=32, workers=0, fit="squash")
+    some = derive_pool(cropped, tmp_path / "some", share=0.4)
+    others = derive_pool(squashed, tmp_path / "others", share=0.4)
+    merged = merge_pools([some, cropped], tmp_path / "merged")
+    assert len(merged) == len(cropped)
+    assert {name: merged.manifest.settings[name] for name in ("fit", "dedup")} == {"fit": "crop", "dedup": "near"}
+    for pools in ([some, others], [cropped, others], [squashed, some]):
+        with pytest.raises(KD3Error, match=r"was made with fit = '(crop|squash)' and .* with '(crop|squash)'"):
+            merge_pools(pools, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
 
 
 @pytest.mark.parametrize(("shard", "words"), [("3/2", "no part of a whole"), ("0/2", "pattern"), ("x", "pattern")])

@@ -143,6 +143,15 @@ def test_progress_shows_titles_and_notes_as_text(live, monkeypatch):
     assert "[/x]" in shown
 
 
+def test_the_last_line_of_progress_is_written_once(monkeypatch, capsys):
+    monkeypatch.setattr(console, "LOG_EVERY_SECONDS", 0.0)
+    with console.progress("work", 3, "files") as bar:
+        bar.advance(1)
+        bar.advance(2, "done")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(" files")[0] for line in lines] == ["work: 1 of 3", "work: 3 of 3"]
+
+
 # Through the commands.
 
 

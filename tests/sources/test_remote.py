@@ -2,6 +2,8 @@
 
 import csv
 import io
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -170,6 +172,8 @@ class _Odd(BaseHTTPRequestHandler):
                 for letter in b"<p>There are no links here.</p>":
                     self.wfile.write(bytes([letter]))
                     self.wfile.flush()
+            if "branching" in self.path:
+                self.wfile.write(b'<a href="one/"></a><a href="other/"></a><a href="0.png"></a>')
             self.wfile.write(b'<a href="more/"></a><a href="0.png"></a>' if "deep" in self.path else b"<p>")
         except OSError:
             pass  # the reader has had enough
@@ -201,8 +205,83 @@ def test_endless_pages_and_folders_end(odd: str, monkeypatch: pytest.MonkeyPatch
         "file too large",
         "the server's answer has more than 1 MiB",
     )
-    monkeypatch.setattr("kd3.sources.locations.DEEPEST", 4)
-    assert keys(f"{odd}/deep/") == ["0.png", "more/0.png", "more/more/0.png", "more/more/more/0.png"]
+    monkeypatch.setattr("kd3.sources.remote_folders.DEEPEST", 4)
+    *files, deepest = records([f"{odd}/deep/"])
+    assert [file.key for file in files] == ["0.png", "more/0.png", "more/more/0.png", "more/more/more/0.png"]
+    assert isinstance(deepest.location, Unusable)
+    assert (deepest.key, deepest.location.reason) == ("more/more/more/more/", "unreachable")
+    assert "more than 4 levels deep" in deepest.location.detail
+
+
+@pytest.mark.timeout(60)
+def test_folders_that_multiply_end(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kd3.sources.remote_folders.MOST_FOLDERS", 20)
+    found = [record.location for record in records([f"{odd}/branching/"])]
+    (limit,) = [place for place in found if isinstance(place, Unusable)]
+    assert "20 folders have been listed" in limit.detail
+    assert len(found) == 21
+
+
+class _Torn(_Odd):
+    """A server of folders of which some cannot be listed, each in its own way."""
+
+    def do_GET(self) -> None:
+        name = self.path.rstrip("/").rpartition("/")[2]
+        if name in ("gone", "forbidden", "failing"):
+            self.send_error({"gone": 404, "forbidden": 403, "failing": 500}[name])
+        elif name == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+        elif name.endswith(".png"):
+            self.send_response(200)
+            self.send_header("Content-Type", "image/png")
+            self.end_headers()
+            self.wfile.write(encoded(noise(sum(self.path.encode()))))
+        else:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b'<a href="1.png"></a><a href="2.png"></a>')
+            if name == "crawl":
+                self.wfile.write(b"".join(b'<a href="%s/"></a>' % part.encode() for part in ("a", *TORN, "z")))
+
+
+TORN = {"failing": "HTTP status 500", "forbidden": "HTTP status 403", "gone": "it does not exist", "reset": "reset"}
+
+
+@pytest.fixture
+def torn(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Torn) as server:
+        server.daemon_threads = True
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_folders_of_a_web_server_that_cannot_be_listed_are_counted_and_named(torn: str, tmp_path: Path) -> None:
+    pool = kd3.ingest(f"{torn}/crawl/", tmp_path / "pool", image_size=16, workers=0)
+    assert len(pool) == 6  # of the crawl, a and z
+    found = rejected(tmp_path / "pool")
+    assert found.keys() == {f"{name}/" for name in TORN}
+    assert pool.manifest.counts.rejected == {"unreachable": 4}
+    for name, words in TORN.items():
+        reason, detail = found[f"{name}/"]
+        assert reason == "unreachable"
+        assert "the folder cannot be listed" in detail
+        assert words in detail
+
+
+def test_stars_name_the_folders_that_they_cannot_look_into(torn: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert expand([f"{torn}/crawl/*/2.png"]) == [f"{torn}/crawl/a/2.png", f"{torn}/crawl/z/2.png"]
+    said = capsys.readouterr().err
+    assert f"{torn}/crawl/*/2.png may stand for more" in said
+    assert all(f"{torn}/crawl/{name}/" in said for name in ("failing", "forbidden", "gone"))
+    assert "4 folders cannot be listed" in said
+
+
+def test_folders_that_match_stars_are_walked(server: WebServer) -> None:
+    assert expand([f"{server.url}/*"]) == [f"{server.url}/{name}" for name in ("0/", "1/", "2/", "a.tar")]
 
 
 @pytest.mark.parametrize("name", ["broken.tar", "broken.tar.gz", "broken.zip"])

@@ -7,12 +7,15 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from study_calls import ROWS, call, command, write
 
 import kd3
+from kd3.studies.runs import StudyFolder
+from kd3.studies.table import read_run
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +87,24 @@ def test_runs_of_another_machine_count_as_finished(finished, teacher_file, pool_
     # Another test may have added a seed there.
     assert json.loads(json.dumps(here.to_dict()))["runs"] == [run for run in there["runs"] if run["seed"] == 0]
     assert not list(tmp_path.glob("a/runs/*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("origin.json", "{"),
+        ("origin.json", '{"teacher": "t", "pool": "p"}'),
+        ("metrics.jsonl", ""),
+        ("metrics.jsonl", '{"event": "evaluation", "step": 1, "images": 64, "seconds": 1.0, "agreement": "all"}\n'),
+    ],
+)
+def test_a_run_whose_records_are_damaged_is_named(name, text, finished, tmp_path):
+    _, out, _ = finished
+    shutil.copytree(out / "runs" / "kd3-seed0", tmp_path / "runs" / "kd3-seed0")
+    (tmp_path / "runs" / "kd3-seed0" / name).write_text(text)
+    cell = SimpleNamespace(name="kd3-seed0", row="KD3", series="KD3", x=None, pool="crawl", seed=0)
+    with pytest.raises(kd3.KD3Error, match="kd3-seed0"):
+        read_run(StudyFolder(tmp_path), cell, {})
 
 
 def test_a_run_counts_under_another_rows_name(finished, teacher_file, pool_folder, tmp_path):

@@ -12,7 +12,7 @@ from kd3.config.run_records import read_summary
 from kd3.config.settings import read_yaml
 from kd3.models.student_files import DESCRIPTION, read_student_description, student_folder
 from kd3.runtime.errors import KD3Error
-from kd3.runtime.files import write_json
+from kd3.runtime.files import exclusive, write_json
 from kd3.runtime.run_folder import RunFolder
 from kd3.runtime.text import one_line
 
@@ -48,7 +48,8 @@ def run(config: ClassesConfig) -> Classes:
     """Show a student's classes, or name them: in its description, and in the summary of its run.
 
     Raises:
-        KD3Error: there is no student, the number of names differs from that of its classes, or a name is repeated.
+        KD3Error: there is no student, the number of names differs from that of its classes, a name is repeated, or
+            another process is at work on the run.
     """
     folder = student_folder(Path(config.model))
     about = read_student_description(folder)
@@ -62,9 +63,12 @@ def run(config: ClassesConfig) -> Classes:
         raise KD3Error(f"--names gives {twice!r} more than once")
     run_folder = RunFolder(folder.parent)
     of_run = folder == run_folder.student and run_folder.summary.is_file()
-    summary = read_summary(run_folder.path) if of_run else None
-    _name(folder, names)
-    if summary is not None:
+    if not of_run:
+        _name(folder, names)
+        return Classes(folder, names, before)
+    with exclusive(run_folder.lock, what=f"run {run_folder.path}"):
+        summary = read_summary(run_folder.path)
+        _name(folder, names)
         if (run_folder.student_as_trained / DESCRIPTION).is_file():
             _name(run_folder.student_as_trained, names)
         write_json(run_folder.summary, {**summary, "classes": names})

@@ -47,7 +47,7 @@ class DemoResult:
     def __str__(self) -> str:
         count = self.figures["teacher"]["images"]
         lines = [
-            f"{STUDENT} from the teacher {ARCH} and the crawl alone,",
+            f"{STUDENT} from only the teacher {ARCH} and the crawl,",
             f"on {count} handwritten digits that were put away (real data; no method saw them):",
             f"  {'':<20} {'accuracy':>9}  {'agrees with teacher':>20}",
         ]

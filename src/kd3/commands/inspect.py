@@ -132,7 +132,7 @@ class Inspection:
         ]
 
     def _normalisation_lines(self, check: NormalisationCheck) -> list[str]:
-        lines = ["  on the pool                                      batch norms  confidence  classes"]
+        lines = ["  on the pool                                         distance  confidence  classes"]
         for reading in (check.given, *check.others):
             distance = "" if reading.distance is None else f"{reading.distance:.3g}"
             confidence, classes = f"{100 * reading.confidence:.0f}%", f"{reading.effective_classes:.1f}"

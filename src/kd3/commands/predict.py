@@ -109,11 +109,16 @@ def run(config: PredictConfig, classifier: Teacher | Student | None = None) -> P
         pixels = torch.from_numpy(outcome.result.pixels)[None].to(compute.device)
         with torch.inference_mode():
             logits = classifier(classifier.normalise(pixels))
+        if not bool(torch.isfinite(logits).all()):
+            unusable.append((name, "no class", "the network's logits of it are not finite"))
+            continue
         if threshold is not None:
             escalate.append(float(margins(logits)) < threshold)
-        probabilities = (logits / temperature).softmax(dim=1)[0]
-        best = probabilities.topk(min(config.top, len(probabilities)))
-        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        best = (
+            logits[0].topk(min(config.top, logits.shape[1])).indices
+        )  # probabilities may be equal where logits are not
+        probabilities = (logits.double() / temperature).softmax(dim=1)[0, best]
+        pairs = zip(best.tolist(), probabilities.tolist(), strict=True)
         found.append((name, [(classifier.classes[label], p) for label, p in pairs]))
     if not found and not unusable:
         raise KD3Error(f"there is no image in {', '.join(map(shown, config.images))}")

@@ -115,7 +115,7 @@ def _run(
     cells = [(cell, settings) for cell, settings in known if cell.name in names]
     changed = ChangedTests(planned.study.changed_tests, config.eval_data, study_folder, compute)
     makers = made_for(study_folder, everything.cells, planned.cells)
-    known_runs = KnownRuns(config.known)
+    known_runs = KnownRuns(config.known, changed.tests)
     records, refused = _recorded(known_runs, known, pools, teacher, tests=changed.tests)
     missing = [(cell, settings) for cell, settings in pending(study_folder, cells) if cell.name not in records]
     todo = [(cell, settings) for cell, settings in missing if makers[cell.name] is cell]
@@ -178,7 +178,7 @@ class _Writer:
         page = markdown(planned, table, about=about, notes=notes + distances_page(self.distances, found))
         write_text(study_folder.path / TABLE, page)
         write_text(study_folder.path / CSV, as_csv(table))
-        values = as_json(table, results)
+        values = as_json(table, results, self.changed.tests)
         values["distances"] = {pool: asdict(distance) for pool, distance in self.distances.items()}
         values["correlations"] = [asdict(correlation) for correlation in found]
         write_json(study_folder.path / JSON, values)

@@ -151,8 +151,8 @@ examples:
 
 A trained student normalises by the statistics of the crawl. Without --images, kd3 changes a few images of the crawl
 until the teacher sees in them the statistics that it remembers of the lost data, and counts the student's batch norms
-on these. With --images it counts them on yours. No label is read. The student's agreement with the teacher decides how
-much of the new statistics is taken; none is taken unless it rises.
+on these. With --images it counts them on yours. No label is read. The student's divergence from the teacher decides
+how much of the new statistics is taken; none is taken unless it falls.
 RUN/student is then the adapted student, and RUN/student-as-trained the original, the start of every adaptation.""",
         json=True,
     ),
@@ -309,7 +309,10 @@ examples:
 
 tables:
 """
-        + "\n".join(f"  {name:<7} {entry.title}: {len(entry.pairs)} pairs" for name, entry in TABLES.items())
+        + "\n".join(
+            f"  {name:<7} {entry.title}: {len(entry.pairs)} pair{'s' * (len(entry.pairs) != 1)}"
+            for name, entry in TABLES.items()
+        )
         + """
 
 DATA holds the data sets that kd3 dataset has made, under their names. A teacher that is not given is trained on the

@@ -14,12 +14,19 @@ from pydantic.fields import FieldInfo
 from kd3.config.command_table import COMMANDS, Command
 from kd3.config.distill import presets
 from kd3.config.methods import METHODS
-from kd3.config.settings import READING, RENAMED, Settings, group_of, renamed, split_commas, split_semicolons
+from kd3.config.settings import (
+    BARE_GROUPS,
+    READING,
+    RENAMED,
+    Settings,
+    group_of,
+    renamed,
+    split_commas,
+    split_semicolons,
+)
 from kd3.runtime.errors import KD3Error, unknown_name
 from kd3.version import __version__
 
-# Groups whose flags carry no prefix: --lr, not --train.lr.
-BARE_GROUPS = ("train",)
 ON, OFF = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -182,11 +189,14 @@ def _fields(model: type[Settings], group: str) -> dict[str, Any]:
 
 
 # Groups of flags of `kd3 distill` by the word for `--help`.
+BUDGET = "train.images"
 TOPICS = {"training": "training", **{name: f"options of method {name}" for name in METHODS}}
 
 
 class TopicHelp(argparse.Action):
-    """`--help` without the groups of TOPICS and the flags on lists, `--help TOPIC` with one group, `--help all`."""
+    """`--help` without the groups of TOPICS, but with the budget, and without the flags on lists; `--help TOPIC` with
+    one group; `--help all`.
+    """
 
     def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
         super().__init__(option_strings, dest, nargs="?", default=argparse.SUPPRESS, metavar="TOPIC", help=help)
@@ -198,9 +208,11 @@ class TopicHelp(argparse.Action):
             raise unknown_name("topic of --help", values, ["all", *TOPICS])
         groups = parser._action_groups
         if values is None:
+            budget = [action for group in groups for action in group._group_actions if action.dest == BUDGET]
             parser._action_groups = [group for group in groups if group.title not in TOPICS.values()]
             for group in parser._action_groups:
                 group._group_actions = [action for action in group._group_actions if action.dest not in READING]
+            parser._action_groups[-1]._group_actions += budget
         elif values != "all":
             parser._action_groups = [group for group in groups if group.title == TOPICS[values]]
             parser.epilog = None

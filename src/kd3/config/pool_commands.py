@@ -144,7 +144,7 @@ class PoolConfig(Settings):
 
 
 class SelectConfig(Settings):
-    """Show which images of a pool KD3 would train on, and which it would refuse."""
+    """Show which images of a pool the paper's selection would keep, and which it would refuse."""
 
     teacher: str = Field(description="teacher description (YAML)")
     pool: str = Field(description="pool made by `kd3 ingest`")

@@ -86,19 +86,22 @@ Count = Annotated[
 ]
 
 S = TypeVar("S", bound=Settings)
+COMMAND_LINE = "command line"  # where settings are flags
+BARE_GROUPS = ("train",)  # whose flags carry no prefix: --lr, not --train.lr
 
 
-def build(model: type[S], values: Mapping[str, Any], *, where: str) -> S:
+def build(model: type[S], values: Mapping[str, Any], *, where: str, positional: tuple[str, ...] = ()) -> S:
     """Return `values` as checked settings; a path object is read as its text.
 
     Raises:
         KD3Error: the first error: an unknown name (with the nearest known one), a
-            wrong type, a value out of range; `where` is its file or command.
+            wrong type, a value out of range; `where` is its file or command. A setting of `COMMAND_LINE` is
+            called by its flag, or as in the usage if it is among `positional`.
     """
     try:
         return model.model_validate(_paths_as_text(values))
     except pydantic.ValidationError as problem:
-        raise KD3Error(_sentence(model, problem, where)) from None
+        raise KD3Error(_sentence(model, problem, where, positional)) from None
 
 
 def _paths_as_text(value: Any) -> Any:
@@ -109,7 +112,15 @@ def _paths_as_text(value: Any) -> Any:
     return [_paths_as_text(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
-def _sentence(model: type[Settings], problem: pydantic.ValidationError, where: str) -> str:
+def _flag(path: list[str], positional: tuple[str, ...]) -> str:
+    """Return the words of the command line for a setting, which may be an item of a list."""
+    names = [part for part in path if not part.isdigit()]
+    if names[0] in positional:
+        return names[0].upper()
+    return "--" + ".".join(names[1:] if names[0] in BARE_GROUPS else names).replace("_", "-")
+
+
+def _sentence(model: type[Settings], problem: pydantic.ValidationError, where: str, positional: tuple[str, ...]) -> str:
     # An unknown name may explain a missing one, so report it first.
     errors = sorted(problem.errors(), key=lambda e: e["type"] != "extra_forbidden")
     first = errors[0]
@@ -121,12 +132,15 @@ def _sentence(model: type[Settings], problem: pydantic.ValidationError, where: s
         shown = ", ".join(name for name in known.values() if "." not in name)
         question = f"did you mean {known[near[0]]!r}?" if near else f"known: {shown}"
         return f"unknown setting {name!r} ({where}); {question}"
+    called, place = repr(name), f"{name} ({where})"
+    if where == COMMAND_LINE and path:
+        called = place = _flag(path, positional)
     if first["type"] == "missing":
-        return f"{name!r} is missing ({where})"
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        return f"{called} is missing" + (f" ({where})" if called != place else "")
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ").partition(", unable to parse")[0]
     if first["type"] == "value_error":
-        return f"{name} ({where}): {message}" if name else f"{message} ({where})"
-    return f"{name} ({where}): {message}; got {quoted(first.get('input'))}"
+        return f"{place}: {message}" if name else f"{message} ({where})"
+    return f"{place}: {message}; got {quoted(first.get('input'))}"
 
 
 def _known_names(model: type[pydantic.BaseModel], path: list[str]) -> dict[str, str]:

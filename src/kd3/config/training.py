@@ -121,7 +121,8 @@ class TrainSettings(Settings):
     holdout: int = Field(
         1000,
         ge=2,
-        description="pool images never used for training; the agreement with the teacher is measured on them",
+        description="pool images never used for training, at most a tenth of it; the agreement with the teacher is "
+        "measured on them",
     )
     fold_batch_norms: bool = Field(
         False,

@@ -9,6 +9,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import betaincinv, ndtri
 from torch import Tensor
 
+from kd3.runtime.errors import KD3Error
+
 LEVEL = 0.95  # of every interval
 Z = float(ndtri((1 + LEVEL) / 2))
 
@@ -78,6 +80,21 @@ def most(count: int, images: int, confidence: float) -> float:
     0.00997
     """
     return 1.0 if count >= images else float(betaincinv(count + 1, images - count, confidence))
+
+
+def finite(logits: Tensor, *, whose: str) -> Tensor:
+    """Return logits (B, K) as they are; their largest one would be the first that is no number.
+
+    Raises:
+        KD3Error: some are not finite.
+    """
+    odd = ~torch.isfinite(logits).all(dim=1)
+    if not bool(odd.any()):
+        return logits
+    raise KD3Error(
+        f"{whose} logits are not finite on {int(odd.sum()):,} of {len(logits):,} images, so it has no answer there; "
+        f"--precision 32 helps if they overflow"
+    )
 
 
 BINS = 15
@@ -167,8 +184,12 @@ class Tally:
         self.temperature, self.reliability = temperature, Reliability()
 
     def add(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None) -> None:
-        """Count one batch. Shapes: (B, K), (B,), (B, K); the teacher's logits in the order of the model's."""
-        logits, labels = logits.double().cpu(), labels.cpu()
+        """Count one batch. Shapes: (B, K), (B,), (B, K); the teacher's logits in the order of the model's.
+
+        Raises:
+            KD3Error: some logits are not finite.
+        """
+        logits, labels = finite(logits, whose="the model's").double().cpu(), labels.cpu()
         confidence, prediction = (logits / self.temperature).softmax(dim=1).max(dim=1)
         pairs = torch.bincount(labels * self.num_classes + prediction, minlength=self.num_classes**2)
         self.confusion += pairs.view(self.num_classes, self.num_classes)
@@ -176,7 +197,7 @@ class Tally:
         self.top5 += int((best == labels[:, None]).any(dim=1).sum())
         self.reliability.add(confidence, prediction == labels)
         if teacher_logits is not None:
-            theirs = teacher_logits.cpu().argmax(dim=1)
+            theirs = finite(teacher_logits, whose="the teacher's").cpu().argmax(dim=1)
             self.agreed = (self.agreed or 0) + int((prediction == theirs).sum())
             self.teacher_right = (self.teacher_right or 0) + int((theirs == labels).sum())
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from kd3.config.records import places
-from kd3.evaluation.accuracy import Reliability, fit_temperature, most
+from kd3.evaluation.accuracy import Reliability, finite, fit_temperature, most
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
 from kd3.runtime import console
@@ -138,7 +138,7 @@ def answers_of_both(student: Student, teacher: Teacher, images: Tensor, compute:
     """Return a student's logits and its teacher's classes, in the student's order: uint8 (N, 3, S, S) -> (N, K), (N,).
 
     Raises:
-        KD3Error: they do not have the same classes, or take images of other sizes.
+        KD3Error: they do not have the same classes, take images of other sizes, or have no finite logits.
     """
     order = places(student.classes, teacher.classes, whose="the student", other="the teacher")
     if teacher.input_size != student.input_size:
@@ -154,8 +154,10 @@ def answers_of_both(student: Student, teacher: Teacher, images: Tensor, compute:
         for start in range(0, len(images), BATCH):
             part = images[start : start + BATCH]
             batch = part.to(compute.device).contiguous(memory_format=torch.channels_last)
-            own.append(student(student.normalise(batch)).double().cpu())
-            theirs.append(teacher(teacher.normalise(batch))[:, order].argmax(dim=1).cpu())
+            own.append(finite(student(student.normalise(batch)), whose="the student's").double().cpu())
+            theirs.append(
+                finite(teacher(teacher.normalise(batch)), whose="the teacher's")[:, order].argmax(dim=1).cpu()
+            )
             bar.advance(len(part))
     return torch.cat(own), torch.cat(theirs)
 

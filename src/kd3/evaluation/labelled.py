@@ -176,7 +176,7 @@ class LabelledImages:
         `answers` collects both networks' predictions.
 
         Raises:
-            KD3Error: none of the images can be decoded.
+            KD3Error: none of the images can be decoded, or the logits of some are not finite.
         """
         tally = Tally(len(self.names), temperature=model.temperature if isinstance(model, Student) else 1.0)
         hidden = title is None

@@ -51,7 +51,7 @@ def markdown(found: Measurement, title: str, pictures: Sequence[str]) -> str:
         ]
     if found.batch_norms is not None:
         rows = [[x.layer, str(x.channels), f"{x.distance:.4f}", f"{x.mean_part:.4f}"] for x in found.batch_norms.layers]
-        parts += ["## Batch norms", _table([["layer", "channels", "distance", "of it means"], *rows])]
+        parts += ["## Batch norms", _table([["layer", "channels", "distance", "part of the means"], *rows])]
     parts += [f"![{name}]({name})" for name in pictures]
     return "\n\n".join(parts) + "\n"
 

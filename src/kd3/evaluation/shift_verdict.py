@@ -203,13 +203,13 @@ def _expected(expected: Forecast) -> str:
     test = errors_on_pools_left_out()
     return (
         f"A student of {BUDGET:,} training images that inherits the teacher's weights is expected to reach "
-        f"{100 * expected.low:.0f} to {_percent(expected.high)} of the teacher's accuracy ({test['inside']} of "
-        f"{test['points']} runs on pools left out did); {WITHOUT_INHERITANCE}."
+        f"{100 * expected.low:.0f} to {_percent(expected.high)} of the teacher's accuracy (of {test['points']} test "
+        f"runs on other pools, {test['inside']} ended in the range given for them); {WITHOUT_INHERITANCE}."
     )
 
 
 def _kept(kept: Kept) -> str:
-    words = f"KD3's selection would keep {_percent(kept.share)} of the images at the start"
+    words = f"the paper's selection (kd3 select) would keep {_percent(kept.share)} of the images"
     if kept.rescued:
         words += f"; {_named(kept.rescued, verb=False)} would keep none by the thresholds alone"
     return words

@@ -44,12 +44,14 @@ _loaded: list[onnxruntime.InferenceSession] = []
 
 
 def classify(path: str | Path) -> str:
-    """Return the class of a picture file; raises UnusablePicture or OSError."""
+    """Return the class of a picture file; raises UnusablePicture, OSError or ArithmeticError."""
     return str(answer(path)["class"])
 
 
 def answer(path: str | Path) -> dict[str, str | float | bool]:
     """Return class, probability in [0, 1] and, where the model knows it, whether to escalate; raises as `classify`.
+
+    ArithmeticError: the model has no answer, since its logits are not finite.
 
     The probability is softmax(logits / temperature); to escalate is to ask the teacher, since the largest logit is less
     than the threshold above the second.
@@ -61,6 +63,8 @@ def answer(path: str | Path) -> dict[str, str | float | bool]:
     picture = read_picture(Path(path).read_bytes(), size=PREPARATION["size"], fit=PREPARATION["fit"])
     images = np.asarray(picture.image, dtype=np.uint8).transpose(2, 0, 1)[None]{normalise}
     logits = session.run(None, {{"images": images}})[0][0].astype(np.float64)
+    if not np.isfinite(logits).all():
+        raise ArithmeticError("no class (the network's logits of it are not finite)")
     place = int(logits.argmax())
     scaled = np.exp((logits - logits[place]) / json.loads(about.get("temperature", "1")))
     found: dict[str, str | float | bool] = {{"class": str(json.loads(about["classes"])[place])}}
@@ -83,8 +87,9 @@ def main(paths: list[str]) -> int:
     for path in paths:
         try:
             found = answer(path)
-        except (UnusablePicture, OSError) as problem:
-            print(f"{{path}}: unusable: {{problem}}", file=sys.stderr)
+        except (UnusablePicture, OSError, ArithmeticError) as problem:
+            why = getattr(problem, "strerror", None) or problem  # without the path, which the line begins with
+            print(f"{{path}}: unusable: {{why}}", file=sys.stderr)
             status = 1
         else:
             said = str(found["class"]) + "\\tescalate" * bool(found.get("escalate"))

@@ -204,7 +204,7 @@ def fit_teacher(
         return FittedTeacher(teacher, 0.0, "it has no batch norms with running statistics, so there is nothing to fit")
     ranks = compute.ranks
     compute.place(teacher)
-    statistics, by_share = _kept(kept) if kept is not None and kept.is_file() else ({}, {})
+    statistics, by_share = _kept(kept, own) if kept is not None and kept.is_file() else ({}, {})
     if not statistics:
         with ranks.failing_together():
             if ranks.is_first:
@@ -248,8 +248,8 @@ def _made(
     """Return the crawl's statistics, and I(b) for `auto`; from beside the pool if an earlier run stored them."""
     path = _path(teacher, batches, positions, compute)
     if path is not None and path.is_file():
-        statistics, by_share = _kept(path)
-        if by_share or how != "auto":
+        statistics, by_share = _kept(path, remembered(teacher.module))
+        if statistics and (by_share or how != "auto"):
             return statistics, by_share
     alone = Compute(compute.device, compute.precision)  # the other ranks do not take part
     chosen = _drawn(positions, COUNTED_IMAGES)
@@ -307,18 +307,29 @@ def _keep(path: Path, statistics: dict[str, LayerStatistics], by_share: dict[flo
         save_file(tensors, temporary, metadata={repr(share): repr(value) for share, value in by_share.items()})
 
 
-def _kept(path: Path) -> tuple[dict[str, LayerStatistics], dict[float, float]]:
-    """Return stored statistics; None if the file is damaged."""
+def _kept(path: Path, own: dict[str, LayerStatistics]) -> tuple[dict[str, LayerStatistics], dict[float, float]]:
+    """Return stored statistics, for each layer of the teacher's `own`; none if the file is damaged or of another form.
+
+    It may be somebody else's: one that is taken has finite means, variances of at least 0, and shares of the grid.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             by_share = {float(share): float(value) for share, value in (file.metadata() or {}).items()}
-            names = dict.fromkeys(key.rpartition(".")[0] for key in file.keys())  # noqa: SIM118
-            return {
+            found = {
                 name: LayerStatistics(file.get_tensor(f"{name}.mean"), file.get_tensor(f"{name}.variance"))
-                for name in names
-            }, by_share
+                for name in own
+            }
+        for name, layer in found.items():
+            for value, expected in zip(layer, own[name], strict=True):
+                if value.shape != expected.shape or not value.is_floating_point() or not value.isfinite().all():
+                    raise ValueError(f"{name} has other statistics than the teacher's layer")
+            if (layer.variance < 0).any():
+                raise ValueError(f"{name} has a negative variance")
+        if not set(by_share) <= set(GRID) or not np.isfinite(list(by_share.values())).all():
+            raise ValueError("it holds shares that are none")
     except (OSError, SafetensorError, ValueError) as problem:
         console.warn(f"{path} cannot be read ({problem}); the crawl's statistics are counted again")
         return {}, {}
+    return found, by_share

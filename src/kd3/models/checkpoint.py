@@ -56,6 +56,11 @@ class Fit:
         """Number of names without a partner."""
         return len(self.missing) + len(self.left_over)
 
+    @property
+    def distance(self) -> tuple[int, int]:
+        """Order of fits under different prefixes: a small part of a deeper network has few names left over, too."""
+        return len(self.missing), len(self.left_over)
+
 
 def best_fit(tensors: Mapping[str, Tensor], target: Mapping[str, Tensor], *, prefix: str | None, place: str) -> Fit:
     """Return the file's tensors under the names that fit a network's state dict, or under the best-fitting ones.
@@ -80,7 +85,7 @@ def best_fit(tensors: Mapping[str, Tensor], target: Mapping[str, Tensor], *, pre
         fit = _best(inside, target)
         if fit.misfits == 0:
             fits[found] = fit
-        elif fit.misfits < best.misfits:
+        elif fit.distance < best.distance:
             best = fit
     if len(fits) > 1:
         raise KD3Error(

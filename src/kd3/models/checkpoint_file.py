@@ -217,8 +217,8 @@ def _find(content: Any, key: str | None, place: str) -> tuple[Mapping[str, Tenso
         content = content[wrappers[0]]
     what = _named(content) if isinstance(content, Mapping) else f"a {type(content).__name__}"
     raise KD3Error(
-        f"{place} holds {what}, no state dict; one is expected bare or under {', '.join(_TRAINED + _AVERAGED)}, or "
-        f"where weights_key says"
+        f"{place} holds {what}, no state dict; the file may be a state dict, or hold one under "
+        f"{', '.join(_TRAINED + _AVERAGED)} or the name that weights_key gives"
     )
 
 

@@ -222,8 +222,8 @@ class StudentDescription(_Part):
             raise ValueError("mean and std must have a value for each channel")
         if len(self.classes) != self.num_classes:
             raise ValueError(f"classes lists {len(self.classes):,} names but num_classes is {self.num_classes:,}")
-        if len(set(self.classes)) != len(self.classes):
-            twice = Counter(self.classes).most_common(1)[0][0]
+        twice, times = Counter(map(class_name, self.classes)).most_common(1)[0]
+        if times > 1:
             raise ValueError(f"classes lists {twice[:80]!r} more than once")
         if self.classifier is not None and self.head is None:
             raise ValueError("a classifier of its own needs the backbone's head")

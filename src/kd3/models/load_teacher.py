@@ -123,8 +123,8 @@ def load_teacher(path: str | Path, *, trust_code: bool | None = None) -> Teacher
         path = candidates[0]
     if path.suffix.lower() in MODEL_FILES and path.is_file():
         raise KD3Error(
-            f"{path} is no description of a teacher but weights or a network; name it in one, a YAML file, as "
-            f"`kd3 inspect --help` shows"
+            f"{path} holds weights or a network, which is no description of a teacher; write a YAML file that names "
+            f"it, as `kd3 inspect --help` shows, and give that"
         )
     given = read_yaml(path, what="teacher description")
     facts = _known(given, path.parent)

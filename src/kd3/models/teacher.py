@@ -6,6 +6,7 @@ import copy
 import hashlib
 import io
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -47,7 +48,8 @@ class Teacher(nn.Module):
         fit: how pictures become squares, "crop" or "squash"; None takes the pool's, or crops without a pool.
 
     Raises:
-        KD3Error: the module does not run on an image of `input_size`, or returns no sound logits.
+        KD3Error: the module does not run on an image of `input_size`, or returns no sound logits;
+            or a class is listed twice.
     """
 
     def __init__(
@@ -82,6 +84,8 @@ class Teacher(nn.Module):
         self.is_folded = False  # the same function up to rounding
         self._compiled: CompiledTeacher | None = None
         self.class_names = [class_name(name) for name in classes] if classes else None
+        if twice := next((one for one, times in Counter(self.class_names or ()).items() if times > 1), None):
+            raise KD3Error(f"teacher {self.name} lists the class {twice!r} more than once")
         self.known_hash: str | None = None  # of weights that the module's state does not (or no longer) show
         self.eval()
         if input_size is not None:

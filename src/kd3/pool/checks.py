@@ -15,12 +15,10 @@ import numpy as np
 
 from kd3.pool.decode import pixel_digest
 from kd3.pool.pool_files import (
-    FEATURES,
     HASHES,
     INDEX,
     LEFT_OUT,
-    LOGITS,
-    STATISTICS,
+    OUTPUTS,
     Manifest,
     Part,
     content_hash,
@@ -108,7 +106,7 @@ def forget_outputs(folder: Path) -> None:
 
     It is named after the pool's content: once the pool is mended, it would be taken for that of the right pixels.
     """
-    for name in (LOGITS, FEATURES, STATISTICS):
+    for name in OUTPUTS:
         shutil.rmtree(folder / name, ignore_errors=True)
     with suppress(OSError):
         for path in folder.glob(HASHES.format("*")):

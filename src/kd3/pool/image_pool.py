@@ -16,6 +16,7 @@ from kd3.pool.pool_files import (
     INDEX,
     KEPT_OUT,
     NEAR_DUPLICATES,
+    OUTPUTS,
     REJECTED,
     Manifest,
     checked_rows,
@@ -23,6 +24,7 @@ from kd3.pool.pool_files import (
     read_manifest,
 )
 from kd3.runtime.errors import KD3Error
+from kd3.runtime.files import refuse_links
 from kd3.sources.record import printable
 
 if TYPE_CHECKING:
@@ -48,11 +50,12 @@ class ImagePool:
         """Open a finished pool.
 
         Raises:
-            KD3Error: it is missing, no pool, unfinished, empty, visibly damaged (`verify` checks everything), or of a
-                newer version.
+            KD3Error: it is missing, no pool, unfinished, empty, visibly damaged (`verify` checks everything), of a
+                newer version, or a folder in it that kd3 writes to is a link.
         """
         folder = Path(path)
         manifest = read_manifest(folder)
+        refuse_links(folder / name for name in OUTPUTS)
         if manifest.images == 0:
             raise KD3Error(f"pool {folder} is empty")
         if sum(part.images for part in manifest.parts) != manifest.images:

@@ -78,6 +78,8 @@ class ListedImages:
     def __init__(self, path: str | Path) -> None:
         try:
             text = Path(path).read_bytes().decode("utf-8-sig")
+        except FileNotFoundError:
+            raise KD3Error(f"the list {path} does not exist") from None
         except (OSError, ValueError) as problem:
             raise KD3Error(f"the list {path} cannot be read: {in_words(problem)}") from None
         # Not `splitlines`, which knows ten more ends of lines, all of which a name may hold.

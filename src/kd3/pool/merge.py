@@ -108,18 +108,30 @@ def _check_together(pools: Sequence[ImagePool]) -> None:
                 f"pool {pool.path} has images of {pool.image_size} pixels, which cannot be merged with the "
                 f"{first.image_size} of {first.path}"
             )
-        for name in SAME_IN_ALL:
-            one, other = first.manifest.settings.get(name), pool.manifest.settings.get(name)
-            if one != other:
+    for name in SAME_IN_ALL:
+        values = {str(pool.path): _made_with(pool)[name] for pool in pools if name in _made_with(pool)}
+        for path, value in values.items():
+            if value != (of_first := next(iter(values.values()))):
                 raise KD3Error(
-                    f"pool {pool.path} was made with {name} = {other!r} and {first.path} with {one!r}; merge pools "
-                    f"that were made alike"
+                    f"pool {path} was made with {name} = {value!r} and {next(iter(values))} with {of_first!r}; merge "
+                    f"pools that were made alike"
                 )
+
+
+def _made_with(pool: ImagePool) -> dict[str, Any]:
+    """Return the known settings of `SAME_IN_ALL`: a pool made from a pool records only the preparation."""
+    settings = {name: value for name, value in pool.manifest.settings.items() if value is not None}
+    settings["fit"] = pool.preparation.fit
+    return {name: settings[name] for name in SAME_IN_ALL if name in settings}
+
+
+def _made_with_all(pools: Sequence[ImagePool]) -> dict[str, Any]:
+    return {name: value for pool in pools for name, value in _made_with(pool).items()}
 
 
 def _fill(folder: Path, pools: Sequence[ImagePool], request: dict[str, Any]) -> None:
     started = time.monotonic()
-    near = pools[0].manifest.settings.get("dedup") == "near"
+    near = _made_with_all(pools).get("dedup") == "near"
     state = IngestState(folder, pools[0].image_size, part_bytes=PART_BYTES, near=near)
     try:
         state.begin(request)
@@ -151,7 +163,7 @@ def _fill(folder: Path, pools: Sequence[ImagePool], request: dict[str, Any]) -> 
             parts=state.parts(),
             digests=state.part_digests(),
             sources=list(dict.fromkeys(source for pool in pools for source in pool.manifest.sources)),
-            settings={**request, **{name: pools[0].manifest.settings.get(name) for name in SAME_IN_ALL}},
+            settings={**request, **_made_with_all(pools)},
             kept_out=_kept_out_of_all(pools),
             seconds=time.monotonic() - started,
         )

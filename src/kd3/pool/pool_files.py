@@ -286,7 +286,7 @@ def read_manifest(folder: Path) -> Manifest:
             raise KD3Error(f"pool {folder} is not finished; run the same `kd3 ingest` command again to finish it")
         if (folder / DERIVING).is_file():
             raise KD3Error(f"pool {folder} is not finished; derive it once more")
-        raise KD3Error(f"{folder} is not a pool: {NAME} is missing")
+        raise KD3Error(f"{folder} is not a pool: {NAME} is missing; kd3 ingest SOURCE --out POOL makes one of images")
     values = read_versioned(path, format_name=FORMAT, version=VERSION)
     try:
         return Manifest.model_validate(values)
@@ -298,7 +298,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 PARTS = "images-*.bin"
 # Computed from the pixels and stored beside them: outputs of teachers, and perceptual hashes.
-LOGITS, FEATURES, STATISTICS = "teacher_logits", "teacher_features", "teacher_statistics"
+OUTPUTS = LOGITS, FEATURES, STATISTICS = "teacher_logits", "teacher_features", "teacher_statistics"
 HASHES = "hashes-{}.npy"
 PART_BYTES = 256 << 20
 WRITE_BYTES = 1 << 20

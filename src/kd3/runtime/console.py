@@ -159,6 +159,7 @@ class _LogLines:
         self.title, self.total, self.unit = title, total, unit
         self.start_count = self.count = done
         self.note = ""
+        self.printed = -1
         self.start = self.last = time.monotonic()
 
     def advance(self, amount: int = 1, note: str = "") -> None:
@@ -173,10 +174,11 @@ class _LogLines:
         self.total = total
 
     def close(self) -> None:
-        if time.monotonic() - self.start >= LOG_EVERY_SECONDS:
+        if time.monotonic() - self.start >= LOG_EVERY_SECONDS and self.printed != self.count:
             self._print(time.monotonic())
 
     def _print(self, now: float) -> None:
+        self.printed = self.count
         rate = (self.count - self.start_count) / max(now - self.start, 1e-9)
         parts = [f"{self.count:,}" + (f" of {self.total:,}" if self.total else "") + f" {self.unit}"]
         if rate > 0:

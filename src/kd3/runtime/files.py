@@ -17,6 +17,7 @@ from kd3.runtime import console
 from kd3.runtime.errors import KD3Error
 
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)  # of a place that only the user can change
 NOTHING_LEFT = 1 << 20  # bytes: a filesystem with less counts as full
 
 
@@ -220,7 +221,9 @@ def waiting(path: Path, *, what: str) -> Iterator[None]:
 
     Raises:
         OSError: the lock file cannot be made.
+        KD3Error: it is a link.
     """
+    refuse_links([path])
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)

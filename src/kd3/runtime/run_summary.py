@@ -119,20 +119,23 @@ def thresholds_in_words(record: Mapping[str, Any]) -> list[str]:
 def describe(folder: Path, summary: dict[str, Any]) -> str:
     """Return the final summary of `kd3 distill`."""
     run = RunFolder(folder)
+    rounds = f"{summary['rounds']} round{'s' * (summary['rounds'] != 1)}"
     lines = [
         f"{one_line(summary['student'])} from {one_line(summary['teacher'])}, "
         f"method {summary['method']}, seed {summary['seed']}",
         f"  trained on   {summary['images']:,} images in {clock(summary['seconds'])} "
-        f"({summary['images_per_second']:,.0f} images/s, {summary['compute']}), {summary['rounds']} rounds",
+        f"({summary['images_per_second']:,.0f} images/s, {summary['compute']}), {rounds}",
     ]
     lines += _what_the_teacher_gave(summary)
     selections = list(read_metrics(run.metrics, "selection"))
     if selections:
         first, last = selections[0], selections[-1]
         lines.append(
-            f"  selected     {_share(first)} of the pool in the first round, {_share(last)} in the last"
-            if first["kept"] < first["of"] or first["kept_per_class"]
-            else f"  selected     all {first['kept']:,} training images of the pool"
+            f"  selected     all {first['kept']:,} training images of the pool"
+            if first["kept"] == first["of"] and not first["kept_per_class"]
+            else f"  selected     {_share(first)} of the pool"
+            if len(selections) == 1
+            else f"  selected     {_share(first)} of the pool in the first round, {_share(last)} in the last"
         )
         if last["kept_per_class"]:
             pairs = zip(summary["classes"], last["kept_per_class"], strict=True)

@@ -114,6 +114,15 @@ class _Data:
         counted = self._counted(numbers) if numbers else None
         if counted:
             how, labels = counted
+            moved = [name for name in names if self.place.get(name, labels[name]) != labels[name]]
+            if moved and self.has_names:
+                other = moved[0]
+                raise KD3Error(
+                    f"{self.where} has {self._what()} that are classes of the model by name, such as {other!r}, and "
+                    f"others that are not: {some([name for name in names if name not in self.place])}; the numbers in "
+                    f"their names would make {other!r} the class {self.classes[labels[other]]!r}; its classes are "
+                    f"{some(self.classes)}"
+                )
             return self._matched(f"numbers in their names{how}", labels, self._doubt(names))
         if self.has_names:
             strangers = [name for name in names if name not in self.place]

@@ -239,8 +239,8 @@ def _of_remote(url: str, known: Expanded) -> Iterator[Record | Archive]:
         if known.is_folder(url):
             for path, name, size in known.listing(url):
                 key = shown_beside(url, name) if is_http(url) else printable(name)
-                if path is None:
-                    yield Record(source, key, Unusable("not allowed", "'::' in its name begins another URL"))
+                if isinstance(path, Unusable):
+                    yield Record(source, key, path)
                 elif size is not None and size > FILE_LIMIT and archive_kind(path) is None:
                     yield Record(source, key, Unusable("file too large", too_large().detail))
                 else:

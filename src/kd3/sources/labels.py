@@ -25,7 +25,8 @@ from kd3.sources.files import archive_kind, shown, words_of
 from kd3.sources.finding import Archive, contents, find
 from kd3.sources.locations import COLUMNS
 from kd3.sources.locations import LABELS as LABEL_COLUMNS
-from kd3.sources.record import SIDECAR, Label, Record, Unreadable, Unusable
+from kd3.sources.record import SIDECAR, InFile, Label, Record, Unreadable, Unusable
+from kd3.sources.remote import Remote
 
 JSON_FIELDS = ("label", "cls", "class", "class_name", "category")
 TINY_IMAGENET = "val_annotations.txt"  # columns: file, class, four sides of a box
@@ -55,20 +56,25 @@ def labels_by_file(sidecars: Sequence[Record], keys: set[str]) -> tuple[str, dic
     """Return the key of the table that labels most images, and its labels; `""` if there is none.
 
     Tables are .csv and .tsv files with a column of files and one of labels, and TinyImageNet's `val_annotations.txt`. A
-    file is meant relative to the table's folder, or to that of images below it.
+    file is meant relative to the table's folder, or by its name only, if no other file below that folder has it. A file
+    in several rows with different labels has none.
     """
     best: tuple[str, dict[str, Label]] = ("", {})
     for record in sidecars:
-        rows = dict(_rows(record))
+        rows: dict[str, Label | None] = {}
+        for file, label in _rows(record):
+            rows[file] = label if rows.get(file, label) == label else None
         if not rows:
             continue
         folder = record.key.rpartition("/")[0]
+        below = {key: key.removeprefix(folder + "/") for key in keys if not folder or key.startswith(folder + "/")}
+        named = Counter(inside.rpartition("/")[2] for inside in below.values())
         found = {}
-        for key in keys:
-            inside = key.removeprefix(folder + "/") if folder else key
-            label = rows.get(inside) or rows.get(inside.rpartition("/")[2])
-            if label is not None and (not folder or key.startswith(folder + "/")):
-                found[key] = label
+        for key, inside in below.items():
+            name = inside.rpartition("/")[2]
+            known = rows.get(inside) or (rows.get(name) if named[name] == 1 else None)
+            if known is not None:
+                found[key] = known
         if len(found) > len(best[1]):
             best = (record.key, found)
     return best
@@ -230,7 +236,7 @@ def class_folder(key: str) -> tuple[str, str]:
 def _labels(source: str, images: Sequence[Record], sidecars: Sequence[Record]) -> tuple[list[Label | None], str]:
     """Return the label of each image, and its source."""
     if any(record.label is not None for record in images):
-        return [record.label for record in images], "labels in the data"
+        return _of_rows(images), "labels in the data"
     by_sample = labels_by_sample(sidecars)
     found = [by_sample.get(sample(record.key)) for record in images] if by_sample else []
     if any(found):
@@ -239,6 +245,16 @@ def _labels(source: str, images: Sequence[Record], sidecars: Sequence[Record]) -
     if 2 * len(by_file) > len(images):
         return [by_file.get(record.key) for record in images], f"labels in {PurePosixPath(table).name}"
     return _of_folders(source, images), FOLDERS
+
+
+def _of_rows(images: Sequence[Record]) -> list[Label | None]:
+    """Return the label that each row gives; none for rows that give one file different labels."""
+    found: dict[InFile | Remote, Label | None] = {}
+    for record in images:
+        if isinstance(record.location, (InFile, Remote)):
+            label = found.setdefault(record.location, record.label)
+            found[record.location] = label if label == record.label else None
+    return [found[one.location] if isinstance(one.location, (InFile, Remote)) else one.label for one in images]
 
 
 def _of_folders(source: str, images: Sequence[Record]) -> list[Label | None]:

@@ -12,15 +12,18 @@ from itertools import islice
 from threading import Lock
 from typing import Any, TypeVar
 
+from kd3.runtime import console
 from kd3.runtime.errors import KD3Error
 from kd3.runtime.files import UTF16
 from kd3.sources.containers import opened
 from kd3.sources.files import shown
 from kd3.sources.record import Label, NoImages, Unreadable, Unusable
 from kd3.sources.remote import ARCHIVE_WAITS, check_readable, filesystem, is_http, patiently
+from kd3.sources.remote_folders import files_below, matching
 from kd3.sources.trust import as_path, is_flat, is_remote, named_by_user
 
 T = TypeVar("T")
+SHOWN = 3  # folders that cannot be listed
 
 
 def matches(url: str) -> list[tuple[str, bool | None]]:
@@ -34,20 +37,29 @@ def matches(url: str) -> list[tuple[str, bool | None]]:
     root, magic = _split(url)
     if not magic:
         return [(url, None)]
-    found = _asked(url, _glob)
+    found = _asked(url, lambda url: _on_the_web(url, root) if is_http(url) else _glob(url))
     if not found:
         raise KD3Error(f"no file matches {shown(url)}")
     names = _relative(root, list(found))
     if odd := next((name for name in names if _is_chain(root, name)), None):
         raise KD3Error(f"{shown(url)} matches {odd!r}, which would stand for a chain of URLs; name what is meant")
-    kinds = [None if is_http(url) else entry.get("type") == "directory" for entry in found.values()]
-    return [(_child(root, name), kind) for name, kind in zip(names, kinds, strict=True)]
+    return [(_child(root, name), kind) for name, kind in zip(names, found.values(), strict=True)]
 
 
-def _glob(url: str) -> dict[str, Any]:
+def _glob(url: str) -> dict[str, bool | None]:
     system, path = filesystem(url)
     found: dict[str, Any] = patiently(url, lambda: system.glob(path, detail=True), ARCHIVE_WAITS)
-    return dict(sorted(found.items()))
+    return {name: entry.get("type") == "directory" for name, entry in sorted(found.items())}
+
+
+def _on_the_web(url: str, root: str) -> dict[str, bool | None]:
+    found, unlisted = matching(url, root)
+    for entry in unlisted[:SHOWN]:
+        assert entry.problem is not None
+        console.warn(f"{shown(url)} may stand for more: {shown(entry.path)}: {entry.problem.detail}")
+    if len(unlisted) > SHOWN:
+        console.warn(f"{shown(url)} may stand for more: {len(unlisted):,} folders cannot be listed")
+    return dict.fromkeys(found)
 
 
 def check_exists(url: str) -> bool | None:
@@ -80,24 +92,22 @@ def is_folder(url: str) -> bool:
     return bool(_info(url)["type"] == "directory")
 
 
-DEEPEST = 100  # levels of folders: a web server may make up new ones without end
+def walk_remote(url: str) -> Iterator[tuple[str | Unusable, str, int | None]]:
+    """Yield (URL, key, size where it is known) of all files below a folder, sorted.
 
-
-def walk_remote(url: str) -> Iterator[tuple[str | None, str, int | None]]:
-    """Yield (URL, key, size where it is known) of all files below a folder, sorted; no URL where none can name it.
+    In place of a URL stands the reason why there is none, for a folder that cannot be listed, too.
 
     Raises:
         Unreadable: it cannot be listed.
         NoImages: it is a web page that lists nothing.
     """
-    system, path = filesystem(url)
-    deepest = DEEPEST if is_http(url) else None  # of which others make a request a folder
-    found: dict[str, Any] = patiently(url, lambda: system.find(path, maxdepth=deepest, detail=True), ARCHIVE_WAITS)
-    if is_http(url) and list(found) == [path]:  # which fsspec gives in place of what is below
+    found = sorted(files_below(url), key=lambda entry: entry.path)
+    if is_http(url) and not found:
         raise NoImages("the page links to no file below it, as a web server's list of a folder does")
-    names = sorted(name for name, entry in found.items() if entry["type"] != "directory" and not name.endswith("/"))
-    for name, key in zip(names, _relative(url, names), strict=True):
-        yield None if _is_chain(url, key) else _child(url, key), key, found[name].get("size")
+    names = _relative(url, [entry.path for entry in found])
+    for entry, key in zip(found, names, strict=True):
+        chained = Unusable("not allowed", "'::' in its name begins another URL") if _is_chain(url, key) else None
+        yield entry.problem or chained or _child(url, key), key, entry.size
 
 
 def _split(url: str) -> tuple[str, bool]:
@@ -145,7 +155,7 @@ RANGE_LIMIT = 1_000_000
 LOCAL = "file://"
 
 
-Listing = list[tuple[str | None, str, int | None]]  # as `walk_remote` yields them
+Listing = list[tuple[str | Unusable, str, int | None]]  # as `walk_remote` yields them
 
 
 class Expanded(list[str]):

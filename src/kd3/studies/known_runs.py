@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import pydantic
 
 from kd3.config.distill import DistillConfig, differences
 from kd3.config.settings import RENAMED, merge
 from kd3.config.training import TrainSettings
 from kd3.runtime.errors import KD3Error
+from kd3.runtime.files import read_json
 from kd3.studies.plan import Cell
 from kd3.studies.pools import PoolDistance
 from kd3.studies.table import RunResult, what_was_run
@@ -35,20 +37,26 @@ BEFORE_INHERITANCE: Mapping[str, Any] = {
 class KnownRuns:
     """Results of finished runs, and distances of their pools, from files that `kd3 study` wrote.
 
+    Args:
+        tests: the changed test images asked about, by name: change and strength. An accuracy on others of the same name
+            is left out.
+
     Raises:
         KD3Error: a file cannot be read, or is not the results of a study.
     """
 
-    def __init__(self, paths: Sequence[str] = ()) -> None:
+    def __init__(self, paths: Sequence[str] = (), tests: Mapping[str, tuple[str, float]] | None = None) -> None:
         self._known: list[tuple[RunResult, str]] = []
         # By the fingerprint of the teacher and the content hash of the pool.
         self.distances: dict[tuple[str | None, str | None], PoolDistance] = {}
         for path in paths:
-            results, distances = _read(Path(path))
-            self._known += [(result, path) for result in results]
-            for result in results:
-                if result.pool in distances:
-                    self.distances[result.run.get("teacher"), result.run.get("pool")] = distances[result.pool]
+            found = _read(Path(path))
+            others = {name for name, made in found.changed_tests.items() if (tests or {}).get(name, made) != made}
+            for result in found.runs:
+                changed = {name: value for name, value in result.changed.items() if name not in others}
+                self._known.append((replace(result, changed=changed), path))
+                if result.pool in found.distances:
+                    self.distances[result.run.get("teacher"), result.run.get("pool")] = found.distances[result.pool]
 
     def all(self) -> list[RunResult]:
         """Return every result, in the order of the files."""
@@ -84,19 +92,41 @@ def _defaults(config: DistillConfig) -> dict[str, Any]:
     return {"train": train, "options": type(config.method_options)().model_dump(mode="json")}
 
 
-def _read(path: Path) -> tuple[list[RunResult], dict[str, PoolDistance]]:
+@dataclass(frozen=True)
+class _Results:
+    """The part of a results.json that is read."""
+
+    runs: list[RunResult]
+    distances: dict[str, PoolDistance]
+    changed_tests: dict[str, tuple[str, float]]  # earlier versions did not write them
+
+
+_RESULTS = pydantic.TypeAdapter(_Results)
+
+
+def _read(path: Path) -> _Results:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        distances = values.get("distances") or {}
-        return [_result(run) for run in values["runs"]], {name: PoolDistance(**distances[name]) for name in distances}
-    except OSError as problem:
-        raise KD3Error(f"--known {path} cannot be read: {problem.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+        if not path.is_file():
+            raise KD3Error(f"--known {path} cannot be read: there is no such file")
+        values = read_json(path)
+        return _RESULTS.validate_python(
+            {
+                "runs": [_with_new_names(run) for run in values["runs"]],
+                "distances": values.get("distances") or {},
+                "changed_tests": values.get("changed_tests") or {},
+            }
+        )
+    except pydantic.ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise KD3Error(
+            f"--known {path} does not hold what a study writes as results.json: {where}: {first['msg']}"
+        ) from None
+    except (KeyError, TypeError, AttributeError):
         raise KD3Error(f"--known {path} does not hold what a study writes as results.json") from None
 
 
-def _result(values: Mapping[str, Any]) -> RunResult:
-    known = {field.name: values[field.name] for field in fields(RunResult)}
-    train = {RENAMED.get(name, name): value for name, value in known["run"].get("train", {}).items()}
-    known["run"] = {**known["run"], "train": train}
-    return RunResult(**{**known, "history": tuple((at, accuracy) for at, accuracy in known["history"])})
+def _with_new_names(run: Mapping[str, Any]) -> dict[str, Any]:
+    made = run["run"]
+    train = {RENAMED.get(name, name): value for name, value in made.get("train", {}).items()}
+    return {**run, "run": {**made, "train": train}}

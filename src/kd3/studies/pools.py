@@ -14,14 +14,16 @@ from scipy.stats import spearmanr
 
 from kd3.evaluation.labelled import LabelledImages
 from kd3.evaluation.shift_measure import measure
-from kd3.models.student_files import load_student
+from kd3.models.student_files import WEIGHTS, load_student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool, derive_pool
 from kd3.pool.checks import watched
+from kd3.pool.pool_files import sha256_of
 from kd3.runtime import console
 from kd3.runtime.compute import Compute
 from kd3.runtime.errors import KD3Error
-from kd3.runtime.files import write_json
+from kd3.runtime.files import read_json, write_json
+from kd3.runtime.run_folder import RunFolder
 from kd3.runtime.text import escaped, table
 from kd3.scoring.batches import PoolBatches
 from kd3.scoring.teacher_cache import teacher_logits
@@ -148,7 +150,7 @@ def pool_distances(
             found[name] = before
             continue
         path = folder / f"{name}.json"
-        kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        kept = read_json(path) if path.is_file() else {}
         if kept.get("content_hash") != pool.content_hash:
             console.info(f"measuring the shift of pool {name}")
             with watched(pool, to_the_end=True):
@@ -215,26 +217,40 @@ class ChangedTests:
     ) -> None:
         self.tests = dict(tests) if eval_data else {}
         self.eval_data, self.study_folder, self.compute = str(eval_data), study_folder, compute
-        self._data: dict[str, LabelledImages] = {}
+        self._data: dict[tuple[str, float], LabelledImages] = {}
 
     def accuracy(self, cell: Cell) -> dict[str, float]:
         """Return percent correct of a finished run's student on each changed test."""
         if not self.tests:
             return {}
-        path = self.study_folder.run(cell) / "changed_tests.json"
-        known: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        missing = [name for name in self.tests if name not in known]
+        folder = RunFolder(self.study_folder.run(cell))
+        path = folder.path / CHANGED_TESTS
+        # Figures of these weights, on these images, by change and strength: a name may come to stand for another.
+        of = {"weights": sha256_of(folder.student / WEIGHTS), "eval_data": self.eval_data}
+        known = _kept_accuracies(path, of)
+        missing = [made for made in self.tests.values() if json.dumps(made) not in known]
         if missing:
-            student = load_student(self.study_folder.run(cell), trust_code=True)  # the study's own runs
+            student = load_student(folder.path, trust_code=True)  # the study's own runs
             self.compute.place(student)
-            for name in missing:
-                if name not in self._data:
-                    self._data[name] = LabelledImages(
+            for made in missing:
+                if made not in self._data:
+                    self._data[made] = LabelledImages(
                         self.eval_data,
                         preparation=student.preparation,
                         class_names=student.classes,
-                        change=self.tests[name],
+                        change=made,
                     )
-                known[name] = self._data[name].accuracy(student, self.compute)
-            write_json(path, known)
-        return {name: known[name] for name in self.tests}
+                known[json.dumps(made)] = self._data[made].accuracy(student, self.compute)
+            write_json(path, {**of, "accuracy": known})
+        return {name: known[json.dumps(made)] for name, made in self.tests.items()}
+
+
+CHANGED_TESTS = "changed_tests.json"
+
+
+def _kept_accuracies(path: Path, of: Mapping[str, str]) -> dict[str, float]:
+    """Return stored accuracies by change and strength; none if they are of others, or in another form."""
+    kept = read_json(path) if path.is_file() else {}
+    if not isinstance(kept, dict) or {name: kept.get(name) for name in of} != of:
+        return {}
+    return dict(kept["accuracy"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from kd3.config.distill import DistillConfig
-from kd3.config.run_records import read_summary
+from kd3.config.run_records import Number, Percent, Seconds, read_events, read_origin, read_summary
 from kd3.config.settings import build, read_yaml
 from kd3.runtime import text as page
-from kd3.runtime.run_folder import RunFolder, read_metrics
+from kd3.runtime.errors import KD3Error, in_words
+from kd3.runtime.run_folder import RunFolder
 from kd3.runtime.text import clean
 from kd3.studies.plan import Cell, Plan
 from kd3.studies.runs import StudyFolder
@@ -38,14 +38,14 @@ class RunResult:
     x: float | None
     pool: str
     seed: int
-    agreement: float  # with the teacher on held-out pool images, of the student kept
-    accuracy: float | None  # on --eval-data, of the student kept
-    accuracy_at_end: float | None
-    kept_last: float | None  # share of the training images in the last selection, percent
-    images: int
-    seconds: float
-    history: tuple[tuple[float, float], ...]  # (seconds, accuracy) at each evaluation
-    changed: Mapping[str, float]  # accuracy on changed test images, by name
+    agreement: Percent  # with the teacher on held-out pool images, of the student kept
+    accuracy: Percent | None  # on --eval-data, of the student kept
+    accuracy_at_end: Percent | None
+    kept_last: Percent | None  # share of the training images in the last selection, percent
+    images: Number
+    seconds: Seconds
+    history: tuple[tuple[Seconds, Percent], ...]  # (seconds, accuracy) at each evaluation
+    changed: Mapping[str, Percent]  # accuracy on changed test images, by name
     run: Mapping[str, Any]  # all determinants of the result; see `what_was_run`
     machine: str  # hardware, precision, date, version of kd3
 
@@ -80,14 +80,25 @@ class Line:
 
 
 def read_run(study_folder: StudyFolder, cell: Cell, changed: Mapping[str, float]) -> RunResult:
-    """Return the result of a finished run."""
+    """Return the result of a finished run.
+
+    Raises:
+        KD3Error: its records are damaged.
+    """
     folder = RunFolder(study_folder.run(cell))
     summary = read_summary(folder.path)
-    evals = list(read_metrics(folder.metrics, "evaluation"))
+    try:
+        return _result(cell, folder, summary, changed)
+    except (KeyError, IndexError, TypeError) as problem:
+        raise KD3Error(f"the run {folder.path} is damaged: {in_words(problem)}") from None
+
+
+def _result(cell: Cell, folder: RunFolder, summary: Mapping[str, Any], changed: Mapping[str, float]) -> RunResult:
+    events = read_events(folder, classes=len(summary["classes"]))
+    evals, selections = ([one for one in events if one["event"] == kind] for kind in ("evaluation", "selection"))
     kept = next((one for one in evals if one["step"] == summary["best_step"]), evals[-1])
-    selections = list(read_metrics(folder.metrics, "selection"))
     config = build(DistillConfig, read_yaml(folder.config, what="configuration of the run"), where=str(folder.config))
-    origin = json.loads(folder.origin.read_text(encoding="utf-8"))
+    origin = read_origin(folder)
     return RunResult(
         row=cell.row,
         method=summary["method"],
@@ -204,9 +215,15 @@ def _number(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.6g}"
 
 
-def as_json(table: Sequence[Line], results: Sequence[RunResult]) -> dict[str, Any]:
-    """Return the table and every run."""
-    return {"table": [asdict(line) for line in table], "runs": [asdict(result) for result in results]}
+def as_json(
+    table: Sequence[Line], results: Sequence[RunResult], changed_tests: Mapping[str, tuple[str, float]] | None = None
+) -> dict[str, Any]:
+    """Return the table, every run, and the changes and strengths that the names of changed test images stand for."""
+    return {
+        "table": [asdict(line) for line in table],
+        "runs": [asdict(result) for result in results],
+        "changed_tests": {name: list(made) for name, made in (changed_tests or {}).items()},
+    }
 
 
 _INK, _FAINT = "#1d2733", "#c9d1d9"

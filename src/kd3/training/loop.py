@@ -233,7 +233,7 @@ class Fit:
                         rate=seen / (time.monotonic() - since),
                     )
                     kept = len(self.at.selected)
-                    status = f"loss {means['loss']:.3f}, {kept:,} kept, {self._agreement_words()}"
+                    status = f"loss {means['loss']:.3f}, {kept:,} kept{self._agreement_words()}"
                     bar.advance(seen, status)
                     self.at.sums, self.at.summed = {}, 0
                     taken, since = 0, time.monotonic()
@@ -303,7 +303,7 @@ class Fit:
         shown = "".join(f", {name} {value:.2f}%" for name, value in labelled.items())
         console.info(
             f"round {self.at.round}: {self.at.images:,} images, "
-            f"{len(self.at.selected):,} of {len(self.split.train):,} kept, {self._agreement_words()}{shown}"
+            f"{len(self.at.selected):,} of {len(self.split.train):,} kept{self._agreement_words()}{shown}"
         )
 
     def _save(self) -> None:
@@ -311,7 +311,7 @@ class Fit:
         self.logger.checkpoint(self.method, self.learner.state(), self.latest.state())
 
     def _agreement_words(self) -> str:
-        return f"agreement {self.at.agreement:.1f}%" if self.at.agreement >= 0 else ""
+        return f", agreement {self.at.agreement:.1f}%" if self.at.agreement >= 0 else ""
 
     @contextmanager
     def _timed(self) -> Iterator[None]:

@@ -6,9 +6,10 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from kd3.config.published import DataSet, Published
 from kd3.runtime import console
@@ -22,7 +23,6 @@ from kd3.sources.remote import BLOCK, opened_remote
 
 UNCHECKED = "--no-check takes files as they are"
 PART = ".part"  # suffix of an incomplete download
-T = TypeVar("T")
 
 
 def found(dataset: DataSet, place: Path) -> list[Path]:
@@ -50,17 +50,15 @@ def check_files(dataset: DataSet, files: list[Path], place: Path) -> None:
     """
     known = {file.name: file.md5 for file in dataset.files if file.md5 is not None}
     only = next(iter(known.values())) if len(dataset.files) == len(known) == 1 else None
-    if files:
-        expected = {path: known.get(path.name, only) for path in files}
-    else:
-        expected = {}
-        for name, md5 in dataset.unpacked.items():
+    expected: dict[Path, str | None] = {path: known.get(path.name, only) for path in files}
+    if not files:
+        for name, unpacked in dataset.unpacked.items():
             named = [path for path in place.rglob(name) if path.is_file()]
             if not named:
                 raise KD3Error(
                     f"{place} is not {dataset.title} as its authors publish it: it has no {name} ({UNCHECKED})"
                 )
-            expected |= dict.fromkeys(named, md5)
+            expected |= dict.fromkeys(named, unpacked)
     for path, md5 in expected.items():
         if md5 is None:
             console.info(
@@ -152,19 +150,23 @@ def cifar(place: Path, *, title: str, meta: str, batches: Mapping[str, str]) -> 
             held[name] = _read(place, key, location)
     if meta not in held:
         raise KD3Error(f"{place} is no python version of {title}: it has no {meta}")
-    names = _of_pickle(place, meta, lambda: meta_names(held[meta]))
+    with _damage_in(place, meta):
+        names = meta_names(held[meta])
     for name in sorted(held.keys() - {meta}):
-        found = _of_pickle(place, name, lambda name=name: list(batch_in_archive(held[name], names, str(place), "")))
+        with _damage_in(place, name):
+            found = list(batch_in_archive(held[name], names, str(place), ""))
         for record in found:
             if record.label is None or record.label.name is None:
                 raise KD3Error(f"{place} is no python version of {title}: {name} says no class of its images")
             yield Example(batches[name], record.label.name, record.location, f"{name}/{record.key}")
 
 
-def _of_pickle(place: Path, name: str, read: Callable[[], T]) -> T:
+@contextmanager
+def _damage_in(place: Path, name: str) -> Iterator[None]:
+    """Convert the many errors of readers of a damaged file to one sentence."""
     try:
-        return read()
-    except Exception as problem:  # readers raise many errors on damage
+        yield
+    except Exception as problem:
         raise KD3Error(f"{place} is damaged: {name}: {in_words(problem)}") from None
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from archives_made import tar_of, zip_of
+from in_process import here
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 WNIDS = ["n01443537", "n01629819", "n01641577"]
@@ -147,3 +148,17 @@ def downloads(folder: Path) -> Path:
         files = {f"Imagenet64/{name}": data for name, data in imagenet_files(64, (part,), each=40).items()}
         zip_of(folder / f"Imagenet64_train_part{part}.zip", files, zipfile.ZIP_DEFLATED)
     return folder
+
+
+def dataset(*words):
+    """Run `kd3 dataset WORDS`."""
+    return here("dataset", *words, "--workers", "0", "--quiet")
+
+
+def refused(done, out: Path) -> str:
+    """Check that a command was refused and left nothing, and return its sentence."""
+    assert done.returncode == 2, done.stdout
+    assert not out.exists()
+    assert not list(out.parent.glob(f".{out.name}*"))
+    assert "Traceback" not in done.stderr
+    return " ".join(done.stderr.split())

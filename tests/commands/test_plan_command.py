@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from kd3.pool import ImagePool
 from kd3.runtime.compute import resolve
 from kd3.runtime.errors import KD3Error
 from kd3.studies import advice
-from kd3.studies.candidates import MOST_OF_LARGE, Pace, exported, pace_of
+from kd3.studies.candidates import FEW, Pace, exported, pace_of
 
 DOCS = Path(__file__).parents[2]
 TEACHER = Cost(800_000, 100_000_000, 3_200_000, 4_000_000, one=10.0, many=400.0, batch=64)
@@ -132,18 +133,44 @@ def test_a_network_that_no_exporter_takes_costs_its_row_only():
     assert "\n" not in problem
 
 
-@pytest.mark.parametrize(("side", "batch"), [(16, 32), (72, MOST_OF_LARGE)])
-def test_a_step_of_large_images_is_measured_on_fewer_of_them(side, batch):
+class Clock:
+    """A learner whose step takes a second, a tenth of one more for each image, and whose optimizer takes the second."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.batches: list[int] = []
+        self.optimizer = SimpleNamespace(step=self._optimize)
+
+    def step(self, number, images, places):
+        assert len(images) == len(places)
+        self.now += 1 + len(images) / 10
+        self.batches.append(len(images))
+
+    def _optimize(self):
+        self.now += 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "measured", "steps"),
+    [(1000.0, 48, 20), (100.0, 27, 20), (5.0, FEW, 1)],  # enough for whole batches, for parts of them, for few
+)
+def test_a_step_that_takes_too_long_is_measured_on_fewer_images_and_extrapolated(seconds, measured, steps, monkeypatch):
     torch.manual_seed(0)
     networks = [build_by_name("resnet8", num_classes=3) for _ in range(2)]
-    teacher = Teacher(networks[0], mean=[0.5] * 3, std=[0.25] * 3, input_size=side)
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 3, side, side), dtype=np.uint8)
+    teacher = Teacher(networks[0], mean=[0.5] * 3, std=[0.25] * 3, input_size=16)
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 3, 16, 16), dtype=np.uint8)
     sample = teacher.normalise(torch.from_numpy(pixels[:2]))
     method = build_method("kd", METHODS["kd"].options(), Parts(teacher, networks[1], "kd3:resnet8", sample))
-    settings = TrainSettings(batch_size=32).settled(inherited=False)
-    found = pace_of(method, ImagePool.from_array(pixels), np.arange(40), settings, resolve("cpu", "32"), steps=1)
-    assert (found.steps, found.batch) == (1, batch)
-    assert found.seconds > 0
+    settings = TrainSettings(batch_size=48).settled(inherited=False)
+    clock = Clock()
+    monkeypatch.setattr("kd3.studies.candidates.idle_seconds", lambda device: clock.now)
+    monkeypatch.setattr("kd3.studies.candidates.Learner", lambda *args, **settings: clock)
+    found = pace_of(
+        method, ImagePool.from_array(pixels), np.arange(60), settings, resolve("cpu", "32"), seconds=seconds
+    )
+    assert set(clock.batches[1:]) == {measured}
+    assert (found.steps, found.batch) == (steps, 48)
+    assert found.seconds == pytest.approx(1 + 4.8)
 
 
 def test_minutes_that_are_too_few_for_a_step_are_refused(teacher, pool_folder):

@@ -178,7 +178,7 @@ def test_what_is_wrong_is_told_in_a_sentence(pool_folder, tmp_path):
         (["sample", pool_folder, "--share", "0.5"], "needs --out"),
         (["filter", pool_folder, "--out", "x"], "either --keep or --drop"),
         (["filter", pool_folder, "--out", "x", "--keep", tmp_path / "none.txt"], "lists no image of pool"),
-        (["filter", pool_folder, "--out", "x", "--keep", "nowhere.txt"], "nowhere.txt cannot be read"),
+        (["filter", pool_folder, "--out", "x", "--keep", "nowhere.txt"], "the list nowhere.txt does not exist"),
         (["merge", pool_folder, "--out", "x"], "at least two pools"),
         (["info", pool_folder, "--share", "0.5"], "has no use for --share"),
         (["verify", damaged], "is damaged: "),

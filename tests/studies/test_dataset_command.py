@@ -12,7 +12,7 @@ from pool_containers import web_server
 
 import datasets_made as made
 import kd3.studies.datasets
-from in_process import here
+from datasets_made import dataset, refused
 from kd3.config.published import DATASETS, Published
 from kd3.pool import ImagePool
 from kd3.sources.labels import labelled_files
@@ -30,18 +30,6 @@ WITH_CLASSES = {
 @pytest.fixture(scope="module")
 def downloads(tmp_path_factory):
     return made.downloads(tmp_path_factory.mktemp("downloads"))
-
-
-def dataset(*words):
-    return here("dataset", *words, "--workers", "0", "--quiet")
-
-
-def refused(done, out):
-    assert done.returncode == 2, done.stdout
-    assert not out.exists()
-    assert not list(out.parent.glob(f".{out.name}*"))
-    assert "Traceback" not in done.stderr
-    return " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize("name", WITH_CLASSES)
@@ -199,7 +187,7 @@ def test_missing_images_are_noticed_by_their_number(name, downloads, tmp_path, m
         (["cifar11", "."], "unknown data set 'cifar11'; did you mean 'cifar10'"),
         (["cifar10", "nowhere"], "nowhere does not exist; put cifar-10-python.tar.gz there, or add --download"),
         (["mnist", "."], "has no train-images-idx3-ubyte"),
-        (["cifar10", "."], "is no python version of CIFAR: it has no batches.meta or meta"),
+        (["cifar10", "."], "is no python version of CIFAR-10: it has no batches.meta"),
         (["cinic10", "."], "is not CINIC-10 as its authors publish it: it has no train images"),
         (["tinyimagenet", "."], "is not TinyImageNet: it has no val/val_annotations.txt"),
         (["imagenet32", "."], "holds no file that could be an image"),
@@ -230,7 +218,9 @@ def published(downloads, monkeypatch):
     with web_server(downloads) as server:
         name = "cifar-100-python.tar.gz"
         md5 = hashlib.md5((downloads / name).read_bytes()).hexdigest()
-        tiny = replace(DATASETS["cifar100"], files=(Published(f"{server.url}/{name}", md5),), train=40, test=20)
+        tiny = replace(
+            DATASETS["cifar100"], files=(Published(f"{server.url}/{name}", md5),), train=40, test=20, classes=4
+        )
         monkeypatch.setattr(kd3.studies.datasets, "DATASETS", {"cifar100": tiny})
         yield server, name, tiny, monkeypatch
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -103,9 +104,9 @@ def backbone_for(
     return Backbone(network, inheritance, None if live is not None else config.student, config.student_args)
 
 
-def sample_of(pool: ImagePool, split: PoolSplit, teacher: Teacher) -> Tensor:
-    """Return a few normalised training images of the pool, (B, C, H, W), on the teacher's device."""
-    images = torch.from_numpy(pool.read(evenly_spaced(split.train, SAMPLE_IMAGES)))
+def sample_of(pool: ImagePool, places: np.ndarray, teacher: Teacher) -> Tensor:
+    """Return a few normalised images of the pool, of those at `places`, (B, C, H, W), on the teacher's device."""
+    images = torch.from_numpy(pool.read(evenly_spaced(places, SAMPLE_IMAGES)))
     # A live teacher may already be on a GPU.
     normalised: Tensor = teacher.normalise(images.to(teacher.normalise.scale.device))
     return normalised
@@ -262,7 +263,7 @@ def method_of(
     config: DistillConfig, teacher: Teacher, student: nn.Module | None, pool: ImagePool, *, resumed: bool
 ) -> tuple[Method, Backbone]:
     """Return the method with its student, and the origin of the student."""
-    sample = sample_of(pool, split_of(config, pool), teacher)
+    sample = sample_of(pool, split_of(config, pool).train, teacher)
     backbone = backbone_for(config, teacher, student, sample, resumed=resumed)
     parts = Parts(teacher, backbone.network, config.student, sample, inherited=backbone.inheritance is not None)
     method = build_method(config.method, config.method_options, parts)

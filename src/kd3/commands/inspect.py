@@ -238,7 +238,7 @@ def _shrunk(student: str, teacher: Teacher, pool: ImagePool | None) -> ShrinkPla
     if pool is None:
         images = probe_images(teacher.module, teacher.input_size, images=SAMPLE_IMAGES, seed=0)
     else:
-        images = sample_of(pool, split_pool(pool, HOLDOUT), teacher)
+        images = sample_of(pool, split_pool(pool, HOLDOUT).train, teacher)
     return plan_shrinking(teacher, images, asked, rule="recovery")
 
 

@@ -31,16 +31,14 @@ from kd3.runtime.console import clock
 from kd3.runtime.errors import KD3Error
 from kd3.scoring.batches import PoolBatches
 from kd3.scoring.scan import score
-from kd3.studies.candidates import pace_of
+from kd3.studies.candidates import FEW, pace_of
 from kd3.studies.datasets import ABOUT, POOL, bytes_needed, free_at
 from kd3.studies.plan import Cell, Plan, plan, read_study
 from kd3.studies.published_files import TEST
 
 ASSUMED = 600_000  # images of a missing crawl, as in the paper
-CLASSES = {"cifar100": 100, "tinyimagenet": 200}  # of the others 10
 NOISE = 1024  # images, on which steps are measured
-ON_CPU = 16  # images of a measured step; a GPU takes the whole batch
-STEPS, SECONDS = 3, 5.0
+STEPS, SECONDS = 3, 2.0
 WEIGHT = 4  # bytes
 COPIES = 8  # of a student's weights in its run: checkpoint with momentum and projector, best, as trained, as adapted
 
@@ -187,7 +185,7 @@ def _disk(pairs: list[Pair], config: ReproduceConfig) -> Iterator[tuple[str, int
     runs = logits = 0
     for pair in pairs:
         runs += COPIES * WEIGHT * ZOO[pair.student].parameters * len(_study_plan(pair, config).cells)
-        logits += WEIGHT * _classes(pair) * _crawl_images(pair, config)[0]
+        logits += WEIGHT * DATASETS[pair.dataset].classes * _crawl_images(pair, config)[0]
     yield "runs", runs
     yield "teachers' logits", logits
 
@@ -230,8 +228,7 @@ class _Pace:
 def _measured(settings: DistillConfig, teacher: Teacher, noise: ImagePool, compute: Compute) -> _Pace:
     method, backbone = method_of(settings, teacher, None, noise, resumed=False)
     train = settings.train.settled(inherited=backbone.inheritance is not None)
-    batch = min(train.batch, ON_CPU if compute.device.type == "cpu" else NOISE)
-    few = train.model_copy(update={"batch_size": batch, "images": DEFAULT_IMAGES, "epochs": None, "epoch_of": "pool"})
+    few = train.model_copy(update={"images": DEFAULT_IMAGES, "epochs": None, "epoch_of": "pool"})
     # Score first: a few steps on noise without warm-up may produce non-finite values.
     student, teachers = (_scoring(network, method, noise, compute) for network in (method.student, method.teacher))
     pace = pace_of(method, noise, np.arange(len(noise)), few, compute, steps=STEPS, seconds=SECONDS)
@@ -245,7 +242,7 @@ def _measured(settings: DistillConfig, teacher: Teacher, noise: ImagePool, compu
 
 
 def _scoring(network: nn.Module, method: Method, noise: ImagePool, compute: Compute) -> float:
-    places = np.arange(min(ON_CPU, len(noise)))
+    places = np.arange(FEW if compute.device.type == "cpu" else len(noise))
     compute.place(network)
     began = idle_seconds(compute.device)
     score(network, PoolBatches(noise, compute), places, method.student.normalise, compute)
@@ -275,14 +272,10 @@ def _settled(cell: Cell) -> DistillConfig:
 def _teacher(pair: Pair) -> Teacher:
     """Return the teacher with random weights, which compute as fast as trained ones."""
     dataset = DATASETS[pair.dataset]
-    channels, classes = 1 if dataset.grey else 3, _classes(pair)
+    channels, classes = 1 if dataset.grey else 3, dataset.classes
     network = build_arch(f"kd3:{pair.teacher}", num_classes=classes, input_size=dataset.side, channels=channels)
     half = [0.5] * channels
     return Teacher(network, mean=half, std=half, input_size=dataset.side, num_classes=classes)
-
-
-def _classes(pair: Pair) -> int:
-    return CLASSES.get(pair.dataset, 10)
 
 
 def _crawl(pair: Pair, config: ReproduceConfig) -> Path:

@@ -74,12 +74,14 @@ def run(config: PlanConfig, teacher: Teacher | None = None, pool: ImagePool | No
     settings = TrainSettings()
     split = split_pool(pool, settings.holdout)
     with watched(pool):
+        drawn = _drawn(pool)
+        everywhere = np.arange(len(drawn))
         compute.place(teacher)
-        if doubt := normalisation_on(teacher, pool, compute, split.train).warning:
+        if doubt := normalisation_on(teacher, drawn, compute, everywhere).warning:
             console.warn(doubt)
-        found = _shift_of_sample(teacher, pool, compute)
+        found = measure(teacher, drawn, None, compute, limit=0, seed=0, sample_of=len(pool))
         deployment = None if config.deployment is None else _deployment(config.deployment, teacher, found, compute)
-        sample = sample_of(pool, split, teacher).cpu()
+        sample = sample_of(drawn, everywhere, teacher).cpu()
         teacher = teacher.cpu()
         console.info("which students there are, and what they cost here")
         options, problems = candidates(teacher, sample)
@@ -134,12 +136,11 @@ def run(config: PlanConfig, teacher: Teacher | None = None, pool: ImagePool | No
     )
 
 
-def _shift_of_sample(teacher: Teacher, pool: ImagePool, compute: Compute) -> Measurement:
-    """Return the shift of a sample of the pool."""
+def _drawn(pool: ImagePool) -> ImagePool:
+    """Return a sample of the pool: the images that everything but the pace is measured on, read once."""
     count = SAMPLED_IMAGES if pool.image_size <= SMALL_SIDE else SAMPLED_LARGE
     places = np.sort(np.random.default_rng(0).permutation(len(pool))[:count])
-    drawn = ImagePool.from_array(pool.read(places))
-    return measure(teacher, drawn, None, compute, limit=0, seed=0, sample_of=len(pool))
+    return ImagePool.from_array(pool.read(places))
 
 
 def _deployment(source: str, teacher: Teacher, found: Measurement, compute: Compute) -> str:

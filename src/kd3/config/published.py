@@ -42,10 +42,11 @@ class DataSet:
     side: int  # pixels, for the paper's networks
     train: int  # images; all, for a crawl
     test: int = 0  # images; 0: a crawl, without a test set
+    classes: int = 10  # not of a crawl
     grey: bool = False
     flip: bool = True  # mirroring keeps the class
     layout: str = ""  # a key of `kd3.studies.published_files.LAYOUTS`
-    unpacked: Mapping[str, str] = field(default_factory=dict)  # md5 of files of the unpacked archive, by name
+    unpacked: Mapping[str, str] = field(default_factory=dict)  # md5 by name: files that the unpacked archive must have
 
     @property
     def is_crawl(self) -> bool:
@@ -57,8 +58,8 @@ _MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 _CIFAR = "https://www.cs.toronto.edu/~kriz/"
 _IMAGENET = "https://image-net.org/data/downsample/"
 
-# Checksums: of MNIST and CIFAR as torchvision 0.28 has them; of CINIC-10 and TinyImageNet as a dozen public loaders
-# agree; of the small ImageNets none was found.
+# Checksums: of MNIST and CIFAR as torchvision 0.28 has them; of CINIC-10, TinyImageNet and MNIST's unpacked files as a
+# dozen public loaders agree; of the small ImageNets none was found.
 DATASETS: Mapping[str, DataSet] = {
     "mnist": DataSet(
         "MNIST",
@@ -74,6 +75,12 @@ DATASETS: Mapping[str, DataSet] = {
         grey=True,
         flip=False,
         layout="idx",
+        unpacked={
+            "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+            "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+            "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+            "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+        },
     ),
     "cifar10": DataSet(
         "CIFAR-10",
@@ -81,8 +88,9 @@ DATASETS: Mapping[str, DataSet] = {
         side=32,
         train=50_000,
         test=10_000,
-        layout="cifar",
+        layout="cifar10",
         unpacked={
+            "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
             "data_batch_1": "c99cafc152244af753f735de768cd75f",
             "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
             "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
@@ -97,8 +105,13 @@ DATASETS: Mapping[str, DataSet] = {
         side=32,
         train=50_000,
         test=10_000,
-        layout="cifar",
-        unpacked={"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
+        classes=100,
+        layout="cifar100",
+        unpacked={
+            "meta": "7973b15100ade9c7d40fb424638fde48",
+            "train": "16019d7e3df5f24257cddd939b257f8d",
+            "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+        },
     ),
     "cinic10": DataSet(
         "CINIC-10",
@@ -119,6 +132,7 @@ DATASETS: Mapping[str, DataSet] = {
         side=64,
         train=100_000,
         test=10_000,
+        classes=200,
         layout="tinyimagenet",
     ),
     "imagenet32": DataSet(

@@ -253,6 +253,18 @@ def is_vacant(path: Path) -> bool:
         raise KD3Error(f"--out {path} cannot be used: {problem.strerror}") from None
 
 
+def missing_parents(path: Path) -> list[Path]:
+    """Return the parent folders of a path that do not exist yet, the innermost first."""
+    return [place for place in path.resolve().parents if not place.exists()]
+
+
+def remove_vacant(folders: Iterable[Path]) -> None:
+    """Remove folders, up to the first one that something else has come into."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
 @contextmanager
 def whole_folder(path: Path, *, what: str) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it is renamed to `path`, which must be vacant.
@@ -265,7 +277,7 @@ def whole_folder(path: Path, *, what: str) -> Iterator[Path]:
     """
     path = path.resolve()
     temporary = path.with_name(f".{path.name}.unfinished")
-    made = [place for place in path.parents if not place.exists()]
+    made = missing_parents(path)
     lock = temporary / LOCK
     try:
         if temporary.is_symlink():
@@ -281,9 +293,7 @@ def whole_folder(path: Path, *, what: str) -> Iterator[Path]:
             except BaseException as problem:
                 full = is_full(problem, temporary)  # check before the space is freed
                 shutil.rmtree(temporary, ignore_errors=True)
-                with suppress(OSError):
-                    for place in made:
-                        place.rmdir()
+                remove_vacant(made)
                 if full:
                     raise no_space(path) from problem
                 raise

@@ -6,7 +6,7 @@ import gzip
 import io
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -103,11 +103,27 @@ def _of_pickle(path: str, source: str, prefix: str) -> Iterator[Record]:
             yield replace(record, label=labels[number]) if number < len(labels) else record
 
 
-def batch_in_archive(data: bytes, meta: bytes, source: str, prefix: str) -> Iterator[Record]:
-    """Yield the images of a pickled batch in the published archive of CIFAR; `meta` is the file with the names."""
+def meta_names(data: bytes) -> dict[str, list[str]]:
+    """Return the names of the classes in CIFAR's file of names, by entry.
+
+    Raises:
+        Exception: it is damaged, or names a class twice.
+    """
+    values = {_text(key): value for key, value in read_pickle(io.BytesIO(data)).items()}
+    names = {entry: [_text(one) for one in values[entry]] for entry in PICKLED_LABELS.values() if entry in values}
+    for entry, found in names.items():
+        if len(set(found)) < len(found):
+            raise Damaged(f"{entry} has a class twice")
+    if not names:
+        raise Damaged("it names no classes")
+    return names
+
+
+def batch_in_archive(data: bytes, names: Mapping[str, Sequence[str]], source: str, prefix: str) -> Iterator[Record]:
+    """Yield the images of a pickled batch in the published archive of CIFAR; `names` are those of `meta_names`."""
     file = io.BytesIO(data)
     found = read_pickle(file)
-    labels = _labels(found, lambda entry: _names_in(read_pickle(io.BytesIO(meta)), entry) if meta else [])
+    labels = _labels(found, lambda entry: names.get(entry, []))
     records = array_records(_arrays(AT_HAND, file, found), source, prefix)
     for number, record in enumerate(records):
         yield replace(record, label=labels[number]) if number < len(labels) else record
@@ -227,6 +243,7 @@ def _of_idx(path: str, source: str, prefix: str) -> Iterator[Record]:
         for number, location in enumerate(found):
             label = Label(labels[number]) if len(labels) == count else None
             yield Record(source, f"{prefix}{number}", location, label)
+        _check_end(file, offset + count * layout.size)
 
 
 @contextmanager
@@ -246,6 +263,13 @@ def _header(file: BinaryIO) -> tuple[int, ...]:
     return struct.unpack(f">{axes}I", file.read(4 * axes))
 
 
+def _check_end(file: BinaryIO, end: int) -> None:
+    """Check that a file ends where its header says; of a gzipped one, its checksum, too, which is read at the end."""
+    file.seek(end)
+    if file.read(1):
+        raise Damaged(f"it goes on after the {end:,} bytes that its header announces")
+
+
 def _in_order(file: BinaryIO, layout: Layout, count: int) -> Iterator[Location]:
     for number in range(count):
         data = file.read(layout.size)
@@ -261,6 +285,10 @@ def _idx_labels(path: str) -> bytes:
     try:
         with _unpacked(labels) as file:
             shape = _header(file)
-            return file.read(shape[0]) if len(shape) == 1 and shape[0] <= LABELS_LIMIT else b""
+            if len(shape) > 1 or shape[0] > LABELS_LIMIT:
+                return b""
+            found = file.read(shape[0])
+            _check_end(file, HEADER.size + 4 + shape[0])
+            return found
     except Exception:  # there is none, or it is no such file; a damaged one raises as gzip likes
         return b""

@@ -18,7 +18,7 @@ import numpy as np
 
 from kd3.config.records import class_name, some
 from kd3.runtime.errors import KD3Error
-from kd3.sources.batches import batch_in_archive
+from kd3.sources.batches import batch_in_archive, meta_names
 from kd3.sources.class_matching import Matching, match_classes
 from kd3.sources.containers import unusable
 from kd3.sources.files import archive_kind, shown, words_of
@@ -212,7 +212,8 @@ def _of_cifar(members: list[Record]) -> Iterator[Record]:
         return
     record = named[batch]
     try:
-        yield from batch_in_archive(record.location.read(), named[CIFAR[batch]].location.read(), record.source, "")
+        names = meta_names(named[CIFAR[batch]].location.read())
+        yield from batch_in_archive(record.location.read(), names, record.source, "")
     except Exception as problem:  # readers raise many errors on damage
         raise KD3Error(
             f"{record.source} holds {record.key}, which cannot be read: {unusable(problem).detail}"

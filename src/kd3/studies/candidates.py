@@ -172,7 +172,7 @@ def _cause(problem: BaseException) -> str:
 STEPS = 20
 SECONDS = 20.0  # no step begins after these
 WARM_UP = 2  # uncounted steps
-MOST_OF_LARGE = 16  # images above SMALL_SIDE in a measured step on a CPU; more take as long each
+FEW = 16  # images of a measured step on a CPU, at least; fewer than a run's where that would take too long
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class Pace:
 
     steps: int
     batch: int  # images
-    seconds: float  # a step, on an otherwise idle machine: the median
+    seconds: float  # a step of them, on an otherwise idle machine: the median
 
     @property
     def images_per_second(self) -> float:
@@ -202,24 +202,37 @@ def pace_of(
     """Measure the time of a method's step; this changes its student.
 
     `places` are the positions in the pool of the images to train on. A slow network takes fewer than `steps`: none
-    begins after `seconds`. On a CPU, a step takes fewer large images than a run's. A method that needs labels gets
-    artificial ones.
+    begins after `seconds`. On a CPU, steps that would take longer in all are measured with fewer images, `FEW` at
+    least, and extrapolated: the optimizer's part of a step takes as long for any number of images. A method that
+    needs labels gets artificial ones.
     """
-    large = compute.device.type == "cpu" and pool.image_size > SMALL_SIDE
-    batch = min(settings.batch, len(places), *([MOST_OF_LARGE] if large else []))
     labels = torch.zeros(len(pool), dtype=torch.int64) if method.needs_labels else None
     learner = Learner(method, settings, seed=0, total_steps=steps + WARM_UP, compute=compute, labels=labels)
     batches = PoolBatches(pool, compute)
-    order = np.resize(places, batch * (steps + WARM_UP))
     method.train()
-    times: list[float] = []
-    began = idle_seconds(compute.device)
-    with torch.random.fork_rng(devices=[compute.device] if compute.device.type == "cuda" else []):
+
+    def timed(batch: int, count: int) -> list[float]:
+        times: list[float] = []
+        order = np.resize(places, batch * count)
+        began = idle_seconds(compute.device)
         for number, images in enumerate(batches.iterate(order, batch)):
             start = idle_seconds(compute.device)
             learner.step(number, images, torch.from_numpy(order[number * batch : (number + 1) * batch]))
             times.append(idle_seconds(compute.device) - start)
             if len(times) > WARM_UP and idle_seconds(compute.device) - began > seconds:
                 break
-    counted = times[WARM_UP:]
-    return Pace(len(counted), batch, statistics.median(counted))
+        return times
+
+    batch = whole = min(settings.batch, len(places))
+    with torch.random.fork_rng(devices=[compute.device] if compute.device.type == "cuda" else []):
+        if compute.device.type == "cpu" and whole > FEW:
+            (first,) = timed(FEW, 1)
+            batch = min(whole, max(FEW, int(FEW * seconds / (first * (steps + WARM_UP)))))
+        counted = timed(batch, steps + WARM_UP)[WARM_UP:]
+        step = statistics.median(counted)
+        if batch < whole:
+            start = idle_seconds(compute.device)
+            learner.optimizer.step()
+            fixed = min(step, idle_seconds(compute.device) - start)
+            step = fixed + (step - fixed) * whole / batch
+    return Pace(len(counted), whole, step)

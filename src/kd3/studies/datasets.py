@@ -18,9 +18,10 @@ from PIL import Image
 
 from kd3.config.published import DATASETS, DataSet
 from kd3.pool import ImagePool, ingest
+from kd3.pool.decode import DecodeSettings, Rejected, decode
 from kd3.runtime import console
-from kd3.runtime.errors import KD3Error
-from kd3.runtime.files import is_vacant, read_versioned, whole_folder, write_json
+from kd3.runtime.errors import KD3Error, quoted
+from kd3.runtime.files import is_vacant, missing_parents, read_versioned, remove_vacant, whole_folder, write_json
 from kd3.sources.record import Unreadable
 from kd3.studies.published_files import LAYOUTS, TEST, TRAIN, UNCHECKED, Example, check_files, damaged, fetch, found
 
@@ -92,6 +93,7 @@ def prepare(
             else.
     """
     dataset = DATASETS[name]
+    made = missing_parents(out)
     if limit is not None and not dataset.is_crawl:
         raise KD3Error(f"limit is for a crawl (imagenet32, imagenet64); {name} is taken whole")
     if is_new := not (out / ABOUT).is_file():
@@ -115,6 +117,7 @@ def prepare(
     except KD3Error:
         if is_new:
             shutil.rmtree(out)
+            remove_vacant(made)
         raise
     return Prepared(name, out, about["classes"], about[TRAIN], about[TEST], pool)
 
@@ -179,37 +182,56 @@ def _write(name: str, dataset: DataSet, archives: list[Path], files: Path, out: 
             place = archives[0] if len(archives) == 1 else files
             has_folders = (place / TRAIN).is_dir() and (place / TEST).is_dir() and dataset.layout != "tinyimagenet"
             layout = LAYOUTS["folders" if has_folders else dataset.layout]
-            counts, classes = _pack(layout(place), place, folder)
-            published = {TRAIN: dataset.train, TEST: dataset.test}
-            _check_counts(dataset, place, counts, published if checked else {})
-            about |= {"classes": in_order(classes), **counts}
+            counts, classes = _pack(layout(place), place, folder, dataset.side)
+            _check_counts(dataset, place, counts, classes, checked=checked)
+            about |= {"classes": in_order(classes[TRAIN]), **counts}
         write_json(folder / ABOUT, about)
 
 
-def _pack(examples: Iterator[Example], place: Path, folder: Path) -> tuple[dict[str, int], set[str]]:
-    """Write train.zip and test.zip, and return the number of images and the classes."""
+def _pack(
+    examples: Iterator[Example], place: Path, folder: Path, side: int
+) -> tuple[dict[str, int], dict[str, set[str]]]:
+    """Write train.zip and test.zip, and return the number of images and the classes of each.
+
+    Raises:
+        KD3Error: an image is damaged or is none, or a class has a name that can be no folder's.
+    """
     counts: Counter[str] = Counter({TRAIN: 0, TEST: 0})
-    classes = set()
+    classes: dict[str, set[str]] = {TRAIN: set(), TEST: set()}
+    settings = DecodeSettings(side)
     with ExitStack() as held:
         zips = {split: held.enter_context(zipfile.ZipFile(folder / f"{split}.zip", "w")) for split in (TRAIN, TEST)}
         with console.progress("reading", None, "images") as bar:
-            for split, label, location in examples:
+            for split, label, location, key in examples:
+                if not is_name(label):
+                    raise KD3Error(f"{place} is damaged: {key}: {quoted(label)} is no name of a class")
                 try:
                     data = location.read()
                 except Unreadable as problem:
-                    raise damaged(place, f"an image of {label}", problem.reason, problem.detail) from None
+                    raise damaged(place, key, problem.reason, problem.detail) from None
+                if isinstance(found := decode(data, settings), Rejected):
+                    raise damaged(place, key, found.reason, found.detail)
                 data, ending = _as_picture(data)
                 # The present date would make the bytes differ for equal images.
                 member = zipfile.ZipInfo(f"{split}/{label}/{counts[split]:06d}{ending}")
                 zips[split].writestr(member, data)
                 counts[split] += 1
-                classes.add(label)
+                classes[split].add(label)
                 bar.advance(1)
     return dict(counts), classes
 
 
+def is_name(label: str) -> bool:
+    """Return whether a class can have a folder of its name.
+
+    >>> is_name("sea lion"), is_name("a/b"), is_name(".."), is_name("")
+    (True, False, False, False)
+    """
+    return label.isprintable() and not {"/", "\\"} & set(label) and bool(label.strip(". "))
+
+
 def _as_picture(data: bytes) -> tuple[bytes, str]:
-    """Return an image's file and its ending: PNG and JPEG as they are, pixels of an array as PNG."""
+    """Return an image's file and its ending: PNG and JPEG as they are, others and pixels of an array as PNG."""
     if data.startswith(AS_THEY_ARE):
         return data, ".png" if data.startswith(AS_THEY_ARE[0]) else ".jpg"
     buffer = io.BytesIO()
@@ -217,15 +239,24 @@ def _as_picture(data: bytes) -> tuple[bytes, str]:
     return buffer.getvalue(), ".png"
 
 
-def _check_counts(dataset: DataSet, place: Path, counts: dict[str, int], published: dict[str, int]) -> None:
-    for split in (TRAIN, TEST):
+def _check_counts(
+    dataset: DataSet, place: Path, counts: dict[str, int], classes: dict[str, set[str]], *, checked: bool
+) -> None:
+    for split, published in ((TRAIN, dataset.train), (TEST, dataset.test)):
         if not counts[split]:
             raise KD3Error(f"{place} is not {dataset.title} as its authors publish it: it has no {split} images")
-        if counts[split] != published.get(split, counts[split]):
+        if checked and counts[split] != published:
             raise KD3Error(
-                f"{place} is not whole: {counts[split]:,} of {published[split]:,} {split} images of {dataset.title} "
-                f"are there ({UNCHECKED})"
+                f"{place} is not whole: {counts[split]:,} of {published:,} {split} images of {dataset.title} are "
+                f"there ({UNCHECKED})"
             )
+    if unknown := sorted(classes[TEST] - classes[TRAIN]):
+        raise KD3Error(f"{place} has test images of the class {quoted(unknown[0])}, and no train images of it")
+    if checked and len(classes[TRAIN]) != dataset.classes:
+        raise KD3Error(
+            f"{place} is not {dataset.title} as its authors publish it: it has {len(classes[TRAIN])} classes, not "
+            f"{dataset.classes} ({UNCHECKED})"
+        )
 
 
 def _check_crawl(dataset: DataSet, pool: ImagePool, source: Path, limit: int | None) -> None:
@@ -270,3 +301,5 @@ def _unpack(archives: list[Path], folder: Path) -> None:
                         shutil.copyfileobj(source, copy, COPY)
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as problem:
             raise KD3Error(f"{path} is damaged: {problem}") from None
+        except RuntimeError:
+            raise KD3Error(f"{path} is encrypted; unpack it and give its folder") from None

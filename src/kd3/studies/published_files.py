@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from kd3.config.published import DataSet, Published
 from kd3.runtime import console
 from kd3.runtime.errors import KD3Error, in_words
-from kd3.sources.batches import batch_in_archive, idx_members
-from kd3.sources.files import walk
+from kd3.sources.batches import batch_in_archive, idx_members, meta_names
+from kd3.sources.files import is_sidecar, walk
 from kd3.sources.finding import records
 from kd3.sources.labels import class_folder
 from kd3.sources.record import SIDECAR, InFile, Location, Unreadable, Unusable
@@ -41,17 +43,22 @@ def found(dataset: DataSet, place: Path) -> list[Path]:
 
 
 def check_files(dataset: DataSet, files: list[Path], place: Path) -> None:
-    """Compare files with the published checksums, if known; in an unpacked folder, compare the batches.
+    """Compare files with the published checksums, if known; in an unpacked folder, compare what it must have.
 
     Raises:
-        KD3Error: one differs.
+        KD3Error: one is missing or differs.
     """
     known = {file.name: file.md5 for file in dataset.files if file.md5 is not None}
     only = next(iter(known.values())) if len(dataset.files) == len(known) == 1 else None
-    if files:
-        expected = {path: known.get(path.name, only) for path in files}
-    else:
-        expected = {path: md5 for name, md5 in dataset.unpacked.items() for path in place.rglob(name) if path.is_file()}
+    expected: dict[Path, str | None] = {path: known.get(path.name, only) for path in files}
+    if not files:
+        for name, unpacked in dataset.unpacked.items():
+            named = [path for path in place.rglob(name) if path.is_file()]
+            if not named:
+                raise KD3Error(
+                    f"{place} is not {dataset.title} as its authors publish it: it has no {name} ({UNCHECKED})"
+                )
+            expected |= dict.fromkeys(named, unpacked)
     for path, md5 in expected.items():
         if md5 is None:
             console.info(
@@ -113,8 +120,9 @@ def _names(dataset: DataSet) -> str:
 
 
 TRAIN, TEST = "train", "test"
-CIFAR_BATCHES = {"test_batch": TEST, "test": TEST, "train": TRAIN, **{f"data_batch_{n}": TRAIN for n in range(1, 6)}}
-CIFAR_META = ("batches.meta", "meta")
+CIFAR10_META, CIFAR100_META = "batches.meta", "meta"
+CIFAR10_BATCHES = {**{f"data_batch_{number}": TRAIN for number in range(1, 6)}, "test_batch": TEST}
+CIFAR100_BATCHES = {"train": TRAIN, "test": TEST}
 IDX = {TRAIN: "train-images", TEST: "t10k-images"}
 ANNOTATIONS = "val_annotations.txt"
 TINY_TRAIN = re.compile(r"(?:^|/)train/([^/]+)/images/[^/]+$")
@@ -127,33 +135,48 @@ class Example(NamedTuple):
     split: str  # TRAIN or TEST
     label: str  # the name of its class
     image: Location  # of a picture's bytes
+    key: str  # its place in the source
 
 
-def cifar(place: Path) -> Iterator[Example]:
-    """Yield the images of CIFAR-10 or CIFAR-100, python version: the archive, or its unpacked folder."""
+def cifar(place: Path, *, title: str, meta: str, batches: Mapping[str, str]) -> Iterator[Example]:
+    """Yield the images of CIFAR-10 or CIFAR-100, python version: the archive, or its unpacked folder.
+
+    `meta` is the file with the names of the classes, `batches` has the split of each batch by its name.
+    """
     held = {}
     for key, location in _files(place):
         name = key.rpartition("/")[2]
-        if name in CIFAR_BATCHES or name in CIFAR_META:
+        if name in batches or name == meta:
             held[name] = _read(place, key, location)
-    meta = next((held[name] for name in CIFAR_META if name in held), None)
-    if meta is None:
-        raise KD3Error(f"{place} is no python version of CIFAR: it has no {' or '.join(CIFAR_META)}")
-    for name in sorted(held.keys() - set(CIFAR_META)):
-        try:
-            found = list(batch_in_archive(held[name], meta, str(place), ""))
-        except Exception as problem:  # readers raise many errors on damage
-            raise KD3Error(f"{place} is damaged: {name}: {in_words(problem)}") from None
+    if meta not in held:
+        raise KD3Error(f"{place} is no python version of {title}: it has no {meta}")
+    with _damage_in(place, meta):
+        names = meta_names(held[meta])
+    for name in sorted(held.keys() - {meta}):
+        with _damage_in(place, name):
+            found = list(batch_in_archive(held[name], names, str(place), ""))
         for record in found:
             if record.label is None or record.label.name is None:
-                raise KD3Error(f"{place} is no python version of CIFAR: {name} says no class of its images")
-            yield Example(CIFAR_BATCHES[name], record.label.name, record.location)
+                raise KD3Error(f"{place} is no python version of {title}: {name} says no class of its images")
+            yield Example(batches[name], record.label.name, record.location, f"{name}/{record.key}")
+
+
+@contextmanager
+def _damage_in(place: Path, name: str) -> Iterator[None]:
+    """Convert the many errors of readers of a damaged file to one sentence."""
+    try:
+        yield
+    except Exception as problem:
+        raise KD3Error(f"{place} is damaged: {name}: {in_words(problem)}") from None
 
 
 def idx(place: Path) -> Iterator[Example]:
     """Yield the images of MNIST: the folder with the four idx files, plain or gzipped."""
+    if place.is_file():
+        raise KD3Error(f"{place} is one of four files that belong together; give the folder that holds them")
     for split, start in IDX.items():
-        found = [path for path in (place / f"{start}-idx3-ubyte{end}" for end in ("", ".gz")) if path.is_file()]
+        # First the published file, whose checksum was compared, if one was.
+        found = [path for path in (place / f"{start}-idx3-ubyte{end}" for end in (".gz", "")) if path.is_file()]
         if not found:
             raise KD3Error(f"{place} has no {start}-idx3-ubyte, plain or .gz")
         for record in idx_members(str(found[0]), str(place), ""):
@@ -161,7 +184,7 @@ def idx(place: Path) -> Iterator[Example]:
                 raise KD3Error(f"{found[0]} has no labels beside it, or not as many as it has images")
             check_location(place, record.key, record.location)
             assert record.label is not None
-            yield Example(split, str(record.label.number), record.location)
+            yield Example(split, str(record.label.number), record.location, f"{found[0].name}/{record.key}")
 
 
 def folders(place: Path) -> Iterator[Example]:
@@ -169,8 +192,8 @@ def folders(place: Path) -> Iterator[Example]:
     for key, location in _files(place):
         label, above = class_folder(key)
         split = above.rpartition("/")[2]
-        if split in (TRAIN, TEST):
-            yield Example(split, label, location)
+        if split in (TRAIN, TEST) and not is_sidecar(key):
+            yield Example(split, label, location, key)
 
 
 def tinyimagenet(place: Path) -> Iterator[Example]:
@@ -182,15 +205,16 @@ def tinyimagenet(place: Path) -> Iterator[Example]:
     labels = {columns[0]: columns[1] for line in lines if len(columns := line.split("\t")) > 1}
     for key, location in _files(place):
         if (train := TINY_TRAIN.search(key)) is not None:
-            yield Example(TRAIN, train[1], location)
+            yield Example(TRAIN, train[1], location, key)
         elif (test := TINY_VAL.search(key)) is not None:
             if test[1] not in labels:
                 raise KD3Error(f"{place} is damaged: val/{ANNOTATIONS} says no class of {test[1]}")
-            yield Example(TEST, labels[test[1]], location)
+            yield Example(TEST, labels[test[1]], location, key)
 
 
 LAYOUTS: dict[str, Callable[[Path], Iterator[Example]]] = {
-    "cifar": cifar,
+    "cifar10": partial(cifar, title="CIFAR-10", meta=CIFAR10_META, batches=CIFAR10_BATCHES),
+    "cifar100": partial(cifar, title="CIFAR-100", meta=CIFAR100_META, batches=CIFAR100_BATCHES),
     "idx": idx,
     "folders": folders,
     "tinyimagenet": tinyimagenet,

@@ -197,7 +197,10 @@ def read_job(config: DistillConfig, compute: Compute, state: State, live: Live) 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(config.seed, "initial weights"))
         method, backbone = method_of(config, teacher, live.student, pool, resumed=state == "interrupted")
-    _check_batch(config.train.settled(inherited=backbone.inheritance is not None), config, split, compute)
+    settled = config.train.settled(inherited=backbone.inheritance is not None)
+    _check_batch(settled, config, split, compute)
+    if state == "absent" and (doubt := _doubt_of_rates(config, settled, backbone.network)) is not None:
+        console.warn(doubt)
     labels = None
     if method.needs_labels:
         found, matching = pool.matched_labels(teacher.classes)
@@ -227,6 +230,21 @@ def read_job(config: DistillConfig, compute: Compute, state: State, live: Live) 
     )
     check_micro_batch(method, train, compute.ranks.count)
     return Job(teacher, pool, split, method, data, labels, backbone, train, deployment, kept_out)
+
+
+NORMALISED_RATE = 0.05  # the least default: lower ones were chosen by the user
+
+
+def _doubt_of_rates(config: DistillConfig, settled: TrainSettings, network: nn.Module) -> str | None:
+    """Return a warning if nothing in the student normalises, and it would be trained as if something did."""
+    if settled.peak < NORMALISED_RATE or any("norm" in type(part).__name__.lower() for part in network.modules()):
+        return None
+    aligned = config.method == "kd3" and config.kd3.alignment != "none"
+    logits = " and, with kd3, from logits: --kd3.classifier own --kd3.alignment none --kd3.logit-weight 1"
+    return (
+        f"the student {config.student} has no normalisation layers, and the default rates were found with them; "
+        f"LeNet-5 learned from a tenth of them: --lr 0.01 --matrix-lr 0.03{logits if aligned else ''} (docs/paper.md)"
+    )
 
 
 def _warn_of_kept_out(pool: ImagePool, kept_out: list[KnownImages]) -> None:

@@ -211,7 +211,7 @@ def test_a_pool_that_is_gone_is_reported(run, tmp_path):
 WRONG = {
     "an unknown format": ({"format": ["onnxx"]}, r"format.*'onnx'"),
     "8 bits without ONNX": ({"format": ["torchscript"], "int8": True}, "add onnx to format"),
-    "images of another size": ({"images": "POOL32"}, "takes images of 16 pixels, but those of .* have 32"),
+    "smaller images": ({"images": "POOL12"}, "has images of 12 pixels but the student takes 16"),
     "8 bits on noise": ({"images": "none", "int8": True, "check_images": 9}, "there are none; give --images"),
     "an opset without its operators": ({"opset": 11}, "--opset 11: this network cannot be written so .*leave it out"),
     "an opset of no ONNX": ({"opset": 9}, "opset"),
@@ -222,8 +222,8 @@ WRONG = {
 @pytest.mark.parametrize("kind", WRONG)
 def test_what_cannot_be_is_told_and_nothing_is_written(kind, run, crawl, teacher_file, tmp_path):
     settings, message = WRONG[kind]
-    if settings.get("images") == "POOL32":
-        kd3.ingest(crawl, tmp_path / "pool", image_size=32, workers=0)
+    if settings.get("images") == "POOL12":
+        kd3.ingest(crawl, tmp_path / "pool", image_size=12, workers=0)
         settings = {"images": str(tmp_path / "pool")}
     if "teacher" in settings:
         text = teacher_file.read_text().replace("input_size: 16", "input_size: 32")

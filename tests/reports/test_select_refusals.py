@@ -113,8 +113,8 @@ def test_a_place_below_a_file(refused, tmp_path):
 
 
 def test_images_of_another_size(tmp_path):
-    with pytest.raises(kd3.KD3Error, match="images of 24 pixels but the teacher takes 16"):
-        kd3.select(colour_teacher(), pool_of(colours(9, size=24)), tmp_path / "out", **CPU)
+    with pytest.raises(kd3.KD3Error, match="images of 12 pixels but the teacher takes 16"):
+        kd3.select(colour_teacher(), pool_of(colours(9, size=12)), tmp_path / "out", **CPU)
     with pytest.raises(kd3.KD3Error, match="takes images of 24 pixels but the pool has them of 16"):
         kd3.select(colour_teacher(), pool_of(colours(9)), tmp_path / "out", student=colour_student(size=24), **CPU)
     assert not list(tmp_path.iterdir())

@@ -186,11 +186,11 @@ def test_a_pool_of_one_class_is_refused_before_a_run(blind_teacher_file, pool_fo
     assert not list((tmp_path / "out").glob("runs/*"))
 
 
-def test_a_pool_of_another_size_is_refused_before_a_run(teacher_file, crawl, tmp_path):
-    kd3.ingest(crawl, tmp_path / "pool", image_size=20, workers=0)
+def test_a_pool_of_smaller_images_is_refused_before_a_run(teacher_file, crawl, tmp_path):
+    kd3.ingest(crawl, tmp_path / "pool", image_size=12, workers=0)
     done = call(teacher_file, tmp_path / "pool", write(tmp_path), tmp_path / "out")
     assert done.returncode == 2
-    assert "images of 20 pixels but the teacher takes 16" in done.stderr
+    assert "images of 12 pixels but the teacher takes 16" in done.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -142,6 +142,7 @@ def _adapted(
         )
     pool = pool or pool_of(folder, given=config.pool, instead="--images")
     check_identity(folder, "pool", pool.content_hash)
+    pool = pool.at(student.input_size)
     among = trained_on(folder, pool)
     with watched(pool):
         chosen = of_pool(pool, among, count=config.count or RECALLED_IMAGES, seed=config.seed, known=known)

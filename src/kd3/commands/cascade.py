@@ -128,6 +128,7 @@ def _images(config: CascadeConfig, folder: RunFolder, student: Student, pool: Im
         )
     pool = pool or pool_of(folder, given=config.pool, instead="--deployment")
     check_identity(folder, "pool", pool.content_hash)
+    pool = pool.at(student.input_size)
     held_out = split_of(folder, pool).holdout
     with watched(pool):
         return of_pool(pool, held_out, count=config.count or len(held_out), seed=config.seed, known=known, use=use)

@@ -182,7 +182,8 @@ def read_job(config: DistillConfig, compute: Compute, state: State, live: Live) 
         parse_arch(config.student)  # a wrong name should not wait for the checks of the teacher
     teacher = live.teacher or load_teacher(config.teacher)
     pool = live.pool or ImagePool.open(config.pool)
-    teacher, split = fitted(teacher, pool), split_of(config, pool)
+    teacher, pool = fitted(teacher, pool)
+    split = split_of(config, pool)
     if state == "absent" and config.method != "labels":  # which needs no teacher
         console.info("checking the teacher on some of the pool's images")
         if doubt := normalisation_on(teacher, pool, compute, split.train).warning:

@@ -186,10 +186,16 @@ def _teacher_accuracy(folder: RunFolder, job: Job, compute: Compute) -> float | 
 def _announcement(config: DistillConfig, job: Job, compute: Compute) -> str:
     teacher_size = parameters_of(job.teacher) / 1e6
     student_size = parameters_of(job.method.student) / 1e6
+    images = f"{len(job.pool):,} images{_resized(job.pool)}"
     return (
         f"distil {job.teacher.name} ({teacher_size:.2f} M parameters) into {config.student} ({student_size:.2f} M) "
-        f"with {config.method} on {len(job.pool):,} images; {compute}{_kernels(config.train, compute)}"
+        f"with {config.method} on {images}; {compute}{_kernels(config.train, compute)}"
     )
+
+
+def _resized(pool: ImagePool) -> str:
+    size, stored = pool.image_size, pool.stored.image_size
+    return "" if size == stored else f" of {stored} pixels, resized to {size}"
 
 
 def _kernels(train: TrainSettings, compute: Compute) -> str:

@@ -171,13 +171,13 @@ def inspect(
             parts of the teacher.
 
     Raises:
-        KD3Error: one of them cannot be loaded, or the pool's images are of another size.
+        KD3Error: one of them cannot be loaded, or the pool's images are smaller than the teacher's.
     """
     teacher = load_teacher(path)
     check, opened = None, None
     if pool is not None:
         opened = pool if isinstance(pool, ImagePool) else ImagePool.open(pool)
-        teacher = fitted(teacher, opened)
+        teacher, opened = fitted(teacher, opened)
         places = np.sort(np.random.default_rng(0).permutation(len(opened))[:CHECKED_IMAGES])
         with watched(opened):
             check = normalisation_on(teacher, opened, resolve("cpu", "32"), places)

@@ -70,7 +70,7 @@ def run(config: PlanConfig, teacher: Teacher | None = None, pool: ImagePool | No
     compute = resolve(config.device, config.precision)
     teacher = teacher or load_teacher(config.teacher, trust_code=config.trust_code or None)
     pool = pool or ImagePool.open(config.pool)
-    teacher = fitted(teacher, pool)
+    teacher, pool = fitted(teacher, pool)
     settings = TrainSettings()
     split = split_pool(pool, settings.holdout)
     with watched(pool):

@@ -154,7 +154,8 @@ def _held_out(
 ) -> dict[str, Any]:
     """Return the results of `kd3 cascade` on held-out images; nothing is chosen or stored."""
     held_out = split_of(records.folder, pool).holdout[:images]
-    logits, answers = answers_of_both(student, teacher, torch.from_numpy(pool.read(held_out)), compute)
+    pixels = torch.from_numpy(pool.at(student.input_size).read(held_out))
+    logits, answers = answers_of_both(student, teacher, pixels, compute)
     return {**measured(logits, answers), "of": "held out", "where": Path(str(pool.path)).name}
 
 

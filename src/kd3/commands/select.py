@@ -117,7 +117,7 @@ def run(
     teacher = teacher or load_teacher(config.teacher, trust_code=config.trust_code or None)
     pool = pool or ImagePool.open(config.pool)
     check_index(pool)
-    teacher = fitted(teacher, pool)
+    teacher, pool = fitted(teacher, pool)
     if config.student is not None:
         student = student or _student(config.student, trust_code=config.trust_code)
         check_student(student, teacher, pool, name=config.student)

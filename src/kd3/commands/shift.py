@@ -90,7 +90,7 @@ def run(config: ShiftConfig, teacher: Teacher | None = None, pool: ImagePool | N
     out = _folder(config.out)
     teacher = teacher or load_teacher(config.teacher, trust_code=config.trust_code or None)
     pool = pool or ImagePool.open(config.pool)
-    teacher = fitted(teacher, pool)
+    teacher, pool = fitted(teacher, pool)
     reference = None
     if config.reference is not None:
         if len(pool) < 2:

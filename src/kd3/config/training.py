@@ -88,7 +88,8 @@ class TrainSettings(Settings):
     warmup_steps: int = Field(50, ge=0, description="steps over which the learning rate rises from 0")
     augmentation: Literal["crop", "resized-crop", "none"] = Field(
         "crop",
-        description="'crop' shifts by up to an eighth of the side; 'resized-crop' (paper) zooms in",
+        description="'crop' shifts by up to an eighth of the side; 'resized-crop' (paper) zooms in, with the detail of "
+        "a pool whose images are larger than the teacher's",
     )
     flip: bool = Field(True, description="mirror half of the images; switch it off if left and right matter")
     mixup: float = Field(

@@ -33,6 +33,7 @@ from kd3.models.student import Student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.pool.checks import watched
+from kd3.pool.image_pool import at_size
 from kd3.runtime.compute import Compute
 from kd3.runtime.errors import KD3Error, in_brief
 from kd3.scoring.batches import PoolBatches
@@ -217,20 +218,19 @@ CHECKED_IMAGES = 256  # images
 TRIED = 4  # images
 
 
-def fitted(teacher: Teacher, pool: ImagePool) -> Teacher:
-    """Return a teacher with the pool's preparation, and the pool's image size if its own is unknown.
+def fitted(teacher: Teacher, pool: ImagePool) -> tuple[Teacher, ImagePool]:
+    """Return a teacher with the pool's preparation, and the pool with its images at the teacher's size.
+
+    A teacher of unknown size takes that of the pool.
 
     Raises:
-        KD3Error: the pool's image size or preparation differs from the teacher's.
+        KD3Error: the pool's images are smaller than the teacher's, or their preparation differs.
     """
     if teacher.input_size is None:
         teacher.fit_to(pool.image_size)
-    if teacher.input_size != pool.image_size:
-        raise KD3Error(
-            f"the pool {pool.path or ''} has images of {pool.image_size} pixels but the teacher takes "
-            f"{teacher.input_size}; ingest the crawl with --image-size {teacher.input_size}"
-        )
-    return teacher.seeing(pool.preparation)
+    assert teacher.input_size is not None
+    resized = at_size(pool, teacher.input_size, who="the teacher", where=f"the pool {pool.path or ''}")
+    return teacher.seeing(resized.preparation), resized
 
 
 def check_trains(student: Student, compute: Compute, *, name: str) -> None:

@@ -18,6 +18,7 @@ from kd3.evaluation.shift_verdict import Verdict, judge
 from kd3.models.teacher import Teacher
 from kd3.pool import Decoded, DecodeSettings, ImagePool, decode_records, list_records
 from kd3.pool.checks import watched
+from kd3.pool.image_pool import at_size
 from kd3.pool.pool_files import NAME as MANIFEST
 from kd3.runtime import console
 from kd3.runtime.compute import Compute
@@ -47,12 +48,8 @@ class Reference:
         self._pool: ImagePool | None = None
         self._seen: list[int] = []
         if (Path(source) / MANIFEST).is_file():
-            self._pool = ImagePool.open(source)
-            if self._pool.image_size != teacher.input_size:
-                raise KD3Error(
-                    f"the reference pool {source} has images of {self._pool.image_size} pixels but the teacher takes "
-                    f"{teacher.input_size}"
-                )
+            where = f"the reference pool {source}"
+            self._pool = at_size(ImagePool.open(source), teacher.preparation.size, who="the teacher", where=where)
             if self._pool.preparation != teacher.preparation:
                 console.warn(
                     f"the reference pool {source} was made by --fit {self._pool.preparation.fit} and the other by "

@@ -18,6 +18,7 @@ from kd3.config.records import Preparation
 from kd3.config.run_records import read_origin, read_settings
 from kd3.pool import Decoded, DecodeSettings, ImagePool, decode_records, list_records
 from kd3.pool.checks import watched
+from kd3.pool.image_pool import at_size
 from kd3.pool.pool_files import NAME as MANIFEST
 from kd3.runtime import console
 from kd3.runtime.errors import KD3Error, in_brief
@@ -56,7 +57,7 @@ def images_of_run(run: RunFolder, preparation: Preparation, *, compare: int, cal
     pool = ImagePool.open(place)
     if read_origin(run).get("pool") != pool.content_hash:
         raise KD3Error(f"the pool {place} is not the one that the run {run.path} learned from; {remedy}")
-    _check(pool, preparation, str(place))
+    pool = _fitting(pool, preparation, str(place))
     split, selected = split_of(run, pool), trained_on(run, pool)
     compared = np.concatenate([split.holdout, np.setdiff1d(split.train, selected)])[:compare]
     calibrating = np.setdiff1d(selected, compared)
@@ -71,15 +72,14 @@ def images_of(source: str, preparation: Preparation, *, compare: int, calibrate:
     """Return images of a pool or any source of `kd3 ingest`, with the student's preparation; noise for "none".
 
     Raises:
-        KD3Error: the pool has images of another size, or there are fewer than three images.
+        KD3Error: the pool has smaller images, or there are fewer than three images.
     """
     size, count = preparation.size, max(FEWEST, compare + calibrate)
     if source == NOISE:
         noise = torch.randint(0, 256, (compare, 3, size, size), generator=torch.Generator().manual_seed(0))
         return CheckImages(noise.to(torch.uint8), torch.empty(0, 3, size, size, dtype=torch.uint8), "noise")
     if (Path(source) / MANIFEST).is_file():
-        pool = ImagePool.open(source)
-        _check(pool, preparation, source)
+        pool = _fitting(ImagePool.open(source), preparation, source)
         images, why = _read(pool, _drawn(np.arange(len(pool)), count)), ""
     else:
         images, left_out = _decoded(source, preparation, count)
@@ -92,15 +92,14 @@ def images_of(source: str, preparation: Preparation, *, compare: int, calibrate:
     return CheckImages(images[:compared], images[compared:], f"images of {shown(source)}")
 
 
-def _check(pool: ImagePool, preparation: Preparation, where: str) -> None:
-    size = preparation.size
-    if pool.image_size != size:
-        raise KD3Error(f"the student takes images of {size} pixels, but those of {where} have {pool.image_size}")
+def _fitting(pool: ImagePool, preparation: Preparation, where: str) -> ImagePool:
+    pool = at_size(pool, preparation.size, who="the student", where=where)
     if pool.preparation.fit != preparation.fit:
         console.warn(
             f"the pool {where} was made by --fit {pool.preparation.fit}, but the student gets pictures by "
             f"{preparation.fit}: the images of the comparison differ from those that it will see"
         )
+    return pool
 
 
 def _decoded(source: str, preparation: Preparation, count: int) -> tuple[Tensor, str]:

@@ -24,6 +24,7 @@ from kd3.models.teacher import Teacher
 from kd3.pool import Decoded, DecodeSettings, ImagePool, decode_records, list_records
 from kd3.pool.checks import watched
 from kd3.pool.decode import Rejected
+from kd3.pool.image_pool import at_size
 from kd3.pool.leaks import KnownImages, read_known
 from kd3.pool.near_copies import perceptual_hashes, thumbnails
 from kd3.pool.pool_files import NAME as MANIFEST
@@ -105,12 +106,10 @@ def read_images(
     `use` is their purpose, for messages.
 
     Raises:
-        KD3Error: it is missing, a pool of images of another size, or holds fewer than 16 usable images.
+        KD3Error: it is missing, a pool of smaller images, or holds fewer than 16 usable images.
     """
     if (Path(source) / MANIFEST).is_file():
-        pool, size = ImagePool.open(source), preparation.size
-        if pool.image_size != size:
-            raise KD3Error(f"the student takes images of {size} pixels, but those of {source} have {pool.image_size}")
+        pool = at_size(ImagePool.open(source), preparation.size, who="the student", where=source)
         if pool.preparation.fit != preparation.fit:
             console.warn(
                 f"the pool {source} was made by --fit {pool.preparation.fit}, but the student gets pictures by "

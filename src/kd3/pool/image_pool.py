@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from kd3.config.records import Preparation
 from kd3.pool.checks import part_problem, problems
@@ -116,6 +118,17 @@ class ImagePool:
         if self.path is None:
             return ImagePool.from_array, (self._parts[0],)
         return ImagePool.open, (self.path.absolute(),)
+
+    @property
+    def stored(self) -> ImagePool:
+        """The pool with its images as they are stored, which may be larger."""
+        return self
+
+    def at(self, size: int) -> ImagePool:
+        """Return the pool with its images resized to `size` pixels as they are read; itself if they have that size."""
+        if size == self.image_size:
+            return self
+        return self.stored if size == self.stored.image_size else ResizedPool(self.stored, size)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -240,3 +253,57 @@ class ImagePool:
             lines.append(f"  skipped     {counts.skipped:,} metadata and hidden files")
         lines.append(f"  content     {self.content_hash[:16]}")
         return "\n".join(lines)
+
+
+def at_size(pool: ImagePool, size: int, *, who: str, where: str) -> ImagePool:
+    """Return a pool with its images at the size that a network takes.
+
+    `who` takes them, and `where` they are, for messages.
+
+    Raises:
+        KD3Error: they are smaller; enlarged ones would be blurred.
+    """
+    if pool.image_size < size:
+        raise KD3Error(
+            f"{where} has images of {pool.image_size} pixels but {who} takes {size}; "
+            f"ingest them with --image-size {size} or more"
+        )
+    return pool.at(size)
+
+
+class ResizedPool(ImagePool):
+    """A pool whose images are resized as they are read, by Pillow's bicubic filter with antialiasing.
+
+    Its content hash is that of the pool: it holds the same images.
+
+    Args:
+        pool: as it is stored.
+        size: side of the images, in pixels.
+    """
+
+    def __init__(self, pool: ImagePool, size: int) -> None:
+        super().__init__(pool._parts, path=pool.path, manifest=pool._manifest, digest=pool.content_hash)
+        self._stored, self.image_size = pool, size
+
+    @property
+    def stored(self) -> ImagePool:
+        """The pool as it is stored."""
+        return self._stored
+
+    @property
+    def preparation(self) -> Preparation:
+        """Preparation of its pictures, at this size; raises as `ImagePool.preparation`."""
+        return dataclasses.replace(self._stored.preparation, size=self.image_size)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ResizedPool, (self._stored, self.image_size)
+
+    def read(self, positions: np.ndarray | slice) -> np.ndarray:
+        """Return resized images by position: (n,) integers -> (n, 3, N, N) uint8; raises as `ImagePool.read`."""
+        images = self._stored.read(positions)
+        size = (self.image_size, self.image_size)
+        found = np.empty((len(images), 3, *size), dtype=np.uint8)
+        for image, place in zip(images, found, strict=True):
+            resized = Image.fromarray(image.transpose(1, 2, 0)).resize(size, Image.Resampling.BICUBIC)
+            place[:] = np.asarray(resized).transpose(2, 0, 1)
+        return found

@@ -251,4 +251,5 @@ def keep_hashes(path: Path, hashes: np.ndarray) -> None:
 
 def _place(pool: ImagePool) -> Path:
     assert pool.path is not None
-    return pool.path / HASHES.format(pool.content_hash[:16])
+    size = "" if pool.stored is pool else f"-{pool.image_size}"
+    return pool.path / HASHES.format(pool.content_hash[:16] + size)

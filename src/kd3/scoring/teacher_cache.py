@@ -30,7 +30,8 @@ TOLERANCE = 0.05  # of the largest: in bfloat16 outputs vary by 1% with the batc
 def name_for(version: int, teacher: Teacher, pool: ImagePool, compute: Compute, *more: object) -> str:
     """Return a file's name, a hash of everything its contents depend on."""
     who = (teacher.fingerprint(), teacher.is_folded)  # other rounding would choose other images
-    identity = (version, *who, pool.content_hash, compute.device.type, compute.precision, *more)
+    size = () if pool.stored is pool else (pool.image_size,)  # of images that are resized for the teacher
+    identity = (version, *who, pool.content_hash, *size, compute.device.type, compute.precision, *more)
     return hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
 
 

@@ -28,17 +28,23 @@ Augmentation = Literal["crop", "resized-crop", "none"]
 
 
 def augment(
-    images: Tensor, kind: Augmentation, *, flip: bool, generator: torch.Generator, ranks: Ranks = ALONE
+    images: Tensor,
+    kind: Augmentation,
+    *,
+    flip: bool,
+    generator: torch.Generator,
+    size: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Return a random view of each image, half of them mirrored if `flip`.
 
-    Shapes: (B, 3, S, S) uint8 -> the same, in channels_last. All randomness comes from
-    `generator`, on the images' device, the same on all `ranks`, whose parts make up the batch.
+    Shapes: (B, 3, S, S) uint8 -> the same, for "resized-crop" (B, 3, size, size), in channels_last. All randomness
+    comes from `generator`, on the images' device, the same on all `ranks`, whose parts make up the batch.
     """
     if kind == "crop":
         return shift(images, flip=flip, generator=generator, ranks=ranks)
     if kind == "resized-crop":
-        return resized_crop(images, flip=flip, generator=generator, ranks=ranks)
+        return resized_crop(images, flip=flip, generator=generator, size=size, ranks=ranks)
     mirrored = _coin(len(images), images.device, generator, ranks) if flip else None
     views = images if mirrored is None else torch.where(mirrored[:, None, None, None], images.flip(3), images)
     return views.contiguous(memory_format=torch.channels_last)

@@ -18,6 +18,7 @@ from kd3.models.student_files import WEIGHTS, load_student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool, derive_pool
 from kd3.pool.checks import watched
+from kd3.pool.image_pool import at_size
 from kd3.pool.pool_files import sha256_of
 from kd3.runtime import console
 from kd3.runtime.compute import Compute
@@ -80,7 +81,7 @@ def _without(source: ImagePool, recipe: PoolRecipe, teacher: Teacher, compute: C
         if name not in names:
             raise KD3Error(f"a pool of the study leaves out class {name!r}; the teacher's are: {', '.join(names)}")
     compute.place(teacher)
-    logits = teacher_logits(teacher, PoolBatches(source, compute), compute)
+    logits = teacher_logits(teacher, PoolBatches(source.at(teacher.input_size or source.image_size), compute), compute)
     chosen = torch.tensor([names.index(name) for name in left_out])
     predicted = torch.cat(
         [torch.from_numpy(np.array(part)).argmax(1) for part in np.array_split(logits, _parts(logits))]
@@ -96,14 +97,11 @@ def check_given(given: Mapping[str, ImagePool], teacher: Teacher) -> None:
     """Refuse pools that do not fit the teacher or one another, before the first run.
 
     Raises:
-        KD3Error: images of another size than the teacher's.
+        KD3Error: images that are smaller than the teacher's.
     """
     for name, pool in given.items():
-        if teacher.input_size is not None and pool.image_size != teacher.input_size:
-            raise KD3Error(
-                f"the {name} pool {pool.path} has images of {pool.image_size} pixels but the teacher takes "
-                f"{teacher.input_size}; ingest with --image-size {teacher.input_size}"
-            )
+        if teacher.input_size is not None:
+            at_size(pool, teacher.input_size, who="the teacher", where=f"the {name} pool {pool.path}")
 
 
 FEWEST_POOLS = 4  # three points are in order too often by chance

@@ -152,9 +152,10 @@ class Learner:
     ) -> StepResult:
         """Train on a batch and return its loss, without a graph.
 
-        Shapes: images (B, 3, S, S), uint8, on the device; positions (B,) int64 in the pool, on the
-        CPU, needed for fixed views and labels. 0 <= number < total_steps. Of several ranks each has its
-        part of the batch, and the loss is that of the part. `progress` is for `learning_rate`.
+        Shapes: images (B, 3, S, S), uint8, on the device, larger than the student's if views are parts of them;
+        positions (B,) int64 in the pool, on the CPU, needed for fixed views and labels. 0 <= number < total_steps. Of
+        several ranks each has its part of the batch, and the loss is that of the part. `progress` is for
+        `learning_rate`.
         """
         set_learning_rate(self.optimizer, number, self.total_steps, self.settings, progress)
         # Dropout and the like: other numbers on each rank.
@@ -217,7 +218,8 @@ class Learner:
         normalise = self.method.student.normalise
         if self.fixed is None:
             how, flip = self.settings.augmentation, self.settings.flip
-            views = normalise(augment(images, how, flip=flip, generator=generator, ranks=self.ranks))
+            side = self.method.student.input_size
+            views = normalise(augment(images, how, flip=flip, generator=generator, size=side, ranks=self.ranks))
             if self._mixes(number):
                 draw = generator_for(self.compute.device, self.seed, "mixup", number)
                 views = mixed_up(views, generator=draw, ranks=self.ranks)

@@ -79,6 +79,9 @@ class Fit:
         listeners: Callable[[int], Sequence[Listener]] = lambda images: (),
     ) -> None:
         self.method, self.batches, self.split = method, batches, split
+        # Parts of images have more detail where the pool is stored larger.
+        is_larger = settings.augmentation == "resized-crop" and batches.pool.stored is not batches.pool
+        self.raw = PoolBatches(batches.pool.stored, compute) if is_larger else batches
         self.teacher_logits, self.typicality, self.outliers = teacher_logits, typicality, outliers
         self.settings, self.seed, self.compute, self.folder = settings, seed, compute, folder
         self.evaluate, self.listeners, self.ranks = evaluate, listeners, compute.ranks
@@ -202,7 +205,7 @@ class Fit:
         whole = [positions[start : start + batch] for start in range(0, len(positions), batch)]  # the last: smaller
         mine = [places[self.ranks.part(len(places))] for places in whole]
         own = positions if self.ranks.count == 1 else np.concatenate(mine)
-        with closing(self.batches.iterate(own, len(mine[0]))) as images:
+        with closing(self.raw.iterate(own, len(mine[0]))) as images:
             for number, places in enumerate(mine):
                 start = number * batch
                 progress = None if self.budget.epochs is None else self.budget.progress(self.at)

@@ -1,0 +1,92 @@
+"""A pool whose images are larger than the teacher's: resized for everything, and parts of them as training views."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import load_file
+
+import kd3
+from kd3.commands.inspect import inspect
+from kd3.pool.image_pool import ImagePool, at_size
+from kd3.runtime.errors import KD3Error
+from kd3.scoring.views import augment
+
+SMALL = {
+    "images": 96, "batch_size": 16, "holdout": 12, "precision": "32", "device": "cpu", "warmup_steps": 2,
+    "recall": "off", "quiet": True,
+}  # fmt: skip
+
+
+def noise(count, side, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 3, side, side), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def large_pool(crawl, tmp_path_factory):
+    """The crawl's pool at 40 pixels; the teacher of `teacher_file` takes 16."""
+    out = tmp_path_factory.mktemp("large") / "pool"
+    kd3.ingest(crawl, out, image_size=40, workers=0, quiet=True)
+    return out
+
+
+@given(side=st.integers(5, 40), size=st.integers(4, 40), seed=st.integers(0, 99))
+def test_a_pool_at_a_smaller_size_has_its_images_resized_as_pillow_does(side, size, seed):
+    images = noise(6, side, seed)
+    pool = ImagePool.from_array(images)
+    if size > side:
+        with pytest.raises(KD3Error, match=f"here has images of {side} pixels but the teacher takes {size}"):
+            at_size(pool, size, who="the teacher", where="here")
+        return
+    smaller = at_size(pool, size, who="the teacher", where="here")
+    places = np.array([4, 0, 4])
+    for image, place in zip(smaller.read(places), places, strict=True):
+        whole = Image.fromarray(images[place].transpose(1, 2, 0))
+        wanted = whole.resize((size, size), Image.Resampling.BICUBIC)
+        assert np.array_equal(image, np.asarray(wanted).transpose(2, 0, 1))
+    assert smaller.image_size == smaller.preparation.size == size
+    assert (smaller.content_hash, len(smaller), smaller.stored) == (pool.content_hash, 6, pool)
+    assert smaller.read(np.array([], dtype=int)).shape == (0, 3, size, size)
+    assert (smaller is pool) == (size == side)
+
+
+def test_another_process_gets_the_same_images(large_pool):
+    smaller = ImagePool.open(large_pool).at(16)
+    again = pickle.loads(pickle.dumps(smaller))
+    assert np.array_equal(again.read(slice(3, 9)), smaller.read(slice(3, 9)))
+    assert again.stored.image_size == 40
+    assert smaller.at(10).stored.image_size == 40  # from the stored pixels, not from resized ones
+    assert smaller.at(40) is smaller.stored
+
+
+def test_parts_of_images_have_the_students_size_and_the_pools_detail():
+    stripes = torch.zeros(64, 3, 64, 64, dtype=torch.uint8)
+    stripes[..., ::2] = 255  # which resizing to 16 pixels makes grey
+    views = augment(stripes, "resized-crop", flip=True, size=16, generator=torch.Generator().manual_seed(1))
+    assert views.shape == (64, 3, 16, 16)
+    assert float(views.float().std(dim=(1, 2, 3)).max()) > 60  # a small part keeps them
+
+
+def test_a_run_on_parts_of_larger_images_is_repeatable(teacher_file, large_pool, tmp_path):
+    weights = {}
+    for name, augmentation in (("one", "resized-crop"), ("two", "resized-crop"), ("crop", "crop")):
+        run = kd3.distill(teacher_file, "kd3:resnet8", large_pool, tmp_path / name, augmentation=augmentation, **SMALL)
+        assert run.student.input_size == 16
+        weights[name] = load_file(run.folder / "student" / "model.safetensors")
+    same = {name: all(torch.equal(weights["one"][key], found[key]) for key in found) for name, found in weights.items()}
+    assert same == {"one": True, "two": True, "crop": False}
+
+
+def test_every_command_that_reads_a_pool_takes_larger_images(teacher_file, large_pool, tmp_path):
+    run = kd3.distill(teacher_file, "kd3:resnet8", large_pool, tmp_path / "run", **{**SMALL, "recall": 32})
+    assert kd3.shift(teacher_file, large_pool, quiet=True).measurement
+    kd3.select(teacher_file, large_pool, tmp_path / "selection", device="cpu", quiet=True)
+    assert inspect(teacher_file, pool=large_pool).normalisation is not None
+    assert kd3.adapt(run.folder, device="cpu", quiet=True).folder == run.folder
+    kd3.report(run.folder)
+    exported = kd3.export(run.folder, tmp_path / "out", format=["torchscript"], check_images=6, quiet=True)
+    assert exported

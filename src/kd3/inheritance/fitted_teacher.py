@@ -31,7 +31,8 @@ from kd3.scoring.scan import scored
 from kd3.scoring.teacher_cache import name_for
 from kd3.selection.rules import is_mixture, outlying
 
-# Images of a pool to decide whether it is a mixture; fewer if their sides are longer, since a pass costs more.
+# Images of a pool to decide whether it is a mixture, and to choose a blend; fewer if their sides are longer, since a
+# pass costs more.
 ASKED_IMAGES, ASKED_LARGE = 1000, 256
 
 
@@ -135,7 +136,7 @@ def _at_the_features(teacher: Teacher, norms: dict[str, nn.Module]) -> str | Non
 
 
 VERSION = 2  # version of the outlier rule for mixed pools
-COUNTED_IMAGES, COUNT_BATCH = 2000, 250
+COUNTED_IMAGES, COUNTED_LARGE, COUNT_BATCH = 2000, 1000, 250  # likewise
 GRID = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
@@ -252,7 +253,8 @@ def _made(
         if statistics and (by_share or how != "auto"):
             return statistics, by_share
     alone = Compute(compute.device, compute.precision)  # the other ranks do not take part
-    chosen = _drawn(positions, COUNTED_IMAGES)
+    is_small = batches.pool.image_size <= SMALL_SIDE
+    chosen = _drawn(positions, COUNTED_IMAGES if is_small else COUNTED_LARGE)
     chosen = chosen[~find_outliers(teacher, batches, chosen, alone).numpy()]
     with console.progress("statistics of the crawl", len(chosen), "images") as bar:
 
@@ -266,7 +268,8 @@ def _made(
             statistics = counted(teacher.module, images())
     by_share = {}
     if how == "auto":
-        asked, own = np.sort(chosen[:ASKED_IMAGES]), remembered(teacher.module)
+        asked = np.sort(chosen[: ASKED_IMAGES if is_small else ASKED_LARGE])
+        own = remembered(teacher.module)
         with console.progress("answers of the fitted teacher", len(GRID) * len(asked), "images") as bar:
             for share in GRID:
                 fitted = compute.place(teacher.with_statistics(blended(own, statistics, share)))

@@ -153,7 +153,7 @@ def test_help_names_the_flags():
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--pool", "{pool}"], "'teacher' is missing"),
+        (["--pool", "{pool}"], "--teacher is missing"),
         (["--teacher", "{teacher}", "--pool", "nowhere"], "nowhere"),
         (["--teacher", "{teacher}", "--pool", "{pool}", "--reference", "nowhere.zip"], "nowhere.zip"),
         (["--teacher", "{teacher}", "--pool", "{pool}", "--reference", "{empty}"], "holds no image"),

@@ -39,7 +39,7 @@ def copied(pool_folder, tmp_path):
 
 def test_a_weight_for_a_student_that_is_not_there(refused):
     assert "leaves a share to a student" in refused(teacher_weight="0.5")
-    assert "teacher_weight" in refused(teacher_weight="1.5")
+    assert "--teacher-weight" in refused(teacher_weight="1.5")
 
 
 def test_what_is_missing_is_named(refused, labelled):

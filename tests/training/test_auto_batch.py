@@ -85,7 +85,7 @@ def test_a_wrong_batch_size_is_one_sentence(value, tmp_path):
     done = here("distill", *names, "--batch-size", value)
     assert done.returncode == 2
     (sentence,) = done.stderr.splitlines()
-    assert "train.batch_size" in sentence
+    assert "--batch-size" in sentence
     assert f"must be auto, or a number of images that is at least 2; got '{value}'" in sentence
     assert not (tmp_path / "run").exists()
 

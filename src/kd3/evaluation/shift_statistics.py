@@ -74,9 +74,8 @@ class BatchNormWatch:
             seen = self.moments[name]
             assert isinstance(norm.running_mean, Tensor)
             assert isinstance(norm.running_var, Tensor)
-            assert isinstance(norm.eps, float)
             mean, variance = norm.running_mean.double(), norm.running_var.double()
-            scale = variance + norm.eps
+            scale = variance + float(norm.eps)  # type: ignore[arg-type]  # a network may have it as an integer
             whole = diagonal_wasserstein(seen.mean, seen.variance, mean, variance, scale=scale)
             from_means = ((seen.mean - mean).square() / scale).mean()
             found.append(LayerShift(name, len(mean), float(whole), float(from_means)))

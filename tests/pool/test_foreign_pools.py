@@ -20,7 +20,8 @@ from kd3.scoring import views
 
 @pytest.fixture
 def pool(pool_folder, tmp_path):
-    return Path(shutil.copytree(pool_folder, tmp_path / "pool"))
+    # Without what other tests have stored beside it.
+    return Path(shutil.copytree(pool_folder, tmp_path / "pool", ignore=shutil.ignore_patterns("teacher_*")))
 
 
 def refused(*words):

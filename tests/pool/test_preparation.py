@@ -108,7 +108,7 @@ def test_a_teacher_sees_as_its_pool_unless_it_was_said_otherwise(place):
     squashed, cropped = kd3.ImagePool.open(place / "squash"), kd3.ImagePool.open(place / "crop")
     teacher = load_teacher(place / "open.yaml")
     for pool in (squashed, cropped, squashed):  # whatever it was asked about before
-        assert fitted(teacher, pool).preparation == pool.preparation == Preparation(16, pool.path.name)
+        assert fitted(teacher, pool)[0].preparation == pool.preparation == Preparation(16, pool.path.name)
     with pytest.raises(KD3Error, match="ingest the crawl with --fit crop, or leave fit out of the description"):
         fitted(load_teacher(place / "crop.yaml"), squashed)
 
@@ -129,14 +129,14 @@ def test_a_reference_is_made_as_the_pool(place):
     from kd3.runtime.compute import resolve
 
     pool = kd3.ImagePool.open(place / "squash")
-    teacher = fitted(load_teacher(place / "open.yaml"), pool)
+    teacher, _ = fitted(load_teacher(place / "open.yaml"), pool)
     reference = Reference(str(place / "test"), teacher, limit=100, seed=0, workers=0)
     images = torch.cat([batch for batch, _ in reference.batches(resolve("cpu", "32"))])
     assert {bytes(image.numpy()) for image in images} == {bytes(image) for image in pool.read(slice(0, 24))}
 
 
 def test_a_reference_pool_that_was_made_otherwise_is_spoken_of(place, capsys):
-    teacher = fitted(load_teacher(place / "open.yaml"), kd3.ImagePool.open(place / "squash"))
+    teacher, _ = fitted(load_teacher(place / "open.yaml"), kd3.ImagePool.open(place / "squash"))
     Reference(str(place / "crop"), teacher, limit=100, seed=0, workers=0)
     assert "the reference pool" in " ".join(capsys.readouterr().err.split())
 

@@ -82,7 +82,8 @@ def test_a_run_on_parts_of_larger_images_is_repeatable(teacher_file, large_pool,
 
 
 def test_every_command_that_reads_a_pool_takes_larger_images(teacher_file, large_pool, tmp_path):
-    run = kd3.distill(teacher_file, "kd3:resnet8", large_pool, tmp_path / "run", **{**SMALL, "recall": 32})
+    more = {"recall": 32, "share": 0.8, "kd3": {"selection": "dynamic"}}
+    run = kd3.distill(teacher_file, "kd3:resnet8", large_pool, tmp_path / "run", **{**SMALL, **more})
     assert kd3.shift(teacher_file, large_pool, quiet=True).measurement
     kd3.select(teacher_file, large_pool, tmp_path / "selection", device="cpu", quiet=True)
     assert inspect(teacher_file, pool=large_pool).normalisation is not None

@@ -124,6 +124,11 @@ class ImagePool:
         """The pool with its images as they are stored, which may be larger."""
         return self
 
+    @property
+    def identity(self) -> str:
+        """Name of the images as they are read: the content hash, and the size of images that are resized."""
+        return self.content_hash
+
     def at(self, size: int) -> ImagePool:
         """Return the pool with its images resized to `size` pixels as they are read; itself if they have that size."""
         if size == self.image_size:
@@ -289,6 +294,11 @@ class ResizedPool(ImagePool):
     def stored(self) -> ImagePool:
         """The pool as it is stored."""
         return self._stored
+
+    @property
+    def identity(self) -> str:
+        """The content hash, and this size."""
+        return f"{self.content_hash}-{self.image_size}"
 
     @property
     def preparation(self) -> Preparation:

@@ -30,8 +30,7 @@ TOLERANCE = 0.05  # of the largest: in bfloat16 outputs vary by 1% with the batc
 def name_for(version: int, teacher: Teacher, pool: ImagePool, compute: Compute, *more: object) -> str:
     """Return a file's name, a hash of everything its contents depend on."""
     who = (teacher.fingerprint(), teacher.is_folded)  # other rounding would choose other images
-    size = () if pool.stored is pool else (pool.image_size,)  # of images that are resized for the teacher
-    identity = (version, *who, pool.content_hash, *size, compute.device.type, compute.precision, *more)
+    identity = (version, *who, pool.identity, compute.device.type, compute.precision, *more)
     return hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
 
 
@@ -96,7 +95,7 @@ class PartOfPool(PoolBatches):
         self.batches, self.positions, self.pool = batches, positions, self
         self.path, self.image_size = batches.pool.path, batches.pool.image_size
         which = np.ascontiguousarray(positions, dtype=np.int64).tobytes()
-        self.content_hash = hashlib.sha256(batches.pool.content_hash.encode() + which).hexdigest()
+        self.identity = hashlib.sha256(batches.pool.identity.encode() + which).hexdigest()
 
     def __len__(self) -> int:
         return len(self.positions)

@@ -310,10 +310,15 @@ def test_a_name_that_two_files_share_takes_no_label_by_the_name_only(model, tmp_
     assert figures(model, tmp_path) == (8, 100, "")
 
 
-def test_a_file_with_two_labels_has_none(model, tmp_path):
+def numbered(folder):
+    """Save one picture of each kind, `0.png` and so on; return the rows of their table."""
     for number, kind in enumerate(KINDS):
-        picture(kind).save(tmp_path / f"{number}.png")
-    rows = [f"{n}.png,{NAMES[kind]}" for n, kind in enumerate(KINDS)]
+        picture(kind).save(folder / f"{number}.png")
+    return [f"{n}.png,{NAMES[kind]}" for n, kind in enumerate(KINDS)]
+
+
+def test_a_file_with_two_labels_has_none(model, tmp_path):
+    rows = numbered(tmp_path)
     (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows, rows[0], "1.png,lime", rows[1]]))
     found = labelled_files(str(tmp_path))
     assert [record.key for record in found.records] == ["0.png", "2.png", "3.png", "4.png"]
@@ -322,9 +327,7 @@ def test_a_file_with_two_labels_has_none(model, tmp_path):
 
 
 def test_a_file_with_two_labels_in_a_list_has_none(model, tmp_path):
-    for number, kind in enumerate(KINDS):
-        picture(kind).save(tmp_path / f"{number}.png")
-    rows = [f"{n}.png,{NAMES[kind]}" for n, kind in enumerate(KINDS)]
+    rows = numbered(tmp_path)
     (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows, "3.png,kiwi", rows[2]]))
     found = labelled_files(str(tmp_path / "list.csv"))
     assert [record.key for record in found.records] == ["0.png", "1.png", "2.png", "4.png", "2.png"]

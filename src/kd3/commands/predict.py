@@ -114,9 +114,8 @@ def run(config: PredictConfig, classifier: Teacher | Student | None = None) -> P
             continue
         if threshold is not None:
             escalate.append(float(margins(logits)) < threshold)
-        best = (
-            logits[0].topk(min(config.top, logits.shape[1])).indices
-        )  # probabilities may be equal where logits are not
+        # By logits: their probabilities may be equal.
+        best = logits[0].topk(min(config.top, logits.shape[1])).indices
         probabilities = (logits.double() / temperature).softmax(dim=1)[0, best]
         pairs = zip(best.tolist(), probabilities.tolist(), strict=True)
         found.append((name, [(classifier.classes[label], p) for label, p in pairs]))

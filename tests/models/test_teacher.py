@@ -67,6 +67,14 @@ def test_a_gap_in_the_class_names_and_names_that_look_the_same_are_refused(descr
             kd3.load_teacher(path)
 
 
+def test_class_names_say_how_many_classes_there_are(described):
+    assert kd3.load_teacher(described(num_classes=None, classes=["x", "y", "z"])).num_classes == 3
+    with pytest.raises(KD3Error, match="'num_classes' is missing"):
+        kd3.load_teacher(described(num_classes=None))
+    with pytest.raises(KD3Error, match="lists 2 names but num_classes is 3"):
+        kd3.load_teacher(described(classes=["x", "y"]))
+
+
 def test_only_names_are_text(described):
     path = described(arch_args={"width": 1})
     with pytest.raises(KD3Error, match=r"width"):  # the builder's own word for a number that it does not take

@@ -37,7 +37,9 @@ class TeacherDescription(Settings):
         None, description="of the network's names in the file of weights, where it holds others, too (student.)"
     )
     num_classes: int = Field(
-        ge=2, description="number of classes; 2 for a network with one logit z, which stands for (0, z)"
+        ge=2,
+        description="number of classes; 2 for a network with one logit z, which stands for (0, z); left out: as many as "
+        "classes names",
     )
     output: int | str | None = Field(
         None, description="which output holds the logits, by place (0, 1, ...) or name, where the network has several"
@@ -56,6 +58,12 @@ class TeacherDescription(Settings):
         "whole picture, distorted); left out: as the pool has them, and crop where there is none",
     )
     classes: list[str] | None = Field(None, description="class names, in the order of the logits")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_many_as_names(cls, values: Any) -> Any:
+        names = values.get("classes") if isinstance(values, dict) else None
+        return {"num_classes": len(names), **values} if isinstance(names, list) else values
 
     @field_validator("classes", mode="before")
     @classmethod

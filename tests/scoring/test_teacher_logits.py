@@ -1,6 +1,7 @@
 """The teacher's logits beside the pool: computed once, never stale, never in the way."""
 
 import errno
+import hashlib
 import os
 import shutil
 import subprocess
@@ -14,7 +15,14 @@ import kd3
 from kd3.runtime.compute import resolve
 from kd3.scoring import teacher_cache as kept
 from kd3.scoring.batches import PoolBatches
-from kd3.scoring.teacher_cache import logits_of_part, teacher_logits
+from kd3.scoring.teacher_cache import (
+    COMPARED,
+    DIGEST_BYTES,
+    drawn_to_compare,
+    logits_of_part,
+    place_of,
+    teacher_logits,
+)
 
 COMPUTE = resolve("cpu", "32")
 
@@ -51,7 +59,7 @@ def test_they_are_computed_once_and_are_the_teachers(teacher, batches, scored):
     np.testing.assert_allclose(first, said, rtol=1e-4, atol=1e-4)
     assert scored == [len(images)]
     assert np.array_equal(teacher_logits(teacher, batches, COMPUTE), first)
-    assert scored == [len(images), 16]
+    assert scored == [len(images), COMPARED]
 
 
 def test_numpy_reads_the_file_and_they_are_mapped_from_it(teacher, batches):
@@ -119,6 +127,24 @@ def test_a_teacher_whose_code_changed_is_never_served_the_old_logits(batches, ca
     assert "does not match this teacher's predictions" in capsys.readouterr().err
 
 
+def test_logits_that_somebody_else_made_up_are_never_served(teacher, batches, capsys):
+    true = np.array(teacher_logits(teacher, batches, COMPUTE))
+    path = place_of(teacher, batches.pool, COMPUTE)
+    whole = path.read_bytes()[:-DIGEST_BYTES]
+    half = -true[len(true) // 2 :]
+    forged = whole[: -half.nbytes] + half.tobytes()
+    path.write_bytes(forged + hashlib.blake2b(forged, digest_size=DIGEST_BYTES).digest())
+    np.testing.assert_allclose(teacher_logits(teacher, batches, COMPUTE), true, rtol=1e-5, atol=1e-5)
+    assert "does not match this teacher's predictions" in capsys.readouterr().err
+
+
+def test_other_stored_outputs_are_compared_each_time():
+    drawn = [drawn_to_compare(10_000) for _ in range(3)]
+    assert all(len(np.unique(places)) == len(places) == COMPARED for places in drawn)
+    assert not np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[1], drawn[2])
+    np.testing.assert_array_equal(drawn_to_compare(3), [0, 1, 2])
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[:100])
 
@@ -168,7 +194,7 @@ def test_a_pool_that_may_only_be_read_serves_what_is_there(teacher, batches, cap
 
     monkeypatch.setattr(kept, "waiting", refused)
     assert np.array_equal(teacher_logits(teacher, batches, COMPUTE), first)
-    assert scored == [len(first), 16]
+    assert scored == [len(first), COMPARED]
     files(batches)[0].unlink()
     np.testing.assert_array_equal(teacher_logits(teacher, batches, COMPUTE), first)
     assert "could not be kept" in capsys.readouterr().err
@@ -226,7 +252,7 @@ def test_of_a_share_the_whole_pools_logits_are_taken_where_they_are_there(teache
     whole = teacher_logits(teacher, batches, COMPUTE)
     scored.clear()
     part = logits_of_part(teacher, batches, COMPUTE, np.array([5, 60]))
-    assert scored == [16]
+    assert scored == [COMPARED]
     assert np.array_equal(part[np.array([60, 5])], whole[[60, 5]])
 
 

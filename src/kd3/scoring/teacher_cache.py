@@ -23,7 +23,7 @@ from kd3.runtime.files import replacing, waiting
 from kd3.scoring.batches import PoolBatches, fetched
 from kd3.scoring.scan import score, scored
 
-COMPARED = 16  # outputs computed again to validate a file
+COMPARED = 32  # outputs computed again to validate a file
 TOLERANCE = 0.05  # of the largest: in bfloat16 outputs vary by 1% with the batch
 
 
@@ -51,6 +51,11 @@ def matches(kept: np.ndarray, now: np.ndarray) -> bool:
     return bool(np.abs(kept - now).max() <= TOLERANCE * np.abs(now).max())
 
 
+def drawn_to_compare(count: int) -> np.ndarray:
+    """Return the places of some of `count` stored outputs, ascending; others each time, so no file can be made to pass."""
+    return np.sort(np.random.default_rng().permutation(count)[:COMPARED])
+
+
 VERSION = 2  # of the computation and format; other versions' files are ignored
 DIGEST_BYTES = 32
 BLOCK = 1 << 20
@@ -62,8 +67,8 @@ def teacher_logits(teacher: Teacher, batches: PoolBatches, compute: Compute) -> 
 
     They are read from `POOL/teacher_logits/`, or computed and stored there, and memory-mapped. The file's name depends
     on the teacher's weights and normalisation, the pool's content, the precision and the file's version; a digest ends
-    the file. Since only the network's code may have changed, the first stored logits are compared with the teacher's
-    present output. A damaged file, or another teacher's, is computed anew. Of concurrent runs one computes and the
+    the file. Since the network's code may have changed, or somebody else may have made the file, some stored logits are
+    compared with the teacher's present output, others each time. A damaged file, or another teacher's, is computed anew. Of concurrent runs one computes and the
     others wait. With a read-only pool or a full disk the logits stay in memory.
     """
     path = place_of(teacher, batches.pool, compute)
@@ -140,7 +145,8 @@ def _of_all_ranks(path: Path, teacher: Teacher, batches: PoolBatches, compute: C
         KD3Error: they cannot be written, or a rank does not see what the first has written.
     """
     ranks = compute.ranks
-    (missing,) = ranks.any(_kept(path, teacher, batches, compute) is None)
+    places = ranks.from_first(drawn_to_compare(len(batches.pool)))  # the ranks score them together
+    (missing,) = ranks.any(_kept(path, teacher, batches, compute, places) is None)
     if missing and ranks.is_first:
         try:
             path.parent.mkdir(exist_ok=True)
@@ -160,15 +166,17 @@ def _of_all_ranks(path: Path, teacher: Teacher, batches: PoolBatches, compute: C
     return _mapped(path, _shape(teacher, batches))
 
 
-def _kept(path: Path, teacher: Teacher, batches: PoolBatches, compute: Compute) -> np.ndarray | None:
-    """Return the logits in a file if they are complete and this teacher's."""
+def _kept(
+    path: Path, teacher: Teacher, batches: PoolBatches, compute: Compute, places: np.ndarray | None = None
+) -> np.ndarray | None:
+    """Return the logits in a file if they are complete and, at some places, this teacher's."""
     if not path.is_file():
         return None
     if not _is_whole(path, _shape(teacher, batches)):
         console.warn(f"{path} is damaged; the teacher's logits are computed again")
         return None
     logits = _mapped(path, _shape(teacher, batches))
-    positions = np.arange(min(COMPARED, len(logits)))
+    positions = drawn_to_compare(len(logits)) if places is None else places
     now = score(teacher, batches, positions, teacher.normalise, compute).numpy()
     if not matches(logits[positions], now):
         console.warn(f"{path} does not match this teacher's predictions; its logits are computed again")

@@ -21,7 +21,7 @@ from kd3.runtime.compute import Compute
 from kd3.runtime.errors import KD3Error
 from kd3.runtime.ranks import ALONE, Ranks
 from kd3.scoring.batches import Coming, generator_for, sent
-from kd3.scoring.teacher_cache import COMPARED, matches, name_for, reserve
+from kd3.scoring.teacher_cache import drawn_to_compare, matches, name_for, reserve
 
 TRIES = 10  # to find a fitting crop, as in torchvision
 Augmentation = Literal["crop", "resized-crop", "none"]
@@ -227,8 +227,8 @@ class FixedViews:
 class TeacherFeatures:
     """The teacher's features of fixed views, computed on first use and stored beside the pool.
 
-    The file's name depends on the teacher, the pool's content, the views and the precision. The first stored features
-    are compared with the teacher's present output. Concurrent runs may share the file: they write the same values.
+    The file's name depends on the teacher, the pool's content, the views and the precision. Some stored features are
+    compared with the teacher's present output, others each time. Concurrent runs may share the file: they write the same values.
 
     Raises:
         OSError: it cannot be made, or the disk is full.
@@ -288,7 +288,7 @@ class TeacherFeatures:
         known = sample[self._known[sample] > 0]
         if len(known) == 0:
             return True
-        rows = known[:: max(1, len(known) // COMPARED)][:COMPARED]
+        rows = known[torch.from_numpy(drawn_to_compare(len(known)))]
         raw = torch.from_numpy(images.read((rows // self.views.views).numpy())).to(self.compute.device)
         now = self._outputs(self.views.of(raw, rows)).features.float().cpu()
         kept = self._features[rows].float().view(now.shape)

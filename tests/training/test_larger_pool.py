@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 import kd3
 from kd3.commands.inspect import inspect
+from kd3.models.preprocessing import Normalisation
 from kd3.pool.image_pool import ImagePool, at_size
 from kd3.runtime.errors import KD3Error
 from kd3.scoring.views import augment
@@ -91,3 +92,12 @@ def test_every_command_that_reads_a_pool_takes_larger_images(teacher_file, large
     kd3.report(run.folder)
     exported = kd3.export(run.folder, tmp_path / "out", format=["torchscript"], check_images=6, quiet=True)
     assert exported
+
+
+def test_a_report_asks_both_networks_at_their_own_size(teacher_file, large_pool, tmp_path, monkeypatch):
+    run = kd3.distill(teacher_file, "kd3:resnet8", large_pool, tmp_path / "run", **SMALL)
+    seen = set()
+    asked = Normalisation.__call__
+    monkeypatch.setattr(Normalisation, "__call__", lambda self, x: seen.add(x.shape[-1]) or asked(self, x))
+    kd3.report(run.folder)
+    assert seen == {16}

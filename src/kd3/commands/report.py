@@ -111,7 +111,7 @@ def _findings(records: RunRecords, config: ReportConfig, *, alone: bool) -> RunF
     section = cascade = None
     kept = of_run(records.folder, student.cascade)
     if alone and config.images and teacher is not None:
-        pool = _or_missing(lambda: _pool(records, config), "its pool", missing)
+        pool = _or_missing(lambda: _pool(records, config, student.input_size), "its pool", missing)
         if pool is not None:
             console.info(f"{records.name}: runs both networks on images of the pool")
             compute = resolve(config.device, "auto")
@@ -154,7 +154,7 @@ def _held_out(
 ) -> dict[str, Any]:
     """Return the results of `kd3 cascade` on held-out images; nothing is chosen or stored."""
     held_out = split_of(records.folder, pool).holdout[:images]
-    pixels = torch.from_numpy(pool.at(student.input_size).read(held_out))
+    pixels = torch.from_numpy(pool.read(held_out))
     logits, answers = answers_of_both(student, teacher, pixels, compute)
     return {**measured(logits, answers), "of": "held out", "where": Path(str(pool.path)).name}
 
@@ -188,8 +188,8 @@ def _teacher(records: RunRecords, config: ReportConfig) -> Teacher:
     return teacher
 
 
-def _pool(records: RunRecords, config: ReportConfig) -> ImagePool:
+def _pool(records: RunRecords, config: ReportConfig, size: int) -> ImagePool:
     pool = ImagePool.open(config.pool or find(records.folder.path, "pool", str(records.summary["pool"])))
     if pool.content_hash != records.origin.get("pool"):
         raise KD3Error(f"{pool.path} is not the pool that the run learned from")
-    return pool
+    return pool.at(size)

@@ -38,8 +38,8 @@ class TeacherDescription(Settings):
     )
     num_classes: int = Field(
         ge=2,
-        description="number of classes; 2 for a network with one logit z, which stands for (0, z); left out: as many as "
-        "classes names",
+        description="number of classes; 2 for a network with one logit z, which stands for (0, z); left out: as many "
+        "as classes names",
     )
     output: int | str | None = Field(
         None, description="which output holds the logits, by place (0, 1, ...) or name, where the network has several"

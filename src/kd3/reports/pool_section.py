@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,18 +10,20 @@ import torch
 from torch import Tensor
 
 from kd3.evaluation.shift_measure import Measurement, measure
+from kd3.models.costs import SMALL_SIDE
 from kd3.models.head import global_avg_pool
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.reports.charts import Grid, Tile
 from kd3.reports.run_records import RunRecords
+from kd3.runtime import console
 from kd3.runtime.compute import Compute
 from kd3.training.run_logger import read_selection, selection_files, split_of
 
 TILES = 24  # of a grid
 MAPPED = 1_500  # points of the map
-BATCH = 256
+BATCH, BATCH_OF_LARGE = 256, 32
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def _probabilities(
     positions: np.ndarray, teacher: Teacher, student: Student, pool: ImagePool, compute: Compute
 ) -> _Probabilities:
     both: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for images in _batches(positions, pool, compute):
+    for images in _batches(positions, pool, compute, title="predictions of both networks"):
         for network, rows in zip((teacher, student), both, strict=True):
             rows.append(network(network.normalise(images)).float().softmax(dim=1).cpu())  # type: ignore[operator]
     empty = torch.empty(0, teacher.num_classes)
@@ -163,18 +165,20 @@ def _probabilities(
 
 def _features(positions: np.ndarray, teacher: Teacher, pool: ImagePool, compute: Compute) -> np.ndarray:
     rows = []
-    for images in _batches(positions, pool, compute):
+    for images in _batches(positions, pool, compute, title="features of the teacher"):
         normalised = teacher.normalise(images)
         values = global_avg_pool(teacher.outputs(normalised).features) if teacher.head else teacher(normalised)
         rows.append(values.double().cpu().numpy())
     return np.concatenate(rows)
 
 
-def _batches(positions: np.ndarray, pool: ImagePool, compute: Compute):  # type: ignore[no-untyped-def]
-    with torch.inference_mode():
-        for start in range(0, len(positions), BATCH):
-            images = torch.from_numpy(pool.read(positions[start : start + BATCH])).to(compute.device)
+def _batches(positions: np.ndarray, pool: ImagePool, compute: Compute, *, title: str) -> Iterator[Tensor]:
+    size = BATCH if pool.image_size <= SMALL_SIDE else BATCH_OF_LARGE
+    with torch.inference_mode(), console.progress(title, len(positions), "images") as bar:
+        for start in range(0, len(positions), size):
+            images = torch.from_numpy(pool.read(positions[start : start + size])).to(compute.device)
             yield images.contiguous(memory_format=torch.channels_last)
+            bar.advance(len(images))
 
 
 def _opinion(classes: Sequence[str], probabilities: np.ndarray) -> str:

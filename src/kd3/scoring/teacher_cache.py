@@ -52,7 +52,7 @@ def matches(kept: np.ndarray, now: np.ndarray) -> bool:
 
 
 def drawn_to_compare(count: int) -> np.ndarray:
-    """Return the places of some of `count` stored outputs, ascending; others each time, so no file can be made to pass."""
+    """Return the places of some of `count` stored outputs, ascending: others each time, so no file is made to pass."""
     return np.sort(np.random.default_rng().permutation(count)[:COMPARED])
 
 
@@ -67,9 +67,10 @@ def teacher_logits(teacher: Teacher, batches: PoolBatches, compute: Compute) -> 
 
     They are read from `POOL/teacher_logits/`, or computed and stored there, and memory-mapped. The file's name depends
     on the teacher's weights and normalisation, the pool's content, the precision and the file's version; a digest ends
-    the file. Since the network's code may have changed, or somebody else may have made the file, some stored logits are
-    compared with the teacher's present output, others each time. A damaged file, or another teacher's, is computed anew. Of concurrent runs one computes and the
-    others wait. With a read-only pool or a full disk the logits stay in memory.
+    the file. Since the network's code may have changed, or somebody else may have made the file, some stored logits
+    are compared with the teacher's present output, others each time. A damaged file, or another teacher's, is computed
+    anew. Of concurrent runs one computes and the others wait. With a read-only pool or a full disk the logits stay in
+    memory.
     """
     path = place_of(teacher, batches.pool, compute)
     if path is None:

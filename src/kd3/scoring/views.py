@@ -228,7 +228,8 @@ class TeacherFeatures:
     """The teacher's features of fixed views, computed on first use and stored beside the pool.
 
     The file's name depends on the teacher, the pool's content, the views and the precision. Some stored features are
-    compared with the teacher's present output, others each time. Concurrent runs may share the file: they write the same values.
+    compared with the teacher's present output, others each time. Concurrent runs may share the file: they write the
+    same values.
 
     Raises:
         OSError: it cannot be made, or the disk is full.

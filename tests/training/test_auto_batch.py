@@ -69,7 +69,7 @@ def test_without_a_device_auto_is_the_default_to_the_last_bit(images, inherited)
 def test_a_batch_that_does_not_fit_into_the_memory_of_a_process_is_not_taken(memory, processes, batch, monkeypatch):
     monkeypatch.setattr(distill_memory, "footprint", lambda method, compute, size: Footprint(0, size, 0))
     settings, compute = TrainSettings(batch_size="auto"), Compute(torch.device("cuda"), "32")
-    more = {"inherited": True, "images": 30_000, "processes": processes, "memory": memory}
+    more = {"inherited": True, "normalised": True, "images": 30_000, "processes": processes, "memory": memory}
     assert training_of(settings, None, compute, **more).batch == batch
     given = TrainSettings(batch_size=64)
     assert training_of(given, None, compute, **more) == given.settled(inherited=True)

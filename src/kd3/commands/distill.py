@@ -198,4 +198,4 @@ def _resolved(config: DistillConfig) -> tuple[DistillConfig, Compute]:
     if train.images is None and train.epochs is None:
         train = train.model_copy(update={"images": DEFAULT_IMAGES})
     update = {"train": train, "device": str(compute.device), "precision": compute.precision}
-    return config.model_copy(update=update).settled(), compute
+    return config.model_copy(update=update).settled(rates=False), compute

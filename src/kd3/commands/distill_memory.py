@@ -116,6 +116,7 @@ def training_of(
     compute: Compute,
     *,
     inherited: bool,
+    normalised: bool,
     images: int,
     processes: int,
     memory: int | None,
@@ -126,18 +127,19 @@ def training_of(
 
     Args:
         inherited: whether the student starts with weights of the teacher.
+        normalised: whether it has normalisation layers.
         images: of the pool, to train on.
         processes: that share a batch.
         memory: bytes of each process; None on a CPU.
     """
-    settled = settings.settled(inherited=inherited)
+    settled = settings.settled(inherited=inherited, normalised=normalised)
     if settings.batch_size != "auto":
         return settled
     if memory is not None:
         for batch in settings.larger_batches(inherited=inherited, images=images):
             if footprint(method, compute, batch // processes).total > memory:
                 break
-            settled = settings.settled(inherited=inherited, batch=batch)
+            settled = settings.settled(inherited=inherited, normalised=normalised, batch=batch)
     rates = f"--lr {settled.peak:.3g}, --matrix-lr {settled.matrix_peak:.3g}"
     console.info(f"--batch-size auto is {settled.batch} images per step; learning rates: {rates}")
     return settled

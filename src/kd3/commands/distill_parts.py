@@ -33,6 +33,7 @@ from kd3.inheritance.recalled import ChosenImages, known_images, read_images
 from kd3.inheritance.shrinking import as_inheritance, described, plan_shrinking, shrunk
 from kd3.methods import Method, Parts, build_method
 from kd3.models.arch import build_arch, parse_arch
+from kd3.models.batch_norms import normalises
 from kd3.models.calling import copy_of
 from kd3.models.load_teacher import load_teacher
 from kd3.models.projector import Projector, draw_as_torch
@@ -198,10 +199,11 @@ def read_job(config: DistillConfig, compute: Compute, state: State, live: Live) 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(config.seed, "initial weights"))
         method, backbone = method_of(config, teacher, live.student, pool, resumed=state == "interrupted")
-    settled = config.train.settled(inherited=backbone.inheritance is not None)
+    inherited, normalised = backbone.inheritance is not None, normalises(backbone.network)
+    settled = config.train.settled(inherited=inherited, normalised=normalised)
     _check_batch(settled, config, split, compute)
-    if state == "absent" and (doubt := _doubt_of_rates(config, settled, backbone.network)) is not None:
-        console.warn(doubt)
+    if state == "absent" and not normalised:
+        console.info(_without_norms(config, settled))
     labels = None
     if method.needs_labels:
         found, matching = pool.matched_labels(teacher.classes)
@@ -224,7 +226,8 @@ def read_job(config: DistillConfig, compute: Compute, state: State, live: Live) 
         config.train,
         method,
         compute,
-        inherited=backbone.inheritance is not None,
+        inherited=inherited,
+        normalised=normalised,
         images=len(split.train),
         processes=_processes(config, compute),
         memory=memory,
@@ -233,18 +236,13 @@ def read_job(config: DistillConfig, compute: Compute, state: State, live: Live) 
     return Job(teacher, pool, split, method, data, labels, backbone, train, deployment, kept_out)
 
 
-NORMALISED_RATE = 0.05  # the least default: lower ones were chosen by the user
-
-
-def _doubt_of_rates(config: DistillConfig, settled: TrainSettings, network: nn.Module) -> str | None:
-    """Return a warning if nothing in the student normalises, and it would be trained as if something did."""
-    if settled.peak < NORMALISED_RATE or any("norm" in type(part).__name__.lower() for part in network.modules()):
-        return None
+def _without_norms(config: DistillConfig, settled: TrainSettings) -> str:
+    """Return the rates of a student in which nothing normalises, and another way for kd3 to teach it."""
+    rates = f"--lr {settled.peak:.3g}" + (f" --matrix-lr {settled.matrix_peak:.3g}" * (settled.optimizer == "muon"))
     aligned = config.method == "kd3" and config.kd3.alignment != "none"
-    logits = " and, with kd3, from logits: --kd3.classifier own --kd3.alignment none --kd3.logit-weight 1"
-    return (
-        f"the student {config.student} has no normalisation layers, and the default rates were found with them; "
-        f"LeNet-5 learned from a tenth of them: --lr 0.01 --matrix-lr 0.03{logits if aligned else ''} (docs/paper.md)"
+    logits = "--kd3.classifier own --kd3.alignment none --kd3.logit-weight 1"
+    return f"the student {config.student} has no normalisation layers; it is trained with {rates}" + (
+        f". If it agrees little with the teacher, try it from logits: {logits} (docs/paper.md)" if aligned else ""
     )
 
 

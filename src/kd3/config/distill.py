@@ -163,11 +163,12 @@ class DistillConfig(Settings):
                 raise ValueError(unused_options(name, self.method))
         return self
 
-    def settled(self) -> DistillConfig:
+    def settled(self, *, rates: bool = True) -> DistillConfig:
         """Return the settings with every choice resolved that follows from the method.
 
-        By default KD3 inherits, fits its teacher and recalls, and the others run as published. A shrunk teacher
-        inherits with any method.
+        `rates` also fills in those of a random start as if the student had normalisation layers, which is known once
+        it is built. By default KD3 inherits, fits its teacher and recalls, and the others run as published. A shrunk
+        teacher inherits with any method.
         """
         ours = self.method == "kd3"
         shrunk = is_shrunk(self.student)
@@ -182,7 +183,8 @@ class DistillConfig(Settings):
             "recall": recall,
         }
         if init == "random":
-            update["train"] = self.train.settled(inherited=False)
+            if rates:
+                update["train"] = self.train.settled(inherited=False)
             if getattr(self.method_options, "projector", None) == "auto":
                 update[self.method] = self.method_options.model_copy(update={"projector": "simkd"})
         return self.model_copy(update=update)

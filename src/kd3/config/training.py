@@ -12,6 +12,7 @@ DEFAULT_IMAGES = 200_000
 RANDOM_RATES = {"lr": 0.1, "matrix_lr": 0.3}
 INHERITED_RATES = {"lr": 0.05, "matrix_lr": 0.025}
 SHORT_INHERITED_RATES = {"lr": 0.05, "matrix_lr": 0.1}  # for a budget below SHORT: small steps would not get far
+UNNORMALISED_RATES = {"lr": 0.001, "matrix_lr": 0.03}  # of a student without normalisation layers; docs/paper.md
 RANDOM_BATCH, INHERITED_BATCH = 64, 128
 LEAST_STEPS = 100  # of a student that inherits; docs/results/inherit-fit-recall.md#fewer-and-more-images
 SHORT = LEAST_STEPS * INHERITED_BATCH  # images
@@ -67,14 +68,15 @@ class TrainSettings(Settings):
     lr: float | None = Field(
         None,
         gt=0,
-        description="peak learning rate of SGD (default: 0.1; with muon 0.05 for a student that inherits its weights)",
+        description="peak learning rate of SGD (default: 0.1; with muon 0.05 for a student that inherits its weights, "
+        "and 0.001 for one without normalisation layers)",
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
     matrix_lr: float | None = Field(
         None,
         gt=0,
         description="peak learning rate of Muon (default: 0.3; for a student that inherits its weights 0.025, or "
-        f"0.1 below {SHORT:,} images)",
+        f"0.1 below {SHORT:,} images; 0.03 for one without normalisation layers)",
     )
     matrix_momentum: float = Field(0.95, ge=0, lt=1, description="momentum of Muon")
     nesterov: bool = Field(True, description="Nesterov momentum")
@@ -153,13 +155,16 @@ class TrainSettings(Settings):
         "by each part, with less communication",
     )
 
-    def settled(self, *, inherited: bool, batch: int | None = None) -> TrainSettings:
+    def settled(self, *, inherited: bool, normalised: bool = True, batch: int | None = None) -> TrainSettings:
         """Return the settings with unset learning rates and batch size filled in.
 
         `batch` is what `auto` is on a device (None: the default); unset learning rates grow with its square root.
+        A student that is not `normalised` has no normalisation layers.
         """
         short = self.epochs is None and (self.images or DEFAULT_IMAGES) < SHORT
         rates = (SHORT_INHERITED_RATES if short else INHERITED_RATES) if inherited else RANDOM_RATES
+        if not normalised and self.optimizer == "muon":
+            rates = UNNORMALISED_RATES
         usual = INHERITED_BATCH if inherited and not short else RANDOM_BATCH
         growth = ((batch or usual) / usual) ** RATE_POWER
         settled: dict[str, float] = {name: getattr(self, name) or growth * rate for name, rate in rates.items()}

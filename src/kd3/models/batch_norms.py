@@ -159,6 +159,11 @@ class LayerStatistics(NamedTuple):
 Statistics = Mapping[str, LayerStatistics]  # by module path, in the network's order
 
 
+def normalises(network: nn.Module) -> bool:
+    """Return whether any layer normalises its inputs: a batch, group, layer or instance norm, of any library."""
+    return any("norm" in type(part).__name__.lower() for part in network.modules())
+
+
 def remembering_norms(network: nn.Module) -> dict[str, nn.Module]:
     """Return the batch norms that keep running statistics, by module path; empty where there are none."""
     return {

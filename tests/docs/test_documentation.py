@@ -81,7 +81,7 @@ def place(crawl, labelled, centred_teacher_file, tmp_path_factory):
 
 # Pages of results need their own pools and days. tests/training/test_ranks.py and tests/runtime start several processes
 # and clusters, tests/evaluation reads layouts of labels, tests/studies runs the paper's commands.
-NOT_WHOLE = ("peers", "scale", "labels", "table1", "inherit-fit-recall", "random-start", "paper")
+NOT_WHOLE = ("peers", "scale", "labels", "table1", "inherit-fit-recall", "random-start", "shift", "paper")
 RUN_WHOLE = [page for page in PAGES if list(command_lines(page)) and page.stem not in NOT_WHOLE]
 SMALL = {
     "distill": ["--images", "640", "--student", "kd3:resnet8"],
@@ -90,7 +90,7 @@ SMALL = {
     "export": ["--check-images", "50", "--min-agreement", "0"],
     "cascade": ["--deployment", "camera", "--agreement", "5", "--confidence", "60"],
 }
-SAID_SMALLER = {"--image-size 224": "--image-size 32"}
+SAID_SMALLER = {"--image-size 224": "--image-size 32", "crawl/00000.tar crawl/00001.tar --limit 2000": "crawl/"}
 
 
 def small_command(line):

@@ -58,7 +58,7 @@ def budget_for(affordable: int | None) -> tuple[int, Advice]:
     given.
     """
     if affordable is None:
-        why = "the default; 85.8% on our crawl, where 60,000 images gave 84.5%"
+        why = "the default; 85.7% on our crawl, where 60,000 images gave 84.5%"
         return USUAL, Advice(f"--images {USUAL // 1000}k", why, "docs/results/inherit-fit-recall.md")
     if affordable >= LARGEST:
         why = "what we have results of; nothing larger was tried"

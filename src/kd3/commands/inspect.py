@@ -15,7 +15,7 @@ from kd3.config.commands import InspectConfig
 from kd3.config.records import are_numbers, nameless
 from kd3.config.shrink import PREFIX, ShrinkPlan, parse_shrink
 from kd3.config.training import TrainSettings
-from kd3.evaluation.compatibility import CHECKED_IMAGES, NormalisationCheck, fitted, normalisation_on
+from kd3.evaluation.compatibility import CHECKED, NormalisationCheck, fitted, normalisation_on
 from kd3.inheritance.inherited import planned, rows
 from kd3.inheritance.plan import Inheritance
 from kd3.inheritance.shrinking import described, plan_shrinking
@@ -178,7 +178,7 @@ def inspect(
     if pool is not None:
         opened = pool if isinstance(pool, ImagePool) else ImagePool.open(pool)
         teacher, opened = fitted(teacher, opened)
-        places = np.sort(np.random.default_rng(0).permutation(len(opened))[:CHECKED_IMAGES])
+        places = np.sort(np.random.default_rng(0).permutation(len(opened))[: CHECKED.small])
         with watched(opened):
             check = normalisation_on(teacher, opened, resolve("cpu", "32"), places)
     assert teacher.input_size is not None

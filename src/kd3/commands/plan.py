@@ -23,7 +23,7 @@ from kd3.evaluation.shift_verdict import Forecast, forecast
 from kd3.exports.formats import check_onnx_packages
 from kd3.inheritance.recalled import read_images
 from kd3.methods import Parts, build_method
-from kd3.models.costs import SMALL_SIDE, Cost, costs
+from kd3.models.costs import Cost, SampleSize, costs
 from kd3.models.load_teacher import load_teacher
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
@@ -37,7 +37,7 @@ from kd3.sources.trust import with_permissions
 from kd3.studies.advice import Choice, Plan, best_student, budget_for, for_the_crawl, method_for
 from kd3.studies.candidates import Candidate, Exported, Pace, candidates, exported, pace_of
 
-SAMPLED_IMAGES, SAMPLED_LARGE = 1000, 128  # images of the pool
+SAMPLED = SampleSize(1000, 128)  # images of the pool
 
 
 @console.quietable
@@ -138,7 +138,7 @@ def run(config: PlanConfig, teacher: Teacher | None = None, pool: ImagePool | No
 
 def _drawn(pool: ImagePool) -> ImagePool:
     """Return a sample of the pool: the images that everything but the pace is measured on, read once."""
-    count = SAMPLED_IMAGES if pool.image_size <= SMALL_SIDE else SAMPLED_LARGE
+    count = SAMPLED.of(pool.image_size)
     places = np.sort(np.random.default_rng(0).permutation(len(pool))[:count])
     return ImagePool.from_array(pool.read(places))
 

@@ -10,7 +10,7 @@ from kd3.commands.arguments import POOL, TEACHER, as_setting, if_live, optional_
 from kd3.config.pool_commands import ShiftConfig
 from kd3.config.settings import build
 from kd3.evaluation import shift_report
-from kd3.evaluation.compatibility import CHECKED_IMAGES, fitted, normalisation_on
+from kd3.evaluation.compatibility import CHECKED, fitted, normalisation_on
 from kd3.evaluation.shift_measure import Measurement, Reference, drawn, measure
 from kd3.models.load_teacher import load_teacher
 from kd3.models.teacher import Teacher
@@ -98,7 +98,7 @@ def run(config: ShiftConfig, teacher: Teacher | None = None, pool: ImagePool | N
         reference = Reference(config.reference, teacher, limit=config.limit, seed=config.seed, workers=config.workers)
     compute.place(teacher)
     with watched(pool):
-        places = drawn(len(pool), CHECKED_IMAGES, config.seed)
+        places = drawn(len(pool), CHECKED.small, config.seed)
         if doubt := normalisation_on(teacher, pool, compute, places).warning:
             console.warn(doubt)
         found = measure(teacher, pool, reference, compute, limit=config.limit, seed=config.seed)

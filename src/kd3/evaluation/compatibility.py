@@ -26,7 +26,7 @@ from kd3.config.records import places
 from kd3.evaluation.shift_statistics import BatchNormWatch, summed_up
 from kd3.models.batch_norms import moments_of, remembering_norms
 from kd3.models.calling import copy_of
-from kd3.models.costs import SMALL_SIDE
+from kd3.models.costs import SampleSize
 from kd3.models.head import hooked
 from kd3.models.preprocessing import Normalisation
 from kd3.models.student import Student
@@ -214,7 +214,7 @@ def _read(teacher: Teacher, normalised: Tensor, setting: str) -> Reading:
     )
 
 
-CHECKED_IMAGES = 256  # images
+CHECKED = SampleSize(256, 64)
 TRIED = 4  # images
 
 
@@ -256,7 +256,7 @@ def normalisation_on(teacher: Teacher, pool: ImagePool, compute: Compute, places
 
     `places` are positions in the pool, of which an evenly spread sample is taken.
     """
-    few = CHECKED_IMAGES if pool.image_size <= SMALL_SIDE else CHECKED_IMAGES // 4  # large images have enough pixels
+    few = CHECKED.of(pool.image_size)
     images = torch.from_numpy(pool.read(evenly_spaced(places, few))).to(compute.device)
     compute.place(teacher)
     return check_normalisation(teacher, images)

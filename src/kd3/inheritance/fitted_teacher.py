@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from kd3.models.batch_norms import LayerStatistics, blended, counted, mean_distance, remembered, remembering_norms
-from kd3.models.costs import SMALL_SIDE
+from kd3.models.costs import SampleSize
 from kd3.models.head import evaluating, hooked, probe_images
 from kd3.models.teacher import Teacher
 from kd3.pool.pool_files import STATISTICS
@@ -33,7 +33,7 @@ from kd3.selection.rules import is_mixture, outlying
 
 # Images of a pool to decide whether it is a mixture, and to choose a blend; fewer if their sides are longer, since a
 # pass costs more.
-ASKED_IMAGES, ASKED_LARGE = 1000, 256
+ASKED = SampleSize(1000, 256)
 
 
 def typicality(
@@ -64,7 +64,7 @@ def find_outliers(teacher: Teacher, batches: PoolBatches, positions: np.ndarray,
     if len(positions) == 0 or not remembering_norms(teacher.module):
         return none
     generator = generator_for(torch.device("cpu"), 0, "outliers")
-    count = ASKED_IMAGES if batches.pool.image_size <= SMALL_SIDE else ASKED_LARGE
+    count = ASKED.of(batches.pool.image_size)
     asked = torch.randperm(len(positions), generator=generator)[:count].sort().values.numpy()
     if not is_mixture(typicality(teacher, batches, positions[asked], compute, every_norm=True)):
         return none
@@ -136,7 +136,7 @@ def _at_the_features(teacher: Teacher, norms: dict[str, nn.Module]) -> str | Non
 
 
 VERSION = 2  # version of the outlier rule for mixed pools
-COUNTED_IMAGES, COUNTED_LARGE, COUNT_BATCH = 2000, 1000, 250  # likewise
+COUNTED, COUNT_BATCH = SampleSize(2000, 1000), 250  # likewise
 GRID = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
@@ -253,8 +253,7 @@ def _made(
         if statistics and (by_share or how != "auto"):
             return statistics, by_share
     alone = Compute(compute.device, compute.precision)  # the other ranks do not take part
-    is_small = batches.pool.image_size <= SMALL_SIDE
-    chosen = _drawn(positions, COUNTED_IMAGES if is_small else COUNTED_LARGE)
+    chosen = _drawn(positions, COUNTED.of(batches.pool.image_size))
     chosen = chosen[~find_outliers(teacher, batches, chosen, alone).numpy()]
     with console.progress("statistics of the crawl", len(chosen), "images") as bar:
 
@@ -268,7 +267,7 @@ def _made(
             statistics = counted(teacher.module, images())
     by_share = {}
     if how == "auto":
-        asked = np.sort(chosen[: ASKED_IMAGES if is_small else ASKED_LARGE])
+        asked = np.sort(chosen[: ASKED.of(batches.pool.image_size)])
         own = remembered(teacher.module)
         with console.progress("answers of the fitted teacher", len(GRID) * len(asked), "images") as bar:
             for share in GRID:

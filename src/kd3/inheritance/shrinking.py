@@ -12,14 +12,14 @@ from kd3.inheritance.depth import Blocks, Rule, blocks_to_drop, measured_blocks
 from kd3.inheritance.plan import Inheritance, Part
 from kd3.inheritance.width import CannotNarrow, narrowed
 from kd3.models.calling import copy_of
-from kd3.models.costs import SMALL_SIDE, multiply_adds, parameters_of
+from kd3.models.costs import SampleSize, multiply_adds, parameters_of
 from kd3.models.head import as_logits, evaluating
 from kd3.models.shrunk import shrink
 from kd3.models.teacher import Teacher
 from kd3.runtime.errors import KD3Error, in_brief
 
 PROBED = 2  # images
-MEASURED, MEASURED_LARGE = 32, 8  # images for measuring blocks
+MEASURED = SampleSize(32, 8)  # images for measuring blocks
 
 
 def plan_shrinking(
@@ -77,7 +77,7 @@ def blocks_of(teacher: Teacher, images: Tensor, rule: Rule) -> Blocks:
         KD3Error: it is a complete saved program.
     """
     _check_parts(teacher)
-    return measured_blocks(teacher, images[: MEASURED if images.shape[-1] <= SMALL_SIDE else MEASURED_LARGE], rule)
+    return measured_blocks(teacher, images[: MEASURED.of(images.shape[-1])], rule)
 
 
 def shrunk(teacher: Teacher, plan: ShrinkPlan) -> nn.Module:

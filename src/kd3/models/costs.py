@@ -72,8 +72,22 @@ CPU = torch.device("cpu")
 SECONDS = 10.0  # for the latencies of all networks together
 TURNS = 7  # at most
 REPEATS = 8  # of a single image in a turn
-BATCH, BATCH_OF_LARGE = 64, 8
-SMALL_SIDE = 64  # pixels; measurements take fewer images with longer sides
+SMALL_SIDE = 64  # pixels
+
+
+@dataclass(frozen=True)
+class SampleSize:
+    """Number of images that a measurement takes: fewer of large ones, which have pixels enough and cost more."""
+
+    small: int
+    large: int
+
+    def of(self, side: int) -> int:
+        """Return the number of images with sides of so many pixels."""
+        return self.small if side <= SMALL_SIDE else self.large
+
+
+TIMED = SampleSize(64, 8)  # images of a batch
 
 
 @dataclass(frozen=True)
@@ -99,7 +113,7 @@ def costs(networks: Mapping[str, nn.Module], images: Tensor, *, timed: bool = Tr
 
     Shapes: images (B, C, H, W), network inputs.
     """
-    batch = BATCH if images.shape[-1] <= SMALL_SIDE else BATCH_OF_LARGE
+    batch = TIMED.of(images.shape[-1])
     many = images.cpu().repeat(-(-batch // len(images)), 1, 1, 1)[:batch]
     times = _milliseconds(networks, many) if timed else defaultdict[tuple[str, int], float](lambda: math.nan)
     return {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kd3.evaluation.shift_measure import Measurement, measure
-from kd3.models.costs import SMALL_SIDE
+from kd3.models.costs import SampleSize
 from kd3.models.head import global_avg_pool
 from kd3.models.student import Student
 from kd3.models.teacher import Teacher
@@ -23,7 +23,7 @@ from kd3.training.run_logger import read_selection, selection_files, split_of
 
 TILES = 24  # of a grid
 MAPPED = 1_500  # points of the map
-BATCH, BATCH_OF_LARGE = 256, 32
+BATCH = SampleSize(256, 32)
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def _features(positions: np.ndarray, teacher: Teacher, pool: ImagePool, compute:
 
 
 def _batches(positions: np.ndarray, pool: ImagePool, compute: Compute, *, title: str) -> Iterator[Tensor]:
-    size = BATCH if pool.image_size <= SMALL_SIDE else BATCH_OF_LARGE
+    size = BATCH.of(pool.image_size)
     with torch.inference_mode(), console.progress(title, len(positions), "images") as bar:
         for start in range(0, len(positions), size):
             images = torch.from_numpy(pool.read(positions[start : start + size])).to(compute.device)

@@ -25,7 +25,7 @@ from kd3.inheritance.plan import plan_inheritance
 from kd3.inheritance.shrinking import blocks_of, plan_shrinking, shrunk
 from kd3.methods import Method
 from kd3.models.arch import build_arch, parse_arch
-from kd3.models.costs import BATCH, BATCH_OF_LARGE, SMALL_SIDE, idle_seconds, multiply_adds
+from kd3.models.costs import TIMED, idle_seconds, multiply_adds
 from kd3.models.fold import fold, foldable
 from kd3.models.soundness import sound_logits
 from kd3.models.teacher import Teacher
@@ -128,7 +128,7 @@ def exported(networks: Mapping[str, nn.Module], images: Tensor) -> tuple[dict[st
         KD3Error: the packages of `kd3[export]` are missing.
     """
     check_onnx_packages()
-    most = BATCH if images.shape[-1] <= SMALL_SIDE else BATCH_OF_LARGE
+    most = TIMED.of(images.shape[-1])
     images = images.cpu().repeat(-(-most // len(images)), 1, 1, 1)[:most]
     found: dict[str, Exported] = {}
     problems: list[str] = []

@@ -16,16 +16,17 @@ from in_process import here
 from kd3.commands.plan import _Run
 from kd3.config.methods import METHODS
 from kd3.config.training import TrainSettings
+from kd3.evaluation.compatibility import check_normalisation
 from kd3.evaluation.shift_verdict import forecast
 from kd3.methods import Parts, build_method
-from kd3.models.costs import Cost
+from kd3.models.costs import Cost, costs
 from kd3.models.libraries.zoo import build_by_name
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.runtime.compute import resolve
 from kd3.runtime.errors import KD3Error
 from kd3.studies import advice
-from kd3.studies.candidates import FEW, Pace, exported, pace_of
+from kd3.studies.candidates import FEW, Pace, candidates, exported, pace_of
 
 DOCS = Path(__file__).parents[2]
 TEACHER = Cost(800_000, 100_000_000, 3_200_000, 4_000_000, one=10.0, many=400.0, batch=64)
@@ -228,3 +229,23 @@ def test_a_pool_of_another_size_is_refused(teacher_file, pool_folder, tmp_path):
     (tmp_path / "teacher.yaml").write_text(yaml.safe_dump(description))
     with pytest.raises(KD3Error, match="--image-size 32"):
         kd3.plan(tmp_path / "teacher.yaml", pool_folder, quiet=True)
+
+
+def test_each_part_of_a_plan_shows_its_progress(teacher, monkeypatch, capsys):
+    monkeypatch.setattr("kd3.runtime.console.LOG_EVERY_SECONDS", 0.0)
+    loaded = kd3.load_teacher(teacher)
+    pixels = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (4, 3, 16, 16), dtype=np.uint8))
+    sample = loaded.normalise(pixels)
+    students, _ = candidates(loaded, sample)
+    assert capsys.readouterr().err.count("candidate students: ") >= len(students)
+    costs({students[0].name: students[0].network, "teacher": loaded}, sample)
+    assert "latency: 16 of 16 measurements" in capsys.readouterr().err
+    check_normalisation(loaded, pixels)
+    assert "mean, std and colours: 8 of 8 passes" in capsys.readouterr().err
+    parts = Parts(loaded, students[0].network, students[0].name, sample)
+    pool = ImagePool.from_array(pixels.repeat(10, 1, 1, 1).numpy())
+    settings = TrainSettings(batch_size=20).settled(inherited=False)
+    pace_of(
+        build_method("kd", METHODS["kd"].options(), parts), pool, np.arange(40), settings, resolve("cpu", "32"), steps=3
+    )
+    assert "steps of a run: 6 of 6 steps" in capsys.readouterr().err

@@ -83,20 +83,18 @@ def run(config: PlanConfig, teacher: Teacher | None = None, pool: ImagePool | No
         deployment = None if config.deployment is None else _deployment(config.deployment, teacher, found, compute)
         sample = sample_of(drawn, everywhere, teacher).cpu()
         teacher = teacher.cpu()
-        console.info("which students there are, and what they cost here")
         options, problems = candidates(teacher, sample)
         networks: dict[str, nn.Module] = {"teacher": teacher, **{option.name: option.network for option in options}}
         cost = costs(networks, sample)
         shipped: dict[str, Exported] = {}
         if config.int8:
-            console.info("the same networks as ONNX files, in float32 and in 8 bits")
+            console.info("exporting these networks to ONNX and timing the files, in float32 and in 8 bits")
             shipped, unexported = exported(networks, sample)
             problems = [*problems, *unexported]
         whole = cost.pop("teacher")
         best = best_student(cost, whole)
         method, why_method = method_for(teacher)
         measured = next((option for option in options if option.name == best), options[-1] if options else None)
-        console.info("twenty steps of a run")
         pace = (
             _pace(measured, method, teacher, pool, split.train, settings, compute, sample)
             if measured is not None

@@ -13,7 +13,7 @@ docs/models.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +34,7 @@ from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
 from kd3.pool.checks import watched
 from kd3.pool.image_pool import at_size
+from kd3.runtime import console
 from kd3.runtime.compute import Compute
 from kd3.runtime.errors import KD3Error, in_brief
 from kd3.scoring.batches import PoolBatches
@@ -190,13 +191,21 @@ def check_normalisation(teacher: Teacher, images: Tensor) -> NormalisationCheck:
     Shapes: uint8 RGB (B, 3, S, S), on the teacher's device.
     """
     own = teacher.normalise
-    given = _read(teacher, own(images), "as given")
     is_grey = own.channels == 1
-    others = [] if is_grey else [_read(teacher, own(images.flip(1)), COLOURS)]
+    inputs: dict[str, Callable[[Tensor], Tensor]] = {"as given": own}
+    if not is_grey:
+        inputs[COLOURS] = lambda pixels: own(pixels.flip(1))
     for setting, (mean, std) in (GREY_ALTERNATIVES if is_grey else ALTERNATIVES).items():
         if (tuple(mean), tuple(std)) != (own.mean, own.std):
-            others.append(_read(teacher, Normalisation(mean, std).to(images.device)(images), setting))
-    return NormalisationCheck(given, others, first_layers(teacher, own(images)))
+            inputs[setting] = Normalisation(mean, std).to(images.device)
+    readings: list[Reading] = []
+    with console.progress("mean, std and colours", len(inputs) + 1, "passes") as bar:
+        for setting, normalise in inputs.items():
+            readings.append(_read(teacher, normalise(images), setting))
+            bar.advance()
+        layers = first_layers(teacher, own(images))
+        bar.advance()
+    return NormalisationCheck(readings[0], readings[1:], layers)
 
 
 def _read(teacher: Teacher, normalised: Tensor, setting: str) -> Reading:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kd3.models.head import evaluating, hooked
+from kd3.runtime import console
 from kd3.runtime.compute import threads
 
 
@@ -132,7 +133,8 @@ def costs(networks: Mapping[str, nn.Module], images: Tensor, *, timed: bool = Tr
 
 def _milliseconds(networks: Mapping[str, nn.Module], many: Tensor) -> dict[tuple[str, int], float]:
     found: dict[tuple[str, int], list[float]] = {}
-    with threads(1), torch.inference_mode():
+    total = (TURNS + 1) * len(networks)
+    with threads(1), torch.inference_mode(), console.progress("latency", total, "measurements") as bar:
         began = idle_seconds(CPU)
         for turn in range(TURNS + 1):
             if turn > 1 and idle_seconds(CPU) - began > SECONDS:
@@ -146,6 +148,7 @@ def _milliseconds(networks: Mapping[str, nn.Module], many: Tensor) -> dict[tuple
                         taken = 1000 * (idle_seconds(CPU) - start) / repeats
                         if turn:  # the first warms up
                             found.setdefault((name, len(images)), []).append(taken)
+                bar.advance()
     return {key: round(statistics.median(values), 3) for key, values in found.items()}
 
 

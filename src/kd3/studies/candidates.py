@@ -54,57 +54,59 @@ def candidates(teacher: Teacher, images: Tensor) -> tuple[list[Candidate], list[
 
     Shapes: images (B, C, H, W), normalised: of the pool.
     """
-    found, problems = _family(teacher, images), []
-    try:
-        blocks = blocks_of(teacher, images, "recovery")
-    except KD3Error as problem:
-        return found, [str(problem)]
-    for share in SHARES:
-        asked = Shrink(share)
+    found: list[Candidate] = []
+    problems: list[str] = []
+    names = _family(teacher)
+    with console.progress("candidate students", len(names) + 1 + len(SHARES), "networks") as bar:
+        most = multiply_adds(teacher.module, images[:1]) if names else 0
+        counted: list[tuple[int, Candidate]] = []
+        for name in names:
+            network = _built(name, teacher)
+            count = multiply_adds(network, images[:1].cpu())
+            if count < most:
+                plan = plan_inheritance(network, teacher.module)
+                counted.append((count, Candidate(name, network, 0.0 if plan.is_empty else plan.share)))
+            bar.advance()
+        found += [candidate for _, candidate in sorted(counted, key=lambda pair: -pair[0])]
         try:
-            network = shrunk(teacher, plan_shrinking(teacher, images, asked, rule="recovery", known=blocks))
+            blocks = blocks_of(teacher, images, "recovery")
         except KD3Error as problem:
-            problems.append(f"{asked}: {problem}")
-            continue
-        found.append(Candidate(str(asked), network, 1.0))
+            return found, [str(problem)]
+        bar.advance()
+        for share in SHARES:
+            asked = Shrink(share)
+            try:
+                network = shrunk(teacher, plan_shrinking(teacher, images, asked, rule="recovery", known=blocks))
+            except KD3Error as problem:
+                problems.append(f"{asked}: {problem}")
+            else:
+                found.append(Candidate(str(asked), network, 1.0))
+            bar.advance()
     return found, problems
 
 
-def _family(teacher: Teacher, images: Tensor) -> list[Candidate]:
-    """Return the networks of the zoo of the teacher's class with fewer multiply-adds, the largest first."""
+def _family(teacher: Teacher) -> list[str]:
+    """Return the other networks of the zoo of the teacher's class."""
     if teacher.origin is None:
         return []
     reference = parse_arch(teacher.origin.arch)
     if reference.source != "kd3" or reference.target not in ZOO:
         return []
-    most = multiply_adds(teacher.module, images[:1])
+    builder = ZOO[reference.target].builder
+    return [f"kd3:{name}" for name, entry in ZOO.items() if entry.builder == builder and name != reference.target]
+
+
+def _built(student: str, teacher: Teacher) -> nn.Module:
+    """Return a network of the zoo for the teacher's classes and images, with random weights."""
     assert teacher.input_size is not None
-    found: list[tuple[int, Candidate]] = []
-    for name, entry in ZOO.items():
-        if entry.builder != ZOO[reference.target].builder or name == reference.target:
-            continue
-        student = f"kd3:{name}"
-        with torch.random.fork_rng(devices=[]):
-            network = build_arch(
-                student,
-                num_classes=teacher.num_classes,
-                relative_to=Path(),
-                input_size=teacher.input_size,
-                channels=teacher.normalise.channels,
-            )
-        channels = teacher.normalise.channels
-        sound_logits(
-            network,
-            teacher.input_size,
-            what=f"student {student}",
-            channels=channels,
-            num_classes=teacher.num_classes,
+    channels, classes = teacher.normalise.channels, teacher.num_classes
+    with torch.random.fork_rng(devices=[]):
+        network = build_arch(
+            student, num_classes=classes, relative_to=Path(), input_size=teacher.input_size, channels=channels
         )
-        count = multiply_adds(network, images[:1].cpu())
-        if count < most:
-            plan = plan_inheritance(network, teacher.module)
-            found.append((count, Candidate(student, network, 0.0 if plan.is_empty else plan.share)))
-    return [candidate for _, candidate in sorted(found, key=lambda pair: -pair[0])]
+    what = f"student {student}"
+    sound_logits(network, teacher.input_size, what=what, channels=channels, num_classes=classes)
+    return network
 
 
 @dataclass(frozen=True)
@@ -219,13 +221,18 @@ def pace_of(
             start = idle_seconds(compute.device)
             learner.step(number, images, torch.from_numpy(order[number * batch : (number + 1) * batch]))
             times.append(idle_seconds(compute.device) - start)
+            bar.advance(note=f"{batch} images each")
             if len(times) > WARM_UP and idle_seconds(compute.device) - began > seconds:
                 break
         return times
 
     batch = whole = min(settings.batch, len(places))
-    with torch.random.fork_rng(devices=[compute.device] if compute.device.type == "cuda" else []):
+    with (
+        torch.random.fork_rng(devices=[compute.device] if compute.device.type == "cuda" else []),
+        console.progress("steps of a run", steps + WARM_UP, "steps") as bar,
+    ):
         if compute.device.type == "cpu" and whole > FEW:
+            bar.set_total(1 + steps + WARM_UP)
             (first,) = timed(FEW, 1)
             batch = min(whole, max(FEW, int(FEW * seconds / (first * (steps + WARM_UP)))))
         counted = timed(batch, steps + WARM_UP)[WARM_UP:]

@@ -56,6 +56,21 @@ def test_commands_say_how_to_name_classes_that_have_numbers_only(place):
     assert "kd3 classes RUN --names NAMES" in here("evaluate", place / "run", "--data", place / "test").stderr
 
 
+def test_numbers_that_a_description_gives_as_names_need_no_others(place, tmp_path):
+    model = teacher(tmp_path / "digits", [0, 1, 2, 3], "['0', '1', '2', '3']")
+    assert HINT not in here("predict", model, place / "test/ash/0.png").stderr
+    assert HINT not in here("inspect", "--teacher", model).stdout
+    digits = pictures(tmp_path / "test", {str(kind): kind for kind in range(4)}, count=1)
+    assert HINT not in here("evaluate", model, "--data", digits).stderr
+    of_the_run = here("evaluate", place / "run", "--data", digits, "--teacher", model)
+    assert (of_the_run.returncode, HINT in of_the_run.stderr) == (0, False), of_the_run.stderr
+    again = here(
+        "distill", "--teacher", model, "--student", "kd3:resnet8", "--pool", place / "pool", "--out", tmp_path / "run",
+        "--method", "kd", "--images", 16, "--batch-size", 16, "--holdout", 12, "--precision", "32",
+    )  # fmt: skip
+    assert (again.returncode, HINT in again.stderr) == (0, False), again.stderr
+
+
 @pytest.mark.parametrize("form", ["commas", "text", "description"])
 def test_names_reach_a_finished_student_by_one_command(form, place, run, tmp_path):
     names = ["no", "010", "caf\u00e9", "two words"]
@@ -96,7 +111,7 @@ def test_names_wait_for_nobody_who_is_at_work_on_the_run(run):
     with exclusive(run / ".lock", what="it"):
         done = here("classes", run, "--names", "ash, elm, oak, yew")
     assert done.returncode == 2
-    assert f"another process is at work on run {run}" in done.stderr
+    assert done.stderr == f"kd3: another process is at work on run {run}; wait for it\n"  # `kd3 classes` has no --out
     assert (run / "student/config.json").read_bytes() == before
 
 

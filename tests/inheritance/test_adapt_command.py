@@ -360,13 +360,14 @@ def test_a_killed_adapt_leaves_the_run_as_it_was(run):
     assert adaptation_of(run / "student") is not None
 
 
-def test_of_two_at_once_one_is_reported(run):
+@pytest.mark.parametrize("command", ["adapt", "cascade"])
+def test_of_two_at_once_one_is_reported(command, run):
     from kd3.runtime.files import exclusive
 
     with exclusive(run / ".lock", what="the run"):
-        done = here("adapt", run)
-    assert done.returncode == 2
-    assert "another process is at work" in done.stderr
+        done = here(command, run)
+    # Neither has an --out to choose.
+    assert (done.returncode, done.stderr) == (2, f"kd3: another process is at work on run {run}; wait for it\n")
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def _adapt(
     check_finished(folder)
     with (
         full_disk_as_error(folder.path, kept="the student is as it was"),
-        exclusive(folder.lock, what=f"run {folder.path}"),
+        exclusive(folder.lock, what=f"run {folder.path}", can_go_elsewhere=False),
     ):
         student = load_student(as_trained(folder), module=module, trust_code=config.trust_code)
         if not remembering_norms(student):

@@ -98,7 +98,7 @@ def _cascade(
     check_finished(folder)
     with (
         full_disk_as_error(folder.path, kept="the student is as it was"),
-        exclusive(folder.lock, what=f"run {folder.path}"),
+        exclusive(folder.lock, what=f"run {folder.path}", can_go_elsewhere=False),
     ):
         student = load_student(folder.path, module=module, trust_code=config.trust_code)
         teacher = teacher or teacher_of(folder, given=config.teacher, trust_code=config.trust_code)

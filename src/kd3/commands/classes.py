@@ -66,7 +66,7 @@ def run(config: ClassesConfig) -> Classes:
     if not of_run:
         _name(folder, names)
         return Classes(folder, names, before)
-    with exclusive(run_folder.lock, what=f"run {run_folder.path}"):
+    with exclusive(run_folder.lock, what=f"run {run_folder.path}", can_go_elsewhere=False):
         summary = read_summary(run_folder.path)
         _name(folder, names)
         if (run_folder.student_as_trained / DESCRIPTION).is_file():

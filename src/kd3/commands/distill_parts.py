@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kd3.commands.distill_memory import memory_for_training, training_of
 from kd3.config.commands import GIVEN_IMAGES
 from kd3.config.distill import DistillConfig
-from kd3.config.records import are_numbers, nameless
+from kd3.config.records import nameless
 from kd3.config.shrink import ShrinkPlan, is_shrunk, parse_shrink
 from kd3.config.training import TrainSettings
 from kd3.evaluation.compatibility import (
@@ -191,7 +191,7 @@ def read_job(config: DistillConfig, compute: Compute, state: State, live: Live) 
             console.warn(doubt)
         if (narrow := one_class(teacher, pool, compute, split.train)) is not None:
             console.warn(narrow)
-    if state == "absent" and are_numbers(teacher.classes):
+    if state == "absent" and teacher.is_nameless:
         console.info(nameless(teacher.classes))
     data = None if config.eval_data is None else labelled_for(teacher, config.eval_data)
     if data is not None and state == "absent" and (leaked := leak(pool, data).warning):

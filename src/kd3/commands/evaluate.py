@@ -8,7 +8,7 @@ from typing import Any
 
 from kd3.commands.arguments import MODEL, TEACHER, as_setting, if_live, optional_setting
 from kd3.config.commands import EvaluateConfig
-from kd3.config.records import are_numbers, nameless, places
+from kd3.config.records import nameless, places
 from kd3.config.settings import build
 from kd3.evaluation.accuracy import Interval, Tally, share
 from kd3.evaluation.labelled import LabelledImages, Leak, doubts, leak, pool_of_student
@@ -145,10 +145,11 @@ def run(config: EvaluateConfig, model: Teacher | Student | None = None, teacher:
     compute = resolve(config.device, config.precision)
     model = model or load_classifier(config.model, trust_code=config.trust_code)
     order: list[int] | None = None
-    if are_numbers(model.classes):
-        console.info(nameless(model.classes))
     if config.teacher is not None:
         teacher = teacher or load_teacher(config.teacher, trust_code=config.trust_code or None)
+    if model.is_nameless and (teacher is None or teacher.is_nameless):
+        console.info(nameless(model.classes))
+    if teacher is not None:
         if teacher.input_size is None and model.input_size is not None:
             teacher.fit_to(model.input_size)
         order = places(model.classes, teacher.classes, whose="the model", other="the teacher")

@@ -12,7 +12,7 @@ from torch import nn
 
 from kd3.commands.distill_parts import SAMPLE_IMAGES, sample_of
 from kd3.config.commands import InspectConfig
-from kd3.config.records import are_numbers, nameless
+from kd3.config.records import nameless
 from kd3.config.shrink import PREFIX, ShrinkPlan, parse_shrink
 from kd3.config.training import TrainSettings
 from kd3.evaluation.compatibility import CHECKED, NormalisationCheck, fitted, normalisation_on
@@ -51,6 +51,7 @@ class Inspection:
     input_size: int
     num_classes: int
     classes: list[str]
+    named: bool  # by its description
     mean: tuple[float, ...]
     std: tuple[float, ...]
     colours: Literal["rgb", "bgr"]  # of its training; it now takes RGB
@@ -100,7 +101,7 @@ class Inspection:
         if self.preparation:
             lines.append(f"  pictures    {self.preparation}")
         lines.append(f"  classes     {self.num_classes}: {first_of([*map(one_line, self.classes)], SHOWN)}")
-        if are_numbers(self.classes):
+        if not self.named:
             lines.append(f"              {nameless(self.classes)}")
         lines += self._head_lines()
         if self.normalisation is not None:
@@ -199,6 +200,7 @@ def inspect(
         input_size=teacher.input_size,
         num_classes=teacher.num_classes,
         classes=teacher.classes,
+        named=not teacher.is_nameless,
         mean=teacher.normalise.mean,
         std=teacher.normalise.std,
         colours="bgr" if teacher.is_turned else "rgb",

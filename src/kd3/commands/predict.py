@@ -11,7 +11,7 @@ import torch
 
 from kd3.commands.arguments import MODEL, as_setting, if_live
 from kd3.config.commands import PredictConfig
-from kd3.config.records import are_numbers, nameless
+from kd3.config.records import nameless
 from kd3.config.settings import build
 from kd3.evaluation.cascade import margins
 from kd3.models.student import Student
@@ -92,7 +92,7 @@ def run(config: PredictConfig, classifier: Teacher | Student | None = None) -> P
     classifier = classifier or load_classifier(config.model, trust_code=config.trust_code)
     compute.place(classifier).eval()
     settings = DecodeSettings.to_see(classifier.preparation)
-    if are_numbers(classifier.classes):
+    if classifier.is_nameless:
         console.info(nameless(classifier.classes))
     found: list[tuple[str, list[tuple[str, float]]]] = []
     unusable: list[tuple[str, str, str]] = []

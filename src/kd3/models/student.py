@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kd3.config.records import Signature, class_name
+from kd3.config.records import Signature, are_numbers, class_name
 from kd3.models.calling import calling_of, in_float32
 from kd3.models.head import (
     Head,
@@ -62,6 +62,11 @@ class Student(nn.Module):
     def input_size(self) -> int:
         """Side of the input, in pixels."""
         return self.preparation.size
+
+    @property
+    def is_nameless(self) -> bool:
+        """Whether its classes have only numbers."""
+        return are_numbers(self.classes)
 
     @property
     def num_classes(self) -> int:

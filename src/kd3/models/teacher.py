@@ -97,6 +97,11 @@ class Teacher(nn.Module):
         return self.class_names or [str(label) for label in range(self.num_classes)]
 
     @property
+    def is_nameless(self) -> bool:
+        """Whether nobody named its classes; names such as "0" to "9" are names if they were given."""
+        return self.class_names is None
+
+    @property
     def preparation(self) -> Preparation:
         """Preparation of pictures for its input.
 

@@ -197,8 +197,10 @@ def refuse_links(paths: Iterable[Path]) -> None:
 
 
 @contextmanager
-def exclusive(path: Path, *, what: str) -> Iterator[None]:
+def exclusive(path: Path, *, what: str, can_go_elsewhere: bool = True) -> Iterator[None]:
     """Hold a lock file; the system releases it at any end of the process.
+
+    `can_go_elsewhere`: the command has --out.
 
     Raises:
         KD3Error: another process holds it, or it is a link.
@@ -208,7 +210,8 @@ def exclusive(path: Path, *, what: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise KD3Error(f"another process is at work on {what}; wait for it or choose another --out") from None
+        instead = " or choose another --out" if can_go_elsewhere else ""
+        raise KD3Error(f"another process is at work on {what}; wait for it{instead}") from None
     try:
         yield
     finally:

@@ -13,9 +13,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 import kd3
 from kd3.reports.charts import Line, line_chart
+from kd3.reports.page import RunFindings
+from kd3.reports.page import page as page_of
 from kd3.reports.run_records import read_run, verdict
 from kd3.reports.sections import how_to_repeat, selection
 from kd3.runtime.errors import KD3Error
@@ -212,6 +215,23 @@ def test_notes_name_what_is_wrong(runs):
     assert "fell by 5.0 points" in notes
     assert "1 of 3 classes receive no image: ship." in notes
     assert "1 of 3 classes receive hardly any: dog." in notes
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("recalled", "Above: images of the crawl."), ("recalled from given", "Above: your images."), ("given", None)],
+)
+def test_recalled_images_stand_below_those_that_they_were_begun_from(kind, words, runs, tmp_path):
+    shutil.copytree(runs / "b", tmp_path / "b")
+    record = {
+        "kind": kind, "images": 20, "where": "somewhere", "share": 0.4, "kept_out": 0,
+        "agreement_before": 40.0, "agreement_after": 50.0, "divergence_by_share": {"0": 1.5, "0.4": 1.2},
+        "distance_before": 0.2, "distance_after": 0.1, "gap_before": 0.2, "gap_after": 0.1,
+        "accuracy_before": None, "accuracy_after": None,
+    }  # fmt: skip
+    Image.new("RGB", (4, 4)).save(tmp_path / "b" / "recalled.png")
+    found = page_of([RunFindings(replace(read_run(tmp_path / "b"), adaptation=record))])
+    assert re.findall(r"Above: [a-z ]+\.", found) == ([words] if words else [])
 
 
 def test_a_chart_holds_its_points_and_leaves_out_what_is_no_number():

@@ -159,6 +159,7 @@ def _recall(run: RunRecords) -> dict[str, Any] | None:
         "words": adaptation_in_words(record),
         "about": distances_in_words(record),
         "picture": source,
+        "began": "images of the crawl" if record["kind"] == "recalled" else "your images",
     }
 
 

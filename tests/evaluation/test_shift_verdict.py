@@ -41,7 +41,7 @@ def test_original_images_are_near_however_unsure_the_teacher_is():
     for share in (0.0, 0.16, 1.0):
         verdict = judge(opinions(EVEN, effective=2.98, confident_share=share), kept(share), norms(0.025))
         assert verdict.level == "near"
-        assert "near to what the teacher was trained on; every class is covered." in verdict.sentence
+        assert "near the teacher's training data; every class is covered." in verdict.sentence
         assert verdict.forecast.low > 0.9
 
 

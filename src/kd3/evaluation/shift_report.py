@@ -181,7 +181,7 @@ def _layers(pool: BatchNormShift, reference: BatchNormShift | None) -> Figure:
     axes.set_xlim(-0.7, len(names) - 0.3)
     axes.set_ylabel("distance (variances of the layer)", color=_INK)
     axes.set_xlabel("batch norms, from the input to the classifier", color=_INK)
-    figure.suptitle("How far is each layer from what it was trained on?", x=0.02, ha="left", color=_INK, weight="bold")
+    figure.suptitle("How far is each layer from its training data?", x=0.02, ha="left", color=_INK, weight="bold")
     return figure
 
 

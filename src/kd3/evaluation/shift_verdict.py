@@ -127,10 +127,10 @@ HARDLY_COVERED = 0.1
 LIKE_CHANCE = 1.5
 _SHOWN = 8
 _MEANINGS = {
-    "near": "is near to what the teacher was trained on",
-    "shifted": "is shifted from what the teacher was trained on",
-    "far": "is far from what the teacher was trained on",
-    "unknown": "cannot be compared with what the teacher was trained on, which has no batch norms to remember it by",
+    "near": "is near the teacher's training data",
+    "shifted": "is shifted from the teacher's training data",
+    "far": "is far from the teacher's training data",
+    "unknown": "cannot be compared with the teacher's training data, since no batch norms remember it",
 }
 
 

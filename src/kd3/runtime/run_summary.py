@@ -52,7 +52,7 @@ def distances_in_words(record: Mapping[str, Any]) -> str:
     )
     if record["gap_before"] is not None:
         words += (
-            f" Distance of the images from what the teacher remembers: {record['gap_before']:.3f} before, "
+            f" Distance of the images from the teacher's statistics: {record['gap_before']:.3f} before, "
             f"{record['gap_after']:.3f} recalled."
         )
     if record["kept_out"]:

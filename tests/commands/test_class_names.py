@@ -83,6 +83,11 @@ def test_names_reach_a_finished_student_by_one_command(form, place, run, tmp_pat
     done = here("classes", run, "--names", given)
     assert done.returncode == 0, done.stderr
     assert "    0  no  (was 0)" in done.stdout
+    assert "earlier exports keep the old names" in done.stdout
+    again = here("classes", run, "--names", given)
+    assert (again.returncode, "have these names already" in again.stdout) == (0, True)
+    assert "(was" not in again.stdout
+    assert "exports" not in again.stdout
     assert kd3.load_student(run).classes == names
     assert read_run(run).classes == names
     assert json.loads((run / "summary.json").read_text())["classes"] == names

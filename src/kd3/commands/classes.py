@@ -40,8 +40,10 @@ class Classes:
             for number, (name, old) in enumerate(zip(self.classes, self.before, strict=True))
         ]
         more = [f"  ... {len(rows) - SHOWN:,} more"] if len(rows) > SHOWN else []
-        first, last = f"named the classes of {self.student}", "what was exported before has the old names"
-        return "\n".join([one_line(first), *rows[:SHOWN], *more, last])
+        first, last = f"named the classes of {self.student}", ["earlier exports keep the old names"]
+        if self.classes == self.before:
+            first, last = f"the classes of {self.student} have these names already", []
+        return "\n".join([one_line(first), *rows[:SHOWN], *more, *last])
 
 
 def run(config: ClassesConfig) -> Classes:

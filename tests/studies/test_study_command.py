@@ -160,6 +160,31 @@ def test_a_dry_run_writes_nothing(teacher_file, pool_folder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_lists_the_runs_and_their_states(teacher_file, pool_folder, tmp_path):
+    dial = {"name": "T", "settings": {"method": "kd"}, "vary": {"kd.temperature": [4, 8]}}
+    rows = [dial, {"name": "plain", "settings": {"method": "kd"}}]
+    for name, finished in (("t-temperature-8-seed0", True), ("plain-seed1", False)):
+        run = tmp_path / "out" / "runs" / name
+        run.mkdir(parents=True)
+        (run / "config.yaml").write_text("{}")
+        if finished:
+            (run / "summary.json").write_text("{}")
+    words = ["--dry-run", "true", "--seeds", "0,1"]
+    done = call(teacher_file, pool_folder, write(tmp_path, rows=rows), tmp_path / "out", *words)
+    assert done.returncode == 0, done.stderr
+    assert dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[1:]) == {
+        "t-temperature-4-seed0": "to be made",
+        "t-temperature-4-seed1": "the same as plain-seed1",
+        "t-temperature-8-seed0": "finished",
+        "t-temperature-8-seed1": "to be made",
+        "plain-seed0": "the same as t-temperature-4-seed0",
+        "plain-seed1": "interrupted, will continue",
+    }
+    done = call(teacher_file, pool_folder, tmp_path / "mine.yaml", tmp_path / "out", *words, "--json")
+    states = {run["run"]: run["state"] for run in json.loads(done.stdout)["planned"]}
+    assert (states["t-temperature-8-seed0"], states["plain-seed1"]) == ("finished", "interrupted")
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [

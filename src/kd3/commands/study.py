@@ -23,6 +23,7 @@ from kd3.runtime import console
 from kd3.runtime.compute import Compute, resolve
 from kd3.runtime.errors import KD3Error
 from kd3.runtime.files import exclusive, replacing, write_json, write_text
+from kd3.runtime.run_folder import RunFolder
 from kd3.runtime.text import code, escaped
 from kd3.sources.trust import is_remote, with_permissions
 from kd3.studies.known_runs import KnownRuns
@@ -43,14 +44,14 @@ class Study:
 
     folder: Path
     page: str
-    values: dict[str, Any]  # "table": a line for each row, "runs": every run, and the pools' distances
+    values: dict[str, Any]  # "table": a line for each row, "runs": every run, and the pools' distances; or "planned"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the table and every run."""
         return self.values
 
     def __str__(self) -> str:
-        if not self.values:
+        if "table" not in self.values:  # a dry run
             return self.page
         return f"{self.page}\nwritten to {self.folder}: {TABLE}, {CSV}, {JSON}" + (f", {FIGURE}" if can_draw() else "")
 
@@ -83,8 +84,7 @@ def run(config: StudyConfig) -> Study:
     for row in planned.left_out:
         console.warn(f"row {row!r} is left out: it needs a pool that was not given (--original or --other)")
     if config.dry_run:
-        makers = made_for(StudyFolder(Path(config.out)), everything.cells, planned.cells)
-        return Study(Path(config.out), _announcement(planned, config, makers), {})
+        return _listed(planned, everything, config)
     teacher = load_teacher(config.teacher)
     check_given(given, teacher)
     compute = resolve(config.device, config.precision)
@@ -92,6 +92,26 @@ def run(config: StudyConfig) -> Study:
     _make(study_folder)
     with exclusive(study_folder.lock, what=f"study {study_folder.path}"):
         return _run(planned, everything, config, study_folder, given, teacher, compute)
+
+
+def _listed(planned: Plan, everything: Plan, config: StudyConfig) -> Study:
+    """Return the runs that a study would make, and the state of each."""
+    study_folder = StudyFolder(Path(config.out))
+    makers = made_for(study_folder, everything.cells, planned.cells)
+    words = {"absent": "to be made", "interrupted": "interrupted, will continue", "finished": "finished"}
+    rows: list[dict[str, Any]] = []
+    for cell in planned.cells:
+        made = makers[cell.name]
+        state = RunFolder(study_folder.run(made)).state()
+        rows.append({"run": cell.name, "row": cell.row, "seed": cell.seed, "state": state, "made_as": made.name})
+    wide = max((len(row["run"]) for row in rows), default=0)
+    lines_of_runs = [
+        f"  {row['run']:<{wide}}  "
+        + (words[row["state"]] if row["made_as"] == row["run"] else f"the same as {row['made_as']}")
+        for row in rows
+    ]
+    page = "\n".join([_announcement(planned, config, makers), *lines_of_runs])
+    return Study(study_folder.path, page, {"planned": rows})
 
 
 def _run(

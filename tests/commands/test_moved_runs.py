@@ -69,6 +69,15 @@ def test_a_run_moved_alone_says_where_it_looked_and_takes_a_new_place(home, tmp_
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(("command", "missing"), [("adapt", "pool"), ("cascade", "pool"), ("cascade", "teacher")])
+def test_a_lost_place_is_asked_for_once(command, missing, home, tmp_path):
+    (home / missing).rename(tmp_path / "hidden")
+    done = here(command, home / "runs" / "a")
+    assert done.returncode == 2
+    assert done.stderr.count(f"--{missing}") == 1
+    assert f"the {missing} of the run {home}/runs/a is neither at {home}/{missing}" in done.stderr
+
+
 def test_another_pool_at_the_place_is_not_taken_for_the_runs(home, crawl, tmp_path):
     shutil.rmtree(home / "pool")
     kd3.ingest(crawl, home / "pool", image_size=16, limit=60, workers=0, quiet=True)

@@ -224,6 +224,7 @@ def test_a_failed_run_is_told_and_the_table_holds_the_others(teacher_file, pool_
     done = call(teacher_file, pool_folder, write(tmp_path, rows=rows), tmp_path / "out")
     assert done.returncode == 2
     assert "1 of 2 runs failed; no-such-network-seed0" in done.stderr
+    assert f"run kd3-seed0: its output goes to {tmp_path}/out/logs/kd3-seed0.txt" in done.stderr
     assert "| KD3 | 1 |" in (tmp_path / "out" / "table.md").read_text()
 
 

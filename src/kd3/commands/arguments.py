@@ -96,9 +96,9 @@ def teacher_of(folder: RunFolder, *, given: str | None, trust_code: bool) -> Tea
     named = given or read_settings(folder)[0].teacher
     if named.startswith("live:"):
         raise KD3Error(f"the teacher of {folder.path} was a live one; give a description of it: --teacher")
+    # The user's location takes precedence over the run's.
+    place = named if given else find(folder.path, "teacher", named)
     try:
-        # The user's location takes precedence over the run's.
-        place = named if given else find(folder.path, "teacher", named)
         return load_teacher(place, trust_code=trust_code or (None if given else False))
     except KD3Error as problem:
         if given:
@@ -116,7 +116,11 @@ def pool_of(folder: RunFolder, *, given: str | None, instead: str) -> ImagePool:
     if named.startswith("live:"):
         raise KD3Error(f"the pool of {folder.path} was a live one; give images: {instead}")
     try:
-        return ImagePool.open(named if given else find(folder.path, "pool", named))
+        place = named if given else find(folder.path, "pool", named)
+    except KD3Error as problem:  # it names --pool
+        raise KD3Error(f"{problem}; {instead} IMAGES works without the pool") from None
+    try:
+        return ImagePool.open(place)
     except KD3Error as problem:
         if given:
             raise

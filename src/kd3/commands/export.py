@@ -169,7 +169,7 @@ def _write(config: ExportConfig, place: Path, out: Path, job: _Job) -> Exported:
         calibrating = _prepared(student, images.calibrating, config.preprocessing)
         tried = _eight_bits(config, place, inputs, expected, calibrating, images.where)
         compared.add(place / INT8, "onnxruntime", run_onnx(place / INT8, config.threads), inputs, exact=False)
-    console.info("measuring how fast they are")
+    console.info("measuring their latency")
     files, machine = compared.timed(), processor()
     card = Card(
         student=about,

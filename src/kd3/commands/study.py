@@ -311,7 +311,7 @@ def _failed(failures: Sequence[Failure], count: int, study_folder: StudyFolder) 
     first = failures[0]
     return (
         f"{len(failures)} of {count} runs failed; {first.cell.name}: {first.why}. The others are in "
-        f"{study_folder.path / TABLE}; once it is mended, the same command runs what is missing"
+        f"{study_folder.path / TABLE}; mend this and repeat the command, which runs only the missing ones"
     )
 
 

@@ -17,6 +17,7 @@ import yaml
 from kd3.config.distill import DistillConfig, differences
 from kd3.config.settings import READING, build, read_yaml
 from kd3.config.training import RANDOM_RATES
+from kd3.runtime import console
 from kd3.runtime.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, KD3Error
 from kd3.runtime.files import waiting, write_text
 from kd3.runtime.interruption import WITH_PARENT, Terminated, unhurried
@@ -126,6 +127,7 @@ def run_all(
         while waiting or running:
             while waiting and free:
                 cell, settings = waiting.pop(0)
+                console.info(f"run {cell.name}: its output goes to {study_folder.log(cell)}")
                 running.append(_Process(study_folder, cell, settings, free.pop(0), jobs=jobs))
             time.sleep(POLL_SECONDS)
             for process in [p for p in running if p.child.poll() is not None]:

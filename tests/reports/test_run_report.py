@@ -200,6 +200,20 @@ def test_bad_input_is_told_in_a_sentence(runs, tmp_path, what):
     assert not (run / "report.html").exists()
 
 
+def test_the_verdict_names_the_student_and_the_teacher_that_were_compared(runs):
+    run = read_run(runs / "a")
+    run.summary.update(agreement=41.0, agreement_with_own_teacher=41.0, accuracy=70.0)
+    plain = replace(run, adaptation=None)
+    assert verdict(plain).sentence.startswith("The student agrees with the teacher on 41.0%")
+    assert ", and is right on " in verdict(plain).sentence
+    run.summary["agreement_with_own_teacher"] = 39.5
+    adapted = replace(run, adaptation={"share": 0.4, "accuracy_after": 72.0})
+    assert verdict(adapted).sentence.startswith("The student as trained agrees with the fitted teacher on 41.0%")
+    assert ", with yours on 39.5%, and is with adapted batch norms right on 72.0%" in verdict(adapted).sentence
+    left = replace(run, adaptation={"share": 0.0, "accuracy_after": 72.0})
+    assert verdict(left).sentence.startswith("The student agrees with the fitted teacher on 41.0%")
+
+
 def test_notes_name_what_is_wrong(runs):
     run = read_run(runs / "a")
     look, chosen = run.evaluations[-1], run.selections[-1]

@@ -135,11 +135,16 @@ def verdict(run: RunRecords) -> Verdict:
     summary = run.summary
     agreement = float(summary["agreement"])
     chance = 100 / len(run.classes)
-    sentence = (
-        f"The student agrees with the teacher on {agreement:.1f}% of the held-out web images (chance: {chance:.3g}%)"
-    )
+    adapted = run.adaptation is not None and run.adaptation["share"] > 0
+    own = float(summary.get("agreement_with_own_teacher", agreement))
+    who = "The student as trained" if adapted else "The student"
+    teacher = "the teacher" if own == agreement else "the fitted teacher"
+    sentence = f"{who} agrees with {teacher} on {agreement:.1f}% of the held-out web images (chance: {chance:.3g}%)"
+    if own != agreement:
+        sentence += f", with yours on {own:.1f}%"
     if run.accuracy is not None:
-        sentence += f", and is right on {run.accuracy:.1f}% of the labelled ones{_between(run.accuracy, run)}"
+        shipped = " with adapted batch norms" if adapted else ""
+        sentence += f", and is{shipped} right on {run.accuracy:.1f}% of the labelled ones{_between(run.accuracy, run)}"
         if run.teacher_accuracy is not None:
             difference = run.accuracy - run.teacher_accuracy
             sentence += f" (the teacher on {run.teacher_accuracy:.1f}%: {difference:+.1f} points)"

@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -105,6 +106,14 @@ def test_json_keeps_its_values(capsys):
     assert "é" in printed
     assert json.loads(printed) == values
     assert json.loads(clean_json('"\u009b"')) == "\x9b"
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf"), np.float64("nan")])
+def test_json_holds_no_number_that_json_does_not_know(number, capsys):
+    values = {"a": number, "b": [1, (number, 2.5)], "c": {"d": {"e": number, "f": True}}, 7: "NaN"}
+    console.json_result(values)
+    found = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert found == {"a": None, "b": [1, [None, 2.5]], "c": {"d": {"e": None, "f": True}}, "7": "NaN"}
 
 
 def test_a_terminal_of_few_signs_and_halves_of_characters_end_nothing(monkeypatch):

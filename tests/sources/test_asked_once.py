@@ -52,7 +52,7 @@ def asked(monkeypatch):
     counted(finding, "walk", "listed")
     counted(finding, "is_text", "looked into")
     counted(batches, "opened", "looked into")
-    for name in ("find", "glob", "info"):
+    for name in ("find", "ls", "info"):
         counted(MEMORY, name, name)
     monkeypatch.setattr(ingestion, "PATIENCE", 0.0)
     return counts
@@ -92,7 +92,7 @@ def test_so_is_one_of_images_to_keep_out(far, crawl, asked, tmp_path):
 
 def test_urls_with_stars_are_one_request_and_not_one_for_each(far, asked, tmp_path):
     assert len(make(f"{far}/*.png", tmp_path / "pool")) == FILES
-    assert asked["glob"] == 1
+    assert asked["ls"] == 1
     assert asked["info"] <= 2  # of the folder
 
 

@@ -280,6 +280,34 @@ def test_stars_name_the_folders_that_they_cannot_look_into(torn: str, capsys: py
     assert "4 folders cannot be listed" in said
 
 
+@pytest.mark.parametrize("pattern", ["*/2.png", "[a-z]*/2.png"])
+def test_stars_of_other_protocols_name_them_too(
+    pattern: str, memory: fsspec.AbstractFileSystem, waits: list[float], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for name in ("a/2.png", "shut/2.png", "late/2.png", "z/2.png", "z/10.png"):
+        memory.pipe_file(f"/crawl/{name}", b"x")
+    wrong = {"shut": PermissionError("no entry"), "late": OSError("the bucket is silent")}
+    asked = type(memory).ls
+
+    def ls(self: fsspec.AbstractFileSystem, path: str, *args: object, **more: object) -> object:
+        if problem := wrong.get(path.strip("/").rpartition("/")[2]):
+            raise problem
+        return asked(self, path, *args, **more)
+
+    monkeypatch.setattr(type(memory), "ls", ls)
+    assert expand([f"memory://crawl/{pattern}"]) == ["memory://crawl/a/2.png", "memory://crawl/z/2.png"]
+    said = capsys.readouterr().err
+    assert said.count(f"memory://crawl/{pattern} may stand for more: ") == 2
+    for name, problem in wrong.items():
+        assert f"/crawl/{name}: the folder cannot be listed: {type(problem).__name__}: {problem}" in said
+    wrong["crawl"] = PermissionError("no entry to all of it")
+    with pytest.raises(
+        kd3.KD3Error, match=r"source memory://crawl/.* cannot be read: PermissionError: no entry to all"
+    ):
+        expand([f"memory://crawl/{pattern}"])
+
+
 def test_folders_that_match_stars_are_walked(server: WebServer) -> None:
     assert expand([f"{server.url}/*"]) == [f"{server.url}/{name}" for name in ("0/", "1/", "2/", "a.tar")]
 

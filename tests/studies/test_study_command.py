@@ -14,6 +14,8 @@ import yaml
 from study_calls import ROWS, call, command, write
 
 import kd3
+from kd3.models.preprocessing import Normalisation
+from kd3.runtime.run_summary import with_adaptation
 from kd3.studies.runs import StudyFolder
 from kd3.studies.table import read_run
 
@@ -217,6 +219,62 @@ def test_a_pool_of_smaller_images_is_refused_before_a_run(teacher_file, crawl, t
     assert done.returncode == 2
     assert "images of 12 pixels but the teacher takes 16" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_study_of_larger_pools_asks_the_teacher_at_its_own_size(teacher_file, crawl, tmp_path, monkeypatch):
+    for side in (16, 40):
+        kd3.ingest(crawl, tmp_path / f"{side}", image_size=side, workers=0, quiet=True)
+    seen, asked = set(), Normalisation.__call__
+    monkeypatch.setattr(Normalisation, "__call__", lambda self, x: seen.add(x.shape[-1]) or asked(self, x))
+    study, found = write(tmp_path, rows=ROWS[:1], measure_shift=True), {}
+    for side in (16, 40):
+        done = call(teacher_file, tmp_path / f"{side}", study, tmp_path / f"out{side}", "--json")
+        assert done.returncode == 0, done.stderr
+        found[side] = json.loads(done.stdout)["distances"]["crawl"]
+    assert seen == {16}
+    assert found[40]["batch_norms_mean"] == pytest.approx(found[16]["batch_norms_mean"], rel=0.3)
+
+
+@pytest.mark.parametrize("changed", ["teacher", "pool"])
+def test_results_of_another_teacher_or_pool_at_the_same_place_are_not_passed_off(
+    changed, teacher_file, crawl, tmp_path
+):
+    teacher = shutil.copytree(teacher_file.parent, tmp_path / "teacher") / teacher_file.name
+    kd3.ingest(crawl, tmp_path / "pool", image_size=16, workers=0, quiet=True)
+    words = (teacher, tmp_path / "pool", write(tmp_path, rows=ROWS[1:]), tmp_path / "out")
+    assert call(*words).returncode == 0
+    if changed == "teacher":
+        teacher.write_text(yaml.safe_dump({**yaml.safe_load(teacher.read_text()), "std": [0.3, 0.3, 0.3]}))
+    else:
+        shutil.rmtree(tmp_path / "pool")
+        kd3.ingest(crawl, tmp_path / "pool", image_size=18, workers=0, quiet=True)
+        shutil.rmtree(tmp_path / "out" / "pools")
+    done = call(*words)
+    assert done.returncode == 2
+    assert f"the {changed} is not what the run" in done.stderr
+    assert done.stderr.count("Traceback") == 0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_student_that_was_adapted_later_keeps_the_accuracy_that_is_known(share, finished, tmp_path):
+    folder = StudyFolder(shutil.copytree(finished[1], tmp_path / "copy"))
+    cell = SimpleNamespace(name="kd3-seed0", row="KD3", series="KD3", x=None, pool="crawl", seed=0)
+    summary = json.loads((folder.run(cell) / "summary.json").read_text())
+    summary.pop("recall", None)
+    before = read_run(with_summary(folder, cell, summary), cell, {}).accuracy
+    assert before is not None
+    record = {
+        "kind": "given", "images": 9, "where": "here", "share": share, "agreement_before": 50.0, "kept_out": 0,
+        "agreement_after": 60.0, "distance_before": 1.0, "distance_after": 0.5, "gap_before": None, "gap_after": None,
+        "accuracy_before": None, "accuracy_after": None,
+    }  # fmt: skip
+    found = read_run(with_summary(folder, cell, with_adaptation(summary, record)), cell, {})
+    assert found.accuracy == (None if share else before)
+
+
+def with_summary(folder, cell, summary):
+    (folder.run(cell) / "summary.json").write_text(json.dumps(summary))
+    return folder
 
 
 def test_a_failed_run_is_told_and_the_table_holds_the_others(teacher_file, pool_folder, tmp_path):

@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -13,7 +14,9 @@ from safetensors.torch import load_file
 import kd3
 from kd3.commands.inspect import inspect
 from kd3.models.preprocessing import Normalisation
+from kd3.pool.derive import derive_pool
 from kd3.pool.image_pool import ImagePool, at_size
+from kd3.pool.merge import merge_pools
 from kd3.runtime.errors import KD3Error
 from kd3.scoring.views import augment
 
@@ -101,3 +104,33 @@ def test_a_report_asks_both_networks_at_their_own_size(teacher_file, large_pool,
     monkeypatch.setattr(Normalisation, "__call__", lambda self, x: seen.add(x.shape[-1]) or asked(self, x))
     kd3.report(run.folder)
     assert seen == {16}
+
+
+def test_pools_made_of_a_resized_pool_are_sound_and_no_others(large_pool, tmp_path):
+    stored = ImagePool.open(large_pool)
+    half, rest = (derive_pool(stored, tmp_path / name, without=range(*part)) for name, part in (
+        ("half", (0, 60)), ("rest", (60, len(stored))),
+    ))  # fmt: skip
+    small = merge_pools([half.at(10), rest.at(10)], tmp_path / "small")
+    assert (small.verify(), small.image_size) == ([], 10)
+    assert np.array_equal(small[0], half.at(10)[0])
+    for make in (lambda pool: derive_pool(pool, tmp_path / "half", without=range(60)),
+                 lambda pool: merge_pools([pool, pool], tmp_path / "small")):  # fmt: skip
+        with pytest.raises(KD3Error):
+            make(stored.at(20))  # the folder holds images of another size
+
+
+def test_a_description_of_another_size_is_not_taken_for_the_one_before(teacher_file, large_pool, tmp_path):
+    described = yaml.safe_load(teacher_file.read_text())
+    described["weights"] = str(teacher_file.parent / described["weights"])
+    teacher = tmp_path / "teacher.yaml"
+    teacher.write_text(yaml.safe_dump(described))
+    run = kd3.distill(teacher, "kd3:resnet8", large_pool, tmp_path / "run", **SMALL)
+    kd3.select(teacher, large_pool, tmp_path / "selection", device="cpu", quiet=True)
+    teacher.write_text(yaml.safe_dump({**described, "input_size": 24}))
+    for ask in (kd3.adapt, kd3.cascade):
+        with pytest.raises(KD3Error, match=r"takes images of 24 pixels but the student of .* of 16"):
+            ask(run.folder, device="cpu", quiet=True)
+    with pytest.raises(KD3Error, match="pool's image_size"):
+        kd3.select(teacher, large_pool, tmp_path / "selection", device="cpu", quiet=True)
+    assert "takes images of 24 pixels, but its student takes 16" in kd3.report(run.folder).path.read_text()

@@ -8,7 +8,15 @@ from typing import Any
 
 from torch import nn
 
-from kd3.commands.arguments import check_finished, check_identity, if_live, pool_of, run_settings, teacher_of
+from kd3.commands.arguments import (
+    check_finished,
+    check_identity,
+    check_teacher,
+    if_live,
+    pool_of,
+    run_settings,
+    teacher_of,
+)
 from kd3.config.commands import GIVEN_IMAGES, RECALLED_IMAGES, AdaptConfig
 from kd3.config.settings import build
 from kd3.inheritance.adapt import Adaptation, adapt_by_recall, adapt_to_given
@@ -107,9 +115,7 @@ def _adapt(
         if not remembering_norms(student):
             raise KD3Error(f"the student of {folder.path} keeps no batch-norm statistics; there is nothing to adapt")
         teacher = teacher or teacher_of(folder, given=config.teacher, trust_code=config.trust_code)
-        if teacher.input_size is None:
-            teacher.fit_to(student.input_size)
-        check_identity(folder, "teacher", teacher.fingerprint())
+        check_teacher(folder, teacher, student)
         adaptation, pairs = _adapted(config, folder, student, teacher, pool, resolve(config.device, "32"))
         keep_adapted(folder, student, adaptation, pairs)
         keep_in_summary(folder, adaptation.record())

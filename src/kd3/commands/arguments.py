@@ -129,6 +129,18 @@ def pool_of(folder: RunFolder, *, given: str | None, instead: str) -> ImagePool:
         ) from None
 
 
+def check_teacher(folder: RunFolder, teacher: Teacher, student: Student) -> None:
+    """Refuse a teacher that is not the run's, or takes images of another size now; an unknown size is the student's."""
+    if teacher.input_size is None:
+        teacher.fit_to(student.input_size)
+    check_identity(folder, "teacher", teacher.fingerprint())
+    if teacher.input_size != student.input_size:
+        raise KD3Error(
+            f"the teacher takes images of {teacher.input_size} pixels but the student of {folder.path} of "
+            f"{student.input_size}; give the description that the run had: --teacher"
+        )
+
+
 def check_identity(folder: RunFolder, what: str, now: str) -> None:
     """Refuse a teacher or pool (`what`) other than the run's, by its hash."""
     try:

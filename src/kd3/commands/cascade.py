@@ -8,7 +8,15 @@ from typing import Any
 
 from torch import nn
 
-from kd3.commands.arguments import check_finished, check_identity, if_live, pool_of, run_settings, teacher_of
+from kd3.commands.arguments import (
+    check_finished,
+    check_identity,
+    check_teacher,
+    if_live,
+    pool_of,
+    run_settings,
+    teacher_of,
+)
 from kd3.config.commands import CASCADE_IMAGES, CascadeConfig
 from kd3.config.settings import build
 from kd3.evaluation.cascade import AGREEMENTS, answers_of_both, images_needed, measured
@@ -102,9 +110,7 @@ def _cascade(
     ):
         student = load_student(folder.path, module=module, trust_code=config.trust_code)
         teacher = teacher or teacher_of(folder, given=config.teacher, trust_code=config.trust_code)
-        if teacher.input_size is None:
-            teacher.fit_to(student.input_size)
-        check_identity(folder, "teacher", teacher.fingerprint())
+        check_teacher(folder, teacher, student)
         chosen = _images(config, folder, student, pool)
         found = _found(config, folder, student, teacher, chosen)
         found = replace(found, record=save_cascade(student, folder.student, found.record))

@@ -176,8 +176,15 @@ def _teacher(records: RunRecords, config: ReportConfig) -> Teacher:
     named = config.teacher or find(records.folder.path, "teacher", str(records.summary["teacher"]))
     # The user's location takes precedence over the run's.
     teacher = load_teacher(named, trust_code=config.trust_code or (None if config.teacher else False))
+    if teacher.input_size is None and records.input_size is not None:
+        teacher.fit_to(records.input_size)
     if teacher.fingerprint() != records.origin.get("teacher"):
         raise KD3Error(f"{named} is not the teacher that the run had")
+    if teacher.input_size != records.input_size:
+        raise KD3Error(
+            f"{named} says that the teacher takes images of {teacher.input_size} pixels, but its student takes "
+            f"{records.input_size}"
+        )
     order = places(records.classes, teacher.classes, whose="the student", other="the teacher")
     if order != list(range(len(order))):
         raise KD3Error(

@@ -160,9 +160,13 @@ def _about(
         },
         "teacher": {"name": config.teacher, "fingerprint": teacher.fingerprint()},
         "student": student and {"name": config.student, "weights": weights_hash(student)},
-        "pool": {"path": config.pool, "content_hash": pool.content_hash},
+        "pool": {"path": config.pool, "content_hash": pool.content_hash, **_resized(pool)},
         "compute": str(compute),
     }
+
+
+def _resized(pool: ImagePool) -> dict[str, Any]:
+    return {} if pool.stored is pool else {"image_size": pool.image_size}  # the teacher's, which may change
 
 
 def _decisions(

@@ -15,7 +15,7 @@ from kd3.commands.arguments import as_setting
 from kd3.config.commands import StudyConfig
 from kd3.config.distill import DistillConfig
 from kd3.config.settings import READING, build
-from kd3.evaluation.compatibility import check_several_classes
+from kd3.evaluation.compatibility import check_several_classes, fitted
 from kd3.models.load_teacher import is_named, load_teacher
 from kd3.models.teacher import Teacher
 from kd3.pool import ImagePool
@@ -125,12 +125,13 @@ def _run(
 ) -> Study:
     pools = make_pools(study_folder.pools, planned.recipes, given, teacher, compute)
     for name in dict.fromkeys(cell.pool for cell in planned.cells):
-        check_several_classes(teacher, pools[name], compute)
+        check_several_classes(*fitted(teacher, pools[name]), compute)
     # The table also holds earlier runs of the other rows, with their pools.
     place = {
         name: pools[name].path if name in pools else study_folder.pools / name for name in [*everything.recipes, *given]
     }
     known = [(cell, {**cell.settings, "pool": str(place[cell.pool])}) for cell in everything.cells]
+    _check_inputs(study_folder, everything.cells, pools, teacher)
     names = {cell.name for cell in planned.cells}
     cells = [(cell, settings) for cell, settings in known if cell.name in names]
     changed = ChangedTests(planned.study.changed_tests, config.eval_data, study_folder, compute)
@@ -167,6 +168,17 @@ def _run(
     if failures:
         raise KD3Error(_failed(failures, len(cells), study_folder))
     return study
+
+
+def _check_inputs(
+    study_folder: StudyFolder, cells: Iterable[Cell], pools: Mapping[str, ImagePool], teacher: Teacher
+) -> None:
+    """Refuse a study whose teacher or pools have changed at their places since its runs were finished."""
+    for cell in cells:
+        folder = RunFolder(study_folder.run(cell))
+        if folder.state() == "finished":
+            pool = {"pool": pools[cell.pool].content_hash} if cell.pool in pools else {}
+            folder.check_origin(teacher=teacher.fingerprint(), **pool)
 
 
 @dataclass(frozen=True)

@@ -54,10 +54,10 @@ class LeftOut(Settings):
 class Derivation(Settings):
     """Inputs of a derived pool; its manifest holds them as the settings."""
 
-    derived_from: str  # content hash of the source
+    derived_from: str  # identity of the source
     share: float = Field(gt=0, le=1)
     without: LeftOut | None
-    mixed_with: str | None  # content hash
+    mixed_with: str | None  # identity
     mixed_share: float = Field(ge=0, le=1)
     change: str | None
     strength: float
@@ -191,10 +191,10 @@ def derive_pool(
     source, other = _on_disk(source), None if mixed_with is None else _on_disk(mixed_with)
     left_out = sorted_positions(() if without is None else without, len(source))
     request = {
-        "derived_from": source.content_hash,
+        "derived_from": source.identity,
         "share": share,
         "without": left_out_of(left_out),
-        "mixed_with": None if other is None else other.content_hash,
+        "mixed_with": None if other is None else other.identity,
         "mixed_share": mixed_share,
         "change": change,
         "strength": strength,

@@ -13,7 +13,7 @@ from typing import Any
 
 from kd3.config.pool_commands import IngestConfig
 from kd3.pool.checks import watched
-from kd3.pool.decode import Decoded
+from kd3.pool.decode import Decoded, pixel_digest
 from kd3.pool.image_pool import ImagePool
 from kd3.pool.ingest_state import DATABASE, IngestState, begun_with
 from kd3.pool.ingestion import LOCK, NothingUsableError, check_place, check_settings, ingest_request, remove_pool
@@ -56,7 +56,7 @@ def merge_pools(
     opened = [pool if isinstance(pool, ImagePool) else ImagePool.open(pool) for pool in pools]
     _check_together(opened)
     folder = Path(out)
-    request: dict[str, Any] = {"merged": [pool.content_hash for pool in opened]}
+    request: dict[str, Any] = {"merged": [pool.identity for pool in opened]}
     request |= {} if ingest is None else {"ingest": ingest}
     if (folder / NAME).is_file():
         _check_same(folder, read_manifest(folder).settings, request)
@@ -179,6 +179,8 @@ def _images(pool: ImagePool) -> Iterator[tuple[Record, Decoded]]:
     for start in range(0, len(pool), block):
         for pixels in pool.read(slice(start, min(start + block, len(pool)))):
             source, key, sha256, width, height, name, digest = next(rows)
+            if pool.stored is not pool:
+                digest = pixel_digest(pixels)  # the index has that of the stored ones
             decoded = Decoded(pixels, sha256_from(sha256, where), digest, width, height, name)
             yield Record(source, key, InMemory(b"")), decoded
 

@@ -8,6 +8,7 @@ background can be followed with `tail -f`.
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 import traceback
@@ -96,8 +97,21 @@ def result(text: str) -> None:
 
 
 def json_result(values: Any) -> None:
-    """Print a command's result as JSON on standard output."""
-    _put(sys.stdout, clean_json(json.dumps(values, indent=2, ensure_ascii=False)))
+    """Print a command's result as JSON on standard output; numbers that are not finite become null.
+
+    Python's NaN and Infinity are no JSON, and strict readers refuse the whole text.
+    """
+    _put(sys.stdout, clean_json(json.dumps(_finite(values), indent=2, ensure_ascii=False, allow_nan=False)))
+
+
+def _finite(values: Any) -> Any:
+    if isinstance(values, float):
+        return values if math.isfinite(values) else None
+    if isinstance(values, dict):
+        return {name: _finite(value) for name, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [_finite(value) for value in values]
+    return values
 
 
 def _write(line: str) -> None:

@@ -37,7 +37,7 @@ def matches(url: str) -> list[tuple[str, bool | None]]:
     root, magic = _split(url)
     if not magic:
         return [(url, None)]
-    found = _asked(url, lambda url: _on_the_web(url, root) if is_http(url) else _glob(url))
+    found = _asked(url, lambda url: _matching(url, root))
     if not found:
         raise KD3Error(f"no file matches {shown(url)}")
     names = _relative(root, list(found))
@@ -46,20 +46,14 @@ def matches(url: str) -> list[tuple[str, bool | None]]:
     return [(_child(root, name), kind) for name, kind in zip(names, found.values(), strict=True)]
 
 
-def _glob(url: str) -> dict[str, bool | None]:
-    system, path = filesystem(url)
-    found: dict[str, Any] = patiently(url, lambda: system.glob(path, detail=True), ARCHIVE_WAITS)
-    return {name: entry.get("type") == "directory" for name, entry in sorted(found.items())}
-
-
-def _on_the_web(url: str, root: str) -> dict[str, bool | None]:
-    found, unlisted = matching(url, root)
+def _matching(url: str, root: str) -> dict[str, bool | None]:
+    found, unlisted = matching(root, _links(url)[0].removeprefix(_links(root)[0]))
     for entry in unlisted[:SHOWN]:
         assert entry.problem is not None
         console.warn(f"{shown(url)} may stand for more: {shown(entry.path)}: {entry.problem.detail}")
     if len(unlisted) > SHOWN:
         console.warn(f"{shown(url)} may stand for more: {len(unlisted):,} folders cannot be listed")
-    return dict.fromkeys(found)
+    return {entry.path: None if is_http(url) else entry.is_folder for entry in found}
 
 
 def check_exists(url: str) -> bool | None:

@@ -45,27 +45,39 @@ def files_below(url: str) -> Iterator[Entry]:
     yield from (entry for entry in entries if entry.problem or not entry.is_folder)
 
 
-def matching(url: str, root: str) -> tuple[list[str], list[Entry]]:
-    """Return what matches a web URL with stars, sorted, and the folders that cannot be listed.
+def matching(root: str, rest: str) -> tuple[list[Entry], list[Entry]]:
+    """Return what matches a URL with stars, sorted, and the folders that cannot be listed.
 
-    `root` is the folder above the first star. Names of folders end with a slash.
+    `root` is the folder above the first star, and `rest` follows it. fsspec's own `glob` passes over a folder that
+    cannot be listed in silence, as its walk does; only of object stores that list all names at once, for "**", it fails
+    as a whole. In the names of web folders only "*" is a star.
 
     Raises:
         Unreadable: that folder cannot be listed.
+        KD3Error: the protocol's package is missing.
     """
     from fsspec.utils import glob_translate
 
     system, path = filesystem(root)
-    rest = url.removeprefix(root)
-    pattern = re.compile(re.escape(path) + glob_translate(re.sub(r"[?\[]", r"[\g<0>]", rest)))  # only "*" is a star
+    start = path.rstrip("/") + "/"
+    if "**" in rest and not is_http(root) and _lists_at_once(system):
+        whole = start.removeprefix("/" * (not path)) + rest
+        listed: dict[str, Any] = patiently(root, lambda: system.glob(whole, detail=True), ARCHIVE_WAITS)
+        return sorted((_entry(name, info) for name, info in listed.items()), key=_by_path), []
+    pattern = re.compile(glob_translate(re.sub(r"[?\[]", r"[\g<0>]", rest) if is_http(root) else rest))
     levels = DEEPEST if "**" in rest else rest.rstrip("/").count("/") + 1
     found, unlisted = [], []
     for entry in _walked(root, system, path, levels, deeper="**" in rest):
+        name = entry.path.removeprefix(start).strip("/")
         if entry.problem:
             unlisted.append(entry)
-        elif pattern.match(entry.path.rstrip("/") + ("/" if url.endswith("/") else "")):
-            found.append(entry.path)
-    return sorted(found), sorted(unlisted, key=lambda entry: entry.path)
+        elif pattern.match(name + ("/" if rest.endswith("/") and (is_http(root) or entry.is_folder) else "")):
+            found.append(entry)
+    return sorted(found, key=_by_path), sorted(unlisted, key=_by_path)
+
+
+def _by_path(entry: Entry) -> str:
+    return entry.path
 
 
 def _walked(url: str, system: Any, root: str, levels: int | None, *, deeper: bool = True) -> Iterator[Entry]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
+from kd3.evaluation.compatibility import fitted
 from kd3.evaluation.labelled import LabelledImages
 from kd3.evaluation.shift_measure import measure
 from kd3.models.student_files import WEIGHTS, load_student
@@ -149,10 +150,11 @@ def pool_distances(
             continue
         path = folder / f"{name}.json"
         kept = read_json(path) if path.is_file() else {}
-        if kept.get("content_hash") != pool.content_hash:
+        seeing, pool = fitted(teacher, pool)
+        if kept.get("content_hash") != pool.identity:
             console.info(f"measuring the shift of pool {name}")
             with watched(pool, to_the_end=True):
-                measured = measure(teacher, pool, None, compute, limit=len(pool), seed=0)
+                measured = measure(seeing, pool, None, compute, limit=len(pool), seed=0)
             if measured.batch_norms is None:
                 return {}
             distance = PoolDistance(
@@ -163,8 +165,8 @@ def pool_distances(
                 effective_classes=measured.opinions.effective_classes,
             )
             folder.mkdir(parents=True, exist_ok=True)
-            write_json(path, {"content_hash": pool.content_hash, **asdict(distance)})
-            kept = {"content_hash": pool.content_hash, **asdict(distance)}
+            kept = {"content_hash": pool.identity, **asdict(distance)}
+            write_json(path, kept)
         found[name] = PoolDistance(**{field.name: kept[field.name] for field in fields(PoolDistance)})
     return found
 

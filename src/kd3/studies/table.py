@@ -107,7 +107,7 @@ def _result(cell: Cell, folder: RunFolder, summary: Mapping[str, Any], changed: 
         pool=cell.pool,
         seed=cell.seed,
         agreement=summary["agreement"],
-        accuracy=(summary.get("recall") or {}).get("accuracy_after", kept.get("accuracy")),
+        accuracy=_accuracy(summary, kept),
         accuracy_at_end=evals[-1].get("accuracy"),
         kept_last=100 * selections[-1]["kept"] / selections[-1]["of"] if selections else None,
         images=summary["images"],
@@ -117,6 +117,12 @@ def _result(cell: Cell, folder: RunFolder, summary: Mapping[str, Any], changed: 
         run=what_was_run(config, teacher=origin["teacher"], pool=origin["pool"]),
         machine=_machine(origin),
     )
+
+
+def _accuracy(summary: Mapping[str, Any], kept: Mapping[str, Any]) -> float | None:
+    """Return the accuracy of the student that is in the folder; None if it was adapted after the run's measurement."""
+    recall = summary.get("recall")
+    return kept.get("accuracy") if recall is None or not recall["share"] else recall.get("accuracy_after")
 
 
 def what_was_run(config: DistillConfig, *, teacher: str, pool: str) -> dict[str, Any]:

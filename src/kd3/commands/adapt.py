@@ -8,15 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from kd3.commands.arguments import (
-    check_finished,
-    check_identity,
-    check_teacher,
-    if_live,
-    pool_of,
-    run_settings,
-    teacher_of,
-)
+from kd3.commands.arguments import check_finished, check_identity, checked_teacher, if_live, pool_of, run_settings
 from kd3.config.commands import GIVEN_IMAGES, RECALLED_IMAGES, AdaptConfig
 from kd3.config.settings import build
 from kd3.inheritance.adapt import Adaptation, adapt_by_recall, adapt_to_given
@@ -114,8 +106,7 @@ def _adapt(
         student = load_student(as_trained(folder), module=module, trust_code=config.trust_code)
         if not remembering_norms(student):
             raise KD3Error(f"the student of {folder.path} keeps no batch-norm statistics; there is nothing to adapt")
-        teacher = teacher or teacher_of(folder, given=config.teacher, trust_code=config.trust_code)
-        check_teacher(folder, teacher, student)
+        teacher = checked_teacher(folder, student, live=teacher, given=config.teacher, trust_code=config.trust_code)
         adaptation, pairs = _adapted(config, folder, student, teacher, pool, resolve(config.device, "32"))
         keep_adapted(folder, student, adaptation, pairs)
         keep_in_summary(folder, adaptation.record())

@@ -87,7 +87,29 @@ def check_finished(folder: RunFolder) -> None:
     read_summary(folder.path)
 
 
-def teacher_of(folder: RunFolder, *, given: str | None, trust_code: bool) -> Teacher:
+def checked_teacher(
+    folder: RunFolder, student: Student, *, live: Teacher | None, given: str | None, trust_code: bool
+) -> Teacher:
+    """Return a run's teacher: a `live` one, the one at a place that is `given`, or that of the run's settings.
+
+    One of unknown size takes images as large as the student's.
+
+    Raises:
+        KD3Error: it cannot be had, is not the run's, or takes images of another size now.
+    """
+    teacher = live or _teacher_of(folder, given=given, trust_code=trust_code)
+    if teacher.input_size is None:
+        teacher.fit_to(student.input_size)
+    check_identity(folder, "teacher", teacher.fingerprint())
+    if teacher.input_size != student.input_size:
+        raise KD3Error(
+            f"the teacher takes images of {teacher.input_size} pixels but the student of {folder.path} of "
+            f"{student.input_size}; give the description that the run had: --teacher"
+        )
+    return teacher
+
+
+def _teacher_of(folder: RunFolder, *, given: str | None, trust_code: bool) -> Teacher:
     """Return its teacher, from the run's record or the user's new location (`given`).
 
     Raises:
@@ -127,18 +149,6 @@ def pool_of(folder: RunFolder, *, given: str | None, instead: str) -> ImagePool:
         raise KD3Error(
             f"{problem}; say where the pool of {folder.path} is now (--pool), or give images: {instead}"
         ) from None
-
-
-def check_teacher(folder: RunFolder, teacher: Teacher, student: Student) -> None:
-    """Refuse a teacher that is not the run's, or takes images of another size now; an unknown size is the student's."""
-    if teacher.input_size is None:
-        teacher.fit_to(student.input_size)
-    check_identity(folder, "teacher", teacher.fingerprint())
-    if teacher.input_size != student.input_size:
-        raise KD3Error(
-            f"the teacher takes images of {teacher.input_size} pixels but the student of {folder.path} of "
-            f"{student.input_size}; give the description that the run had: --teacher"
-        )
 
 
 def check_identity(folder: RunFolder, what: str, now: str) -> None:

@@ -8,15 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from kd3.commands.arguments import (
-    check_finished,
-    check_identity,
-    check_teacher,
-    if_live,
-    pool_of,
-    run_settings,
-    teacher_of,
-)
+from kd3.commands.arguments import check_finished, check_identity, checked_teacher, if_live, pool_of, run_settings
 from kd3.config.commands import CASCADE_IMAGES, CascadeConfig
 from kd3.config.settings import build
 from kd3.evaluation.cascade import AGREEMENTS, answers_of_both, images_needed, measured
@@ -109,8 +101,7 @@ def _cascade(
         exclusive(folder.lock, what=f"run {folder.path}", can_go_elsewhere=False),
     ):
         student = load_student(folder.path, module=module, trust_code=config.trust_code)
-        teacher = teacher or teacher_of(folder, given=config.teacher, trust_code=config.trust_code)
-        check_teacher(folder, teacher, student)
+        teacher = checked_teacher(folder, student, live=teacher, given=config.teacher, trust_code=config.trust_code)
         chosen = _images(config, folder, student, pool)
         found = _found(config, folder, student, teacher, chosen)
         found = replace(found, record=save_cascade(student, folder.student, found.record))

@@ -52,8 +52,8 @@ def matches(kept: np.ndarray, now: np.ndarray) -> bool:
 
 
 def drawn_to_compare(count: int) -> np.ndarray:
-    """Return the places of some of `count` stored outputs, ascending: others each time, so no file is made to pass."""
-    return np.sort(np.random.default_rng().permutation(count)[:COMPARED])
+    """Return the places of some of `count` stored outputs, ascending; others each time, so that none can be made up."""
+    return np.sort(np.random.default_rng().choice(count, min(count, COMPARED), replace=False, shuffle=False))
 
 
 VERSION = 2  # of the computation and format; other versions' files are ignored
